@@ -1,0 +1,189 @@
+//! What a path and a method ask for.
+
+use percent_encoding::percent_decode;
+
+use super::params::{Params, check_encoding};
+use super::problem::Problem;
+use crate::config::{PathPrefix, Role};
+use crate::name::DeploymentName;
+use crate::state::{Command, Patch};
+
+/// What a path names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `P/healthz`
+    Health,
+    /// `P/v1/deployments`
+    Deployments,
+    /// `P/v1/deployments/{name}` and what is under it.
+    Deployment(DeploymentName, Resource),
+}
+
+/// What is under a deployment's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    State,
+    Promote,
+    Rollback,
+    History,
+    Comparison,
+}
+
+/// What a call asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Health,
+    List,
+    Read(DeploymentName, Read),
+    Write(DeploymentName, Write),
+}
+
+/// A read of one deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    State,
+    History,
+    Comparison,
+}
+
+/// A write to one deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    Patch,
+    Promote,
+    Rollback,
+}
+
+/// Path and query of a `:path`, whose fragment, if a client sends one, is dropped.
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let path = path.split(|byte| *byte == b'#').next().unwrap_or_default();
+    match path.iter().position(|byte| *byte == b'?') {
+        Some(mark) => (
+            path.get(..mark).unwrap_or_default(),
+            path.get(mark.saturating_add(1)..).unwrap_or_default(),
+        ),
+        None => (path, b""),
+    }
+}
+
+/// Finds what a path names, under the API's prefix.
+pub fn parse(prefix: &PathPrefix, path: &[u8]) -> Result<Endpoint, Problem> {
+    let unknown = || Problem::UnknownPath(String::from_utf8_lossy(path).into_owned());
+    let text = std::str::from_utf8(path).map_err(|_| Problem::MalformedPath("it is not UTF-8"))?;
+    let rest = prefix.strip(text).ok_or_else(unknown)?;
+    let segments: Vec<String> = rest.split('/').skip(1).map(decode_segment).collect::<Result<_, _>>()?;
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    // `P/` alone, and one slash at the end, are no empty segments in the middle.
+    if let [inner @ .., _] = segments.as_slice()
+        && inner.contains(&"")
+    {
+        return Err(Problem::MalformedPath("it has an empty segment (//)"));
+    }
+    match segments.as_slice() {
+        ["healthz"] => Ok(Endpoint::Health),
+        ["v1", "deployments"] => Ok(Endpoint::Deployments),
+        ["v1", "deployments", name, rest @ ..] => {
+            let resource = match rest {
+                [] => Resource::State,
+                ["promote"] => Resource::Promote,
+                ["rollback"] => Resource::Rollback,
+                ["history"] => Resource::History,
+                ["comparison"] => Resource::Comparison,
+                _ => return Err(unknown()),
+            };
+            // A name that no deployment can have is a deployment that does not exist.
+            let name = DeploymentName::new(*name).map_err(|_| unknown())?;
+            Ok(Endpoint::Deployment(name, resource))
+        }
+        _ => Err(unknown()),
+    }
+}
+
+fn decode_segment(segment: &str) -> Result<String, Problem> {
+    check_encoding(segment.as_bytes())
+        .map_err(|_| Problem::MalformedPath("a % is not followed by two hexadecimal digits"))?;
+    let decoded = percent_decode(segment.as_bytes())
+        .decode_utf8()
+        .map_err(|_| Problem::MalformedPath("it is not UTF-8"))?;
+    match decoded.as_ref() {
+        "." | ".." => Err(Problem::MalformedPath("it has a . or .. segment")),
+        text if text.contains('/') => Err(Problem::MalformedPath("a segment has an encoded slash")),
+        text => Ok(text.to_owned()),
+    }
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// What `method` asks of this endpoint.
+    pub fn action(self, method: &[u8]) -> Result<Action, Problem> {
+        let (action, allow) = match (self, method) {
+            (Endpoint::Health, b"GET") => (Some(Action::Health), "GET"),
+            (Endpoint::Health, _) => (None, "GET"),
+            (Endpoint::Deployments, b"GET") => (Some(Action::List), "GET"),
+            (Endpoint::Deployments, _) => (None, "GET"),
+            (Endpoint::Deployment(name, resource), method) => match (resource, method) {
+                (Resource::State, b"GET") => (Some(Action::Read(name, Read::State)), "GET, PATCH"),
+                (Resource::State, b"PATCH") => (Some(Action::Write(name, Write::Patch)), "GET, PATCH"),
+                (Resource::State, _) => (None, "GET, PATCH"),
+                (Resource::History, b"GET") => (Some(Action::Read(name, Read::History)), "GET"),
+                (Resource::Comparison, b"GET") => (Some(Action::Read(name, Read::Comparison)), "GET"),
+                (Resource::History | Resource::Comparison, _) => (None, "GET"),
+                (Resource::Promote, b"POST") => (Some(Action::Write(name, Write::Promote)), "POST"),
+                (Resource::Rollback, b"POST") => (Some(Action::Write(name, Write::Rollback)), "POST"),
+                (Resource::Promote | Resource::Rollback, _) => (None, "POST"),
+            },
+        };
+        action.ok_or_else(|| Problem::MethodNotAllowed {
+            method: String::from_utf8_lossy(method).into_owned(),
+            allow,
+        })
+    }
+}
+
+// === impl Action ===
+
+impl Action {
+    /// The role that it takes; none for liveness.
+    pub const fn role(&self) -> Option<Role> {
+        match self {
+            Action::Health => None,
+            Action::List | Action::Read(..) => Some(Role::Viewer),
+            Action::Write(..) => Some(Role::Operator),
+        }
+    }
+
+    /// Refuses parameters that the action does not know.
+    pub fn check(&self, params: Params) -> Result<Params, Problem> {
+        let known: &'static [&'static str] = match self {
+            Action::Health | Action::List | Action::Read(..) => &[],
+            Action::Write(_, Write::Patch) => &["active", "canary_percent", "shadow_percent", "reason"],
+            Action::Write(_, Write::Promote | Write::Rollback) => &["reason"],
+        };
+        params.only(known)
+    }
+}
+
+// === impl Write ===
+
+impl Write {
+    /// The command that the parameters make of it.
+    pub fn command(self, params: &Params) -> Result<Command, Problem> {
+        match self {
+            Write::Promote => Ok(Command::Promote),
+            Write::Rollback => Ok(Command::RollBack),
+            Write::Patch => {
+                let patch = Patch {
+                    active: params.parsed("active")?,
+                    canary_percent: params.parsed("canary_percent")?,
+                    shadow_percent: params.parsed("shadow_percent")?,
+                };
+                if patch == Patch::default() {
+                    Err(Problem::EmptyPatch)
+                } else {
+                    Ok(Command::Patch(patch))
+                }
+            }
+        }
+    }
+}

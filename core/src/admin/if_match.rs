@@ -1,0 +1,78 @@
+//! `If-Match`: a write that only happens on the revision that its author saw (RFC 9110, section 13.1.1).
+
+use super::problem::Problem;
+use crate::state::Revision;
+
+/// The revisions on which a write may happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IfMatch {
+    /// Any: the header is absent, or `*`.
+    Any,
+    /// These. Entity tags that are no revision match none.
+    Revisions(Vec<Revision>),
+}
+
+// === impl IfMatch ===
+
+impl IfMatch {
+    /// Reads the header.
+    pub fn parse(header: Option<&[u8]>) -> Result<Self, Problem> {
+        let Some(header) = header else { return Ok(Self::Any) };
+        let malformed = || Problem::MalformedIfMatch(String::from_utf8_lossy(header).into_owned());
+        let text = std::str::from_utf8(header).map_err(|_| malformed())?.trim();
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let mut revisions = Vec::new();
+        for tag in text.split(',').map(str::trim) {
+            let (weak, quoted) = tag.strip_prefix("W/").map_or((false, tag), |quoted| (true, quoted));
+            let inner = quoted
+                .strip_prefix('"')
+                .and_then(|rest| rest.strip_suffix('"'))
+                .ok_or_else(malformed)?;
+            // A weak tag never matches here: the comparison is the strong one.
+            if let (false, Ok(number)) = (weak, inner.parse()) {
+                revisions.push(Revision::new(number));
+            }
+        }
+        Ok(Self::Revisions(revisions))
+    }
+
+    /// Whether a write may happen on `revision`.
+    pub fn allows(&self, revision: Revision) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Revisions(revisions) => revisions.contains(&revision),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_named_revisions_may_be_written_on() {
+        let cases = [
+            (None, true),
+            (Some("*"), true),
+            (Some("\"7\""), true),
+            (Some("\"6\", \"7\""), true),
+            (Some("\"6\""), false),
+            (Some("W/\"7\""), false),
+            (Some("\"x\""), false),
+        ];
+        for (header, allowed) in cases {
+            let parsed = IfMatch::parse(header.map(str::as_bytes)).expect("well-formed");
+            assert_eq!(parsed.allows(Revision::new(7)), allowed, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_entity_tag_is_refused() {
+        for header in ["7", "", "\"7", "\"7\",", "\"7\" \"8\" 9"] {
+            assert!(IfMatch::parse(Some(header.as_bytes())).is_err(), "{header:?}");
+        }
+        assert!(IfMatch::parse(Some(b"\xff")).is_err());
+    }
+}

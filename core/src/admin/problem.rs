@@ -1,0 +1,176 @@
+//! Why a call was not done: RFC 9457 problem details, one kind for each rule.
+
+use std::fmt;
+
+use super::MAX_BODY;
+use crate::name::DeploymentName;
+use crate::state::{Refusal, Revision};
+
+/// A call that was not done. Its text says what was wrong, where, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The path breaks a rule of its form.
+    MalformedPath(&'static str),
+    /// A part of the query is not percent-encoded UTF-8.
+    MalformedQuery(String),
+    /// The `If-Match` header is no list of entity tags.
+    MalformedIfMatch(String),
+    /// A parameter is given twice, in query or body or once in each.
+    DuplicateParameter(String),
+    /// A parameter that the call does not have.
+    UnknownParameter {
+        /// Its name.
+        name: String,
+        /// Those that the call has.
+        known: &'static [&'static str],
+    },
+    /// The body is no JSON object.
+    InvalidJson(String),
+    /// The body announced did not come.
+    BodyMissing,
+    /// The body is larger than [`MAX_BODY`].
+    BodyTooLarge,
+    /// No token, or one that nobody holds.
+    Unauthenticated {
+        /// Whether there was one.
+        presented: bool,
+    },
+    /// The token's role is too low.
+    Forbidden {
+        /// Its holder.
+        name: String,
+    },
+    /// Nothing is found under the path.
+    UnknownPath(String),
+    /// The configuration has no such deployment.
+    UnknownDeployment(DeploymentName),
+    /// The path does not take the method.
+    MethodNotAllowed {
+        /// The method.
+        method: String,
+        /// Those that it takes.
+        allow: &'static str,
+    },
+    /// A rule of the state.
+    Refused(Refusal),
+    /// Another change came before the one that `If-Match` allows for.
+    Stale(Revision),
+    /// A parameter's value is out of its range.
+    InvalidValue {
+        /// The parameter.
+        name: String,
+        /// What is wrong with the value.
+        problem: String,
+    },
+    /// A patch that names no field.
+    EmptyPatch,
+    /// The shared store cannot be reached.
+    StoreUnavailable,
+}
+
+// === impl Problem ===
+
+impl Problem {
+    /// HTTP status, the last part of the `type`, and the title.
+    pub const fn kind(&self) -> (u32, &'static str, &'static str) {
+        match self {
+            Self::MalformedPath(_) => (400, "malformed-path", "Malformed path"),
+            Self::MalformedQuery(_) => (400, "malformed-query", "Malformed query string"),
+            Self::MalformedIfMatch(_) => (400, "malformed-if-match", "Malformed If-Match header"),
+            Self::DuplicateParameter(_) => (400, "duplicate-parameter", "Duplicate parameter"),
+            Self::UnknownParameter { .. } => (400, "unknown-parameter", "Unknown parameter"),
+            Self::InvalidJson(_) => (400, "invalid-json", "Invalid JSON body"),
+            Self::BodyMissing => (408, "body-missing", "Request body did not arrive"),
+            Self::BodyTooLarge => (413, "body-too-large", "Request body too large"),
+            Self::Unauthenticated { .. } => (401, "unauthenticated", "A valid token is needed"),
+            Self::Forbidden { .. } => (403, "forbidden", "Role too low"),
+            Self::UnknownPath(_) => (404, "unknown-path", "No such path"),
+            Self::UnknownDeployment(_) => (404, "unknown-deployment", "No such deployment"),
+            Self::MethodNotAllowed { .. } => (405, "method-not-allowed", "Method not allowed"),
+            Self::Refused(Refusal::NothingToRollBackTo) => (409, "nothing-to-roll-back-to", "Nothing to roll back to"),
+            Self::Stale(_) => (412, "stale-revision", "Another change came first"),
+            Self::InvalidValue { .. } => (422, "invalid-value", "Invalid value"),
+            Self::EmptyPatch => (422, "empty-patch", "Nothing to change"),
+            Self::StoreUnavailable => (503, "store-unavailable", "Shared store out of reach"),
+        }
+    }
+
+    /// The header that the status asks for.
+    pub const fn header(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Unauthenticated { .. } => Some(("www-authenticate", "Bearer realm=\"bluegreen\"")),
+            Self::MethodNotAllowed { allow, .. } => Some(("allow", allow)),
+            Self::StoreUnavailable => Some(("retry-after", "1")),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MalformedPath(rule) => write!(f, "The path cannot be used: {rule}."),
+            Self::MalformedQuery(part) => {
+                write!(
+                    f,
+                    "{part:?} is not percent-encoded UTF-8: write a literal % as %25, & as %26, a space as %20."
+                )
+            }
+            Self::MalformedIfMatch(header) => {
+                write!(
+                    f,
+                    "{header:?} is not an entity tag: send the ETag of an earlier answer with its quotes, as in If-Match: \"7\"."
+                )
+            }
+            Self::DuplicateParameter(name) => write!(
+                f,
+                "{name:?} is given more than once: give it once, in the query or in the body."
+            ),
+            Self::UnknownParameter { name, known: [] } => {
+                write!(f, "{name:?} is given, but this call takes no parameters.")
+            }
+            Self::UnknownParameter { name, known } => {
+                write!(f, "{name:?} is not a parameter of this call: use {}.", known.join(", "))
+            }
+            Self::InvalidJson(error) => {
+                write!(
+                    f,
+                    "The body is not a JSON object: {error}. Send {{\"name\": value}} pairs, or use the query string."
+                )
+            }
+            Self::BodyMissing => f.write_str(
+                "The request announces a body, but none arrived. This listener may not hand bodies to the filter \
+                 (allow_on_headers_stop_iteration is off, as in a mesh): give the parameters in the query string.",
+            ),
+            Self::BodyTooLarge => write!(f, "The body is larger than {MAX_BODY} bytes."),
+            Self::Unauthenticated { presented: false } => f.write_str(
+                "Send the header Authorization: Bearer TOKEN, with a token whose SHA-256 is under admin.tokens.",
+            ),
+            Self::Unauthenticated { presented: true } => {
+                f.write_str("The credential is not a bearer token whose SHA-256 is under admin.tokens.")
+            }
+            Self::Forbidden { name } => write!(f, "{name:?} is a viewer; this call takes an operator's token."),
+            Self::UnknownPath(path) => write!(f, "{path:?} is not a path of this API."),
+            Self::UnknownDeployment(name) => write!(
+                f,
+                "No deployment is called {:?}: GET …/v1/deployments lists them.",
+                name.as_str()
+            ),
+            Self::MethodNotAllowed { method, allow } => {
+                write!(f, "{method:?} is not a method of this path: use {allow}.")
+            }
+            Self::Refused(refusal) => write!(f, "{refusal}"),
+            Self::Stale(revision) => {
+                write!(
+                    f,
+                    "The deployment is at revision {revision}: look at the state below, and repeat with If-Match: \"{revision}\" if you still want the change."
+                )
+            }
+            Self::InvalidValue { name, problem } => write!(f, "{name}: {problem}."),
+            Self::EmptyPatch => f.write_str("Name at least one of active, canary_percent, shadow_percent."),
+            Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
+        }
+    }
+}
+
+impl std::error::Error for Problem {}

@@ -1,0 +1,75 @@
+//! What the client gets: status, headers and a JSON body.
+
+use serde::Serialize;
+
+use super::problem::Problem;
+use super::view::DeploymentView;
+use crate::state::Revision;
+
+/// An answer, ready to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// HTTP status.
+    pub status: u32,
+    /// Header names in lower case, and values.
+    pub headers: Vec<(&'static str, String)>,
+    /// JSON, with a line break at its end for those who read it in a terminal.
+    pub body: Vec<u8>,
+}
+
+#[derive(Serialize)]
+struct ProblemDocument<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u32,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'a DeploymentView<'a>>,
+}
+
+// === impl Response ===
+
+impl Response {
+    /// A JSON answer.
+    pub fn json(status: u32, document: &impl Serialize) -> Self {
+        Self::with_type(status, "application/json", document)
+    }
+
+    /// The answer to a call that was not done, with the state that refused it if one did.
+    pub fn problem(problem: &Problem, state: Option<&DeploymentView<'_>>) -> Self {
+        let (status, kind, title) = problem.kind();
+        let r#type = format!("urn:bluegreen:problem:{kind}");
+        let document = ProblemDocument {
+            r#type,
+            title,
+            status,
+            detail: problem.to_string(),
+            state,
+        };
+        let mut response = Self::with_type(status, "application/problem+json", &document);
+        if let Some(state) = state {
+            response = response.with_etag(state.revision());
+        }
+        response
+            .headers
+            .extend(problem.header().map(|(name, value)| (name, value.to_owned())));
+        response
+    }
+
+    /// The same with the `ETag` of a deployment's state.
+    pub fn with_etag(mut self, revision: Revision) -> Self {
+        self.headers.push(("etag", format!("\"{revision}\"")));
+        self
+    }
+
+    fn with_type(status: u32, content_type: &str, document: &impl Serialize) -> Self {
+        // Serialising to memory cannot fail for these types.
+        let mut body = serde_json::to_vec(document).unwrap_or_default();
+        body.push(b'\n');
+        let headers = vec![
+            ("content-type", content_type.to_owned()),
+            ("cache-control", "no-store".to_owned()),
+        ];
+        Self { status, headers, body }
+    }
+}

@@ -1,0 +1,101 @@
+//! Who may call the admin API, and where it is found.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::pattern::PathPrefix;
+use crate::name::HolderName;
+
+/// The `admin` section.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    /// The path under which the API answers.
+    #[serde(default = "default_prefix", deserialize_with = "deserialize_prefix")]
+    pub path_prefix: PathPrefix,
+    /// Who may call it. Nobody, when empty and not `open`.
+    #[serde(default)]
+    pub tokens: Vec<Token>,
+    /// Everybody may do everything: a demo on loopback, nothing else.
+    #[serde(default)]
+    pub open: bool,
+}
+
+/// A bearer token, known by its SHA-256 only, so that a configuration dump gives no access away.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// Who holds it; changes are recorded under this name.
+    pub name: HolderName,
+    /// What the holder may do.
+    pub role: Role,
+    /// SHA-256 of the token, 64 hexadecimal digits.
+    #[serde(deserialize_with = "deserialize_sha256")]
+    pub sha256: [u8; 32],
+}
+
+/// What a token's holder may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Read.
+    Viewer,
+    /// Read and change.
+    Operator,
+}
+
+fn default_prefix() -> PathPrefix {
+    PathPrefix::literal("/bluegreen".to_owned())
+}
+
+fn deserialize_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathPrefix, D::Error> {
+    let prefix = PathPrefix::deserialize(deserializer)?;
+    if prefix.as_str().is_empty() {
+        return Err(de::Error::custom(
+            "\"/\" would take everything: use a path such as /bluegreen",
+        ));
+    }
+    Ok(prefix)
+}
+
+fn deserialize_sha256<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let mut sum = [0; 32];
+    // The text is not repeated in the error: somebody may have put the token itself here.
+    hex::decode_to_slice(&text, &mut sum).map_err(|_| {
+        de::Error::custom("the SHA-256 of a token has 64 hexadecimal digits: printf %s TOKEN | sha256sum")
+    })?;
+    Ok(sum)
+}
+
+// === impl Role ===
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Viewer => "viewer",
+            Role::Operator => "operator",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_section_is_an_api_that_nobody_may_call() {
+        let access: Access = serde_json::from_str("{}").expect("valid");
+        assert_eq!(access.path_prefix.as_str(), "/bluegreen");
+        assert!(access.tokens.is_empty() && !access.open);
+    }
+
+    #[test]
+    fn a_token_in_place_of_its_sum_is_not_repeated_in_the_error() {
+        let error = serde_json::from_str::<Token>(r#"{"name": "a", "role": "viewer", "sha256": "hunter2"}"#)
+            .expect_err("not a sum")
+            .to_string();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}

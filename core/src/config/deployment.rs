@@ -1,0 +1,71 @@
+//! One inference service with its two colours.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::pattern::MatchRules;
+use crate::colour::PerColour;
+use crate::name::{ClusterName, CookieName, HeaderName, Version};
+use crate::state::Split;
+use crate::time::deserialize_span;
+
+/// A deployment as configured.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deployment {
+    /// Which requests belong to it.
+    #[serde(default, rename = "match")]
+    pub rules: MatchRules,
+    /// What serves each colour.
+    pub colours: PerColour<Upstream>,
+    /// The split before anybody changed it.
+    #[serde(default)]
+    pub initial: Split,
+    /// What keeps a user on one colour while the canary grows; absent: exact rotation.
+    pub sticky: Option<Sticky>,
+    /// Lets a tester reach either colour; absent: nobody can choose.
+    pub r#override: Option<Override>,
+}
+
+/// Where a colour's requests go, and which model version answers there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// The Envoy cluster.
+    pub cluster: ClusterName,
+    /// The model version.
+    pub version: Version,
+}
+
+/// Where the key that identifies a user comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sticky {
+    /// A request header, such as `x-user-id`. Requests without it take part in the rotation.
+    Header(HeaderName),
+    /// A cookie that the filter issues when it is missing.
+    Cookie(CookieSticky),
+}
+
+/// The cookie that identifies a browser.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CookieSticky {
+    /// Its name.
+    pub name: CookieName,
+    /// How long a browser keeps it.
+    #[serde(deserialize_with = "deserialize_span")]
+    pub max_age: Duration,
+    /// Whether browsers send it over TLS only. Off by default: over plain HTTP a secure cookie would never come back.
+    #[serde(default)]
+    pub secure: bool,
+}
+
+/// The header by which a tester asks for a colour.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// Its name; the values are `blue` and `green`, anything else is ignored.
+    pub header: HeaderName,
+}

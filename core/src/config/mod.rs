@@ -1,0 +1,330 @@
+//! The plugin configuration: what users write, checked as a whole before any of it is used.
+//!
+//! Envoy hands a `google.protobuf.Struct` over as JSON, so users write YAML and this reads JSON. Whatever is wrong is
+//! refused with the path of the field, and Envoy keeps the configuration that it had.
+
+mod access;
+mod deployment;
+mod pattern;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+
+pub use self::access::{Access, Role, Token};
+pub use self::deployment::{CookieSticky, Deployment, Override, Sticky, Upstream};
+pub use self::pattern::{Authority, MatchRules, PathPrefix};
+use crate::name::{DeploymentName, HeaderName};
+
+/// Everything that one listener's plugin configuration says.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The inference services, by name.
+    pub deployments: BTreeMap<DeploymentName, Deployment>,
+    /// The headers through which the decision reaches Envoy's router.
+    #[serde(default)]
+    pub routing: Routing,
+    /// Who may call the admin API on this listener; absent: the listener has no admin API.
+    pub admin: Option<Access>,
+}
+
+/// The headers that carry the decision. A client's own copies never get past the filter.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Routing {
+    /// Names the upstream cluster, for a route's `cluster_header`.
+    pub cluster_header: HeaderName,
+    /// Names the colour, for routes that match a header.
+    pub colour_header: HeaderName,
+    /// Names the cluster that gets a copy, for `request_mirror_policies[].cluster_header`.
+    pub shadow_header: HeaderName,
+}
+
+/// What is wrong with a configuration, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    path: String,
+    problem: String,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads and checks a configuration.
+    ///
+    /// # Errors
+    /// The first field that is missing, unknown, of the wrong kind, out of range or at odds with another.
+    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
+        let mut reader = serde_json::Deserializer::from_slice(json);
+        let config: Self = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let path = error.path().to_string();
+            ConfigError::at(
+                if path == "." { String::new() } else { path },
+                without_position(error.inner()),
+            )
+        })?;
+        reader
+            .end()
+            .map_err(|error| ConfigError::at(String::new(), without_position(&error)))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The rules that span more than one field.
+    fn check(&self) -> Result<(), ConfigError> {
+        for (name, deployment) in &self.deployments {
+            let cluster = &deployment.colours.blue.cluster;
+            if *cluster == deployment.colours.green.cluster {
+                return Err(ConfigError::at(
+                    format!("deployments.{name}.colours.green.cluster"),
+                    format!(
+                        "{:?} is blue's cluster too: two versions need two clusters",
+                        cluster.as_str()
+                    ),
+                ));
+            }
+        }
+        let headers = [
+            (
+                "colour_header",
+                &self.routing.colour_header,
+                &self.routing.cluster_header,
+            ),
+            (
+                "shadow_header",
+                &self.routing.shadow_header,
+                &self.routing.cluster_header,
+            ),
+            (
+                "shadow_header",
+                &self.routing.shadow_header,
+                &self.routing.colour_header,
+            ),
+        ];
+        for (field, header, earlier) in headers {
+            if header == earlier {
+                return Err(ConfigError::at(
+                    format!("routing.{field}"),
+                    format!("{:?} already carries another part of the decision", header.as_str()),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The error without "at line 1 column 42": users write YAML, so the column of Envoy's JSON would mislead them.
+fn without_position(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" at line ") {
+        Some((problem, _)) => problem.to_owned(),
+        None => text,
+    }
+}
+
+// === impl Routing ===
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self {
+            cluster_header: HeaderName::literal("x-bluegreen-cluster"),
+            colour_header: HeaderName::literal("x-bluegreen-colour"),
+            shadow_header: HeaderName::literal("x-bluegreen-shadow"),
+        }
+    }
+}
+
+// === impl ConfigError ===
+
+impl ConfigError {
+    fn at(path: String, problem: String) -> Self {
+        Self { path, problem }
+    }
+
+    /// Where: the fields from the outermost in, joined by dots; empty for the document as a whole.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            write!(f, "{}", self.problem)
+        } else {
+            write!(f, "{}: {}", self.path, self.problem)
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::colour::Colour;
+
+    /// The example of the README, with every section.
+    pub const FULL: &str = r#"{
+        "deployments": {"iris": {
+            "match": {"path_prefix": "/invocations", "authority": "iris.example.com", "headers": {"x-model": "iris"}},
+            "colours": {"blue": {"cluster": "blue", "version": "1"}, "green": {"cluster": "green", "version": "2"}},
+            "initial": {"active": "green", "canary_percent": 12.5, "shadow_percent": 1},
+            "sticky": {"cookie": {"name": "bluegreen", "max_age": "3600s", "secure": true}},
+            "override": {"header": "x-bluegreen-colour"}
+        }},
+        "routing": {"cluster_header": "x-c", "colour_header": "x-d", "shadow_header": "x-s"},
+        "admin": {"path_prefix": "/bg", "open": false, "tokens": [
+            {"name": "alice", "role": "operator", "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}]}
+    }"#;
+
+    #[test]
+    fn every_section_of_a_full_configuration_is_read() {
+        let config = Config::from_json(FULL.as_bytes()).expect("valid");
+        let iris = config.deployments.values().next().expect("one deployment");
+        assert_eq!(iris.initial.active, Colour::Green);
+        assert_eq!(iris.initial.canary_percent.hundredths(), 1_250);
+        assert_eq!(iris.colours.green.version.as_str(), "2");
+        assert!(
+            matches!(&iris.sticky, Some(Sticky::Cookie(cookie)) if cookie.secure && cookie.max_age.as_secs() == 3_600)
+        );
+        assert_eq!(config.routing.cluster_header.as_str(), "x-c");
+        assert_eq!(config.admin.expect("admin").tokens[0].role, Role::Operator);
+    }
+
+    #[test]
+    fn what_is_left_out_takes_its_documented_default() {
+        let json = r#"{"deployments": {"iris": {"colours": {
+            "blue": {"cluster": "b", "version": "1"}, "green": {"cluster": "g", "version": "2"}}}}}"#;
+        let config = Config::from_json(json.as_bytes()).expect("valid");
+        assert_eq!(config.routing, Routing::default());
+        for header in [
+            &config.routing.cluster_header,
+            &config.routing.colour_header,
+            &config.routing.shadow_header,
+        ] {
+            assert!(HeaderName::new(header.as_str()).is_ok());
+        }
+        assert_eq!(config.admin, None);
+        let iris = &config.deployments["iris"];
+        assert_eq!(
+            (iris.initial.active, iris.initial.canary_percent.hundredths()),
+            (Colour::Blue, 0)
+        );
+        assert_eq!((&iris.sticky, &iris.r#override), (&None, &None));
+    }
+
+    #[test]
+    fn a_bad_field_is_refused_with_its_path_and_its_rule() {
+        let cases = [
+            ("", "EOF", ""),
+            ("7", "invalid type", ""),
+            (&format!("{FULL} x"), "trailing", ""),
+            ("{}", "missing field `deployments`", ""),
+            (
+                &FULL.replace("12.5", "101"),
+                "101 is not between 0 and 100",
+                "deployments.iris.initial.canary_percent",
+            ),
+            (
+                &FULL.replace("12.5", "0.001"),
+                "more than two decimals",
+                "deployments.iris.initial.canary_percent",
+            ),
+            (
+                &FULL.replace("12.5", r#""x""#),
+                "invalid type",
+                "deployments.iris.initial.canary_percent",
+            ),
+            (
+                &FULL.replace(r#""active": "green""#, r#""active": "red""#),
+                "unknown variant `red`",
+                "deployments.iris.initial.active",
+            ),
+            (
+                &FULL.replace(r#""/invocations""#, r#""invocations""#),
+                "start with /",
+                "deployments.iris.match.path_prefix",
+            ),
+            (
+                &FULL.replace("iris.example.com", "iris.example.com:80"),
+                "host name",
+                "deployments.iris.match.authority",
+            ),
+            (
+                &FULL.replace(r#""version": "2""#, r#""version": "a b""#),
+                "is not a version",
+                "deployments.iris.colours.green.version",
+            ),
+            (
+                &FULL.replace(r#""version": "2""#, r#""version": 2"#),
+                "invalid type",
+                "deployments.iris.colours.green.version",
+            ),
+            (
+                &FULL.replace(r#""cluster": "green""#, r#""cluster": "blue""#),
+                "two clusters",
+                "deployments.iris.colours.green.cluster",
+            ),
+            (
+                &FULL.replace(r#""green": {"cluster""#, r#""red": {"cluster""#),
+                "unknown field `red`",
+                "deployments.iris.colours",
+            ),
+            (
+                &FULL.replace(r#""iris": {"#, r#""Iris": {"#),
+                r#""Iris" is not a deployment name"#,
+                "deployments",
+            ),
+            (
+                &FULL.replace(r#""initial""#, r#""intial""#),
+                "unknown field `intial`",
+                "deployments.iris",
+            ),
+            (
+                &FULL.replace("3600s", "soon"),
+                "is not a time",
+                "deployments.iris.sticky.cookie.max_age",
+            ),
+            (
+                &FULL.replace("3600s", "0s"),
+                "no time at all",
+                "deployments.iris.sticky.cookie.max_age",
+            ),
+            (
+                &FULL.replace(r#""x-s""#, r#""x-c""#),
+                "already carries",
+                "routing.shadow_header",
+            ),
+            (
+                &FULL.replace(r#""x-c""#, r#"":path""#),
+                "is not a header name",
+                "routing.cluster_header",
+            ),
+            (&FULL.replace("/bg", "/"), "everything", "admin.path_prefix"),
+            (
+                &FULL.replace("operator", "root"),
+                "unknown variant `root`",
+                "admin.tokens[0].role",
+            ),
+            (
+                &FULL.replace("9f86", "9f8"),
+                "64 hexadecimal digits",
+                "admin.tokens[0].sha256",
+            ),
+            (
+                &FULL.replace("9f86", "zf86"),
+                "64 hexadecimal digits",
+                "admin.tokens[0].sha256",
+            ),
+        ];
+        for (json, problem, path) in cases {
+            let error = Config::from_json(json.as_bytes()).expect_err(problem);
+            assert!(error.to_string().contains(problem), "{problem}: {error}");
+            assert!(error.path().starts_with(path), "{path}: {error}");
+            assert!(!error.to_string().contains("at line"), "{error}");
+        }
+    }
+}

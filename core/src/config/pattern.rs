@@ -1,0 +1,202 @@
+//! Which requests belong to a deployment: authority, path prefix and headers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+
+use crate::name::HeaderName;
+
+/// The `match` section: every rule given must hold. Without rules, every request matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MatchRules {
+    /// The path, or its beginning up to a `/`.
+    pub path_prefix: PathPrefix,
+    /// The host that the client asked for.
+    pub authority: Option<Authority>,
+    /// Headers and the exact values that they must have.
+    pub headers: BTreeMap<HeaderName, String>,
+}
+
+/// A path prefix on segment boundaries: `/a` covers `/a`, `/a/b` and `/a?x`, but not `/ab`. Kept without the trailing `/`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PathPrefix(String);
+
+/// A host name in lower case without a port: exact, or `*.` and a suffix that covers one label or more.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Authority {
+    /// The whole name.
+    Exact(String),
+    /// What follows the `*`, with its leading dot: `.example.com`.
+    Suffix(String),
+}
+
+/// Why a text is not a pattern of its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PatternError {
+    /// A prefix without its leading slash.
+    Relative(String),
+    /// A prefix with a query, a fragment, white space, an empty segment, or `.` and `..` segments.
+    NotPlain(String),
+    /// Not a host name.
+    NotAHost(String),
+}
+
+// === impl PathPrefix ===
+
+impl PathPrefix {
+    /// The prefix without its trailing slash; empty when it covers every path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `path` (without its query) is covered.
+    pub fn covers(&self, path: &[u8]) -> bool {
+        path.strip_prefix(self.0.as_bytes())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    }
+
+    /// What follows the prefix in `path`, when it is covered.
+    pub fn strip<'p>(&self, path: &'p str) -> Option<&'p str> {
+        path.strip_prefix(self.0.as_str())
+            .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    pub(crate) const fn literal(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl TryFrom<String> for PathPrefix {
+    type Error = PatternError;
+
+    fn try_from(text: String) -> Result<Self, PatternError> {
+        if !text.starts_with('/') {
+            return Err(PatternError::Relative(text));
+        }
+        let prefix = text.strip_suffix('/').unwrap_or(&text);
+        let odd_segment = prefix
+            .split('/')
+            .skip(1)
+            .any(|segment| matches!(segment, "" | "." | ".."));
+        let odd_byte = prefix
+            .bytes()
+            .any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'?' | b'#'));
+        if odd_segment || odd_byte {
+            return Err(PatternError::NotPlain(text));
+        }
+        Ok(Self(prefix.to_owned()))
+    }
+}
+
+// === impl Authority ===
+
+impl TryFrom<String> for Authority {
+    type Error = PatternError;
+
+    fn try_from(text: String) -> Result<Self, PatternError> {
+        let lower = text.to_ascii_lowercase();
+        let (host, wildcard) = match lower.strip_prefix("*.") {
+            Some(rest) => (rest, true),
+            None => (lower.as_str(), false),
+        };
+        let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let valid = match bracketed {
+            Some(address) => !wildcard && address.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => host.len() <= 253 && host.split('.').all(is_host_label),
+        };
+        match (valid, wildcard) {
+            (false, _) => Err(PatternError::NotAHost(text)),
+            (true, true) => Ok(Self::Suffix(format!(".{host}"))),
+            (true, false) => Ok(Self::Exact(lower)),
+        }
+    }
+}
+
+fn is_host_label(label: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    (1..=63).contains(&label.len()) && label.bytes().all(allowed)
+}
+
+// === impl PatternError ===
+
+impl fmt::Display for PatternError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Relative(text) => write!(f, "{text:?} must start with /"),
+            Self::NotPlain(text) => {
+                write!(
+                    f,
+                    "{text:?} must be a plain path: no query, no empty segment, no . or .. segment"
+                )
+            }
+            Self::NotAHost(text) => {
+                write!(
+                    f,
+                    "{text:?} must be a host name without a port, such as iris.example.com or *.example.com"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for PatternError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_covers_whole_segments_only() {
+        let prefix = PathPrefix::try_from("/invocations".to_owned()).expect("valid");
+        for (path, covered) in [
+            ("/invocations", true),
+            ("/invocations/", true),
+            ("/invocations/x", true),
+            ("/invocationsx", false),
+            ("/", false),
+            ("", false),
+            ("/Invocations", false),
+        ] {
+            assert_eq!(prefix.covers(path.as_bytes()), covered, "{path}");
+            assert_eq!(prefix.strip(path).is_some(), covered, "{path}");
+        }
+        let root = PathPrefix::try_from("/".to_owned()).expect("valid");
+        assert!(root.covers(b"/anything") && root.covers(b""));
+    }
+
+    #[test]
+    fn a_trailing_slash_means_the_same_prefix() {
+        assert_eq!(
+            PathPrefix::try_from("/a/".to_owned()),
+            PathPrefix::try_from("/a".to_owned())
+        );
+    }
+
+    #[test]
+    fn prefixes_that_no_normalised_path_can_have_are_refused() {
+        for text in ["", "a", "/a//b", "/a/../b", "/.", "/a?b", "/a#b", "/a b", "//"] {
+            assert!(PathPrefix::try_from(text.to_owned()).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn authorities_are_host_names_in_any_case_without_a_port() {
+        let parse = |text: &str| Authority::try_from(text.to_owned());
+        assert_eq!(
+            parse("Iris.Example.com"),
+            Ok(Authority::Exact("iris.example.com".to_owned()))
+        );
+        assert_eq!(parse("*.example.com"), Ok(Authority::Suffix(".example.com".to_owned())));
+        assert_eq!(parse("[::1]"), Ok(Authority::Exact("[::1]".to_owned())));
+        assert_eq!(parse("127.0.0.1"), Ok(Authority::Exact("127.0.0.1".to_owned())));
+        for bad in [
+            "", "*", "*.", "a:80", "a..b", "a b", "*.*.b", "[::1]:80", "*.[::1]", "a/b",
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

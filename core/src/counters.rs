@@ -1,0 +1,312 @@
+//! What is counted about each colour, and under which names.
+//!
+//! Counters are Envoy's: process-wide, so all worker threads add up. The names are made so that the `stats_tags` of the
+//! shipped Envoy configurations turn their parts into Prometheus labels.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::colour::Colour;
+use crate::latency::{Bucket, Histogram};
+use crate::name::DeploymentName;
+
+/// A metric of one colour of one deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColourMetric {
+    /// Counter: requests sent to the colour.
+    Requests,
+    /// Counter: exchanges ended, by class of answer.
+    Responses(Class),
+    /// Counter: exchanges by time to first byte, not cumulative.
+    FirstByte(Bucket),
+    /// Counter: exchanges by time to their last byte, not cumulative.
+    Exchange(Bucket),
+    /// Gauge: requests under way.
+    InFlight,
+    /// Gauge: 1 for the active colour, 0 for the candidate.
+    Active,
+}
+
+/// A gauge of one deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeploymentMetric {
+    /// Moves with every write of the state: while it stands still, what a worker knows is current.
+    Epoch,
+    /// The state's revision.
+    Revision,
+    /// The canary share, rounded to whole percent.
+    CanaryPercent,
+    /// The canary share in hundredths of a percent.
+    CanaryBasisPoints,
+    /// The shadow share in hundredths of a percent.
+    ShadowBasisPoints,
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// An answer with a status of this hundred, 1 to 5.
+    Status(u8),
+    /// No answer: the client went away, or the stream was reset, before there was one.
+    Unanswered,
+}
+
+/// Everything counted about one colour up to a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColourCounts {
+    /// Requests sent to the colour.
+    pub requests: u64,
+    /// Exchanges that ended with an answer.
+    pub answered: u64,
+    /// Those of them whose answer was a 5xx.
+    pub failed: u64,
+    /// Exchanges that ended without an answer.
+    pub unanswered: u64,
+    /// Time to first byte.
+    pub first_byte: Histogram,
+    /// Time to the last byte.
+    pub exchange: Histogram,
+}
+
+// === impl ColourMetric ===
+
+impl ColourMetric {
+    /// How many there are, for a table by [`ColourMetric::index`].
+    pub const COUNT: usize = 3 + Class::COUNT + 2 * Bucket::COUNT;
+
+    /// A place of its own, below [`ColourMetric::COUNT`].
+    pub fn index(self) -> usize {
+        let first_bucket = 3_usize.saturating_add(Class::COUNT);
+        match self {
+            Self::Requests => 0,
+            Self::InFlight => 1,
+            Self::Active => 2,
+            Self::Responses(class) => 3_usize.saturating_add(class.index()),
+            Self::FirstByte(bucket) => first_bucket.saturating_add(bucket.index()),
+            Self::Exchange(bucket) => first_bucket
+                .saturating_add(Bucket::COUNT)
+                .saturating_add(bucket.index()),
+        }
+    }
+
+    /// Whether it goes up and down.
+    pub const fn is_gauge(self) -> bool {
+        matches!(self, Self::InFlight | Self::Active)
+    }
+
+    /// The name under which Envoy keeps it.
+    pub fn name(self, deployment: &DeploymentName, colour: Colour) -> String {
+        let prefix = format!("bluegreen.deployment.{deployment}.colour.{colour}");
+        let bucket = |bucket: Bucket| {
+            bucket
+                .end_micros()
+                .map_or_else(|| "inf".to_owned(), |end| end.to_string())
+        };
+        match self {
+            Self::Requests => format!("{prefix}.requests_total"),
+            Self::Responses(class) => format!("{prefix}.class.{}.responses_total", class.as_str()),
+            Self::FirstByte(of) => format!("{prefix}.bucket_us.{}.first_byte_total", bucket(of)),
+            Self::Exchange(of) => format!("{prefix}.bucket_us.{}.exchange_total", bucket(of)),
+            Self::InFlight => format!("{prefix}.in_flight"),
+            Self::Active => format!("{prefix}.active"),
+        }
+    }
+}
+
+// === impl DeploymentMetric ===
+
+impl DeploymentMetric {
+    /// How many there are, for a table by [`DeploymentMetric::index`].
+    pub const COUNT: usize = 5;
+
+    /// A place of its own, below [`DeploymentMetric::COUNT`].
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Epoch => 0,
+            Self::Revision => 1,
+            Self::CanaryPercent => 2,
+            Self::CanaryBasisPoints => 3,
+            Self::ShadowBasisPoints => 4,
+        }
+    }
+
+    /// The name under which Envoy keeps it.
+    pub fn name(self, deployment: &DeploymentName) -> String {
+        let last = match self {
+            Self::Epoch => "epoch",
+            Self::Revision => "revision",
+            Self::CanaryPercent => "canary_percent",
+            Self::CanaryBasisPoints => "canary_basis_points",
+            Self::ShadowBasisPoints => "shadow_basis_points",
+        };
+        format!("bluegreen.deployment.{deployment}.{last}")
+    }
+}
+
+// === impl Class ===
+
+impl Class {
+    /// How many there are.
+    pub const COUNT: usize = 6;
+
+    /// All classes.
+    pub fn all() -> impl Iterator<Item = Class> {
+        (1..=5).map(Class::Status).chain([Class::Unanswered])
+    }
+
+    /// The class of a `:status` header; what is no status counts as unanswered.
+    pub fn of_status(status: &[u8]) -> Self {
+        match status {
+            [hundreds @ b'1'..=b'5', _, _] => Self::Status(hundreds.saturating_sub(b'0')),
+            _ => Self::Unanswered,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Status(1) => "1xx",
+            Self::Status(2) => "2xx",
+            Self::Status(3) => "3xx",
+            Self::Status(4) => "4xx",
+            Self::Status(_) => "5xx",
+            Self::Unanswered => "none",
+        }
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Self::Status(hundreds) => usize::from(hundreds.clamp(1, 5)),
+            Self::Unanswered => 0,
+        }
+    }
+}
+
+// === impl ColourCounts ===
+
+impl ColourCounts {
+    /// Reads every counter of a colour with `value`. The buckets of a colour without requests are not asked for: each
+    /// that is would become a stat of its own in Envoy.
+    pub fn collect(value: impl Fn(ColourMetric) -> u64) -> Self {
+        let mut counts = Self {
+            requests: value(ColourMetric::Requests),
+            ..Self::default()
+        };
+        if counts.requests == 0 {
+            return counts;
+        }
+        for class in Class::all() {
+            let ended = value(ColourMetric::Responses(class));
+            match class {
+                Class::Unanswered => counts.unanswered = ended,
+                Class::Status(hundreds) => {
+                    counts.answered = counts.answered.saturating_add(ended);
+                    counts.failed = counts.failed.saturating_add(if hundreds == 5 { ended } else { 0 });
+                }
+            }
+        }
+        for bucket in Bucket::all() {
+            counts.first_byte.add(bucket, value(ColourMetric::FirstByte(bucket)));
+            counts.exchange.add(bucket, value(ColourMetric::Exchange(bucket)));
+        }
+        counts
+    }
+
+    /// What was counted since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(earlier.requests),
+            answered: self.answered.saturating_sub(earlier.answered),
+            failed: self.failed.saturating_sub(earlier.failed),
+            unanswered: self.unanswered.saturating_sub(earlier.unanswered),
+            first_byte: self.first_byte.since(&earlier.first_byte),
+            exchange: self.exchange.since(&earlier.exchange),
+        }
+    }
+}
+
+/// The metrics by which a finished exchange is counted.
+pub fn of_exchange(class: Class, first_byte: Option<Duration>, total: Duration) -> impl Iterator<Item = ColourMetric> {
+    let first_byte = first_byte.map(|latency| ColourMetric::FirstByte(Bucket::of(latency)));
+    // An exchange without an answer says nothing about the model's speed.
+    let exchange = first_byte.map(|_| ColourMetric::Exchange(Bucket::of(total)));
+    [Some(ColourMetric::Responses(class)), first_byte, exchange]
+        .into_iter()
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::testing::iris;
+
+    fn all() -> Vec<ColourMetric> {
+        let buckets =
+            Bucket::all().flat_map(|bucket| [ColourMetric::FirstByte(bucket), ColourMetric::Exchange(bucket)]);
+        let single = [ColourMetric::Requests, ColourMetric::InFlight, ColourMetric::Active];
+        single
+            .into_iter()
+            .chain(Class::all().map(ColourMetric::Responses))
+            .chain(buckets)
+            .collect()
+    }
+
+    #[test]
+    fn every_metric_has_a_name_and_a_place_of_its_own() {
+        let names: BTreeSet<String> = all().iter().map(|metric| metric.name(&iris(), Colour::Blue)).collect();
+        let places: BTreeSet<usize> = all().iter().map(|metric| metric.index()).collect();
+        assert_eq!((names.len(), places.len()), (ColourMetric::COUNT, ColourMetric::COUNT));
+        assert_eq!(places.last(), Some(&(ColourMetric::COUNT - 1)));
+    }
+
+    #[test]
+    fn names_are_what_the_shipped_stats_tags_take_apart() {
+        let name = |metric: ColourMetric| metric.name(&iris(), Colour::Green);
+        assert_eq!(
+            name(ColourMetric::Requests),
+            "bluegreen.deployment.iris.colour.green.requests_total"
+        );
+        let failed = name(ColourMetric::Responses(Class::Status(5)));
+        assert_eq!(
+            failed,
+            "bluegreen.deployment.iris.colour.green.class.5xx.responses_total"
+        );
+        let fast = name(ColourMetric::FirstByte(Bucket::of(Duration::from_micros(100))));
+        assert_eq!(
+            fast,
+            "bluegreen.deployment.iris.colour.green.bucket_us.128.first_byte_total"
+        );
+    }
+
+    #[test]
+    fn a_status_belongs_to_its_hundred_and_anything_else_to_none() {
+        let cases = [
+            ("200", Class::Status(2)),
+            ("503", Class::Status(5)),
+            ("", Class::Unanswered),
+            ("600", Class::Unanswered),
+        ];
+        for (status, class) in cases {
+            assert_eq!(Class::of_status(status.as_bytes()), class, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_colour_without_requests_is_asked_for_nothing_else() {
+        let asked = std::cell::Cell::new(0);
+        let counts = ColourCounts::collect(|_| {
+            asked.set(asked.get() + 1);
+            0
+        });
+        assert_eq!((counts, asked.get()), (ColourCounts::default(), 1));
+    }
+
+    #[test]
+    fn an_exchange_without_an_answer_has_no_latency() {
+        let total = Duration::from_secs(1);
+        assert_eq!(of_exchange(Class::Unanswered, None, total).count(), 1);
+        assert_eq!(of_exchange(Class::Status(2), Some(total), total).count(), 3);
+    }
+}

@@ -1,0 +1,144 @@
+//! Who changed what, when and why: the last changes of a deployment.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::Reason;
+use crate::state::{Revision, Split};
+use crate::time::Timestamp;
+
+/// Through which door a change came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// A plugin configuration whose `initial` differs from the one before.
+    Config,
+    /// The admin API.
+    Admin,
+}
+
+/// Who makes a change, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Author {
+    /// The token's holder, or the source itself.
+    pub by: String,
+    /// Through which door.
+    pub source: Source,
+    /// In the author's words; empty when none was given.
+    pub reason: Reason,
+}
+
+/// One change of a deployment's split.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The revision that the change made.
+    pub revision: Revision,
+    /// When.
+    pub at: Timestamp,
+    /// Who and why.
+    #[serde(flatten)]
+    pub author: Author,
+    /// The split before.
+    pub from: Split,
+    /// The split since.
+    pub to: Split,
+}
+
+/// The newest changes, newest first, at most [`History::LIMIT`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct History(VecDeque<Change>);
+
+// === impl Source ===
+
+impl Source {
+    /// The name in API and log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Source::Config => "config",
+            Source::Admin => "admin",
+        }
+    }
+}
+
+// === impl Author ===
+
+impl Author {
+    /// The plugin configuration as an author.
+    pub fn config(reason: Reason) -> Self {
+        Self {
+            by: Source::Config.as_str().to_owned(),
+            source: Source::Config,
+            reason,
+        }
+    }
+}
+
+// === impl Change ===
+
+impl Change {
+    /// The change as one log line says it, for the deployment named `deployment`.
+    pub fn log_line<'a>(&'a self, deployment: &'a str) -> impl fmt::Display + 'a {
+        LogLine {
+            change: self,
+            deployment,
+        }
+    }
+}
+
+struct LogLine<'a> {
+    change: &'a Change,
+    deployment: &'a str,
+}
+
+impl fmt::Display for LogLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Change {
+            revision,
+            author,
+            from,
+            to,
+            ..
+        } = self.change;
+        write!(
+            f,
+            "state changed deployment={} revision={revision} active={}->{} canary_percent={}->{} shadow_percent={}->{} \
+             by={} source={} reason={:?}",
+            self.deployment,
+            from.active,
+            to.active,
+            from.canary_percent,
+            to.canary_percent,
+            from.shadow_percent,
+            to.shadow_percent,
+            author.by,
+            author.source.as_str(),
+            author.reason.as_str(),
+        )
+    }
+}
+
+// === impl History ===
+
+impl History {
+    /// How many changes are kept.
+    pub const LIMIT: usize = 50;
+
+    /// Adds the newest change and forgets the oldest beyond the limit.
+    pub fn record(&mut self, change: Change) {
+        self.0.push_front(change);
+        self.0.truncate(Self::LIMIT);
+    }
+
+    /// The changes, newest first.
+    pub fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.0.iter().take(Self::LIMIT)
+    }
+
+    /// The newest change.
+    pub fn newest(&self) -> Option<&Change> {
+        self.0.front()
+    }
+}

@@ -1,0 +1,132 @@
+//! Work that one VM does for all: every worker thread ticks, and the one that holds the lease does it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::store::{Seen, Store, SwapError};
+use crate::time::Timestamp;
+
+/// A number that no other filter instance in this Envoy has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Member(u64);
+
+/// Who leads, and until when unless they renew.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Lease {
+    holder: Member,
+    until: Timestamp,
+}
+
+/// How long a leader that stopped ticking is waited for.
+pub const LEASE: Duration = Duration::from_secs(5);
+/// How often an instance tries to lead, or renews.
+pub const TICK: Duration = Duration::from_secs(1);
+
+const MEMBERS_KEY: &str = "bluegreen/v1/members";
+
+/// The key of the lease for a configuration's deployments. Two listeners with the same deployments share one leader.
+pub fn lease_key(config: &Config) -> String {
+    let names: Vec<&str> = config
+        .deployments
+        .keys()
+        .map(crate::name::DeploymentName::as_str)
+        .collect();
+    format!(
+        "bluegreen/v1/leader/{:016x}",
+        xxhash_rust::xxh64::xxh64(names.join(" ").as_bytes(), 0)
+    )
+}
+
+// === impl Member ===
+
+impl Member {
+    /// Draws the next number; the same for two instances only while the store is out of reach.
+    pub fn enrol(store: &dyn Store) -> Self {
+        loop {
+            let Ok(stored) = store.read(MEMBERS_KEY) else {
+                return Self(0);
+            };
+            let last: u64 = serde_json::from_slice(&stored.value.unwrap_or_default()).unwrap_or_default();
+            let next = last.wrapping_add(1);
+            match store.swap(MEMBERS_KEY, next.to_string().as_bytes(), stored.seen) {
+                Ok(()) => return Self(next),
+                Err(SwapError::Conflict) => {}
+                Err(SwapError::Unavailable) => return Self(0),
+            }
+        }
+    }
+
+    /// As a number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Takes or renews the lease under `key`; whether this instance leads now.
+    pub fn leads(self, store: &dyn Store, key: &str, now: Timestamp) -> bool {
+        let Ok(stored) = store.read(key) else { return false };
+        let lease: Option<Lease> = serde_json::from_slice(&stored.value.unwrap_or_default()).ok();
+        // A lease that ends later than any could was written before the clock was set back, or by somebody else.
+        let valid = |lease: &Lease| lease.until > now && lease.until <= now.plus(LEASE);
+        if lease.is_some_and(|lease| lease.holder != self && valid(&lease)) {
+            return false;
+        }
+        self.take(store, key, stored.seen, now)
+    }
+
+    fn take(self, store: &dyn Store, key: &str, seen: Seen, now: Timestamp) -> bool {
+        let lease = Lease {
+            holder: self,
+            until: now.plus(LEASE),
+        };
+        serde_json::to_vec(&lease).is_ok_and(|bytes| store.swap(key, &bytes, seen).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::MemoryStore;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(1_795_446_000_000 + seconds * 1_000)
+    }
+
+    #[test]
+    fn numbers_are_drawn_once() {
+        let store = MemoryStore::default();
+        let drawn: Vec<u64> = (0..5).map(|_| Member::enrol(&store).get()).collect();
+        assert_eq!(drawn, [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn one_member_leads_until_it_stops_renewing() {
+        let store = MemoryStore::default();
+        let [first, second] = [Member(1), Member(2)];
+        for second_of_day in 0..20 {
+            assert!(first.leads(&store, "lease", at(second_of_day)));
+            assert!(!second.leads(&store, "lease", at(second_of_day)));
+        }
+        assert!(!second.leads(&store, "lease", at(23)));
+        assert!(second.leads(&store, "lease", at(24)));
+        assert!(!first.leads(&store, "lease", at(24)));
+    }
+
+    #[test]
+    fn of_two_that_ask_at_once_one_leads() {
+        let store = MemoryStore::default();
+        store.before_next_swap(|store| assert!(Member(2).leads(store, "lease", at(0))));
+        assert!(!Member(1).leads(&store, "lease", at(0)));
+    }
+
+    #[test]
+    fn a_clock_set_back_or_a_foreign_value_does_not_leave_everybody_without_a_leader() {
+        let store = MemoryStore::default();
+        assert!(Member(1).leads(&store, "lease", at(1_000_000)));
+        assert!(Member(2).leads(&store, "lease", at(0)));
+        store.put("foreign", b"\xff");
+        assert!(Member(1).leads(&store, "foreign", at(0)));
+    }
+}

@@ -1,0 +1,47 @@
+//! Blue-green routing of inference requests, as pure decisions.
+//!
+//! Bytes, numbers and the time come in; decisions and effects go out. Nothing here knows proxy-wasm, does I/O or reads
+//! a clock, so everything here runs in a native test, in Node and inside Envoy's VM alike.
+//!
+//! The modules stand in reading order: first the words (colour, percent, names), then what users write
+//! (configuration), what changes (state, its store), how one request is decided (matching, routing), how it is measured
+//! (counters, comparison), and last the API that operators call.
+
+// The workspace denies panics and overflow in code that runs in the VM; in tests both are how a defect shows itself.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::indexing_slicing,
+        clippy::panic,
+        missing_docs
+    )
+)]
+
+pub mod colour;
+pub mod name;
+pub mod percent;
+pub mod time;
+
+pub mod config;
+
+pub mod history;
+pub mod state;
+pub mod store;
+
+pub mod matching;
+
+pub mod cookie;
+pub mod rotation;
+pub mod routing;
+pub mod sticky;
+
+pub mod comparison;
+pub mod counters;
+pub mod latency;
+pub mod leader;
+
+pub mod admin;
+
+#[cfg(test)]
+mod testing;

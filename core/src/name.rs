@@ -1,0 +1,181 @@
+//! Names that users choose, checked once where they enter so that nothing later has to distrust them.
+
+use std::borrow::{Borrow, Cow};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text cannot be a name of its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameError {
+    text: String,
+    rule: &'static str,
+}
+
+/// Declares a checked text: its docs, its rule in words, and the check.
+macro_rules! names {
+    ($($(#[$doc:meta])* $name:ident, $rule:literal, $check:expr;)+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Cow<'static, str>);
+
+        impl $name {
+            /// Checks `text`.
+            ///
+            /// # Errors
+            /// The text and the rule that it breaks.
+            pub fn new(text: impl Into<String>) -> Result<Self, NameError> {
+                let text = text.into();
+                let check: fn(&str) -> bool = $check;
+                if check(&text) { Ok(Self(Cow::Owned(text))) } else { Err(NameError { text, rule: $rule }) }
+            }
+
+            /// A literal of this crate, whose tests hold it against the rule.
+            #[allow(dead_code, reason = "not every kind of name has a default")]
+            pub(crate) const fn literal(text: &'static str) -> Self {
+                Self(Cow::Borrowed(text))
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+
+            fn try_from(text: String) -> Result<Self, NameError> {
+                Self::new(text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0.into_owned()
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )+};
+}
+
+names! {
+    /// Name of a deployment: a DNS label, so that it fits into a path, a metric and a shared-data key.
+    DeploymentName, "is not a deployment name: use 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends", is_dns_label;
+
+    /// Name of an Envoy cluster, such as `blue` or `outbound|8080|blue|iris.default.svc.cluster.local`.
+    ClusterName, "is not a cluster name: use 1 to 255 visible ASCII characters", |text| is_visible_ascii(text, 255);
+
+    /// Version of the model that a colour serves, as the client is to see it in a header.
+    Version, "is not a version: use 1 to 128 visible ASCII characters", |text| is_visible_ascii(text, 128);
+
+    /// Name of an HTTP header, in lower case as Envoy keeps it.
+    HeaderName, "is not a header name: use lower-case letters, digits and -_ (no pseudo-header such as :path, not host)", is_header_name;
+
+    /// Name of a cookie (RFC 6265, section 4.1.1: an HTTP token).
+    CookieName, "is not a cookie name: use 1 to 64 letters, digits and -_.", is_cookie_name;
+
+    /// Who holds an admin token, as history and log name them.
+    HolderName, "is not a token holder's name: use 1 to 64 letters, digits and -_.@", is_holder_name;
+
+    /// Why somebody changed a state: free text that stays on one line of a log.
+    Reason, "is not a reason: use at most 200 characters and no control characters", |text| text.chars().count() <= 200 && !text.chars().any(char::is_control);
+}
+
+fn is_dns_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+fn is_visible_ascii(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn is_header_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    (1..=128).contains(&text.len()) && text.bytes().all(allowed) && text != "host"
+}
+
+fn is_cookie_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+fn is_holder_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'@');
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+// === impl NameError ===
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.text, self.rule)
+    }
+}
+
+impl std::error::Error for NameError {}
+
+// === impl Reason ===
+
+impl Reason {
+    /// No reason was given.
+    pub const fn none() -> Self {
+        Self::literal("")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deployment_names_are_dns_labels() {
+        for good in ["iris", "a", "0", "a-b", &"x".repeat(63)] {
+            assert!(DeploymentName::new(good).is_ok(), "{good:?}");
+        }
+        for bad in ["", "-a", "a-", "A", "a_b", "a.b", "a/b", "\u{e9}", &"x".repeat(64)] {
+            assert!(DeploymentName::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn header_names_are_lower_case_and_never_pseudo_headers() {
+        assert!(HeaderName::new("x-user-id").is_ok());
+        for bad in ["", ":path", "host", "X-User", "a b", "a\nb", "a:b"] {
+            assert!(HeaderName::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_reach_headers_and_logs_carry_no_line_breaks() {
+        assert!(ClusterName::new("outbound|8080|blue|iris.default.svc.cluster.local").is_ok());
+        for bad in ["a\nb", "a\rb", "a b", "", "\u{7f}"] {
+            assert!(ClusterName::new(bad).is_err(), "{bad:?}");
+            assert!(Version::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(Reason::new("v2 passed \u{2713}").is_ok());
+        assert!(Reason::new("").is_ok());
+        assert!(Reason::new("two\nlines").is_err());
+        assert!(Reason::new("x".repeat(200)).is_ok());
+        assert!(Reason::new("x".repeat(201)).is_err());
+    }
+
+    #[test]
+    fn a_bad_name_is_quoted_in_its_error() {
+        let error = DeploymentName::new("Iris").expect_err("upper case").to_string();
+        assert!(error.starts_with("\"Iris\" is not a deployment name"), "{error}");
+    }
+}

@@ -1,0 +1,281 @@
+//! Where states live, and the one way to change them: read, decide, compare and swap.
+
+use std::fmt;
+
+use crate::history::Author;
+use crate::name::{DeploymentName, Reason};
+use crate::state::{Command, Split, State};
+use crate::time::Timestamp;
+
+/// A map of bytes that all threads of one Envoy share. The filter's is proxy-wasm shared data.
+pub trait Store {
+    /// What is kept under `key`.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn read(&self, key: &str) -> Result<Stored, StoreError>;
+
+    /// Puts `value` under `key` if nobody wrote there since `seen`.
+    ///
+    /// # Errors
+    /// Somebody did ([`SwapError::Conflict`]), or the store cannot be written.
+    fn swap(&self, key: &str, value: &[u8], seen: Seen) -> Result<(), SwapError>;
+}
+
+/// What a read found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The value; `None` when there is none.
+    pub value: Option<Vec<u8>>,
+    /// What a later swap is compared with.
+    pub seen: Seen,
+}
+
+/// The point in a key's life at which it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Nobody had written it.
+    Never,
+    /// The store's own number of the last write.
+    Write(u32),
+}
+
+/// The store cannot be reached, and nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreError;
+
+/// Why a swap did not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwapError {
+    /// Another write came first.
+    Conflict,
+    /// The store cannot be reached.
+    Unavailable,
+}
+
+/// A state as read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The state; from `initial` when none was found.
+    pub state: State,
+    /// What stood under the key.
+    pub found: Found,
+    seen: Seen,
+}
+
+/// What stands under a deployment's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A state.
+    State,
+    /// Nothing.
+    Nothing,
+    /// Something else: another plugin, or an attacker, wrote there.
+    Foreign,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The state in force now.
+    pub state: State,
+    /// What the command did to it.
+    pub effect: Effect,
+}
+
+/// What a command did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing: what it asks for was in force already.
+    None,
+    /// It was written down without changing how requests are routed.
+    Noted,
+    /// A new revision is in force.
+    Changed,
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApplyError<E> {
+    /// The rule that refused it, and the state that it refused.
+    Refused(E, Box<State>),
+    /// The store cannot be reached, or never held still.
+    Unavailable,
+}
+
+/// How often a write is tried against others before it is given up: more than any real number of concurrent writers.
+const ATTEMPTS: usize = 256;
+
+/// The key of a deployment's state. Meshes give every plugin the same namespace, hence the prefix.
+pub fn state_key(name: &DeploymentName) -> String {
+    format!("bluegreen/v1/{name}")
+}
+
+/// Reads a deployment's state.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn load(store: &dyn Store, name: &DeploymentName, initial: Split, now: Timestamp) -> Result<Loaded, StoreError> {
+    let Stored { value, seen } = store.read(&state_key(name))?;
+    // An empty value is how shared data says that a key was removed.
+    let bytes = value.unwrap_or_default();
+    let (state, found) = match State::decode(&bytes) {
+        Some(state) => (state, Found::State),
+        None if bytes.is_empty() => (State::initial(initial, now), Found::Nothing),
+        None => (State::initial(initial, now), Found::Foreign),
+    };
+    Ok(Loaded { state, found, seen })
+}
+
+/// Brings a state about, whoever else is writing: `decide` sees each state that might be replaced.
+///
+/// # Errors
+/// What `decide` refuses, or that the store cannot be reached.
+pub fn update<E>(
+    store: &dyn Store,
+    name: &DeploymentName,
+    initial: Split,
+    now: Timestamp,
+    mut decide: impl FnMut(&Loaded) -> Result<Option<State>, E>,
+) -> Result<Applied, ApplyError<E>> {
+    for _ in 0..ATTEMPTS {
+        let loaded = load(store, name, initial, now).map_err(|StoreError| ApplyError::Unavailable)?;
+        let state = match decide(&loaded) {
+            Ok(Some(state)) => state,
+            Ok(None) => {
+                return Ok(Applied {
+                    state: loaded.state,
+                    effect: Effect::None,
+                });
+            }
+            Err(refusal) => return Err(ApplyError::Refused(refusal, Box::new(loaded.state))),
+        };
+        match store.swap(&state_key(name), &state.encode(), loaded.seen) {
+            Ok(()) => {
+                let changed = state.revision != loaded.state.revision;
+                return Ok(Applied {
+                    state,
+                    effect: if changed { Effect::Changed } else { Effect::Noted },
+                });
+            }
+            Err(SwapError::Conflict) => {}
+            Err(SwapError::Unavailable) => return Err(ApplyError::Unavailable),
+        }
+    }
+    Err(ApplyError::Unavailable)
+}
+
+/// Records a configuration's `initial`: the state of a new deployment, or a change if it is not the one applied last.
+///
+/// Every worker thread and the main thread call this with each configuration push; one of them makes the change.
+///
+/// # Errors
+/// The store cannot be reached. Requests are then routed by `initial`.
+pub fn adopt_initial(
+    store: &dyn Store,
+    name: &DeploymentName,
+    initial: Split,
+    now: Timestamp,
+) -> Result<Applied, StoreError> {
+    let author = Author::config(Reason::none());
+    update(store, name, initial, now, |loaded| match loaded.found {
+        Found::State => loaded.state.after(Command::AdoptInitial(initial), author.clone(), now),
+        Found::Nothing | Found::Foreign => Ok(Some(loaded.state.clone())),
+    })
+    .map_err(|_| StoreError)
+}
+
+// === impl StoreError ===
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the shared store is out of reach")
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Source;
+    use crate::state::{Refusal, Revision};
+    use crate::testing::{MemoryStore, iris, split};
+
+    fn promote(store: &dyn Store) -> Result<Applied, ApplyError<Refusal>> {
+        let author = Author {
+            by: "alice".to_owned(),
+            source: Source::Admin,
+            reason: Reason::none(),
+        };
+        let now = Timestamp::from_millis(1);
+        update(store, &iris(), Split::default(), now, |loaded| {
+            loaded.state.after(Command::Promote, author.clone(), now)
+        })
+    }
+
+    fn adopt(store: &dyn Store, initial: Split) -> Applied {
+        adopt_initial(store, &iris(), initial, Timestamp::from_millis(2)).expect("in reach")
+    }
+
+    #[test]
+    fn an_absent_key_means_the_initial_split() {
+        let loaded = load(
+            &MemoryStore::default(),
+            &iris(),
+            split("green", "5", "0"),
+            Timestamp::default(),
+        );
+        let loaded = loaded.expect("in reach");
+        assert_eq!(
+            (loaded.state.split, loaded.found),
+            (split("green", "5", "0"), Found::Nothing)
+        );
+    }
+
+    #[test]
+    fn a_write_that_loses_the_race_is_decided_again_on_the_newer_state() {
+        let store = MemoryStore::default();
+        store.before_next_swap(|store| assert_eq!(promote(store).expect("first").state.revision, Revision::new(1)));
+        let second = promote(&store).expect("second");
+        assert_eq!(second.state.revision, Revision::new(2));
+        assert_eq!(second.state.split, split("blue", "0", "0"));
+        assert_eq!(second.state.history.changes().count(), 2);
+    }
+
+    #[test]
+    fn a_store_out_of_reach_changes_nothing_and_says_so() {
+        let store = MemoryStore::default();
+        store.set_reachable(false);
+        assert_eq!(promote(&store), Err(ApplyError::Unavailable));
+        assert_eq!(
+            adopt_initial(&store, &iris(), Split::default(), Timestamp::default()),
+            Err(StoreError)
+        );
+        store.set_reachable(true);
+        assert_eq!(promote(&store).expect("in reach").state.revision, Revision::new(1));
+    }
+
+    #[test]
+    fn a_foreign_value_is_reported_and_written_over_by_the_next_change() {
+        let store = MemoryStore::default();
+        store.put(&state_key(&iris()), b"not ours");
+        let loaded = load(&store, &iris(), Split::default(), Timestamp::default()).expect("in reach");
+        assert_eq!(loaded.found, Found::Foreign);
+        assert_eq!(promote(&store).expect("written").state.revision, Revision::new(1));
+    }
+
+    #[test]
+    fn a_configuration_is_adopted_once_and_never_undoes_an_operators_switch() {
+        let (store, blue, green) = (MemoryStore::default(), Split::default(), split("green", "0", "0"));
+        assert_eq!(adopt(&store, blue).effect, Effect::Noted);
+        assert_eq!(adopt(&store, blue).effect, Effect::None);
+        promote(&store).expect("promoted");
+        let kept = adopt(&store, blue);
+        assert_eq!((kept.effect, kept.state.split.active), (Effect::None, green.active));
+        assert_eq!(adopt(&store, green).effect, Effect::Noted);
+        let pushed = adopt(&store, blue);
+        assert_eq!((pushed.effect, pushed.state.split), (Effect::Changed, blue));
+        assert_eq!(pushed.state.author.source, Source::Config);
+    }
+}

@@ -1,0 +1,99 @@
+//! What the tests of several modules need: a store in memory, and short ways to write values.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use crate::name::DeploymentName;
+use crate::percent::Percent;
+use crate::state::Split;
+use crate::store::{Seen, Store, StoreError, Stored, SwapError};
+
+type Interruption = Box<dyn FnOnce(&MemoryStore)>;
+
+/// A store in memory that can be out of reach, and that lets another writer in at the worst moment.
+#[derive(Default)]
+pub struct MemoryStore {
+    values: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
+    writes: Cell<u32>,
+    unreachable: Cell<bool>,
+    interruption: RefCell<Option<Interruption>>,
+}
+
+/// The deployment of most tests.
+pub fn iris() -> DeploymentName {
+    DeploymentName::new("iris").expect("valid")
+}
+
+/// A share, as users write it.
+pub fn percent(text: &str) -> Percent {
+    text.parse().expect(text)
+}
+
+/// A split, as users write it.
+pub fn split(active: &str, canary: &str, shadow: &str) -> Split {
+    Split {
+        active: active.parse().expect(active),
+        canary_percent: percent(canary),
+        shadow_percent: percent(shadow),
+    }
+}
+
+// === impl MemoryStore ===
+
+impl MemoryStore {
+    /// Puts a value there, whatever stood there.
+    pub fn put(&self, key: &str, value: &[u8]) {
+        self.writes.set(self.writes.get() + 1);
+        self.values
+            .borrow_mut()
+            .insert(key.to_owned(), (value.to_vec(), self.writes.get()));
+    }
+
+    /// Whether calls succeed.
+    pub fn set_reachable(&self, reachable: bool) {
+        self.unreachable.set(!reachable);
+    }
+
+    /// Runs `interruption` between the next swap's read and its write.
+    pub fn before_next_swap(&self, interruption: impl FnOnce(&MemoryStore) + 'static) {
+        *self.interruption.borrow_mut() = Some(Box::new(interruption));
+    }
+}
+
+impl Store for MemoryStore {
+    fn read(&self, key: &str) -> Result<Stored, StoreError> {
+        if self.unreachable.get() {
+            return Err(StoreError);
+        }
+        Ok(match self.values.borrow().get(key) {
+            Some((value, write)) => Stored {
+                value: Some(value.clone()),
+                seen: Seen::Write(*write),
+            },
+            None => Stored {
+                value: None,
+                seen: Seen::Never,
+            },
+        })
+    }
+
+    fn swap(&self, key: &str, value: &[u8], seen: Seen) -> Result<(), SwapError> {
+        if self.unreachable.get() {
+            return Err(SwapError::Unavailable);
+        }
+        let interruption = self.interruption.borrow_mut().take();
+        if let Some(interruption) = interruption {
+            interruption(self);
+        }
+        let current = self
+            .values
+            .borrow()
+            .get(key)
+            .map_or(Seen::Never, |(_, write)| Seen::Write(*write));
+        if current != seen {
+            return Err(SwapError::Conflict);
+        }
+        self.put(key, value);
+        Ok(())
+    }
+}
