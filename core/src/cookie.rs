@@ -1,10 +1,18 @@
 //! The cookie of cookie stickiness: found in a request, or issued with the answer.
 
-use crate::config::CookieSticky;
+use xxhash_rust::xxh64::xxh64;
 
-/// A fresh key for a browser that had none: 16 hexadecimal digits. It names a bucket and grants nothing.
-pub fn key_from(number: u64) -> String {
-    format!("{number:016x}")
+use crate::config::CookieSticky;
+use crate::leader::Member;
+
+/// A fresh key for a browser that had none: 16 hexadecimal digits. It names a bucket and grants nothing, so it need not
+/// be secret; it must differ from others, also from those that another worker makes in the same nanosecond.
+pub fn fresh_key(unix_nanos: u64, worker: Member, request: u32) -> String {
+    let mut parts = Vec::with_capacity(20);
+    parts.extend_from_slice(&unix_nanos.to_be_bytes());
+    parts.extend_from_slice(&worker.get().to_be_bytes());
+    parts.extend_from_slice(&request.to_be_bytes());
+    format!("{:016x}", xxh64(&parts, 0))
 }
 
 /// The value of the cookie `name` in a `cookie` header (RFC 6265, section 4.2.1); `None` when absent or empty.
@@ -49,10 +57,22 @@ mod tests {
     fn an_issued_cookie_is_for_the_whole_site_and_out_of_reach_of_scripts() {
         let mut cookie: CookieSticky = serde_json::from_str(r#"{"name": "bg", "max_age": "1h"}"#).expect("valid");
         assert_eq!(
-            issue(&cookie, &key_from(10)),
-            "bg=000000000000000a; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"
+            issue(&cookie, "a1"),
+            "bg=a1; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"
         );
         cookie.secure = true;
         assert!(issue(&cookie, "1").ends_with("; Secure"));
+    }
+
+    #[test]
+    fn keys_made_in_the_same_nanosecond_differ_by_worker_and_request() {
+        let store = crate::testing::MemoryStore::default();
+        let workers = [Member::enrol(&store), Member::enrol(&store)];
+        let keys: std::collections::BTreeSet<String> = workers
+            .into_iter()
+            .flat_map(|worker| (0..100).map(move |request| fresh_key(1, worker, request)))
+            .collect();
+        assert_eq!(keys.len(), 200);
+        assert!(keys.iter().all(|key| key.len() == 16));
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::colour::Colour;
 use crate::latency::{Bucket, Histogram};
 use crate::name::DeploymentName;
+use crate::state::{Split, State};
 
 /// A metric of one colour of one deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub enum ColourMetric {
     Active,
 }
 
-/// A gauge of one deployment.
+/// A metric of one deployment: gauges, but for the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeploymentMetric {
     /// Moves with every write of the state: while it stands still, what a worker knows is current.
@@ -41,6 +42,8 @@ pub enum DeploymentMetric {
     CanaryBasisPoints,
     /// The shadow share in hundredths of a percent.
     ShadowBasisPoints,
+    /// Counter: times that a worker could not read the state and went on with the last good one.
+    Fallbacks,
 }
 
 /// How an exchange ended.
@@ -118,7 +121,7 @@ impl ColourMetric {
 
 impl DeploymentMetric {
     /// How many there are, for a table by [`DeploymentMetric::index`].
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
 
     /// A place of its own, below [`DeploymentMetric::COUNT`].
     pub const fn index(self) -> usize {
@@ -128,7 +131,32 @@ impl DeploymentMetric {
             Self::CanaryPercent => 2,
             Self::CanaryBasisPoints => 3,
             Self::ShadowBasisPoints => 4,
+            Self::Fallbacks => 5,
         }
+    }
+
+    /// Whether it goes up and down.
+    pub const fn is_gauge(self) -> bool {
+        !matches!(self, Self::Fallbacks)
+    }
+
+    /// The gauges that show `state`, with their values.
+    pub fn of_state(state: &State) -> [(Self, u64); 4] {
+        let Split {
+            canary_percent,
+            shadow_percent,
+            ..
+        } = state.split;
+        let (canary, shadow) = (
+            u64::from(canary_percent.hundredths()),
+            u64::from(shadow_percent.hundredths()),
+        );
+        [
+            (Self::Revision, state.revision.get()),
+            (Self::CanaryPercent, canary.saturating_add(50) / 100),
+            (Self::CanaryBasisPoints, canary),
+            (Self::ShadowBasisPoints, shadow),
+        ]
     }
 
     /// The name under which Envoy keeps it.
@@ -139,6 +167,7 @@ impl DeploymentMetric {
             Self::CanaryPercent => "canary_percent",
             Self::CanaryBasisPoints => "canary_basis_points",
             Self::ShadowBasisPoints => "shadow_basis_points",
+            Self::Fallbacks => "fallbacks_total",
         };
         format!("bluegreen.deployment.{deployment}.{last}")
     }

@@ -330,7 +330,13 @@ mod tests {
             ),
             ("other-head", r#"{"path_prefix": "/a", "headers": {"x-region": "eu"}}"#),
         ]);
-        let cases: &[(&str, &str, &[(&str, &str)], &str)] = &[
+        type Case = (
+            &'static str,
+            &'static str,
+            &'static [(&'static str, &'static str)],
+            &'static str,
+        );
+        let cases: &[Case] = &[
             ("h", "/", &[], "all"),
             ("h", "/a", &[], "path"),
             ("h", "/a?b/c", &[], "path"),

@@ -88,13 +88,13 @@ impl Route {
         }
     }
 
-    /// Decides one request. `fresh` makes a number that no other request gets, for a browser without its cookie.
+    /// Decides one request. `fresh_key` makes a key that no other request gets, for a browser without its cookie.
     pub fn decide(
         &self,
         split: &Split,
         rotations: &mut Rotations,
         request: &dyn RequestHeaders,
-        fresh: impl FnOnce() -> u64,
+        fresh_key: impl FnOnce() -> String,
     ) -> Decision {
         if let Some(colour) = self.asked_for(request) {
             // A tester's request takes no part in anything that ordinary requests are counted for.
@@ -104,7 +104,7 @@ impl Route {
                 set_cookie: None,
             };
         }
-        let (chosen, set_cookie) = self.candidate_chosen(split, rotations, request, fresh);
+        let (chosen, set_cookie) = self.candidate_chosen(split, rotations, request, fresh_key);
         let colour = if chosen { split.candidate() } else { split.active };
         let shadow = !chosen && rotations.shadow.choose(split.shadow_percent);
         Decision {
@@ -125,7 +125,7 @@ impl Route {
         split: &Split,
         rotations: &mut Rotations,
         request: &dyn RequestHeaders,
-        fresh: impl FnOnce() -> u64,
+        fresh_key: impl FnOnce() -> String,
     ) -> (bool, Option<String>) {
         let share = split.canary_percent;
         let sticky = |key: &[u8]| self.buckets.get(split.candidate()).choose(key, share);
@@ -135,7 +135,7 @@ impl Route {
                 match cookie::find(&header, by.name.as_str()) {
                     Some(key) => (sticky(key), None),
                     None => {
-                        let key = cookie::key_from(fresh());
+                        let key = fresh_key();
                         (sticky(key.as_bytes()), Some(cookie::issue(by, &key)))
                     }
                 }
@@ -179,7 +179,7 @@ mod tests {
     fn colours(route: &Route, split: Split, headers: &Headers, count: usize) -> Vec<Colour> {
         let mut rotations = Rotations::default();
         (0..count)
-            .map(|n| route.decide(&split, &mut rotations, headers, || n as u64).colour)
+            .map(|n| route.decide(&split, &mut rotations, headers, || n.to_string()).colour)
             .collect()
     }
 
@@ -240,7 +240,7 @@ mod tests {
         let sticky = route(r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}"#);
         let half = split("blue", "50", "0");
         for number in 0..100 {
-            let first = sticky.decide(&half, &mut Rotations::default(), &Headers::new(), || number);
+            let first = sticky.decide(&half, &mut Rotations::default(), &Headers::new(), || number.to_string());
             let issued = first.set_cookie.expect("issued");
             let pair = issued.split(';').next().expect("a pair").to_owned();
             let again = Headers::from([("cookie", &*pair.leak())]);
@@ -254,7 +254,7 @@ mod tests {
         let open = route(r#", "override": {"header": "x-want"}"#);
         let mut rotations = Rotations::default();
         let one = split("blue", "50", "100");
-        let mut decide = |headers: &Headers| open.decide(&one, &mut rotations, headers, || 0);
+        let mut decide = |headers: &Headers| open.decide(&one, &mut rotations, headers, String::new);
         let (green, blue) = (
             Headers::from([("x-want", "green")]),
             Headers::from([("x-want", "blue")]),
@@ -285,7 +285,7 @@ mod tests {
         let both = split("blue", "20", "50");
         let mut rotations = Rotations::default();
         let decisions: Vec<Decision> = (0..1_000)
-            .map(|_| route("").decide(&both, &mut rotations, &Headers::new(), || 0))
+            .map(|_| route("").decide(&both, &mut rotations, &Headers::new(), String::new))
             .collect();
         let copied = decisions
             .iter()

@@ -1,0 +1,115 @@
+//! One inference request on its way to a colour and back: routed, marked and measured, never held up.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bluegreen_core::colour::Colour;
+use bluegreen_core::cookie;
+use bluegreen_core::counters::{Class, ColourMetric, of_exchange};
+use bluegreen_core::matching::DeploymentIndex;
+
+use crate::host;
+use crate::plugin::Plugin;
+
+/// A request that a deployment took.
+pub struct Exchange {
+    deployment: DeploymentIndex,
+    colour: Colour,
+    began: SystemTime,
+    answered: Option<Answered>,
+    set_cookie: Option<String>,
+}
+
+/// The head of the answer.
+struct Answered {
+    class: Class,
+    after: Duration,
+}
+
+/// Tells the client which colour answered.
+const COLOUR_HEADER: &str = "x-bluegreen-colour";
+/// Tells the client which model version answered.
+const VERSION_HEADER: &str = "x-bluegreen-version";
+
+// === impl Exchange ===
+
+impl Exchange {
+    /// Routes a request whose headers are under way; `None` when no deployment wants it.
+    pub fn begin(plugin: &Plugin, context_id: u32) -> Option<Self> {
+        let routing = &plugin.routing;
+        let Some((deployment, route)) = plugin.router.find(&host::Request) else {
+            for header in [&routing.cluster_header, &routing.colour_header, &routing.shadow_header] {
+                host::remove_request_header(header.as_str());
+            }
+            return None;
+        };
+        let (split, mut rotations) = plugin.in_force(deployment, route)?;
+        let began = host::now();
+        let decision = route.decide(&split, &mut rotations, &host::Request, || {
+            cookie::fresh_key(unix_nanos(began), plugin.member, context_id)
+        });
+        plugin.keep(deployment, rotations);
+
+        host::set_request_header(routing.colour_header.as_str(), decision.colour.as_str());
+        match decision.shadow.map(|colour| route.colours.get(colour)) {
+            Some(copied_to) => host::set_request_header(routing.shadow_header.as_str(), copied_to.cluster.as_str()),
+            None => host::remove_request_header(routing.shadow_header.as_str()),
+        }
+        let upstream = route.colours.get(decision.colour);
+        host::set_request_header(routing.cluster_header.as_str(), upstream.cluster.as_str());
+
+        let exchange = Self {
+            deployment,
+            colour: decision.colour,
+            began,
+            answered: None,
+            set_cookie: decision.set_cookie,
+        };
+        exchange.count(plugin, ColourMetric::Requests, 1);
+        exchange.count(plugin, ColourMetric::InFlight, 1);
+        Some(exchange)
+    }
+
+    /// Marks the answer, whose headers are under way. Envoy's own answers (no healthy upstream, timeout) come here too.
+    pub fn on_answer(&mut self, plugin: &Plugin) {
+        let class = Class::of_status(&host::response_status().unwrap_or_default());
+        self.answered = Some(Answered {
+            class,
+            after: since(self.began),
+        });
+        host::set_response_header(COLOUR_HEADER, self.colour.as_str());
+        if let Some(route) = plugin.router.routes().get(self.deployment) {
+            host::set_response_header(VERSION_HEADER, route.colours.get(self.colour).version.as_str());
+        }
+        if let Some(set_cookie) = self.set_cookie.take() {
+            host::add_response_header("set-cookie", &set_cookie);
+        }
+    }
+
+    /// Counts the exchange, which is over.
+    pub fn end(self, plugin: &Plugin) {
+        self.count(plugin, ColourMetric::InFlight, -1);
+        let (class, first_byte) = match &self.answered {
+            Some(answered) => (answered.class, Some(answered.after)),
+            None => (Class::Unanswered, None),
+        };
+        for metric in of_exchange(class, first_byte, since(self.began)) {
+            self.count(plugin, metric, 1);
+        }
+    }
+
+    fn count(&self, plugin: &Plugin, metric: ColourMetric, by: i64) {
+        if let Some(metrics) = plugin.metrics(self.deployment) {
+            metrics.add(self.colour, metric, by);
+        }
+    }
+}
+
+/// Time since `began`; none when the clock was set back in between.
+fn since(began: SystemTime) -> Duration {
+    host::now().duration_since(began).unwrap_or_default()
+}
+
+fn unix_nanos(time: SystemTime) -> u64 {
+    let nanos = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    u64::try_from(nanos).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,28 @@
+//! The filter: translates what Envoy reports into small plain values, lets `bluegreen-core` decide, and carries the
+//! decision out. Nothing outside this crate knows proxy-wasm; nothing inside it decides anything.
+//!
+//! One [`root::Root`] lives for each plugin configuration in each VM, one [`stream::Stream`] for each request.
+
+mod admin;
+mod exchange;
+mod host;
+mod metrics;
+mod plugin;
+mod root;
+mod shared_data;
+mod stream;
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod fake_host;
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests;
+
+/// Where Envoy enters a new VM.
+mod entry {
+    #![allow(missing_docs, reason = "the SDK's macro makes a function without docs")]
+
+    proxy_wasm::main! {{
+        proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
+        proxy_wasm::set_root_context(crate::root::create);
+    }}
+}

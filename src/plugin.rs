@@ -1,0 +1,207 @@
+//! What one VM keeps for one plugin configuration, shared by all its streams.
+//!
+//! A VM runs on one thread, so everything that changes is in a `Cell`: nothing can be borrowed twice.
+
+use std::cell::{Cell, RefCell};
+
+use bluegreen_core::admin::{Api, Backend};
+use bluegreen_core::colour::PerColour;
+use bluegreen_core::comparison::{self, Sample, period_of};
+use bluegreen_core::config::{Config, Routing};
+use bluegreen_core::counters::ColourCounts;
+use bluegreen_core::leader::{Member, lease_key};
+use bluegreen_core::matching::DeploymentIndex;
+use bluegreen_core::routing::{Rotations, Route, Router};
+use bluegreen_core::state::Split;
+use bluegreen_core::store::{self, Applied, Effect, Found, Store};
+use bluegreen_core::time::Timestamp;
+
+use crate::admin::Waiting;
+use crate::host;
+use crate::metrics::Metrics;
+use crate::shared_data::SharedData;
+
+/// A compiled configuration and this VM's memory of it.
+pub struct Plugin {
+    /// The decisions.
+    pub router: Router,
+    /// The headers that carry them.
+    pub routing: Routing,
+    /// The admin API, on listeners that have it.
+    pub api: Option<Api>,
+    /// This instance, among all in the process.
+    pub member: Member,
+    /// Admin calls whose body is still to come.
+    pub waiting: RefCell<Waiting>,
+    workings: Vec<Working>,
+    lease: String,
+    sampled: Cell<Option<u64>>,
+}
+
+/// What this VM remembers of one deployment.
+struct Working {
+    known: Cell<Option<Known>>,
+    rotations: Cell<Rotations>,
+    metrics: Metrics,
+    warned: Cell<bool>,
+}
+
+/// A split, current for as long as the epoch stands still.
+#[derive(Clone, Copy)]
+struct Known {
+    epoch: Option<u64>,
+    split: Split,
+}
+
+// === impl Plugin ===
+
+impl Plugin {
+    /// Compiles a configuration and sees to it that its `initial` splits are applied, once in the process.
+    pub fn new(config: &Config) -> Self {
+        let router = Router::new(config);
+        let working = |route: &Route| Working {
+            known: Cell::new(None),
+            rotations: Cell::default(),
+            metrics: Metrics::new(route.name.clone()),
+            warned: Cell::new(false),
+        };
+        let plugin = Self {
+            workings: router.routes().iter().map(working).collect(),
+            router,
+            routing: config.routing.clone(),
+            api: config.admin.clone().map(Api::new),
+            member: Member::enrol(&SharedData),
+            waiting: RefCell::default(),
+            lease: lease_key(config),
+            sampled: Cell::new(None),
+        };
+        plugin.adopt_initials();
+        plugin
+    }
+
+    fn adopt_initials(&self) {
+        let now = Timestamp::from(host::now());
+        for (route, working) in self.router.routes().iter().zip(&self.workings) {
+            match store::adopt_initial(&SharedData, &route.name, route.initial, now) {
+                Ok(applied) => working.publish(route, &applied),
+                Err(error) => log::warn!("bluegreen: deployment={}: {error}: requests follow initial", route.name),
+            }
+        }
+    }
+
+    /// The split in force for a deployment, and its rotations.
+    pub fn in_force(&self, index: DeploymentIndex, route: &Route) -> Option<(Split, Rotations)> {
+        let working = self.workings.get(index)?;
+        Some((working.split(route), working.rotations.get()))
+    }
+
+    /// Keeps the rotations as a decision left them.
+    pub fn keep(&self, index: DeploymentIndex, rotations: Rotations) {
+        if let Some(working) = self.workings.get(index) {
+            working.rotations.set(rotations);
+        }
+    }
+
+    /// A deployment's metrics.
+    pub fn metrics(&self, index: DeploymentIndex) -> Option<&Metrics> {
+        self.workings.get(index).map(|working| &working.metrics)
+    }
+
+    /// Makes a write known: all workers, the gauges and the log. To be done before the write is answered.
+    pub fn publish(&self, index: DeploymentIndex, applied: &Applied) {
+        if let (Some(working), Some(route)) = (self.workings.get(index), self.router.routes().get(index)) {
+            working.publish(route, applied);
+        }
+    }
+
+    /// Does what one instance does for all, if this is the one.
+    pub fn lead(&self, now: Timestamp) {
+        if !self.member.leads(&SharedData, &self.lease, now) || self.sampled.get() == Some(period_of(now)) {
+            return;
+        }
+        self.sampled.set(Some(period_of(now)));
+        for (route, working) in self.router.routes().iter().zip(&self.workings) {
+            let sample = Sample {
+                at: now,
+                counts: working.metrics.counts(),
+            };
+            if let Err(error) = comparison::record(&SharedData, &route.name, &sample) {
+                working.warn_once(route, &error.to_string());
+            }
+            // Two writers at once may have set the gauges in the other order.
+            if let Ok(loaded) = store::load(&SharedData, &route.name, route.initial, now) {
+                working.metrics.show(&loaded.state);
+            }
+        }
+    }
+}
+
+impl Backend for Plugin {
+    fn store(&self) -> &dyn Store {
+        &SharedData
+    }
+
+    fn counts(&self, deployment: DeploymentIndex) -> PerColour<ColourCounts> {
+        self.metrics(deployment).map(Metrics::counts).unwrap_or_default()
+    }
+}
+
+// === impl Working ===
+
+impl Working {
+    /// The split in force. One gauge is read per request, and shared data only after a write.
+    fn split(&self, route: &Route) -> Split {
+        let epoch = self.metrics.epoch();
+        match self.known.get() {
+            Some(known) if known.epoch == epoch && epoch.is_some() => known.split,
+            last_good => self.read(route, epoch, last_good),
+        }
+    }
+
+    /// Reads the state after the epoch moved. The epoch was read first, so what is read is at least as new as it says.
+    fn read(&self, route: &Route, epoch: Option<u64>, last_good: Option<Known>) -> Split {
+        let fallback = last_good.map_or(route.initial, |known| known.split);
+        match store::load(&SharedData, &route.name, route.initial, Timestamp::default()) {
+            Ok(loaded) if loaded.found != Found::Foreign => {
+                self.known.set(Some(Known {
+                    epoch,
+                    split: loaded.state.split,
+                }));
+                loaded.state.split
+            }
+            Ok(_) => {
+                self.warn_once(
+                    route,
+                    "what is kept under its key is not a state; another plugin may share the vm_id",
+                );
+                self.metrics.count_fallback();
+                self.known.set(Some(Known { epoch, split: fallback }));
+                fallback
+            }
+            Err(error) => {
+                self.warn_once(route, &error.to_string());
+                self.metrics.count_fallback();
+                fallback
+            }
+        }
+    }
+
+    fn publish(&self, route: &Route, applied: &Applied) {
+        if applied.effect != Effect::None {
+            self.metrics.move_epoch();
+        }
+        if let (Effect::Changed, Some(change)) = (applied.effect, applied.state.history.newest()) {
+            log::info!("bluegreen: {}", change.log_line(route.name.as_str()));
+        }
+        self.metrics.show(&applied.state);
+    }
+
+    fn warn_once(&self, route: &Route, cause: &str) {
+        if !self.warned.replace(true) {
+            log::warn!(
+                "bluegreen: deployment={}: {cause}: going on with the last good state",
+                route.name
+            );
+        }
+    }
+}

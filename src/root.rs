@@ -1,0 +1,61 @@
+//! The root context: takes a configuration in, gives streams out, and ticks.
+
+use std::rc::Rc;
+
+use bluegreen_core::config::Config;
+use bluegreen_core::leader::TICK;
+use bluegreen_core::time::Timestamp;
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::ContextType;
+
+use crate::host;
+use crate::plugin::Plugin;
+use crate::stream::Stream;
+
+/// One plugin configuration in one VM.
+#[derive(Default)]
+pub struct Root {
+    plugin: Option<Rc<Plugin>>,
+}
+
+/// Makes a root context, as the SDK asks for one.
+pub fn create(_context_id: u32) -> Box<dyn RootContext> {
+    Box::<Root>::default()
+}
+
+// === impl Root ===
+
+impl Context for Root {}
+
+impl RootContext for Root {
+    /// Refusing leaves Envoy with the configuration that it had; at the start it ends Envoy.
+    fn on_configure(&mut self, _size: usize) -> bool {
+        match Config::from_json(&host::plugin_configuration()) {
+            Ok(config) => {
+                self.plugin = Some(Rc::new(Plugin::new(&config)));
+                host::tick_every(TICK);
+                true
+            }
+            Err(error) => {
+                log::error!("bluegreen: configuration refused: {error}");
+                false
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        if let Some(plugin) = &self.plugin {
+            let now = Timestamp::from(host::now());
+            plugin.lead(now);
+            plugin.waiting.borrow_mut().give_up(now);
+        }
+    }
+
+    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(Stream::new(context_id, self.plugin.clone())))
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}

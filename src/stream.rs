@@ -1,0 +1,99 @@
+//! The context of one request: finds out whether it is traffic or an admin call, and hands each event on.
+
+use std::rc::Rc;
+
+use bluegreen_core::matching::RequestHeaders;
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::Action;
+
+use crate::admin::AdminCall;
+use crate::exchange::Exchange;
+use crate::host;
+use crate::plugin::Plugin;
+
+/// One request and its answer.
+pub struct Stream {
+    context_id: u32,
+    plugin: Option<Rc<Plugin>>,
+    kind: Kind,
+}
+
+/// What a request turned out to be.
+enum Kind {
+    /// Its headers have not come yet, or no deployment wants it.
+    Bypassed,
+    /// An inference request of a deployment.
+    Traffic(Exchange),
+    /// A call of the admin API.
+    Admin(AdminCall),
+}
+
+// === impl Stream ===
+
+impl Stream {
+    /// A stream without any event yet.
+    pub fn new(context_id: u32, plugin: Option<Rc<Plugin>>) -> Self {
+        Self {
+            context_id,
+            plugin,
+            kind: Kind::Bypassed,
+        }
+    }
+}
+
+impl Context for Stream {}
+
+impl HttpContext for Stream {
+    fn on_http_request_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
+        let Some(plugin) = &self.plugin else {
+            return Action::Continue;
+        };
+        if let Some(api) = &plugin.api {
+            let path = host::Request.header(":path").unwrap_or_default();
+            if api.covers(&path) {
+                self.kind = Kind::Admin(AdminCall::receive(plugin, api, self.context_id, path, end_of_stream));
+                return Action::Pause;
+            }
+        }
+        if let Some(exchange) = Exchange::begin(plugin, self.context_id) {
+            self.kind = Kind::Traffic(exchange);
+        }
+        Action::Continue
+    }
+
+    fn on_http_request_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        match (&mut self.kind, &self.plugin) {
+            (Kind::Admin(call), Some(plugin)) => {
+                call.on_body(plugin, size, end_of_stream);
+                Action::Pause
+            }
+            _ => Action::Continue,
+        }
+    }
+
+    fn on_http_request_trailers(&mut self, _count: usize) -> Action {
+        match (&mut self.kind, &self.plugin) {
+            (Kind::Admin(call), Some(plugin)) => {
+                call.on_trailers(plugin);
+                Action::Pause
+            }
+            _ => Action::Continue,
+        }
+    }
+
+    fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
+        if let (Kind::Traffic(exchange), Some(plugin)) = (&mut self.kind, &self.plugin) {
+            exchange.on_answer(plugin);
+        }
+        Action::Continue
+    }
+
+    /// Envoy logs every stream exactly once, at its end, however it ended: completed, reset, timed out or abandoned.
+    fn on_log(&mut self) {
+        match (std::mem::replace(&mut self.kind, Kind::Bypassed), &self.plugin) {
+            (Kind::Traffic(exchange), Some(plugin)) => exchange.end(plugin),
+            (Kind::Admin(call), Some(plugin)) => call.end(plugin),
+            _ => {}
+        }
+    }
+}
