@@ -30,7 +30,7 @@ impl Context for Root {}
 impl RootContext for Root {
     /// Refusing leaves Envoy with the configuration that it had; at the start it ends Envoy.
     fn on_configure(&mut self, _size: usize) -> bool {
-        match Config::from_json(&host::plugin_configuration()) {
+        match Config::from_bytes(&host::plugin_configuration()) {
             Ok(config) => {
                 self.plugin = Some(Rc::new(Plugin::new(&config)));
                 host::tick_every(TICK);

@@ -302,7 +302,7 @@ mod tests {
             r#"{{"deployments": {{{}}}}}"#,
             matches.iter().map(entry).collect::<Vec<_>>().join(",")
         );
-        Config::from_json(json.as_bytes()).expect("valid")
+        Config::from_bytes(json.as_bytes()).expect("valid")
     }
 
     fn found<'c>(config: &'c Config, request: &Request) -> Option<&'c str> {

@@ -172,7 +172,7 @@ mod tests {
             r#"{{"deployments": {{"iris": {{"colours": {{
                 "blue": {{"cluster": "b", "version": "1"}}, "green": {{"cluster": "g", "version": "2"}}}} {extra}}}}}}}"#
         );
-        let config = Config::from_json(json.as_bytes()).expect("valid");
+        let config = Config::from_bytes(json.as_bytes()).expect("valid");
         Router::new(&config).routes.pop().expect("one")
     }
 

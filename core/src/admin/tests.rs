@@ -34,7 +34,7 @@ impl Fixture {
                 {"name": "alice", "role": "operator", "sha256": sum("op")},
                 {"name": "victor", "role": "viewer", "sha256": sum("view")}]},
         });
-        let config = Config::from_json(json.to_string().as_bytes()).expect("valid");
+        let config = Config::from_bytes(json.to_string().as_bytes()).expect("valid");
         Self {
             router: Router::new(&config),
             api: Api::new(config.admin.expect("present")),

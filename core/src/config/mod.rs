@@ -1,10 +1,10 @@
 //! The plugin configuration: what users write, checked as a whole before any of it is used.
 //!
-//! Envoy hands a `google.protobuf.Struct` over as JSON, so users write YAML and this reads JSON. Whatever is wrong is
-//! refused with the path of the field, and Envoy keeps the configuration that it had.
+//! Whatever is wrong is refused with the path of the field, and Envoy keeps the configuration that it had.
 
 mod access;
 mod deployment;
+mod document;
 mod pattern;
 
 use std::collections::BTreeMap;
@@ -52,22 +52,21 @@ pub struct ConfigError {
 // === impl Config ===
 
 impl Config {
-    /// Reads and checks a configuration.
+    /// Reads and checks a configuration in either of the forms in which Envoy hands it over: JSON, or the
+    /// `google.protobuf.Struct` that its own configuration was written as.
     ///
     /// # Errors
     /// The first field that is missing, unknown, of the wrong kind, out of range or at odds with another.
-    pub fn from_json(json: &[u8]) -> Result<Self, ConfigError> {
-        let mut reader = serde_json::Deserializer::from_slice(json);
-        let config: Self = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ConfigError> {
+        let document =
+            document::parse(bytes).map_err(|error| ConfigError::at(String::new(), format!("not JSON: {error}")))?;
+        let config: Self = serde_path_to_error::deserialize(document).map_err(|error| {
             let path = error.path().to_string();
             ConfigError::at(
                 if path == "." { String::new() } else { path },
-                without_position(error.inner()),
+                error.into_inner().to_string(),
             )
         })?;
-        reader
-            .end()
-            .map_err(|error| ConfigError::at(String::new(), without_position(&error)))?;
         config.check()?;
         Ok(config)
     }
@@ -112,15 +111,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-}
-
-/// The error without "at line 1 column 42": users write YAML, so the column of Envoy's JSON would mislead them.
-fn without_position(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match text.rsplit_once(" at line ") {
-        Some((problem, _)) => problem.to_owned(),
-        None => text,
     }
 }
 
@@ -182,7 +172,7 @@ mod tests {
 
     #[test]
     fn every_section_of_a_full_configuration_is_read() {
-        let config = Config::from_json(FULL.as_bytes()).expect("valid");
+        let config = Config::from_bytes(FULL.as_bytes()).expect("valid");
         let iris = config.deployments.values().next().expect("one deployment");
         assert_eq!(iris.initial.active, Colour::Green);
         assert_eq!(iris.initial.canary_percent.hundredths(), 1_250);
@@ -198,7 +188,7 @@ mod tests {
     fn what_is_left_out_takes_its_documented_default() {
         let json = r#"{"deployments": {"iris": {"colours": {
             "blue": {"cluster": "b", "version": "1"}, "green": {"cluster": "g", "version": "2"}}}}}"#;
-        let config = Config::from_json(json.as_bytes()).expect("valid");
+        let config = Config::from_bytes(json.as_bytes()).expect("valid");
         assert_eq!(config.routing, Routing::default());
         for header in [
             &config.routing.cluster_header,
@@ -219,7 +209,7 @@ mod tests {
     #[test]
     fn a_bad_field_is_refused_with_its_path_and_its_rule() {
         let cases = [
-            ("", "EOF", ""),
+            ("", "missing field `deployments`", ""),
             ("7", "invalid type", ""),
             (&format!("{FULL} x"), "trailing", ""),
             ("{}", "missing field `deployments`", ""),
@@ -321,10 +311,9 @@ mod tests {
             ),
         ];
         for (json, problem, path) in cases {
-            let error = Config::from_json(json.as_bytes()).expect_err(problem);
+            let error = Config::from_bytes(json.as_bytes()).expect_err(problem);
             assert!(error.to_string().contains(problem), "{problem}: {error}");
             assert!(error.path().starts_with(path), "{path}: {error}");
-            assert!(!error.to_string().contains("at line"), "{error}");
         }
     }
 }
