@@ -48,10 +48,7 @@ impl AdminCall {
         let progress = match api.receive(&head) {
             Ok(call) if end_of_stream => answer(plugin, call, &[]),
             Ok(call) => {
-                plugin
-                    .waiting
-                    .borrow_mut()
-                    .add(context_id, Timestamp::from(host::now()).plus(BODY_BEGINS_WITHIN));
+                plugin.waiting.borrow_mut().add(context_id, Timestamp::from(host::now()).plus(BODY_BEGINS_WITHIN));
                 Progress::Waiting(call)
             }
             Err(response) => {

@@ -57,13 +57,8 @@ impl Exchange {
         let upstream = route.colours.get(decision.colour);
         host::set_request_header(routing.cluster_header.as_str(), upstream.cluster.as_str());
 
-        let exchange = Self {
-            deployment,
-            colour: decision.colour,
-            began,
-            answered: None,
-            set_cookie: decision.set_cookie,
-        };
+        let exchange =
+            Self { deployment, colour: decision.colour, began, answered: None, set_cookie: decision.set_cookie };
         exchange.count(plugin, ColourMetric::Requests, 1);
         exchange.count(plugin, ColourMetric::InFlight, 1);
         Some(exchange)
@@ -72,10 +67,7 @@ impl Exchange {
     /// Marks the answer, whose headers are under way. Envoy's own answers (no healthy upstream, timeout) come here too.
     pub fn on_answer(&mut self, plugin: &Plugin) {
         let class = Class::of_status(&host::response_status().unwrap_or_default());
-        self.answered = Some(Answered {
-            class,
-            after: since(self.began),
-        });
+        self.answered = Some(Answered { class, after: since(self.began) });
         host::set_response_header(COLOUR_HEADER, self.colour.as_str());
         if let Some(route) = plugin.router.routes().get(self.deployment) {
             host::set_response_header(VERSION_HEADER, route.colours.get(self.colour).version.as_str());

@@ -1,16 +1,18 @@
 //! A deployment's metrics in this VM: numbers that the host gave out, asked for on first use.
 //!
 //! Envoy makes a stat of each metric that is defined, and a deployment has some 350 of them, most of them buckets that
-//! no request ever falls into. So none is defined before it is needed.
+//! no request ever falls into. So none is defined before something is counted in it.
 
 use std::cell::Cell;
 
+use bluegreen_core::buckets;
 use bluegreen_core::colour::{Colour, PerColour};
 use bluegreen_core::counters::{ColourCounts, ColourMetric, DeploymentMetric};
 use bluegreen_core::name::DeploymentName;
 use bluegreen_core::state::State;
 
 use crate::host::{self, MetricId};
+use crate::shared_data::SharedData;
 
 /// The metrics of one deployment.
 pub struct Metrics {
@@ -25,11 +27,7 @@ impl Metrics {
     /// Knows no number yet.
     pub fn new(name: DeploymentName) -> Self {
         let colours = PerColour::from_fn(|_| vec![Cell::new(None); ColourMetric::COUNT].into_boxed_slice());
-        Self {
-            name,
-            colours,
-            own: std::array::from_fn(|_| Cell::new(None)),
-        }
+        Self { name, colours, own: std::array::from_fn(|_| Cell::new(None)) }
     }
 
     /// Adds to a counter or gauge of a colour.
@@ -41,12 +39,9 @@ impl Metrics {
 
     /// What was counted about both colours, by all workers.
     pub fn counts(&self) -> PerColour<ColourCounts> {
-        let value = |colour, metric| {
-            self.of_colour(colour, metric)
-                .and_then(host::metric)
-                .unwrap_or_default()
-        };
-        PerColour::from_fn(|colour| ColourCounts::collect(|metric| value(colour, metric)))
+        let used = buckets::used(&SharedData, &self.name);
+        let value = |colour, metric| self.of_colour(colour, metric).and_then(host::metric).unwrap_or_default();
+        PerColour::from_fn(|colour| ColourCounts::collect(used.get(colour), |metric| value(colour, metric)))
     }
 
     /// The number that moves with each write of the state; `None` if the host gives none.
@@ -90,15 +85,17 @@ impl Metrics {
     fn of_colour(&self, colour: Colour, metric: ColourMetric) -> Option<MetricId> {
         let cell = self.colours.get(colour).get(metric.index())?;
         known_or(cell, || {
+            if let Some((latency, bucket)) = metric.bucket() {
+                // Without the note the bucket counts all the same; only comparisons pass it over.
+                let _ = buckets::note(&SharedData, &self.name, colour, latency, bucket);
+            }
             host::define_metric(&metric.name(&self.name, colour), metric.is_gauge())
         })
     }
 
     fn of_deployment(&self, metric: DeploymentMetric) -> Option<MetricId> {
         let cell = self.own.get(metric.index())?;
-        known_or(cell, || {
-            host::define_metric(&metric.name(&self.name), metric.is_gauge())
-        })
+        known_or(cell, || host::define_metric(&metric.name(&self.name), metric.is_gauge()))
     }
 }
 

@@ -121,10 +121,7 @@ impl Plugin {
         }
         self.sampled.set(Some(period_of(now)));
         for (route, working) in self.router.routes().iter().zip(&self.workings) {
-            let sample = Sample {
-                at: now,
-                counts: working.metrics.counts(),
-            };
+            let sample = Sample { at: now, counts: working.metrics.counts() };
             if let Err(error) = comparison::record(&SharedData, &route.name, &sample) {
                 working.warn_once(route, &error.to_string());
             }
@@ -163,17 +160,11 @@ impl Working {
         let fallback = last_good.map_or(route.initial, |known| known.split);
         match store::load(&SharedData, &route.name, route.initial, Timestamp::default()) {
             Ok(loaded) if loaded.found != Found::Foreign => {
-                self.known.set(Some(Known {
-                    epoch,
-                    split: loaded.state.split,
-                }));
+                self.known.set(Some(Known { epoch, split: loaded.state.split }));
                 loaded.state.split
             }
             Ok(_) => {
-                self.warn_once(
-                    route,
-                    "what is kept under its key is not a state; another plugin may share the vm_id",
-                );
+                self.warn_once(route, "what is kept under its key is not a state; another plugin may share the vm_id");
                 self.metrics.count_fallback();
                 self.known.set(Some(Known { epoch, split: fallback }));
                 fallback
@@ -198,10 +189,7 @@ impl Working {
 
     fn warn_once(&self, route: &Route, cause: &str) {
         if !self.warned.replace(true) {
-            log::warn!(
-                "bluegreen: deployment={}: {cause}: going on with the last good state",
-                route.name
-            );
+            log::warn!("bluegreen: deployment={}: {cause}: going on with the last good state", route.name);
         }
     }
 }

@@ -16,10 +16,7 @@ impl Store for SharedData {
     /// 1.2 to 1.5 µs for a small value.
     fn read(&self, key: &str) -> Result<Stored, StoreError> {
         let (value, write) = hostcalls::get_shared_data(key).map_err(|_| StoreError)?;
-        Ok(Stored {
-            value,
-            seen: write.map_or(Seen::Never, Seen::Write),
-        })
+        Ok(Stored { value, seen: write.map_or(Seen::Never, Seen::Write) })
     }
 
     fn swap(&self, key: &str, value: &[u8], seen: Seen) -> Result<(), SwapError> {

@@ -33,11 +33,7 @@ enum Kind {
 impl Stream {
     /// A stream without any event yet.
     pub fn new(context_id: u32, plugin: Option<Rc<Plugin>>) -> Self {
-        Self {
-            context_id,
-            plugin,
-            kind: Kind::Bypassed,
-        }
+        Self { context_id, plugin, kind: Kind::Bypassed }
     }
 }
 

@@ -77,10 +77,7 @@ impl FromStr for Colour {
 impl<T> PerColour<T> {
     /// Makes both values, blue's first.
     pub fn from_fn(mut make: impl FnMut(Colour) -> T) -> Self {
-        Self {
-            blue: make(Colour::Blue),
-            green: make(Colour::Green),
-        }
+        Self { blue: make(Colour::Blue), green: make(Colour::Green) }
     }
 
     /// The value for `colour`.

@@ -61,11 +61,8 @@ pub struct Percentiles {
 /// How far apart samples are taken.
 pub const SAMPLE_PERIOD: Duration = Duration::from_secs(10);
 /// The periods of the comparison, with their names in the API.
-pub const WINDOWS: [(&str, Duration); 3] = [
-    ("1m", Duration::from_secs(60)),
-    ("5m", Duration::from_secs(300)),
-    ("15m", Duration::from_secs(900)),
-];
+pub const WINDOWS: [(&str, Duration); 3] =
+    [("1m", Duration::from_secs(60)), ("5m", Duration::from_secs(300)), ("15m", Duration::from_secs(900))];
 /// Enough for the longest period, one sample before it, and the one being written.
 const SLOTS: u64 = 92;
 
@@ -118,16 +115,10 @@ fn baseline(store: &dyn Store, name: &DeploymentName, now: &Sample, length: Dura
     // Nothing is older, so all that was ever counted lies in the period, which began with the oldest sample.
     for period in first_period..=period_of(now.at) {
         if let Some(oldest) = read(store, name, period)? {
-            return Ok(Sample {
-                at: oldest.at,
-                ..Sample::default()
-            });
+            return Ok(Sample { at: oldest.at, ..Sample::default() });
         }
     }
-    Ok(Sample {
-        at: now.at,
-        ..Sample::default()
-    })
+    Ok(Sample { at: now.at, ..Sample::default() })
 }
 
 fn read(store: &dyn Store, name: &DeploymentName, period: u64) -> Result<Option<Sample>, StoreError> {
@@ -148,10 +139,7 @@ impl Window {
     fn between(then: &Sample, now: &Sample) -> Self {
         let seconds = now.at.since(then.at).as_secs_f64();
         let figures = |colour: Colour| Figures::new(&now.counts.get(colour).since(then.counts.get(colour)), seconds);
-        Self {
-            seconds,
-            colours: PerColour::from_fn(figures),
-        }
+        Self { seconds, colours: PerColour::from_fn(figures) }
     }
 }
 
@@ -162,11 +150,7 @@ impl Figures {
         let rounded = |value: f64| (value * 10_000.0).round() / 10_000.0;
         Self {
             requests: counts.requests,
-            rate: if seconds > 0.0 {
-                rounded(counts.requests as f64 / seconds)
-            } else {
-                0.0
-            },
+            rate: if seconds > 0.0 { rounded(counts.requests as f64 / seconds) } else { 0.0 },
             error_rate: (counts.answered > 0).then(|| rounded(counts.failed as f64 / counts.answered as f64)),
             unanswered: counts.unanswered,
             ttfb_ms: Percentiles::of(&counts.first_byte),
@@ -180,11 +164,7 @@ impl Figures {
 impl Percentiles {
     fn of(histogram: &Histogram) -> Self {
         let at = |percent| histogram.percentile_millis(percent);
-        Self {
-            p50: at(50),
-            p95: at(95),
-            p99: at(99),
-        }
+        Self { p50: at(50), p95: at(95), p99: at(99) }
     }
 }
 
@@ -197,20 +177,9 @@ mod tests {
 
     /// A deployment whose green colour gets one request a second, a tenth of which fail.
     fn sample(second: u64) -> Sample {
-        let green = ColourCounts {
-            requests: second,
-            answered: second,
-            failed: second / 10,
-            ..ColourCounts::default()
-        };
-        let counts = PerColour {
-            blue: ColourCounts::default(),
-            green,
-        };
-        Sample {
-            at: Timestamp::from_millis(START + second * 1_000),
-            counts,
-        }
+        let green = ColourCounts { requests: second, answered: second, failed: second / 10, ..ColourCounts::default() };
+        let counts = PerColour { blue: ColourCounts::default(), green };
+        Sample { at: Timestamp::from_millis(START + second * 1_000), counts }
     }
 
     fn run(store: &MemoryStore, seconds: std::ops::RangeInclusive<u64>) {
@@ -221,10 +190,7 @@ mod tests {
 
     fn compare(store: &MemoryStore, second: u64) -> Vec<(f64, u64)> {
         let windows = windows(store, &iris(), &sample(second)).expect("in reach");
-        windows
-            .into_iter()
-            .map(|(_, window)| (window.seconds, window.colours.green.requests))
-            .collect()
+        windows.into_iter().map(|(_, window)| (window.seconds, window.colours.green.requests)).collect()
     }
 
     #[test]
@@ -261,14 +227,8 @@ mod tests {
         let windows = windows(&store, &iris(), &sample(1_001)).expect("in reach");
         let (label, minute) = &windows[0];
         assert_eq!(*label, "1m");
-        assert_eq!(
-            (minute.colours.green.rate, minute.colours.green.error_rate),
-            (1.0, Some(0.1))
-        );
-        assert_eq!(
-            (minute.colours.blue.requests, minute.colours.blue.error_rate),
-            (0, None)
-        );
+        assert_eq!((minute.colours.green.rate, minute.colours.green.error_rate), (1.0, Some(0.1)));
+        assert_eq!((minute.colours.blue.requests, minute.colours.blue.error_rate), (0, None));
     }
 
     #[test]

@@ -56,10 +56,7 @@ mod tests {
     #[test]
     fn an_issued_cookie_is_for_the_whole_site_and_out_of_reach_of_scripts() {
         let mut cookie: CookieSticky = serde_json::from_str(r#"{"name": "bg", "max_age": "1h"}"#).expect("valid");
-        assert_eq!(
-            issue(&cookie, "a1"),
-            "bg=a1; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax"
-        );
+        assert_eq!(issue(&cookie, "a1"), "bg=a1; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax");
         cookie.secure = true;
         assert!(issue(&cookie, "1").ends_with("; Secure"));
     }
@@ -68,10 +65,8 @@ mod tests {
     fn keys_made_in_the_same_nanosecond_differ_by_worker_and_request() {
         let store = crate::testing::MemoryStore::default();
         let workers = [Member::enrol(&store), Member::enrol(&store)];
-        let keys: std::collections::BTreeSet<String> = workers
-            .into_iter()
-            .flat_map(|worker| (0..100).map(move |request| fresh_key(1, worker, request)))
-            .collect();
+        let keys: std::collections::BTreeSet<String> =
+            workers.into_iter().flat_map(|worker| (0..100).map(move |request| fresh_key(1, worker, request))).collect();
         assert_eq!(keys.len(), 200);
         assert!(keys.iter().all(|key| key.len() == 16));
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::buckets::{Latency, Used};
 use crate::colour::Colour;
 use crate::latency::{Bucket, Histogram};
 use crate::name::DeploymentName;
@@ -87,9 +88,7 @@ impl ColourMetric {
             Self::Active => 2,
             Self::Responses(class) => 3_usize.saturating_add(class.index()),
             Self::FirstByte(bucket) => first_bucket.saturating_add(bucket.index()),
-            Self::Exchange(bucket) => first_bucket
-                .saturating_add(Bucket::COUNT)
-                .saturating_add(bucket.index()),
+            Self::Exchange(bucket) => first_bucket.saturating_add(Bucket::COUNT).saturating_add(bucket.index()),
         }
     }
 
@@ -98,14 +97,19 @@ impl ColourMetric {
         matches!(self, Self::InFlight | Self::Active)
     }
 
+    /// The bucket that it counts, if it counts one.
+    pub const fn bucket(self) -> Option<(Latency, Bucket)> {
+        match self {
+            Self::FirstByte(bucket) => Some((Latency::FirstByte, bucket)),
+            Self::Exchange(bucket) => Some((Latency::Exchange, bucket)),
+            Self::Requests | Self::Responses(_) | Self::InFlight | Self::Active => None,
+        }
+    }
+
     /// The name under which Envoy keeps it.
     pub fn name(self, deployment: &DeploymentName, colour: Colour) -> String {
         let prefix = format!("bluegreen.deployment.{deployment}.colour.{colour}");
-        let bucket = |bucket: Bucket| {
-            bucket
-                .end_micros()
-                .map_or_else(|| "inf".to_owned(), |end| end.to_string())
-        };
+        let bucket = |bucket: Bucket| bucket.end_micros().map_or_else(|| "inf".to_owned(), |end| end.to_string());
         match self {
             Self::Requests => format!("{prefix}.requests_total"),
             Self::Responses(class) => format!("{prefix}.class.{}.responses_total", class.as_str()),
@@ -142,15 +146,8 @@ impl DeploymentMetric {
 
     /// The gauges that show `state`, with their values.
     pub fn of_state(state: &State) -> [(Self, u64); 4] {
-        let Split {
-            canary_percent,
-            shadow_percent,
-            ..
-        } = state.split;
-        let (canary, shadow) = (
-            u64::from(canary_percent.hundredths()),
-            u64::from(shadow_percent.hundredths()),
-        );
+        let Split { canary_percent, shadow_percent, .. } = state.split;
+        let (canary, shadow) = (u64::from(canary_percent.hundredths()), u64::from(shadow_percent.hundredths()));
         [
             (Self::Revision, state.revision.get()),
             (Self::CanaryPercent, canary.saturating_add(50) / 100),
@@ -214,16 +211,9 @@ impl Class {
 // === impl ColourCounts ===
 
 impl ColourCounts {
-    /// Reads every counter of a colour with `value`. The buckets of a colour without requests are not asked for: each
-    /// that is would become a stat of its own in Envoy.
-    pub fn collect(value: impl Fn(ColourMetric) -> u64) -> Self {
-        let mut counts = Self {
-            requests: value(ColourMetric::Requests),
-            ..Self::default()
-        };
-        if counts.requests == 0 {
-            return counts;
-        }
+    /// Reads a colour's counters with `value`, of the buckets only those that are `used`.
+    pub fn collect(used: &Used, value: impl Fn(ColourMetric) -> u64) -> Self {
+        let mut counts = Self { requests: value(ColourMetric::Requests), ..Self::default() };
         for class in Class::all() {
             let ended = value(ColourMetric::Responses(class));
             match class {
@@ -234,9 +224,11 @@ impl ColourCounts {
                 }
             }
         }
-        for bucket in Bucket::all() {
-            counts.first_byte.add(bucket, value(ColourMetric::FirstByte(bucket)));
-            counts.exchange.add(bucket, value(ColourMetric::Exchange(bucket)));
+        for bucket in &used.first_byte {
+            counts.first_byte.add(*bucket, value(ColourMetric::FirstByte(*bucket)));
+        }
+        for bucket in &used.exchange {
+            counts.exchange.add(*bucket, value(ColourMetric::Exchange(*bucket)));
         }
         counts
     }
@@ -259,9 +251,7 @@ pub fn of_exchange(class: Class, first_byte: Option<Duration>, total: Duration) 
     let first_byte = first_byte.map(|latency| ColourMetric::FirstByte(Bucket::of(latency)));
     // An exchange without an answer says nothing about the model's speed.
     let exchange = first_byte.map(|_| ColourMetric::Exchange(Bucket::of(total)));
-    [Some(ColourMetric::Responses(class)), first_byte, exchange]
-        .into_iter()
-        .flatten()
+    [Some(ColourMetric::Responses(class)), first_byte, exchange].into_iter().flatten()
 }
 
 #[cfg(test)]
@@ -275,11 +265,7 @@ mod tests {
         let buckets =
             Bucket::all().flat_map(|bucket| [ColourMetric::FirstByte(bucket), ColourMetric::Exchange(bucket)]);
         let single = [ColourMetric::Requests, ColourMetric::InFlight, ColourMetric::Active];
-        single
-            .into_iter()
-            .chain(Class::all().map(ColourMetric::Responses))
-            .chain(buckets)
-            .collect()
+        single.into_iter().chain(Class::all().map(ColourMetric::Responses)).chain(buckets).collect()
     }
 
     #[test]
@@ -293,43 +279,33 @@ mod tests {
     #[test]
     fn names_are_what_the_shipped_stats_tags_take_apart() {
         let name = |metric: ColourMetric| metric.name(&iris(), Colour::Green);
-        assert_eq!(
-            name(ColourMetric::Requests),
-            "bluegreen.deployment.iris.colour.green.requests_total"
-        );
+        assert_eq!(name(ColourMetric::Requests), "bluegreen.deployment.iris.colour.green.requests_total");
         let failed = name(ColourMetric::Responses(Class::Status(5)));
-        assert_eq!(
-            failed,
-            "bluegreen.deployment.iris.colour.green.class.5xx.responses_total"
-        );
+        assert_eq!(failed, "bluegreen.deployment.iris.colour.green.class.5xx.responses_total");
         let fast = name(ColourMetric::FirstByte(Bucket::of(Duration::from_micros(100))));
-        assert_eq!(
-            fast,
-            "bluegreen.deployment.iris.colour.green.bucket_us.128.first_byte_total"
-        );
+        assert_eq!(fast, "bluegreen.deployment.iris.colour.green.bucket_us.128.first_byte_total");
     }
 
     #[test]
     fn a_status_belongs_to_its_hundred_and_anything_else_to_none() {
-        let cases = [
-            ("200", Class::Status(2)),
-            ("503", Class::Status(5)),
-            ("", Class::Unanswered),
-            ("600", Class::Unanswered),
-        ];
+        let cases =
+            [("200", Class::Status(2)), ("503", Class::Status(5)), ("", Class::Unanswered), ("600", Class::Unanswered)];
         for (status, class) in cases {
             assert_eq!(Class::of_status(status.as_bytes()), class, "{status}");
         }
     }
 
     #[test]
-    fn a_colour_without_requests_is_asked_for_nothing_else() {
+    fn only_used_buckets_are_asked_for() {
+        let bucket = Bucket::of(Duration::from_millis(3));
+        let used = Used { first_byte: [bucket].into(), ..Used::default() };
         let asked = std::cell::Cell::new(0);
-        let counts = ColourCounts::collect(|_| {
+        let counts = ColourCounts::collect(&used, |_| {
             asked.set(asked.get() + 1);
-            0
+            2
         });
-        assert_eq!((counts, asked.get()), (ColourCounts::default(), 1));
+        assert_eq!((counts.answered, counts.failed, counts.unanswered), (10, 2, 2));
+        assert_eq!(asked.get(), 1 + Class::COUNT + 1);
     }
 
     #[test]

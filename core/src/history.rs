@@ -68,11 +68,7 @@ impl Source {
 impl Author {
     /// The plugin configuration as an author.
     pub fn config(reason: Reason) -> Self {
-        Self {
-            by: Source::Config.as_str().to_owned(),
-            source: Source::Config,
-            reason,
-        }
+        Self { by: Source::Config.as_str().to_owned(), source: Source::Config, reason }
     }
 }
 
@@ -81,10 +77,7 @@ impl Author {
 impl Change {
     /// The change as one log line says it, for the deployment named `deployment`.
     pub fn log_line<'a>(&'a self, deployment: &'a str) -> impl fmt::Display + 'a {
-        LogLine {
-            change: self,
-            deployment,
-        }
+        LogLine { change: self, deployment }
     }
 }
 
@@ -95,13 +88,7 @@ struct LogLine<'a> {
 
 impl fmt::Display for LogLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Change {
-            revision,
-            author,
-            from,
-            to,
-            ..
-        } = self.change;
+        let Change { revision, author, from, to, .. } = self.change;
         write!(
             f,
             "state changed deployment={} revision={revision} active={}->{} canary_percent={}->{} shadow_percent={}->{} \

@@ -48,9 +48,7 @@ impl Bucket {
             Some(bits) if bits >= SUB_BITS => {
                 let shift = bits.saturating_sub(SUB_BITS);
                 // `units >> shift` is 4 to 7: 4 more for each power of two.
-                u64::from(shift)
-                    .saturating_mul(4)
-                    .saturating_add(units.checked_shr(shift).unwrap_or_default())
+                u64::from(shift).saturating_mul(4).saturating_add(units.checked_shr(shift).unwrap_or_default())
             }
             _ => units,
         };

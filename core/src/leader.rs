@@ -29,15 +29,8 @@ const MEMBERS_KEY: &str = "bluegreen/v1/members";
 
 /// The key of the lease for a configuration's deployments. Two listeners with the same deployments share one leader.
 pub fn lease_key(config: &Config) -> String {
-    let names: Vec<&str> = config
-        .deployments
-        .keys()
-        .map(crate::name::DeploymentName::as_str)
-        .collect();
-    format!(
-        "bluegreen/v1/leader/{:016x}",
-        xxhash_rust::xxh64::xxh64(names.join(" ").as_bytes(), 0)
-    )
+    let names: Vec<&str> = config.deployments.keys().map(crate::name::DeploymentName::as_str).collect();
+    format!("bluegreen/v1/leader/{:016x}", xxhash_rust::xxh64::xxh64(names.join(" ").as_bytes(), 0))
 }
 
 // === impl Member ===
@@ -77,10 +70,7 @@ impl Member {
     }
 
     fn take(self, store: &dyn Store, key: &str, seen: Seen, now: Timestamp) -> bool {
-        let lease = Lease {
-            holder: self,
-            until: now.plus(LEASE),
-        };
+        let lease = Lease { holder: self, until: now.plus(LEASE) };
         serde_json::to_vec(&lease).is_ok_and(|bytes| store.swap(key, &bytes, seen).is_ok())
     }
 }

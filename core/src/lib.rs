@@ -8,15 +8,7 @@
 //! (counters, comparison), and last the API that operators call.
 
 // The workspace denies panics and overflow in code that runs in the VM; in tests both are how a defect shows itself.
-#![cfg_attr(
-    test,
-    allow(
-        clippy::arithmetic_side_effects,
-        clippy::indexing_slicing,
-        clippy::panic,
-        missing_docs
-    )
-)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, missing_docs))]
 
 pub mod colour;
 pub mod name;
@@ -36,6 +28,7 @@ pub mod rotation;
 pub mod routing;
 pub mod sticky;
 
+pub mod buckets;
 pub mod comparison;
 pub mod counters;
 pub mod latency;

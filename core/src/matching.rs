@@ -73,18 +73,12 @@ impl Matcher {
             Some(Authority::Suffix(suffix)) => self.wildcards.entry(suffix.as_bytes()),
             None => &mut self.any,
         };
-        paths
-            .0
-            .entry(rules.path_prefix.as_str().as_bytes())
-            .insert(&rules.headers, index);
+        paths.0.entry(rules.path_prefix.as_str().as_bytes()).insert(&rules.headers, index);
     }
 
     /// The deployment that `request` belongs to.
     pub fn find(&self, request: &dyn RequestHeaders) -> Option<DeploymentIndex> {
-        let mut headers = ReadOnce {
-            request,
-            read: Vec::new(),
-        };
+        let mut headers = ReadOnce { request, read: Vec::new() };
         if !self.exact.is_empty() || !self.wildcards.is_empty() {
             let host = headers.get(":authority").map(host_of).unwrap_or_default();
             let exact = self.exact.get(&host).and_then(|paths| paths.find(&mut headers));
@@ -96,11 +90,7 @@ impl Matcher {
                 .longest_first(|length| host.len().checked_sub(length).and_then(|at| host.as_bytes().get(at..)));
             for (suffix, paths) in wildcards {
                 // `*.example.com` stands for at least one label more.
-                let found = if host.len() > suffix.len() {
-                    paths.find(&mut headers)
-                } else {
-                    None
-                };
+                let found = if host.len() > suffix.len() { paths.find(&mut headers) } else { None };
                 if found.is_some() {
                     return found;
                 }
@@ -125,25 +115,16 @@ fn host_of(authority: &[u8]) -> String {
 
 impl PathTable {
     fn find<'r>(&'r self, headers: &mut ReadOnce<'r>) -> Option<DeploymentIndex> {
-        let path = if self.0.needs_text() {
-            headers.get(":path").map(path_of).unwrap_or_default()
-        } else {
-            Vec::new()
-        };
+        let path = if self.0.needs_text() { headers.get(":path").map(path_of).unwrap_or_default() } else { Vec::new() };
         let on_a_boundary = |length: usize| path.get(length).is_none_or(|next| *next == b'/');
-        let prefixes = self
-            .0
-            .longest_first(|length| path.get(..length).filter(|_| on_a_boundary(length)));
+        let prefixes = self.0.longest_first(|length| path.get(..length).filter(|_| on_a_boundary(length)));
         prefixes.into_iter().find_map(|(_, table)| table.find(headers))
     }
 }
 
 /// A `:path` without its query and fragment.
 fn path_of(path: &[u8]) -> Vec<u8> {
-    path.split(|byte| matches!(byte, b'?' | b'#'))
-        .next()
-        .unwrap_or_default()
-        .to_vec()
+    path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default().to_vec()
 }
 
 // === impl HeaderTable ===
@@ -156,13 +137,7 @@ impl HeaderTable {
             Some(place) => self.0.get_mut(place),
             None => {
                 let place = self.0.partition_point(|group| group.names.len() >= names.len());
-                self.0.insert(
-                    place,
-                    HeaderGroup {
-                        names,
-                        by_values: BTreeMap::new(),
-                    },
-                );
+                self.0.insert(place, HeaderGroup { names, by_values: BTreeMap::new() });
                 self.0.get_mut(place)
             }
         };
@@ -202,10 +177,7 @@ impl HeaderGroup {
 
 impl<T> Default for ByLength<T> {
     fn default() -> Self {
-        Self {
-            texts: BTreeMap::new(),
-            lengths: Vec::new(),
-        }
+        Self { texts: BTreeMap::new(), lengths: Vec::new() }
     }
 }
 
@@ -231,11 +203,7 @@ impl<T> ByLength<T> {
     /// The kept texts among those that `part` cuts out of a request for each length.
     fn longest_first<'t, 'p>(&'t self, part: impl Fn(usize) -> Option<&'p [u8]>) -> Vec<(&'t [u8], &'t T)> {
         let kept = |length: &usize| self.texts.get_key_value(part(*length)?);
-        self.lengths
-            .iter()
-            .filter_map(kept)
-            .map(|(text, value)| (text.as_slice(), value))
-            .collect()
+        self.lengths.iter().filter_map(kept).map(|(text, value)| (text.as_slice(), value)).collect()
     }
 }
 
@@ -268,25 +236,16 @@ mod tests {
 
     impl Request {
         fn new(authority: &str, path: &str, headers: &[(&'static str, &str)]) -> Self {
-            let mut all = vec![
-                (":authority", authority.as_bytes().to_vec()),
-                (":path", path.as_bytes().to_vec()),
-            ];
+            let mut all = vec![(":authority", authority.as_bytes().to_vec()), (":path", path.as_bytes().to_vec())];
             all.extend(headers.iter().map(|(name, value)| (*name, value.as_bytes().to_vec())));
-            Self {
-                headers: all,
-                asked: RefCell::default(),
-            }
+            Self { headers: all, asked: RefCell::default() }
         }
     }
 
     impl RequestHeaders for Request {
         fn header(&self, name: &str) -> Option<Vec<u8>> {
             self.asked.borrow_mut().push(name.to_owned());
-            self.headers
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map(|(_, value)| value.clone())
+            self.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
         }
     }
 
@@ -298,20 +257,13 @@ mod tests {
                     "blue": {{"cluster": "b", "version": "1"}}, "green": {{"cluster": "g", "version": "2"}}}}}}"#
             )
         };
-        let json = format!(
-            r#"{{"deployments": {{{}}}}}"#,
-            matches.iter().map(entry).collect::<Vec<_>>().join(",")
-        );
+        let json = format!(r#"{{"deployments": {{{}}}}}"#, matches.iter().map(entry).collect::<Vec<_>>().join(","));
         Config::from_bytes(json.as_bytes()).expect("valid")
     }
 
     fn found<'c>(config: &'c Config, request: &Request) -> Option<&'c str> {
         let index = Matcher::new(config).find(request)?;
-        config
-            .deployments
-            .keys()
-            .nth(index)
-            .map(crate::name::DeploymentName::as_str)
+        config.deployments.keys().nth(index).map(crate::name::DeploymentName::as_str)
     }
 
     #[test]
@@ -324,18 +276,10 @@ mod tests {
             ("wild", r#"{"authority": "*.example.com", "path_prefix": "/a"}"#),
             ("wilder", r#"{"authority": "*.eu.example.com"}"#),
             ("head", r#"{"path_prefix": "/a", "headers": {"x-model": "iris"}}"#),
-            (
-                "heads",
-                r#"{"path_prefix": "/a", "headers": {"x-model": "iris", "x-tier": "gold"}}"#,
-            ),
+            ("heads", r#"{"path_prefix": "/a", "headers": {"x-model": "iris", "x-tier": "gold"}}"#),
             ("other-head", r#"{"path_prefix": "/a", "headers": {"x-region": "eu"}}"#),
         ]);
-        type Case = (
-            &'static str,
-            &'static str,
-            &'static [(&'static str, &'static str)],
-            &'static str,
-        );
+        type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)], &'static str);
         let cases: &[Case] = &[
             ("h", "/", &[], "all"),
             ("h", "/a", &[], "path"),
@@ -359,11 +303,7 @@ mod tests {
         ];
         for (authority, path, headers, expected) in cases {
             let request = Request::new(authority, path, headers);
-            assert_eq!(
-                found(&config, &request),
-                Some(*expected),
-                "{authority} {path} {headers:?}"
-            );
+            assert_eq!(found(&config, &request), Some(*expected), "{authority} {path} {headers:?}");
         }
     }
 
@@ -373,10 +313,7 @@ mod tests {
         for (authority, path) in [("iris", "/"), ("rose", "/invocations"), ("", ""), ("\u{fffd}", "*")] {
             assert_eq!(found(&config, &Request::new(authority, path, &[])), None);
         }
-        let nameless = Request {
-            headers: Vec::new(),
-            asked: RefCell::default(),
-        };
+        let nameless = Request { headers: Vec::new(), asked: RefCell::default() };
         assert_eq!(found(&config, &nameless), None);
     }
 
@@ -387,11 +324,7 @@ mod tests {
         assert_eq!(found(&plain, &request), Some("iris"));
         assert_eq!(*request.asked.borrow(), Vec::<String>::new());
 
-        let both = config(&[
-            ("a", r#"{"headers": {"x": "1"}}"#),
-            ("b", r#"{"headers": {"x": "2"}}"#),
-            ("c", "{}"),
-        ]);
+        let both = config(&[("a", r#"{"headers": {"x": "1"}}"#), ("b", r#"{"headers": {"x": "2"}}"#), ("c", "{}")]);
         let request = Request::new("h", "/a", &[("x", "2")]);
         assert_eq!(found(&both, &request), Some("b"));
         assert_eq!(*request.asked.borrow(), ["x"]);
@@ -407,15 +340,9 @@ mod tests {
 
     #[test]
     fn a_thousand_deployments_by_header_are_one_read_and_one_look_up() {
-        let names: Vec<(String, String)> = (0..1_000)
-            .map(|n| (format!("d{n}"), format!(r#"{{"headers": {{"x-model": "m{n}"}}}}"#)))
-            .collect();
-        let config = config(
-            &names
-                .iter()
-                .map(|(name, rules)| (name.as_str(), rules.as_str()))
-                .collect::<Vec<_>>(),
-        );
+        let names: Vec<(String, String)> =
+            (0..1_000).map(|n| (format!("d{n}"), format!(r#"{{"headers": {{"x-model": "m{n}"}}}}"#))).collect();
+        let config = config(&names.iter().map(|(name, rules)| (name.as_str(), rules.as_str())).collect::<Vec<_>>());
         let request = Request::new("h", "/", &[("x-model", "m777")]);
         assert_eq!(found(&config, &request), Some("d777"));
         assert_eq!(*request.asked.borrow(), ["x-model"]);

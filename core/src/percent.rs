@@ -36,11 +36,7 @@ impl Percent {
 
     /// From hundredths of a percent; `None` above 10,000.
     pub const fn from_hundredths(hundredths: u16) -> Option<Self> {
-        if hundredths <= Self::ALL.0 {
-            Some(Self(hundredths))
-        } else {
-            None
-        }
+        if hundredths <= Self::ALL.0 { Some(Self(hundredths)) } else { None }
     }
 }
 
@@ -66,10 +62,7 @@ impl FromStr for Percent {
             None => (1, text),
         };
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
-        if [whole, fraction]
-            .iter()
-            .any(|part| part.is_empty() || !part.bytes().all(|byte| byte.is_ascii_digit()))
-        {
+        if [whole, fraction].iter().any(|part| part.is_empty() || !part.bytes().all(|byte| byte.is_ascii_digit())) {
             return Err(not_a_number());
         }
         let fraction = fraction.trim_end_matches('0');
@@ -79,10 +72,7 @@ impl FromStr for Percent {
         let out_of_range = || PercentError::OutOfRange(text.to_owned());
         let whole: u16 = whole.parse().map_err(|_| out_of_range())?;
         let fraction: u16 = format!("{fraction:0<2}").parse().map_err(|_| not_a_number())?;
-        let hundredths = whole
-            .checked_mul(100)
-            .and_then(|sum| sum.checked_add(fraction))
-            .ok_or_else(out_of_range)?;
+        let hundredths = whole.checked_mul(100).and_then(|sum| sum.checked_add(fraction)).ok_or_else(out_of_range)?;
         if sign < 0 && hundredths > 0 {
             return Err(out_of_range());
         }
@@ -186,13 +176,7 @@ mod tests {
 
     #[test]
     fn json_numbers_of_any_kind_are_read_and_strings_are_not() {
-        for (json, hundredths) in [
-            ("10", 1_000),
-            ("10.0", 1_000),
-            ("33.33", 3_333),
-            ("1e1", 1_000),
-            ("0.01", 1),
-        ] {
+        for (json, hundredths) in [("10", 1_000), ("10.0", 1_000), ("33.33", 3_333), ("1e1", 1_000), ("0.01", 1)] {
             assert_eq!(serde_json::from_str::<Percent>(json).expect(json), Percent(hundredths));
         }
         for json in ["-1", "100.5", "\"10\"", "null", "1e300"] {

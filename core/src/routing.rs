@@ -56,10 +56,7 @@ impl Router {
     /// Compiles a configuration.
     pub fn new(config: &Config) -> Self {
         let route = |(name, deployment): (&DeploymentName, &Deployment)| Route::new(name, deployment);
-        Self {
-            matcher: Matcher::new(config),
-            routes: config.deployments.iter().map(route).collect(),
-        }
+        Self { matcher: Matcher::new(config), routes: config.deployments.iter().map(route).collect() }
     }
 
     /// The deployment that a request belongs to.
@@ -98,20 +95,12 @@ impl Route {
     ) -> Decision {
         if let Some(colour) = self.asked_for(request) {
             // A tester's request takes no part in anything that ordinary requests are counted for.
-            return Decision {
-                colour,
-                shadow: None,
-                set_cookie: None,
-            };
+            return Decision { colour, shadow: None, set_cookie: None };
         }
         let (chosen, set_cookie) = self.candidate_chosen(split, rotations, request, fresh_key);
         let colour = if chosen { split.candidate() } else { split.active };
         let shadow = !chosen && rotations.shadow.choose(split.shadow_percent);
-        Decision {
-            colour,
-            shadow: shadow.then_some(split.candidate()),
-            set_cookie,
-        }
+        Decision { colour, shadow: shadow.then_some(split.candidate()), set_cookie }
     }
 
     fn asked_for(&self, request: &dyn RequestHeaders) -> Option<Colour> {
@@ -178,37 +167,21 @@ mod tests {
 
     fn colours(route: &Route, split: Split, headers: &Headers, count: usize) -> Vec<Colour> {
         let mut rotations = Rotations::default();
-        (0..count)
-            .map(|n| route.decide(&split, &mut rotations, headers, || n.to_string()).colour)
-            .collect()
+        (0..count).map(|n| route.decide(&split, &mut rotations, headers, || n.to_string()).colour).collect()
     }
 
     fn candidates(route: &Route, split: Split, headers: &Headers, count: usize) -> usize {
-        colours(route, split, headers, count)
-            .into_iter()
-            .filter(|colour| *colour == split.candidate())
-            .count()
+        colours(route, split, headers, count).into_iter().filter(|colour| *colour == split.candidate()).count()
     }
 
     #[test]
     fn nought_is_none_and_a_hundred_is_all_with_every_kind_of_stickiness() {
-        let kinds = [
-            "",
-            r#", "sticky": {"header": "x-user"}"#,
-            r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}"#,
-        ];
+        let kinds =
+            ["", r#", "sticky": {"header": "x-user"}"#, r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}"#];
         for kind in kinds {
             for headers in [Headers::new(), Headers::from([("x-user", "alice"), ("cookie", "c=1")])] {
-                assert_eq!(
-                    candidates(&route(kind), split("blue", "0", "0"), &headers, 1_000),
-                    0,
-                    "{kind}"
-                );
-                assert_eq!(
-                    candidates(&route(kind), split("green", "100", "0"), &headers, 1_000),
-                    1_000,
-                    "{kind}"
-                );
+                assert_eq!(candidates(&route(kind), split("blue", "0", "0"), &headers, 1_000), 0, "{kind}");
+                assert_eq!(candidates(&route(kind), split("green", "100", "0"), &headers, 1_000), 1_000, "{kind}");
             }
         }
     }
@@ -225,12 +198,7 @@ mod tests {
     fn with_a_key_the_colour_never_changes() {
         let sticky = route(r#", "sticky": {"header": "x-user"}"#);
         for user in ["alice", "bob", "carol", "dave"] {
-            let seen = candidates(
-                &sticky,
-                split("blue", "50", "0"),
-                &Headers::from([("x-user", user)]),
-                100,
-            );
+            let seen = candidates(&sticky, split("blue", "50", "0"), &Headers::from([("x-user", user)]), 100);
             assert!(seen == 0 || seen == 100, "{user}: {seen}");
         }
     }
@@ -255,19 +223,9 @@ mod tests {
         let mut rotations = Rotations::default();
         let one = split("blue", "50", "100");
         let mut decide = |headers: &Headers| open.decide(&one, &mut rotations, headers, String::new);
-        let (green, blue) = (
-            Headers::from([("x-want", "green")]),
-            Headers::from([("x-want", "blue")]),
-        );
+        let (green, blue) = (Headers::from([("x-want", "green")]), Headers::from([("x-want", "blue")]));
         assert_eq!(decide(&Headers::new()).colour, Colour::Blue);
-        assert_eq!(
-            decide(&blue),
-            Decision {
-                colour: Colour::Blue,
-                shadow: None,
-                set_cookie: None
-            }
-        );
+        assert_eq!(decide(&blue), Decision { colour: Colour::Blue, shadow: None, set_cookie: None });
         assert_eq!(decide(&green).colour, Colour::Green);
         assert_eq!(decide(&Headers::new()).colour, Colour::Green);
         assert_eq!(decide(&Headers::from([("x-want", "Green")])).colour, Colour::Blue);
@@ -284,18 +242,10 @@ mod tests {
     fn copies_go_to_the_candidate_for_the_configured_share_of_the_active_colours_requests() {
         let both = split("blue", "20", "50");
         let mut rotations = Rotations::default();
-        let decisions: Vec<Decision> = (0..1_000)
-            .map(|_| route("").decide(&both, &mut rotations, &Headers::new(), String::new))
-            .collect();
-        let copied = decisions
-            .iter()
-            .filter(|decision| decision.shadow == Some(Colour::Green))
-            .count();
+        let decisions: Vec<Decision> =
+            (0..1_000).map(|_| route("").decide(&both, &mut rotations, &Headers::new(), String::new)).collect();
+        let copied = decisions.iter().filter(|decision| decision.shadow == Some(Colour::Green)).count();
         assert_eq!(copied, 400);
-        assert!(
-            decisions
-                .iter()
-                .all(|decision| decision.shadow.is_none() || decision.colour == Colour::Blue)
-        );
+        assert!(decisions.iter().all(|decision| decision.shadow.is_none() || decision.colour == Colour::Blue));
     }
 }

@@ -159,55 +159,26 @@ impl State {
             Command::AdoptInitial(initial) if initial == self.initial => return Ok(None),
             Command::AdoptInitial(initial) => self.with(initial),
         };
-        let initial = if let Command::AdoptInitial(initial) = command {
-            initial
-        } else {
-            self.initial
-        };
+        let initial = if let Command::AdoptInitial(initial) = command { initial } else { self.initial };
         if split == self.split {
             // The same traffic under a new `initial` is no change of the deployment, but it must be remembered.
-            let remembered = Self {
-                initial,
-                ..self.clone()
-            };
+            let remembered = Self { initial, ..self.clone() };
             return Ok((initial != self.initial).then_some(remembered));
         }
         let revision = self.revision.next();
         let mut history = self.history.clone();
-        history.record(Change {
-            revision,
-            at: now,
-            author: author.clone(),
-            from: self.split,
-            to: split,
-        });
-        Ok(Some(Self {
-            revision,
-            split,
-            rollback_to,
-            initial,
-            since: now,
-            author,
-            history,
-        }))
+        history.record(Change { revision, at: now, author: author.clone(), from: self.split, to: split });
+        Ok(Some(Self { revision, split, rollback_to, initial, since: now, author, history }))
     }
 
     /// `colour` alone gets the ordinary traffic.
     fn switched_to(&self, colour: Colour) -> Split {
-        Split {
-            active: colour,
-            canary_percent: Percent::ZERO,
-            ..self.split
-        }
+        Split { active: colour, canary_percent: Percent::ZERO, ..self.split }
     }
 
     /// `split` in place of today's, with the way back to the colour that loses the ordinary traffic, if one does.
     fn with(&self, split: Split) -> (Split, Option<Colour>) {
-        if split.active == self.split.active {
-            (split, self.rollback_to)
-        } else {
-            (split, Some(self.split.active))
-        }
+        if split.active == self.split.active { (split, self.rollback_to) } else { (split, Some(self.split.active)) }
     }
 }
 
@@ -216,11 +187,7 @@ impl State {
 impl Patch {
     fn applied_to(self, split: Split) -> Split {
         let active = self.active.unwrap_or(split.active);
-        let unnamed = if active == split.active {
-            split.canary_percent
-        } else {
-            Percent::ZERO
-        };
+        let unnamed = if active == split.active { split.canary_percent } else { Percent::ZERO };
         Split {
             active,
             canary_percent: self.canary_percent.unwrap_or(unnamed),
@@ -255,27 +222,16 @@ mod tests {
     }
 
     fn alice() -> Author {
-        Author {
-            by: "alice".to_owned(),
-            source: Source::Admin,
-            reason: Reason::none(),
-        }
+        Author { by: "alice".to_owned(), source: Source::Admin, reason: Reason::none() }
     }
 
     fn after(state: &State, command: Command) -> State {
         let later = state.since.plus(std::time::Duration::from_millis(1));
-        state
-            .after(command, alice(), later)
-            .expect("allowed")
-            .expect("a change")
+        state.after(command, alice(), later).expect("allowed").expect("a change")
     }
 
     fn patch(active: Option<Colour>, canary: Option<&str>, shadow: Option<&str>) -> Command {
-        Command::Patch(Patch {
-            active,
-            canary_percent: canary.map(percent),
-            shadow_percent: shadow.map(percent),
-        })
+        Command::Patch(Patch { active, canary_percent: canary.map(percent), shadow_percent: shadow.map(percent) })
     }
 
     #[test]
@@ -292,10 +248,7 @@ mod tests {
         let promoted = after(&start(), Command::Promote);
         let back = after(&promoted, Command::RollBack);
         assert_eq!(back.split.active, Colour::Blue);
-        assert_eq!(
-            back.after(Command::RollBack, alice(), back.since),
-            Err(Refusal::NothingToRollBackTo)
-        );
+        assert_eq!(back.after(Command::RollBack, alice(), back.since), Err(Refusal::NothingToRollBackTo));
         let again = after(&after(&back, Command::Promote), Command::RollBack);
         assert_eq!(again.split.active, Colour::Blue);
     }
@@ -305,40 +258,17 @@ mod tests {
         let canary = after(&start(), patch(None, Some("10"), None));
         let back = after(&canary, Command::RollBack);
         assert_eq!(back.split, split("blue", "0", "0"));
-        assert_eq!(
-            start().after(Command::RollBack, alice(), start().since),
-            Err(Refusal::NothingToRollBackTo)
-        );
+        assert_eq!(start().after(Command::RollBack, alice(), start().since), Err(Refusal::NothingToRollBackTo));
     }
 
     #[test]
     fn a_patch_sets_what_it_names() {
         let cases = [
-            (
-                split("blue", "0", "0"),
-                patch(None, Some("10"), None),
-                split("blue", "10", "0"),
-            ),
-            (
-                split("blue", "10", "0"),
-                patch(None, None, Some("1")),
-                split("blue", "10", "1"),
-            ),
-            (
-                split("blue", "10", "0"),
-                patch(Some(Colour::Green), None, None),
-                split("green", "0", "0"),
-            ),
-            (
-                split("blue", "10", "0"),
-                patch(Some(Colour::Green), Some("20"), None),
-                split("green", "20", "0"),
-            ),
-            (
-                split("blue", "10", "0"),
-                patch(Some(Colour::Blue), None, Some("2")),
-                split("blue", "10", "2"),
-            ),
+            (split("blue", "0", "0"), patch(None, Some("10"), None), split("blue", "10", "0")),
+            (split("blue", "10", "0"), patch(None, None, Some("1")), split("blue", "10", "1")),
+            (split("blue", "10", "0"), patch(Some(Colour::Green), None, None), split("green", "0", "0")),
+            (split("blue", "10", "0"), patch(Some(Colour::Green), Some("20"), None), split("green", "20", "0")),
+            (split("blue", "10", "0"), patch(Some(Colour::Blue), None, Some("2")), split("blue", "10", "2")),
         ];
         for (before, command, expected) in cases {
             let state = State::initial(before, Timestamp::default());
@@ -354,11 +284,7 @@ mod tests {
 
     #[test]
     fn what_changes_nothing_is_no_change() {
-        let same = start().after(
-            patch(Some(Colour::Blue), Some("0"), None),
-            alice(),
-            Timestamp::default(),
-        );
+        let same = start().after(patch(Some(Colour::Blue), Some("0"), None), alice(), Timestamp::default());
         assert_eq!(same, Ok(None));
     }
 
@@ -367,16 +293,10 @@ mod tests {
         let green = split("green", "0", "0");
         let promoted = after(&start(), Command::Promote);
         let back = after(&promoted, Command::RollBack);
-        assert_eq!(
-            back.after(Command::AdoptInitial(start().initial), alice(), back.since),
-            Ok(None)
-        );
+        assert_eq!(back.after(Command::AdoptInitial(start().initial), alice(), back.since), Ok(None));
 
         let pushed = after(&back, Command::AdoptInitial(green));
-        assert_eq!(
-            (pushed.split, pushed.initial, pushed.revision),
-            (green, green, Revision::new(3))
-        );
+        assert_eq!((pushed.split, pushed.initial, pushed.revision), (green, green, Revision::new(3)));
         assert_eq!(after(&pushed, Command::RollBack).split.active, Colour::Blue);
     }
 
@@ -406,10 +326,7 @@ mod tests {
         fn commands() -> impl Strategy<Value = Command> {
             let colour = prop_oneof![Just(Colour::Blue), Just(Colour::Green)];
             let share = (0..=10_000_u16).prop_map(|hundredths| Percent::from_hundredths(hundredths).expect("in range"));
-            let patch = (
-                proptest::option::of(colour.clone()),
-                proptest::option::of(share.clone()),
-            );
+            let patch = (proptest::option::of(colour.clone()), proptest::option::of(share.clone()));
             prop_oneof![
                 Just(Command::Promote),
                 Just(Command::RollBack),

@@ -30,9 +30,7 @@ impl Buckets {
         // Neither part can hold a zero byte, so two different releases cannot run together into one text.
         release.push(0);
         release.extend_from_slice(candidate.as_str().as_bytes());
-        Self {
-            seed: xxh64(&release, SEED),
-        }
+        Self { seed: xxh64(&release, SEED) }
     }
 
     /// Whether `key` belongs to the candidate's `share`.
@@ -57,10 +55,8 @@ mod tests {
 
     #[test]
     fn buckets_are_the_same_on_every_platform_and_in_every_release_of_the_filter() {
-        let buckets: Vec<u64> = [&b"alice"[..], b"bob", b"", b"\xff"]
-            .iter()
-            .map(|key| release("2").bucket(key))
-            .collect();
+        let buckets: Vec<u64> =
+            [&b"alice"[..], b"bob", b"", b"\xff"].iter().map(|key| release("2").bucket(key)).collect();
         assert_eq!(buckets, PINNED);
     }
 
@@ -70,9 +66,8 @@ mod tests {
     #[test]
     fn the_share_of_many_keys_is_the_share_asked_for() {
         for share in ["1", "10", "50"] {
-            let chosen = (0..100_000_u32)
-                .filter(|user| release("2").choose(&user.to_be_bytes(), percent(share)))
-                .count() as f64;
+            let chosen =
+                (0..100_000_u32).filter(|user| release("2").choose(&user.to_be_bytes(), percent(share))).count() as f64;
             let expected = 1_000.0 * share.parse::<f64>().expect("a number");
             // Four standard deviations of a binomial draw.
             let tolerance = 4.0 * (expected * (1.0 - expected / 100_000.0)).sqrt();
@@ -84,9 +79,7 @@ mod tests {
     fn each_release_draws_its_own_early_users() {
         let early =
             |version| (0..10_000_u32).filter(move |user| release(version).choose(&user.to_be_bytes(), percent("10")));
-        let both = early("2")
-            .filter(|user| release("3").choose(&user.to_be_bytes(), percent("10")))
-            .count();
+        let both = early("2").filter(|user| release("3").choose(&user.to_be_bytes(), percent("10"))).count();
         assert!((50..150).contains(&both), "{both} of about 100 expected by chance");
     }
 

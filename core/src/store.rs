@@ -143,20 +143,14 @@ pub fn update<E>(
         let state = match decide(&loaded) {
             Ok(Some(state)) => state,
             Ok(None) => {
-                return Ok(Applied {
-                    state: loaded.state,
-                    effect: Effect::None,
-                });
+                return Ok(Applied { state: loaded.state, effect: Effect::None });
             }
             Err(refusal) => return Err(ApplyError::Refused(refusal, Box::new(loaded.state))),
         };
         match store.swap(&state_key(name), &state.encode(), loaded.seen) {
             Ok(()) => {
                 let changed = state.revision != loaded.state.revision;
-                return Ok(Applied {
-                    state,
-                    effect: if changed { Effect::Changed } else { Effect::Noted },
-                });
+                return Ok(Applied { state, effect: if changed { Effect::Changed } else { Effect::Noted } });
             }
             Err(SwapError::Conflict) => {}
             Err(SwapError::Unavailable) => return Err(ApplyError::Unavailable),
@@ -203,11 +197,7 @@ mod tests {
     use crate::testing::{MemoryStore, iris, split};
 
     fn promote(store: &dyn Store) -> Result<Applied, ApplyError<Refusal>> {
-        let author = Author {
-            by: "alice".to_owned(),
-            source: Source::Admin,
-            reason: Reason::none(),
-        };
+        let author = Author { by: "alice".to_owned(), source: Source::Admin, reason: Reason::none() };
         let now = Timestamp::from_millis(1);
         update(store, &iris(), Split::default(), now, |loaded| {
             loaded.state.after(Command::Promote, author.clone(), now)
@@ -220,17 +210,9 @@ mod tests {
 
     #[test]
     fn an_absent_key_means_the_initial_split() {
-        let loaded = load(
-            &MemoryStore::default(),
-            &iris(),
-            split("green", "5", "0"),
-            Timestamp::default(),
-        );
+        let loaded = load(&MemoryStore::default(), &iris(), split("green", "5", "0"), Timestamp::default());
         let loaded = loaded.expect("in reach");
-        assert_eq!(
-            (loaded.state.split, loaded.found),
-            (split("green", "5", "0"), Found::Nothing)
-        );
+        assert_eq!((loaded.state.split, loaded.found), (split("green", "5", "0"), Found::Nothing));
     }
 
     #[test]
@@ -248,10 +230,7 @@ mod tests {
         let store = MemoryStore::default();
         store.set_reachable(false);
         assert_eq!(promote(&store), Err(ApplyError::Unavailable));
-        assert_eq!(
-            adopt_initial(&store, &iris(), Split::default(), Timestamp::default()),
-            Err(StoreError)
-        );
+        assert_eq!(adopt_initial(&store, &iris(), Split::default(), Timestamp::default()), Err(StoreError));
         store.set_reachable(true);
         assert_eq!(promote(&store).expect("in reach").state.revision, Revision::new(1));
     }

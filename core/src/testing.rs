@@ -31,11 +31,7 @@ pub fn percent(text: &str) -> Percent {
 
 /// A split, as users write it.
 pub fn split(active: &str, canary: &str, shadow: &str) -> Split {
-    Split {
-        active: active.parse().expect(active),
-        canary_percent: percent(canary),
-        shadow_percent: percent(shadow),
-    }
+    Split { active: active.parse().expect(active), canary_percent: percent(canary), shadow_percent: percent(shadow) }
 }
 
 // === impl MemoryStore ===
@@ -44,9 +40,7 @@ impl MemoryStore {
     /// Puts a value there, whatever stood there.
     pub fn put(&self, key: &str, value: &[u8]) {
         self.writes.set(self.writes.get() + 1);
-        self.values
-            .borrow_mut()
-            .insert(key.to_owned(), (value.to_vec(), self.writes.get()));
+        self.values.borrow_mut().insert(key.to_owned(), (value.to_vec(), self.writes.get()));
     }
 
     /// Whether calls succeed.
@@ -66,14 +60,8 @@ impl Store for MemoryStore {
             return Err(StoreError);
         }
         Ok(match self.values.borrow().get(key) {
-            Some((value, write)) => Stored {
-                value: Some(value.clone()),
-                seen: Seen::Write(*write),
-            },
-            None => Stored {
-                value: None,
-                seen: Seen::Never,
-            },
+            Some((value, write)) => Stored { value: Some(value.clone()), seen: Seen::Write(*write) },
+            None => Stored { value: None, seen: Seen::Never },
         })
     }
 
@@ -85,11 +73,7 @@ impl Store for MemoryStore {
         if let Some(interruption) = interruption {
             interruption(self);
         }
-        let current = self
-            .values
-            .borrow()
-            .get(key)
-            .map_or(Seen::Never, |(_, write)| Seen::Write(*write));
+        let current = self.values.borrow().get(key).map_or(Seen::Never, |(_, write)| Seen::Write(*write));
         if current != seen {
             return Err(SwapError::Conflict);
         }

@@ -18,11 +18,7 @@ impl Timestamp {
 
     /// From milliseconds since the Unix epoch; later than the year 9999 counts as its last millisecond.
     pub const fn from_millis(millis: u64) -> Self {
-        if millis > Self::LAST {
-            Self(Self::LAST)
-        } else {
-            Self(millis)
-        }
+        if millis > Self::LAST { Self(Self::LAST) } else { Self(millis) }
     }
 
     /// Milliseconds since the Unix epoch.
@@ -54,9 +50,7 @@ impl From<SystemTime> for Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = UNIX_EPOCH
-            .checked_add(Duration::from_millis(self.0))
-            .unwrap_or(UNIX_EPOCH);
+        let time = UNIX_EPOCH.checked_add(Duration::from_millis(self.0)).unwrap_or(UNIX_EPOCH);
         write!(f, "{}", humantime::format_rfc3339_millis(time))
     }
 }
@@ -70,9 +64,7 @@ impl Serialize for Timestamp {
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        humantime::parse_rfc3339(&text)
-            .map(Self::from)
-            .map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
+        humantime::parse_rfc3339(&text).map(Self::from).map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
     }
 }
 
@@ -92,9 +84,7 @@ pub fn deserialize_span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Du
     match humantime::parse_duration(&text) {
         Ok(span) if span.is_zero() => Err(D::Error::custom(format!("{text:?} is no time at all"))),
         Ok(span) => Ok(span),
-        Err(error) => Err(D::Error::custom(format!(
-            "{text:?} is not a time such as 500ms, 2s or 10m: {error}"
-        ))),
+        Err(error) => Err(D::Error::custom(format!("{text:?} is not a time such as 500ms, 2s or 10m: {error}"))),
     }
 }
 

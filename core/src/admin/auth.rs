@@ -18,10 +18,7 @@ pub struct Caller {
 impl Caller {
     /// Somebody about whom nothing is known and who may do nothing.
     pub fn anonymous() -> Self {
-        Self {
-            name: "anonymous".to_owned(),
-            role: None,
-        }
+        Self { name: "anonymous".to_owned(), role: None }
     }
 
     /// Finds the holder of the token in an `authorization` header.
@@ -29,21 +26,11 @@ impl Caller {
     /// # Errors
     /// There is no token, or nobody holds it.
     pub fn identify(access: &Access, authorization: Option<&[u8]>) -> Result<Self, Problem> {
-        let holder = authorization
-            .and_then(bearer)
-            .and_then(|token| holder(&access.tokens, token));
+        let holder = authorization.and_then(bearer).and_then(|token| holder(&access.tokens, token));
         match holder {
-            Some(token) => Ok(Self {
-                name: token.name.as_str().to_owned(),
-                role: Some(token.role),
-            }),
-            None if access.open => Ok(Self {
-                role: Some(Role::Operator),
-                ..Self::anonymous()
-            }),
-            None => Err(Problem::Unauthenticated {
-                presented: authorization.is_some(),
-            }),
+            Some(token) => Ok(Self { name: token.name.as_str().to_owned(), role: Some(token.role) }),
+            None if access.open => Ok(Self { role: Some(Role::Operator), ..Self::anonymous() }),
+            None => Err(Problem::Unauthenticated { presented: authorization.is_some() }),
         }
     }
 
@@ -59,9 +46,7 @@ impl Caller {
     pub fn require(&self, role: Option<Role>) -> Result<(), Problem> {
         match (role, self.role) {
             (None, _) | (Some(Role::Viewer), Some(_)) | (Some(Role::Operator), Some(Role::Operator)) => Ok(()),
-            (Some(_), _) => Err(Problem::Forbidden {
-                name: self.name.clone(),
-            }),
+            (Some(_), _) => Err(Problem::Forbidden { name: self.name.clone() }),
         }
     }
 }
@@ -76,11 +61,7 @@ fn bearer(authorization: &[u8]) -> Option<&[u8]> {
 fn holder<'a>(tokens: &'a [Token], token: &[u8]) -> Option<&'a Token> {
     let sum = Sha256::digest(token);
     tokens.iter().fold(None, |found, known| {
-        if bool::from(known.sha256.as_slice().ct_eq(sum.as_slice())) {
-            Some(known)
-        } else {
-            found
-        }
+        if bool::from(known.sha256.as_slice().ct_eq(sum.as_slice())) { Some(known) } else { found }
     })
 }
 
@@ -119,11 +100,9 @@ mod tests {
 
     #[test]
     fn an_open_api_lets_everybody_in_and_still_names_those_it_knows() {
-        for (header, name) in [
-            (None, "anonymous"),
-            (Some(&b"Bearer secret-x"[..]), "anonymous"),
-            (Some(b"Bearer secret-v"), "victor"),
-        ] {
+        for (header, name) in
+            [(None, "anonymous"), (Some(&b"Bearer secret-x"[..]), "anonymous"), (Some(b"Bearer secret-v"), "victor")]
+        {
             assert_eq!(Caller::identify(&access(true), header).expect("open").name(), name);
         }
     }

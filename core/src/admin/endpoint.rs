@@ -58,10 +58,7 @@ pub enum Write {
 pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     let path = path.split(|byte| *byte == b'#').next().unwrap_or_default();
     match path.iter().position(|byte| *byte == b'?') {
-        Some(mark) => (
-            path.get(..mark).unwrap_or_default(),
-            path.get(mark.saturating_add(1)..).unwrap_or_default(),
-        ),
+        Some(mark) => (path.get(..mark).unwrap_or_default(), path.get(mark.saturating_add(1)..).unwrap_or_default()),
         None => (path, b""),
     }
 }
@@ -102,9 +99,8 @@ pub fn parse(prefix: &PathPrefix, path: &[u8]) -> Result<Endpoint, Problem> {
 fn decode_segment(segment: &str) -> Result<String, Problem> {
     check_encoding(segment.as_bytes())
         .map_err(|_| Problem::MalformedPath("a % is not followed by two hexadecimal digits"))?;
-    let decoded = percent_decode(segment.as_bytes())
-        .decode_utf8()
-        .map_err(|_| Problem::MalformedPath("it is not UTF-8"))?;
+    let decoded =
+        percent_decode(segment.as_bytes()).decode_utf8().map_err(|_| Problem::MalformedPath("it is not UTF-8"))?;
     match decoded.as_ref() {
         "." | ".." => Err(Problem::MalformedPath("it has a . or .. segment")),
         text if text.contains('/') => Err(Problem::MalformedPath("a segment has an encoded slash")),
@@ -134,10 +130,7 @@ impl Endpoint {
                 (Resource::Promote | Resource::Rollback, _) => (None, "POST"),
             },
         };
-        action.ok_or_else(|| Problem::MethodNotAllowed {
-            method: String::from_utf8_lossy(method).into_owned(),
-            allow,
-        })
+        action.ok_or_else(|| Problem::MethodNotAllowed { method: String::from_utf8_lossy(method).into_owned(), allow })
     }
 }
 
@@ -178,11 +171,7 @@ impl Write {
                     canary_percent: params.parsed("canary_percent")?,
                     shadow_percent: params.parsed("shadow_percent")?,
                 };
-                if patch == Patch::default() {
-                    Err(Problem::EmptyPatch)
-                } else {
-                    Ok(Command::Patch(patch))
-                }
+                if patch == Patch::default() { Err(Problem::EmptyPatch) } else { Ok(Command::Patch(patch)) }
             }
         }
     }

@@ -26,10 +26,7 @@ impl IfMatch {
         let mut revisions = Vec::new();
         for tag in text.split(',').map(str::trim) {
             let (weak, quoted) = tag.strip_prefix("W/").map_or((false, tag), |quoted| (true, quoted));
-            let inner = quoted
-                .strip_prefix('"')
-                .and_then(|rest| rest.strip_suffix('"'))
-                .ok_or_else(malformed)?;
+            let inner = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or_else(malformed)?;
             // A weak tag never matches here: the comparison is the strong one.
             if let (false, Ok(number)) = (weak, inner.parse()) {
                 revisions.push(Revision::new(number));

@@ -95,10 +95,7 @@ impl Api {
 
     /// Whether a request with this `:path` is a call of the API, well-formed or not.
     pub fn covers(&self, path: &[u8]) -> bool {
-        let end = path
-            .iter()
-            .position(|byte| matches!(byte, b'?' | b'#'))
-            .unwrap_or(path.len());
+        let end = path.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(path.len());
         path.get(..end).is_some_and(|path| self.access.path_prefix.covers(path))
     }
 
@@ -123,12 +120,7 @@ impl Api {
         caller.require(action.role())?;
         let query = Params::from_query(query)?;
         let if_match = IfMatch::parse(head.if_match.as_deref())?;
-        Ok(Call {
-            action,
-            caller,
-            query,
-            if_match,
-        })
+        Ok(Call { action, caller, query, if_match })
     }
 }
 
@@ -137,16 +129,8 @@ impl Api {
 impl Call {
     /// Acts on a call whose body has arrived (empty if there was none).
     pub fn answer(self, body: &[u8], router: &Router, backend: &dyn Backend, now: Timestamp) -> Answer {
-        let only = |response| Answer {
-            response,
-            written: None,
-        };
-        let params = match self
-            .query
-            .clone()
-            .with_body(body)
-            .and_then(|params| self.action.check(params))
-        {
+        let only = |response| Answer { response, written: None };
+        let params = match self.query.clone().with_body(body).and_then(|params| self.action.check(params)) {
             Ok(params) => params,
             Err(problem) => return only(Response::problem(&problem, None)),
         };
@@ -173,19 +157,12 @@ impl Call {
         store: &dyn Store,
         now: Timestamp,
     ) -> Answer {
-        let only = |response| Answer {
-            response,
-            written: None,
-        };
+        let only = |response| Answer { response, written: None };
         let (command, reason) = match what.command(params).and_then(|command| Ok((command, params.reason()?))) {
             Ok(wish) => wish,
             Err(problem) => return only(Response::problem(&problem, None)),
         };
-        let author = Author {
-            by: self.caller.name().to_owned(),
-            source: Source::Admin,
-            reason,
-        };
+        let author = Author { by: self.caller.name().to_owned(), source: Source::Admin, reason };
         let applied = store::update(store, &route.name, route.initial, now, |loaded| {
             if !self.if_match.allows(loaded.state.revision) {
                 return Err(Rule::Stale);
@@ -195,10 +172,7 @@ impl Call {
         match applied {
             Ok(applied) => {
                 let response = one(route, &applied.state);
-                Answer {
-                    response,
-                    written: Some((index, applied)),
-                }
+                Answer { response, written: Some((index, applied)) }
             }
             Err(ApplyError::Refused(rule, state)) => {
                 let problem = match rule {
@@ -226,17 +200,8 @@ fn list(router: &Router, store: &dyn Store, now: Timestamp) -> Response {
     let load = |route: &Route| store::load(store, &route.name, route.initial, now).map(|loaded| loaded.state);
     match router.routes().iter().map(load).collect::<Result<Vec<State>, _>>() {
         Ok(states) => {
-            let views = router
-                .routes()
-                .iter()
-                .zip(&states)
-                .map(|(route, state)| DeploymentView::new(route, state));
-            Response::json(
-                200,
-                &DeploymentsView {
-                    deployments: views.collect(),
-                },
-            )
+            let views = router.routes().iter().zip(&states).map(|(route, state)| DeploymentView::new(route, state));
+            Response::json(200, &DeploymentsView { deployments: views.collect() })
         }
         Err(_) => Response::problem(&Problem::StoreUnavailable, None),
     }
@@ -251,18 +216,11 @@ fn read(what: Read, index: DeploymentIndex, route: &Route, backend: &dyn Backend
     let state = loaded.state;
     match what {
         Read::State => one(route, &state),
-        Read::History => Response::json(
-            200,
-            &ChangesView {
-                changes: state.history.changes().collect(),
-            },
-        )
-        .with_etag(state.revision),
+        Read::History => {
+            Response::json(200, &ChangesView { changes: state.history.changes().collect() }).with_etag(state.revision)
+        }
         Read::Comparison => {
-            let sample = Sample {
-                at: now,
-                counts: backend.counts(index),
-            };
+            let sample = Sample { at: now, counts: backend.counts(index) };
             match comparison::windows(store, &route.name, &sample) {
                 Ok(windows) => Response::json(200, &ComparisonView::new(&route.name, state.revision, windows)),
                 Err(_) => unavailable(),

@@ -27,10 +27,7 @@ pub struct BadEncoding;
 pub fn check_encoding(text: &[u8]) -> Result<(), BadEncoding> {
     let mut parts = text.split(|byte| *byte == b'%');
     parts.next();
-    let encoded = |part: &[u8]| {
-        part.get(..2)
-            .is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
-    };
+    let encoded = |part: &[u8]| part.get(..2).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
     if parts.all(encoded) { Ok(()) } else { Err(BadEncoding) }
 }
 
@@ -42,10 +39,7 @@ impl Params {
         let mut params = Self::default();
         for pair in query.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let (name, value) = match pair.iter().position(|byte| *byte == b'=') {
-                Some(at) => (
-                    pair.get(..at).unwrap_or_default(),
-                    pair.get(at.saturating_add(1)..).unwrap_or_default(),
-                ),
+                Some(at) => (pair.get(..at).unwrap_or_default(), pair.get(at.saturating_add(1)..).unwrap_or_default()),
                 None => (pair, &b""[..]),
             };
             params.add(decode(name)?, decode(value)?)?;
@@ -86,27 +80,18 @@ impl Params {
     /// Refuses every name that is not `known`.
     pub fn only(self, known: &'static [&'static str]) -> Result<Self, Problem> {
         match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            Some((name, _)) => Err(Problem::UnknownParameter {
-                name: name.clone(),
-                known,
-            }),
+            Some((name, _)) => Err(Problem::UnknownParameter { name: name.clone(), known }),
             None => Ok(self),
         }
     }
 
     fn text(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// The value of `name`, if it is given.
     pub fn parsed<T: FromStr<Err: fmt::Display>>(&self, name: &str) -> Result<Option<T>, Problem> {
-        let invalid = |error: T::Err| Problem::InvalidValue {
-            name: name.to_owned(),
-            problem: error.to_string(),
-        };
+        let invalid = |error: T::Err| Problem::InvalidValue { name: name.to_owned(), problem: error.to_string() };
         self.text(name).map(|text| text.parse().map_err(invalid)).transpose()
     }
 
@@ -116,22 +101,15 @@ impl Params {
             name: "reason".to_owned(),
             problem: error.to_string(),
         };
-        self.text("reason")
-            .map_or_else(|| Ok(Reason::none()), |text| Reason::new(text).map_err(invalid))
+        self.text("reason").map_or_else(|| Ok(Reason::none()), |text| Reason::new(text).map_err(invalid))
     }
 }
 
 fn decode(text: &[u8]) -> Result<String, Problem> {
     let malformed = || Problem::MalformedQuery(String::from_utf8_lossy(text).into_owned());
     check_encoding(text).map_err(|BadEncoding| malformed())?;
-    let spaced: Vec<u8> = text
-        .iter()
-        .map(|byte| if *byte == b'+' { b' ' } else { *byte })
-        .collect();
-    percent_decode(&spaced)
-        .decode_utf8()
-        .map(std::borrow::Cow::into_owned)
-        .map_err(|_| malformed())
+    let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    percent_decode(&spaced).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| malformed())
 }
 
 // === impl Members ===

@@ -111,10 +111,7 @@ impl fmt::Display for Problem {
         match self {
             Self::MalformedPath(rule) => write!(f, "The path cannot be used: {rule}."),
             Self::MalformedQuery(part) => {
-                write!(
-                    f,
-                    "{part:?} is not percent-encoded UTF-8: write a literal % as %25, & as %26, a space as %20."
-                )
+                write!(f, "{part:?} is not percent-encoded UTF-8: write a literal % as %25, & as %26, a space as %20.")
             }
             Self::MalformedIfMatch(header) => {
                 write!(
@@ -122,10 +119,9 @@ impl fmt::Display for Problem {
                     "{header:?} is not an entity tag: send the ETag of an earlier answer with its quotes, as in If-Match: \"7\"."
                 )
             }
-            Self::DuplicateParameter(name) => write!(
-                f,
-                "{name:?} is given more than once: give it once, in the query or in the body."
-            ),
+            Self::DuplicateParameter(name) => {
+                write!(f, "{name:?} is given more than once: give it once, in the query or in the body.")
+            }
             Self::UnknownParameter { name, known: [] } => {
                 write!(f, "{name:?} is given, but this call takes no parameters.")
             }
@@ -151,11 +147,9 @@ impl fmt::Display for Problem {
             }
             Self::Forbidden { name } => write!(f, "{name:?} is a viewer; this call takes an operator's token."),
             Self::UnknownPath(path) => write!(f, "{path:?} is not a path of this API."),
-            Self::UnknownDeployment(name) => write!(
-                f,
-                "No deployment is called {:?}: GET …/v1/deployments lists them.",
-                name.as_str()
-            ),
+            Self::UnknownDeployment(name) => {
+                write!(f, "No deployment is called {:?}: GET …/v1/deployments lists them.", name.as_str())
+            }
             Self::MethodNotAllowed { method, allow } => {
                 write!(f, "{method:?} is not a method of this path: use {allow}.")
             }

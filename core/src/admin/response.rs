@@ -39,20 +39,12 @@ impl Response {
     pub fn problem(problem: &Problem, state: Option<&DeploymentView<'_>>) -> Self {
         let (status, kind, title) = problem.kind();
         let r#type = format!("urn:bluegreen:problem:{kind}");
-        let document = ProblemDocument {
-            r#type,
-            title,
-            status,
-            detail: problem.to_string(),
-            state,
-        };
+        let document = ProblemDocument { r#type, title, status, detail: problem.to_string(), state };
         let mut response = Self::with_type(status, "application/problem+json", &document);
         if let Some(state) = state {
             response = response.with_etag(state.revision());
         }
-        response
-            .headers
-            .extend(problem.header().map(|(name, value)| (name, value.to_owned())));
+        response.headers.extend(problem.header().map(|(name, value)| (name, value.to_owned())));
         response
     }
 
@@ -66,10 +58,7 @@ impl Response {
         // Serialising to memory cannot fail for these types.
         let mut body = serde_json::to_vec(document).unwrap_or_default();
         body.push(b'\n');
-        let headers = vec![
-            ("content-type", content_type.to_owned()),
-            ("cache-control", "no-store".to_owned()),
-        ];
+        let headers = vec![("content-type", content_type.to_owned()), ("cache-control", "no-store".to_owned())];
         Self { status, headers, body }
     }
 }

@@ -55,10 +55,7 @@ impl Fixture {
     }
 
     fn operate_with(&self, method: &str, path: &str, body: &str, if_match: Option<&str>) -> (u32, serde_json::Value) {
-        let head = Head {
-            if_match: if_match.map(|tag| tag.as_bytes().to_vec()),
-            ..head(method, path, Some("op"))
-        };
+        let head = Head { if_match: if_match.map(|tag| tag.as_bytes().to_vec()), ..head(method, path, Some("op")) };
         let response = self.call(&head, body.as_bytes());
         (response.status, serde_json::from_slice(&response.body).expect("JSON"))
     }
@@ -89,10 +86,7 @@ fn a_deployment_is_shown_as_documented() {
     let response = api.call(&head("GET", IRIS, Some("view")), b"");
     assert_eq!(String::from_utf8(response.body).expect("UTF-8").trim_end(), expected);
     assert!(response.headers.contains(&("etag", "\"1\"".to_owned())));
-    assert_eq!(
-        api.operate("GET", "/bluegreen/v1/deployments").1,
-        serde_json::json!({"deployments": [shown]})
-    );
+    assert_eq!(api.operate("GET", "/bluegreen/v1/deployments").1, serde_json::json!({"deployments": [shown]}));
 }
 
 #[test]
@@ -114,14 +108,8 @@ fn the_history_shows_each_change_newest_first() {
 fn parameters_count_the_same_in_query_and_body() {
     let cases = [
         ("?active=green&canary_percent=12.5&shadow_percent=1", ""),
-        (
-            "",
-            r#"{"active": "green", "canary_percent": 12.5, "shadow_percent": 1}"#,
-        ),
-        (
-            "?active=green",
-            r#" {"canary_percent": "12.50", "shadow_percent": "1"} "#,
-        ),
+        ("", r#"{"active": "green", "canary_percent": 12.5, "shadow_percent": 1}"#),
+        ("?active=green", r#" {"canary_percent": "12.50", "shadow_percent": "1"} "#),
         ("?%61ctive=gr%65en&&canary_percent=12.5&shadow_percent=1", "\n"),
     ];
     for (query, body) in cases {
@@ -143,20 +131,8 @@ fn a_bad_call_is_a_clear_error_and_changes_nothing() {
         ("PATCH", "?active=%", "", 400, "malformed-query"),
         ("PATCH", "?active=%ff", "", 400, "malformed-query"),
         ("PATCH", "?active=green&active=green", "", 400, "duplicate-parameter"),
-        (
-            "PATCH",
-            "?active=green",
-            r#"{"active": "green"}"#,
-            400,
-            "duplicate-parameter",
-        ),
-        (
-            "PATCH",
-            "",
-            r#"{"active": "green", "active": "blue"}"#,
-            400,
-            "duplicate-parameter",
-        ),
+        ("PATCH", "?active=green", r#"{"active": "green"}"#, 400, "duplicate-parameter"),
+        ("PATCH", "", r#"{"active": "green", "active": "blue"}"#, 400, "duplicate-parameter"),
         ("PATCH", "?activ=green", "", 400, "unknown-parameter"),
         ("POST", "/promote?canary_percent=1", "", 400, "unknown-parameter"),
         ("GET", "?active=green", "", 400, "unknown-parameter"),
@@ -196,15 +172,8 @@ fn a_bad_call_is_a_clear_error_and_changes_nothing() {
         let api = Fixture::new();
         let (seen, problem) = api.operate_with(method, &format!("{IRIS}{rest}"), body, None);
         assert_eq!(seen, *status, "{method} {rest} {body}: {problem}");
-        assert_eq!(
-            problem["type"],
-            format!("urn:bluegreen:problem:{kind}"),
-            "{method} {rest} {body}"
-        );
-        assert!(
-            problem["detail"].as_str().is_some_and(|detail| detail.len() > 10),
-            "{problem}"
-        );
+        assert_eq!(problem["type"], format!("urn:bluegreen:problem:{kind}"), "{method} {rest} {body}");
+        assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{problem}");
         assert_eq!(api.revision(), 0, "{method} {rest} {body}");
     }
 }
@@ -221,18 +190,11 @@ fn every_method_and_path_needs_the_role_that_it_needs() {
         ("GET", "/bluegreen", [401, 401, 404, 404]),
         ("GET", "/bluegreen/", [401, 401, 404, 404]),
         ("GET", "/bluegreen/v2/..", [401, 401, 400, 400]),
-        (
-            "PATCH",
-            "/bluegreen/v1/deployments/iris?canary_percent=1",
-            [401, 401, 403, 200],
-        ),
+        ("PATCH", "/bluegreen/v1/deployments/iris?canary_percent=1", [401, 401, 403, 200]),
         ("POST", "/bluegreen/v1/deployments/rose/promote", [401, 401, 403, 404]),
     ];
     for (method, path, statuses) in cases {
-        for (token, status) in [None, Some("wrong"), Some("view"), Some("op")]
-            .into_iter()
-            .zip(statuses)
-        {
+        for (token, status) in [None, Some("wrong"), Some("view"), Some("op")].into_iter().zip(statuses) {
             let response = api.call(&head(method, path, token), b"");
             assert_eq!(response.status, status, "{method} {path} {token:?}");
         }
@@ -243,24 +205,11 @@ fn every_method_and_path_needs_the_role_that_it_needs() {
 fn an_error_carries_the_header_that_its_status_asks_for() {
     let api = Fixture::new();
     let header = |head: &Head, name: &str| {
-        api.call(head, b"")
-            .headers
-            .into_iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, value)| value)
+        api.call(head, b"").headers.into_iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     };
-    assert_eq!(
-        header(&head("GET", IRIS, None), "www-authenticate").as_deref(),
-        Some("Bearer realm=\"bluegreen\"")
-    );
-    assert_eq!(
-        header(&head("PUT", IRIS, Some("op")), "allow").as_deref(),
-        Some("GET, PATCH")
-    );
-    assert_eq!(
-        header(&head("PUT", IRIS, Some("op")), "content-type").as_deref(),
-        Some("application/problem+json")
-    );
+    assert_eq!(header(&head("GET", IRIS, None), "www-authenticate").as_deref(), Some("Bearer realm=\"bluegreen\""));
+    assert_eq!(header(&head("PUT", IRIS, Some("op")), "allow").as_deref(), Some("GET, PATCH"));
+    assert_eq!(header(&head("PUT", IRIS, Some("op")), "content-type").as_deref(), Some("application/problem+json"));
 }
 
 #[test]
@@ -270,14 +219,8 @@ fn of_two_writers_that_saw_the_same_revision_one_wins() {
     assert_eq!(api.operate_with("PATCH", &path, "", Some("\"0\"")).0, 200);
     let (status, problem) = api.operate_with("POST", &format!("{IRIS}/promote"), "", Some("\"0\""));
     assert_eq!(status, 412);
-    assert_eq!(
-        (&problem["state"]["revision"], &problem["state"]["canary_percent"]),
-        (&1.into(), &5.into())
-    );
-    assert_eq!(
-        api.operate_with("POST", &format!("{IRIS}/promote"), "", Some("1")).0,
-        400
-    );
+    assert_eq!((&problem["state"]["revision"], &problem["state"]["canary_percent"]), (&1.into(), &5.into()));
+    assert_eq!(api.operate_with("POST", &format!("{IRIS}/promote"), "", Some("1")).0, 400);
     assert_eq!(api.revision(), 1);
 }
 
@@ -292,12 +235,7 @@ fn a_write_that_changes_nothing_keeps_the_revision() {
 fn a_store_out_of_reach_is_a_503_for_reads_and_writes_and_changes_nothing() {
     let api = Fixture::new();
     api.store.set_reachable(false);
-    for (method, path) in [
-        ("GET", ""),
-        ("GET", "/history"),
-        ("GET", "/comparison"),
-        ("POST", "/promote"),
-    ] {
+    for (method, path) in [("GET", ""), ("GET", "/history"), ("GET", "/comparison"), ("POST", "/promote")] {
         assert_eq!(api.operate(method, &format!("{IRIS}{path}")).0, 503, "{method} {path}");
     }
     api.store.set_reachable(true);
@@ -312,10 +250,7 @@ fn the_comparison_has_all_three_periods_for_both_colours() {
         for colour in ["blue", "green"] {
             let figures = &shown["windows"][window]["colours"][colour];
             assert_eq!(figures["requests"], 0, "{shown}");
-            assert!(
-                figures["error_rate"].is_null() && figures["ttfb_ms"]["p99"].is_null(),
-                "{shown}"
-            );
+            assert!(figures["error_rate"].is_null() && figures["ttfb_ms"]["p99"].is_null(), "{shown}");
         }
     }
 }

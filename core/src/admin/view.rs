@@ -1,8 +1,7 @@
 //! How the API shows things, member by member in the order of its documentation.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 
 use crate::colour::{Colour, PerColour};
 use crate::comparison::Window;
@@ -47,8 +46,12 @@ pub struct ChangesView<'a> {
 pub struct ComparisonView<'a> {
     name: &'a DeploymentName,
     revision: Revision,
-    windows: BTreeMap<&'static str, Window>,
+    windows: Windows,
 }
+
+/// The periods by name, the shortest first.
+#[derive(Debug)]
+struct Windows(Vec<(&'static str, Window)>);
 
 // === impl DeploymentView ===
 
@@ -78,10 +81,16 @@ impl<'a> DeploymentView<'a> {
 
 impl<'a> ComparisonView<'a> {
     pub fn new(name: &'a DeploymentName, revision: Revision, windows: Vec<(&'static str, Window)>) -> Self {
-        Self {
-            name,
-            revision,
-            windows: windows.into_iter().collect(),
+        Self { name, revision, windows: Windows(windows) }
+    }
+}
+
+impl Serialize for Windows {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, window) in &self.0 {
+            map.serialize_entry(name, window)?;
         }
+        map.end()
     }
 }

@@ -52,9 +52,7 @@ fn default_prefix() -> PathPrefix {
 fn deserialize_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathPrefix, D::Error> {
     let prefix = PathPrefix::deserialize(deserializer)?;
     if prefix.as_str().is_empty() {
-        return Err(de::Error::custom(
-            "\"/\" would take everything: use a path such as /bluegreen",
-        ));
+        return Err(de::Error::custom("\"/\" would take everything: use a path such as /bluegreen"));
     }
     Ok(prefix)
 }

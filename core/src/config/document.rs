@@ -22,11 +22,7 @@ pub fn parse(bytes: &[u8]) -> Result<serde_json::Value, serde_json::Error> {
 }
 
 fn object(document: Struct) -> serde_json::Value {
-    document
-        .fields
-        .into_iter()
-        .map(|(name, value)| (name, json(value)))
-        .collect()
+    document.fields.into_iter().map(|(name, value)| (name, json(value))).collect()
 }
 
 fn json(value: Value) -> serde_json::Value {
@@ -43,11 +39,7 @@ fn json(value: Value) -> serde_json::Value {
 /// A message's numbers are all doubles: the whole ones are integers again, as they were in the YAML.
 fn number(number: f64) -> Option<Number> {
     let whole = number as i64;
-    if whole as f64 == number {
-        Some(whole.into())
-    } else {
-        Number::from_f64(number)
-    }
+    if whole as f64 == number { Some(whole.into()) } else { Number::from_f64(number) }
 }
 
 #[cfg(test)]
@@ -57,14 +49,11 @@ mod tests {
     fn message(value: serde_json::Value) -> Value {
         let kind = match value {
             serde_json::Value::Object(members) => Kind::StructValue(Struct {
-                fields: members
-                    .into_iter()
-                    .map(|(name, value)| (name, message(value)))
-                    .collect(),
+                fields: members.into_iter().map(|(name, value)| (name, message(value))).collect(),
             }),
-            serde_json::Value::Array(values) => Kind::ListValue(prost_types::ListValue {
-                values: values.into_iter().map(message).collect(),
-            }),
+            serde_json::Value::Array(values) => {
+                Kind::ListValue(prost_types::ListValue { values: values.into_iter().map(message).collect() })
+            }
             serde_json::Value::String(text) => Kind::StringValue(text),
             serde_json::Value::Bool(truth) => Kind::BoolValue(truth),
             serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().expect("finite")),
@@ -79,9 +68,7 @@ mod tests {
             "deployments": {"iris": {"initial": {"canary_percent": 12.5, "shadow_percent": 3}, "list": [true, null, "x"]}},
             "admin": {"open": false},
         });
-        let Some(Kind::StructValue(as_message)) = message(document.clone()).kind else {
-            panic!("an object")
-        };
+        let Some(Kind::StructValue(as_message)) = message(document.clone()).kind else { panic!("an object") };
         assert_eq!(parse(&as_message.encode_to_vec()).expect("a message"), document);
         assert_eq!(parse(document.to_string().as_bytes()).expect("JSON"), document);
     }

@@ -62,10 +62,7 @@ impl Config {
             document::parse(bytes).map_err(|error| ConfigError::at(String::new(), format!("not JSON: {error}")))?;
         let config: Self = serde_path_to_error::deserialize(document).map_err(|error| {
             let path = error.path().to_string();
-            ConfigError::at(
-                if path == "." { String::new() } else { path },
-                error.into_inner().to_string(),
-            )
+            ConfigError::at(if path == "." { String::new() } else { path }, error.into_inner().to_string())
         })?;
         config.check()?;
         Ok(config)
@@ -78,29 +75,14 @@ impl Config {
             if *cluster == deployment.colours.green.cluster {
                 return Err(ConfigError::at(
                     format!("deployments.{name}.colours.green.cluster"),
-                    format!(
-                        "{:?} is blue's cluster too: two versions need two clusters",
-                        cluster.as_str()
-                    ),
+                    format!("{:?} is blue's cluster too: two versions need two clusters", cluster.as_str()),
                 ));
             }
         }
         let headers = [
-            (
-                "colour_header",
-                &self.routing.colour_header,
-                &self.routing.cluster_header,
-            ),
-            (
-                "shadow_header",
-                &self.routing.shadow_header,
-                &self.routing.cluster_header,
-            ),
-            (
-                "shadow_header",
-                &self.routing.shadow_header,
-                &self.routing.colour_header,
-            ),
+            ("colour_header", &self.routing.colour_header, &self.routing.cluster_header),
+            ("shadow_header", &self.routing.shadow_header, &self.routing.cluster_header),
+            ("shadow_header", &self.routing.shadow_header, &self.routing.colour_header),
         ];
         for (field, header, earlier) in headers {
             if header == earlier {
@@ -141,11 +123,7 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.path.is_empty() {
-            write!(f, "{}", self.problem)
-        } else {
-            write!(f, "{}: {}", self.path, self.problem)
-        }
+        if self.path.is_empty() { write!(f, "{}", self.problem) } else { write!(f, "{}: {}", self.path, self.problem) }
     }
 }
 
@@ -190,19 +168,12 @@ mod tests {
             "blue": {"cluster": "b", "version": "1"}, "green": {"cluster": "g", "version": "2"}}}}}"#;
         let config = Config::from_bytes(json.as_bytes()).expect("valid");
         assert_eq!(config.routing, Routing::default());
-        for header in [
-            &config.routing.cluster_header,
-            &config.routing.colour_header,
-            &config.routing.shadow_header,
-        ] {
+        for header in [&config.routing.cluster_header, &config.routing.colour_header, &config.routing.shadow_header] {
             assert!(HeaderName::new(header.as_str()).is_ok());
         }
         assert_eq!(config.admin, None);
         let iris = &config.deployments["iris"];
-        assert_eq!(
-            (iris.initial.active, iris.initial.canary_percent.hundredths()),
-            (Colour::Blue, 0)
-        );
+        assert_eq!((iris.initial.active, iris.initial.canary_percent.hundredths()), (Colour::Blue, 0));
         assert_eq!((&iris.sticky, &iris.r#override), (&None, &None));
     }
 
@@ -213,21 +184,9 @@ mod tests {
             ("7", "invalid type", ""),
             (&format!("{FULL} x"), "trailing", ""),
             ("{}", "missing field `deployments`", ""),
-            (
-                &FULL.replace("12.5", "101"),
-                "101 is not between 0 and 100",
-                "deployments.iris.initial.canary_percent",
-            ),
-            (
-                &FULL.replace("12.5", "0.001"),
-                "more than two decimals",
-                "deployments.iris.initial.canary_percent",
-            ),
-            (
-                &FULL.replace("12.5", r#""x""#),
-                "invalid type",
-                "deployments.iris.initial.canary_percent",
-            ),
+            (&FULL.replace("12.5", "101"), "101 is not between 0 and 100", "deployments.iris.initial.canary_percent"),
+            (&FULL.replace("12.5", "0.001"), "more than two decimals", "deployments.iris.initial.canary_percent"),
+            (&FULL.replace("12.5", r#""x""#), "invalid type", "deployments.iris.initial.canary_percent"),
             (
                 &FULL.replace(r#""active": "green""#, r#""active": "red""#),
                 "unknown variant `red`",
@@ -238,11 +197,7 @@ mod tests {
                 "start with /",
                 "deployments.iris.match.path_prefix",
             ),
-            (
-                &FULL.replace("iris.example.com", "iris.example.com:80"),
-                "host name",
-                "deployments.iris.match.authority",
-            ),
+            (&FULL.replace("iris.example.com", "iris.example.com:80"), "host name", "deployments.iris.match.authority"),
             (
                 &FULL.replace(r#""version": "2""#, r#""version": "a b""#),
                 "is not a version",
@@ -263,52 +218,16 @@ mod tests {
                 "unknown field `red`",
                 "deployments.iris.colours",
             ),
-            (
-                &FULL.replace(r#""iris": {"#, r#""Iris": {"#),
-                r#""Iris" is not a deployment name"#,
-                "deployments",
-            ),
-            (
-                &FULL.replace(r#""initial""#, r#""intial""#),
-                "unknown field `intial`",
-                "deployments.iris",
-            ),
-            (
-                &FULL.replace("3600s", "soon"),
-                "is not a time",
-                "deployments.iris.sticky.cookie.max_age",
-            ),
-            (
-                &FULL.replace("3600s", "0s"),
-                "no time at all",
-                "deployments.iris.sticky.cookie.max_age",
-            ),
-            (
-                &FULL.replace(r#""x-s""#, r#""x-c""#),
-                "already carries",
-                "routing.shadow_header",
-            ),
-            (
-                &FULL.replace(r#""x-c""#, r#"":path""#),
-                "is not a header name",
-                "routing.cluster_header",
-            ),
+            (&FULL.replace(r#""iris": {"#, r#""Iris": {"#), r#""Iris" is not a deployment name"#, "deployments"),
+            (&FULL.replace(r#""initial""#, r#""intial""#), "unknown field `intial`", "deployments.iris"),
+            (&FULL.replace("3600s", "soon"), "is not a time", "deployments.iris.sticky.cookie.max_age"),
+            (&FULL.replace("3600s", "0s"), "no time at all", "deployments.iris.sticky.cookie.max_age"),
+            (&FULL.replace(r#""x-s""#, r#""x-c""#), "already carries", "routing.shadow_header"),
+            (&FULL.replace(r#""x-c""#, r#"":path""#), "is not a header name", "routing.cluster_header"),
             (&FULL.replace("/bg", "/"), "everything", "admin.path_prefix"),
-            (
-                &FULL.replace("operator", "root"),
-                "unknown variant `root`",
-                "admin.tokens[0].role",
-            ),
-            (
-                &FULL.replace("9f86", "9f8"),
-                "64 hexadecimal digits",
-                "admin.tokens[0].sha256",
-            ),
-            (
-                &FULL.replace("9f86", "zf86"),
-                "64 hexadecimal digits",
-                "admin.tokens[0].sha256",
-            ),
+            (&FULL.replace("operator", "root"), "unknown variant `root`", "admin.tokens[0].role"),
+            (&FULL.replace("9f86", "9f8"), "64 hexadecimal digits", "admin.tokens[0].sha256"),
+            (&FULL.replace("9f86", "zf86"), "64 hexadecimal digits", "admin.tokens[0].sha256"),
         ];
         for (json, problem, path) in cases {
             let error = Config::from_bytes(json.as_bytes()).expect_err(problem);

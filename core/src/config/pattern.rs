@@ -55,14 +55,12 @@ impl PathPrefix {
 
     /// Whether `path` (without its query) is covered.
     pub fn covers(&self, path: &[u8]) -> bool {
-        path.strip_prefix(self.0.as_bytes())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+        path.strip_prefix(self.0.as_bytes()).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     }
 
     /// What follows the prefix in `path`, when it is covered.
     pub fn strip<'p>(&self, path: &'p str) -> Option<&'p str> {
-        path.strip_prefix(self.0.as_str())
-            .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+        path.strip_prefix(self.0.as_str()).filter(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     pub(crate) const fn literal(text: String) -> Self {
@@ -78,13 +76,8 @@ impl TryFrom<String> for PathPrefix {
             return Err(PatternError::Relative(text));
         }
         let prefix = text.strip_suffix('/').unwrap_or(&text);
-        let odd_segment = prefix
-            .split('/')
-            .skip(1)
-            .any(|segment| matches!(segment, "" | "." | ".."));
-        let odd_byte = prefix
-            .bytes()
-            .any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'?' | b'#'));
+        let odd_segment = prefix.split('/').skip(1).any(|segment| matches!(segment, "" | "." | ".."));
+        let odd_byte = prefix.bytes().any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'?' | b'#'));
         if odd_segment || odd_byte {
             return Err(PatternError::NotPlain(text));
         }
@@ -128,16 +121,10 @@ impl fmt::Display for PatternError {
         match self {
             Self::Relative(text) => write!(f, "{text:?} must start with /"),
             Self::NotPlain(text) => {
-                write!(
-                    f,
-                    "{text:?} must be a plain path: no query, no empty segment, no . or .. segment"
-                )
+                write!(f, "{text:?} must be a plain path: no query, no empty segment, no . or .. segment")
             }
             Self::NotAHost(text) => {
-                write!(
-                    f,
-                    "{text:?} must be a host name without a port, such as iris.example.com or *.example.com"
-                )
+                write!(f, "{text:?} must be a host name without a port, such as iris.example.com or *.example.com")
             }
         }
     }
@@ -170,10 +157,7 @@ mod tests {
 
     #[test]
     fn a_trailing_slash_means_the_same_prefix() {
-        assert_eq!(
-            PathPrefix::try_from("/a/".to_owned()),
-            PathPrefix::try_from("/a".to_owned())
-        );
+        assert_eq!(PathPrefix::try_from("/a/".to_owned()), PathPrefix::try_from("/a".to_owned()));
     }
 
     #[test]
@@ -186,16 +170,11 @@ mod tests {
     #[test]
     fn authorities_are_host_names_in_any_case_without_a_port() {
         let parse = |text: &str| Authority::try_from(text.to_owned());
-        assert_eq!(
-            parse("Iris.Example.com"),
-            Ok(Authority::Exact("iris.example.com".to_owned()))
-        );
+        assert_eq!(parse("Iris.Example.com"), Ok(Authority::Exact("iris.example.com".to_owned())));
         assert_eq!(parse("*.example.com"), Ok(Authority::Suffix(".example.com".to_owned())));
         assert_eq!(parse("[::1]"), Ok(Authority::Exact("[::1]".to_owned())));
         assert_eq!(parse("127.0.0.1"), Ok(Authority::Exact("127.0.0.1".to_owned())));
-        for bad in [
-            "", "*", "*.", "a:80", "a..b", "a b", "*.*.b", "[::1]:80", "*.[::1]", "a/b",
-        ] {
+        for bad in ["", "*", "*.", "a:80", "a..b", "a b", "*.*.b", "[::1]:80", "*.[::1]", "a/b"] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }
