@@ -86,6 +86,9 @@ impl Used {
 mod tests {
     use std::time::Duration;
 
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
     use crate::testing::{MemoryStore, iris};
 

@@ -170,6 +170,9 @@ impl Percentiles {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
     use crate::testing::{MemoryStore, iris};
 

@@ -258,6 +258,9 @@ pub fn of_exchange(class: Class, first_byte: Option<Duration>, total: Duration) 
 mod tests {
     use std::collections::BTreeSet;
 
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
     use crate::testing::iris;
 

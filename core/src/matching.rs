@@ -226,6 +226,9 @@ impl<'r> ReadOnce<'r> {
 mod tests {
     use std::cell::RefCell;
 
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
 
     /// A request that remembers what it was asked for.

@@ -145,6 +145,9 @@ impl Route {
 mod tests {
     use std::collections::BTreeMap;
 
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
     use crate::testing::split;
 

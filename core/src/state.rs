@@ -213,6 +213,9 @@ impl std::error::Error for Refusal {}
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
     use crate::history::Source;
     use crate::testing::{percent, split};

@@ -90,6 +90,9 @@ pub fn deserialize_span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Du
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
 
     #[test]

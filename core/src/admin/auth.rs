@@ -67,6 +67,9 @@ fn holder<'a>(tokens: &'a [Token], token: &[u8]) -> Option<&'a Token> {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
 
     fn access(open: bool) -> Access {

@@ -1,6 +1,8 @@
 //! The API as its callers see it, over a store in memory.
 
 use sha2::{Digest, Sha256};
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
 use crate::config::Config;

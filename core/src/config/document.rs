@@ -44,6 +44,9 @@ fn number(number: f64) -> Option<Number> {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
 
     fn message(value: serde_json::Value) -> Value {

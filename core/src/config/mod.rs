@@ -131,6 +131,9 @@ impl std::error::Error for ConfigError {}
 
 #[cfg(test)]
 mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
     use super::*;
     use crate::colour::Colour;
 
