@@ -83,7 +83,13 @@ impl Plugin {
         let now = Timestamp::from(host::now());
         for (route, working) in self.router.routes().iter().zip(&self.workings) {
             match store::adopt_initial(&SharedData, &route.name, route.initial, now) {
-                Ok(applied) => working.publish(route, &applied),
+                Ok(applied) => {
+                    if applied.effect != Effect::None {
+                        // Where comparisons begin.
+                        working.sample(route, now);
+                    }
+                    working.publish(route, &applied);
+                }
                 Err(error) => log::warn!("bluegreen: deployment={}: {error}: requests follow initial", route.name),
             }
         }
@@ -121,10 +127,7 @@ impl Plugin {
         }
         self.sampled.set(Some(period_of(now)));
         for (route, working) in self.router.routes().iter().zip(&self.workings) {
-            let sample = Sample { at: now, counts: working.metrics.counts() };
-            if let Err(error) = comparison::record(&SharedData, &route.name, &sample) {
-                working.warn_once(route, &error.to_string());
-            }
+            working.sample(route, now);
             // Two writers at once may have set the gauges in the other order.
             if let Ok(loaded) = store::load(&SharedData, &route.name, route.initial, now) {
                 working.metrics.show(&loaded.state);
@@ -174,6 +177,14 @@ impl Working {
                 self.metrics.count_fallback();
                 fallback
             }
+        }
+    }
+
+    /// Writes down what was counted up to now.
+    fn sample(&self, route: &Route, now: Timestamp) {
+        let sample = Sample { at: now, counts: self.metrics.counts() };
+        if let Err(error) = comparison::record(&SharedData, &route.name, &sample) {
+            self.warn_once(route, &error.to_string());
         }
     }
 

@@ -71,14 +71,18 @@ pub fn period_of(at: Timestamp) -> u64 {
     at.as_millis().checked_div(millis(SAMPLE_PERIOD)).unwrap_or_default()
 }
 
-/// Writes a sample down, over the one that is too old to be needed.
+/// Writes a sample down, over the one that is too old to be needed. The first sample of a period stands.
 ///
 /// # Errors
 /// The store cannot be reached; the comparison then reaches further back than asked for.
 pub fn record(store: &dyn Store, name: &DeploymentName, sample: &Sample) -> Result<(), StoreError> {
-    let key = slot_key(name, period_of(sample.at));
+    let period = period_of(sample.at);
+    let stored = store.read(&slot_key(name, period))?;
+    if decode(stored.value, period).is_some() {
+        return Ok(());
+    }
     let bytes = serde_json::to_vec(sample).map_err(|_| StoreError)?;
-    match store.swap(&key, &bytes, store.read(&key)?.seen) {
+    match store.swap(&slot_key(name, period), &bytes, stored.seen) {
         // Somebody else has just taken this period's sample: it is as good as ours.
         Ok(()) | Err(SwapError::Conflict) => Ok(()),
         Err(SwapError::Unavailable) => Err(StoreError),
@@ -100,32 +104,33 @@ pub fn windows(
         .collect()
 }
 
-/// The newest sample from before the period; soon after a start, when there is none, the start itself.
+/// The newest sample from before the period; soon after a start, when there is none, the oldest of all, which was taken
+/// when the deployment was configured.
 fn baseline(store: &dyn Store, name: &DeploymentName, now: &Sample, length: Duration) -> Result<Sample, StoreError> {
     let start = now.at.minus(length);
     let first_period = period_of(start);
     for back in 0..SLOTS {
-        let Some(period) = first_period.checked_sub(back) else {
-            break;
-        };
+        let Some(period) = first_period.checked_sub(back) else { break };
         if let Some(sample) = read(store, name, period)?.filter(|sample| sample.at <= start) {
             return Ok(sample);
         }
     }
-    // Nothing is older, so all that was ever counted lies in the period, which began with the oldest sample.
     for period in first_period..=period_of(now.at) {
         if let Some(oldest) = read(store, name, period)? {
-            return Ok(Sample { at: oldest.at, ..Sample::default() });
+            return Ok(oldest);
         }
     }
-    Ok(Sample { at: now.at, ..Sample::default() })
+    Ok(now.clone())
 }
 
 fn read(store: &dyn Store, name: &DeploymentName, period: u64) -> Result<Option<Sample>, StoreError> {
-    let bytes = store.read(&slot_key(name, period))?.value.unwrap_or_default();
-    let sample: Option<Sample> = serde_json::from_slice(&bytes).ok();
-    // The slot may still hold the sample of an earlier turn.
-    Ok(sample.filter(|sample| period_of(sample.at) == period))
+    Ok(decode(store.read(&slot_key(name, period))?.value, period))
+}
+
+/// The sample in a slot, unless it is one of an earlier turn.
+fn decode(value: Option<Vec<u8>>, period: u64) -> Option<Sample> {
+    let sample: Sample = serde_json::from_slice(&value?).ok()?;
+    (period_of(sample.at) == period).then_some(sample)
 }
 
 fn slot_key(name: &DeploymentName, period: u64) -> String {
@@ -205,13 +210,13 @@ mod tests {
     }
 
     #[test]
-    fn soon_after_a_start_everything_counted_is_in_every_window() {
+    fn soon_after_a_start_every_window_begins_with_the_first_sample() {
         let store = MemoryStore::default();
-        assert_eq!(compare(&store, 5), [(0.0, 5), (0.0, 5), (0.0, 5)]);
+        assert_eq!(compare(&store, 5), [(0.0, 0), (0.0, 0), (0.0, 0)]);
         run(&store, 0..=30);
-        assert_eq!(compare(&store, 35), [(34.0, 35), (34.0, 35), (34.0, 35)]);
+        assert_eq!(compare(&store, 35), [(34.0, 34), (34.0, 34), (34.0, 34)]);
         run(&store, 31..=100);
-        assert_eq!(compare(&store, 100), [(69.0, 69), (99.0, 100), (99.0, 100)]);
+        assert_eq!(compare(&store, 100), [(69.0, 69), (99.0, 99), (99.0, 99)]);
     }
 
     #[test]
@@ -240,6 +245,6 @@ mod tests {
         for slot in 0..SLOTS {
             store.put(&format!("bluegreen/v1/iris/sample/{slot}"), b"\xffnot ours");
         }
-        assert_eq!(compare(&store, 5), [(0.0, 5), (0.0, 5), (0.0, 5)]);
+        assert_eq!(compare(&store, 5), [(0.0, 0), (0.0, 0), (0.0, 0)]);
     }
 }
