@@ -1,0 +1,63 @@
+//! A small stand-in for `mlflow models serve`: one of two versions of an iris classifier behind MLflow's scoring
+//! protocol, so that the demo has two models that really differ and starts in milliseconds, without Python.
+
+mod model;
+mod protocol;
+mod server;
+
+use std::io::ErrorKind;
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::model::Version;
+
+/// Serves one of two versions of an iris classifier behind MLflow's scoring protocol, on 127.0.0.1.
+#[derive(Parser)]
+#[command(name = "model-server")]
+struct Arguments {
+    /// Which model to serve: 1 looks at the petal's length only, 2 at all four measurements.
+    #[arg(long)]
+    model_version: Version,
+    /// The port to listen on; 0 takes a free one and prints it.
+    #[arg(long)]
+    port: u16,
+}
+
+/// One thread is enough for a model this small, and leaves the machine to what is being shown or measured.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("model-server: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(Arguments { model_version, port }: Arguments) -> Result<()> {
+    // Before the port opens: whoever sees it open may end this server at once, and gracefully.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let listener = match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+        Ok(listener) => listener,
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            bail!("port {port} is in use; end what listens there, or choose another one with --port")
+        }
+        Err(error) => return Err(error).with_context(|| format!("cannot listen on 127.0.0.1:{port}")),
+    };
+    let address = listener.local_addr().context("cannot tell the address that was bound")?;
+    println!("model-server: version {model_version} listens on http://{address}");
+    server::serve(listener, model_version, stop).await.context("serving failed")
+}
