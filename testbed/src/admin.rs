@@ -1,0 +1,296 @@
+//! A client of the filter's admin API.
+//!
+//! It sends what it is told to, mistakes included, and keeps the whole answer: tests want to see both.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use reqwest::{Client, Method};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// How long one call may take. The filter itself gives up after about five seconds.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The admin API of one filter.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    http: Client,
+    base: String,
+    token: Option<String>,
+}
+
+/// One call that is being put together; [`Call::send`] sends it.
+#[derive(Debug)]
+pub struct Call {
+    request: reqwest::RequestBuilder,
+    url: String,
+    query: Vec<(String, String)>,
+}
+
+/// What the API answered.
+#[derive(Clone, PartialEq)]
+pub struct Reply {
+    /// The status code.
+    pub status: u16,
+    /// The headers; of a repeated one, the last.
+    pub headers: BTreeMap<String, String>,
+    /// The body.
+    pub text: String,
+}
+
+/// The state of one deployment, as the API tells it.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Deployment {
+    /// Its name.
+    pub name: String,
+    /// Grows by one with each change.
+    pub revision: u64,
+    /// The colour that ordinary traffic goes to.
+    pub active: String,
+    /// The other colour.
+    pub candidate: String,
+    /// Share of ordinary requests for the candidate.
+    pub canary_percent: f64,
+    /// Share of the active colour's requests that are copied to the candidate.
+    pub shadow_percent: f64,
+    /// Cluster and version of each colour.
+    pub colours: BTreeMap<String, Colour>,
+    /// When it changed last; none before the first change.
+    #[serde(default)]
+    pub changed_at: Option<String>,
+    /// Who changed it.
+    #[serde(default)]
+    pub changed_by: Option<String>,
+    /// What changed it.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// One colour of a deployment.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Colour {
+    /// The Envoy cluster.
+    pub cluster: String,
+    /// The model version that it serves.
+    pub version: String,
+}
+
+/// One entry of the history.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Change {
+    /// The revision that the change made.
+    pub revision: u64,
+    /// When.
+    pub at: String,
+    /// Who.
+    pub by: String,
+    /// What.
+    pub source: String,
+    /// Why.
+    pub reason: String,
+    /// Before.
+    pub from: Split,
+    /// After.
+    pub to: Split,
+}
+
+/// How traffic is divided.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Split {
+    /// The colour that ordinary traffic goes to.
+    pub active: String,
+    /// Share for the candidate.
+    pub canary_percent: f64,
+    /// Share copied to the candidate.
+    pub shadow_percent: f64,
+}
+
+#[derive(Deserialize)]
+struct Deployments {
+    deployments: Vec<Deployment>,
+}
+
+#[derive(Deserialize)]
+struct Changes {
+    changes: Vec<Change>,
+}
+
+// === impl Admin ===
+
+impl Admin {
+    /// The API at `base`, for example `http://127.0.0.1:10001/bluegreen`; without a token.
+    pub fn new(base: &str) -> Self {
+        let http = Client::builder().no_proxy().timeout(TIMEOUT).build().unwrap_or_default();
+        Self { http, base: base.trim_end_matches('/').to_owned(), token: None }
+    }
+
+    /// The same API with this token.
+    #[must_use]
+    pub fn token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    /// The same API without a token.
+    #[must_use]
+    pub fn anonymous(&self) -> Self {
+        Self { token: None, ..self.clone() }
+    }
+
+    /// A call to `path` below the base, for example `/v1/deployments`.
+    pub fn call(&self, method: Method, path: &str) -> Call {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.http.request(method, &url);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        Call { request, url, query: Vec::new() }
+    }
+
+    /// `GET` of a path below the base.
+    pub async fn get(&self, path: &str) -> Result<Reply> {
+        self.call(Method::GET, path).send().await
+    }
+
+    /// The state of one deployment.
+    pub async fn deployment(&self, name: &str) -> Result<Deployment> {
+        self.get(&format!("/v1/deployments/{name}")).await?.deployment()
+    }
+
+    /// The states of all deployments.
+    pub async fn deployments(&self) -> Result<Vec<Deployment>> {
+        Ok(self.get("/v1/deployments").await?.accepted()?.decode::<Deployments>()?.deployments)
+    }
+
+    /// The last changes of one deployment, newest first.
+    pub async fn history(&self, name: &str) -> Result<Vec<Change>> {
+        let reply = self.get(&format!("/v1/deployments/{name}/history")).await?;
+        Ok(reply.accepted()?.decode::<Changes>()?.changes)
+    }
+
+    /// Both colours side by side, as the API tells it.
+    pub async fn comparison(&self, name: &str) -> Result<Value> {
+        self.get(&format!("/v1/deployments/{name}/comparison")).await?.accepted()?.json()
+    }
+
+    /// A `PATCH` with query parameters: `patch("iris", &[("canary_percent", "10")])`.
+    pub async fn patch(&self, name: &str, query: &[(&str, &str)]) -> Result<Reply> {
+        self.patching(name).query(query).send().await
+    }
+
+    /// `promote`, which must succeed.
+    pub async fn promote(&self, name: &str) -> Result<Deployment> {
+        self.promoting(name).send().await?.deployment()
+    }
+
+    /// `rollback`, which must succeed.
+    pub async fn rollback(&self, name: &str) -> Result<Deployment> {
+        self.rolling_back(name).send().await?.deployment()
+    }
+
+    /// A `PATCH` to add to.
+    pub fn patching(&self, name: &str) -> Call {
+        self.call(Method::PATCH, &format!("/v1/deployments/{name}"))
+    }
+
+    /// A `promote` to add to.
+    pub fn promoting(&self, name: &str) -> Call {
+        self.call(Method::POST, &format!("/v1/deployments/{name}/promote"))
+    }
+
+    /// A `rollback` to add to.
+    pub fn rolling_back(&self, name: &str) -> Call {
+        self.call(Method::POST, &format!("/v1/deployments/{name}/rollback"))
+    }
+}
+
+// === impl Call ===
+
+impl Call {
+    /// Adds query parameters. Their values are escaped.
+    #[must_use]
+    pub fn query(mut self, parameters: &[(&str, &str)]) -> Self {
+        self.query.extend(parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        self
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.request = self.request.header(name, value);
+        self
+    }
+
+    /// Only if the deployment is still at `revision`.
+    #[must_use]
+    pub fn if_match(self, revision: u64) -> Self {
+        self.header("if-match", &format!("\"{revision}\""))
+    }
+
+    /// A JSON body.
+    #[must_use]
+    pub fn json(self, body: &Value) -> Self {
+        self.header("content-type", "application/json").body(body.to_string())
+    }
+
+    /// Any body.
+    #[must_use]
+    pub fn body(mut self, body: impl Into<reqwest::Body>) -> Self {
+        self.request = self.request.body(body);
+        self
+    }
+
+    /// Sends it and reads the whole answer.
+    pub async fn send(self) -> Result<Reply> {
+        let url = self.url;
+        let answer = self.request.query(&self.query).send().await.with_context(|| format!("no answer from {url}"))?;
+        let status = answer.status().as_u16();
+        let headers = answer.headers().iter();
+        let headers = headers
+            .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+        let headers = headers.collect();
+        let text = answer.text().await.with_context(|| format!("the answer of {url} broke off"))?;
+        Ok(Reply { status, headers, text })
+    }
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Result<Value> {
+        self.decode()
+    }
+
+    /// The reply itself when its status is 2xx; else an error that shows it.
+    pub fn accepted(&self) -> Result<&Self> {
+        ensure!((200..300).contains(&self.status), "the admin API refused: {self:?}");
+        Ok(self)
+    }
+
+    /// The state of the deployment that a successful answer carries.
+    pub fn deployment(&self) -> Result<Deployment> {
+        self.accepted()?.decode()
+    }
+
+    fn decode<T: for<'a> Deserialize<'a>>(&self) -> Result<T> {
+        serde_json::from_str(&self.text).with_context(|| format!("unexpected body: {self:?}"))
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.header("content-type").unwrap_or("no content-type");
+        write!(formatter, "{} ({kind}) {}", self.status, self.text)
+    }
+}

@@ -1,0 +1,29 @@
+//! A real Envoy, upstreams and clients that count.
+//!
+//! The tests, the demo and the benches stand on the same parts, so that what the demo shows is what the tests check.
+//! Start reading at [`bootstrap`] (the shipped Envoy configuration, with the ports of this run) and [`envoy`] (a
+//! process that runs it); [`upstream`] are model servers that remember what they saw, [`load`] is traffic of which
+//! every single answer is kept, [`admin`] speaks the filter's admin API.
+//!
+//! Everything stays on the loopback interface, asks the kernel for free ports, and ends with the value that owns it.
+
+pub mod admin;
+pub mod bootstrap;
+pub mod discovery;
+pub mod envoy;
+pub mod load;
+pub mod ports;
+pub mod process;
+pub mod prometheus;
+pub mod raw;
+pub mod report;
+pub mod repository;
+pub mod script;
+pub mod upstream;
+pub mod wait;
+
+pub use admin::Admin;
+pub use bootstrap::Bootstrap;
+pub use envoy::Envoy;
+pub use load::Load;
+pub use upstream::Upstream;

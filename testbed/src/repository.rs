@@ -1,0 +1,50 @@
+//! Where things are: the checkout that this crate was built from, the wasm module in it, and Envoy.
+//!
+//! Both of the latter are made or fetched by `cargo xtask`; when one is missing, the error says which command to run.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+/// The environment variable that names the Envoy binary.
+pub const ENVOY: &str = "ENVOY";
+
+/// The root of the repository.
+pub fn root() -> &'static Path {
+    let crate_directory = Path::new(env!("CARGO_MANIFEST_DIR"));
+    crate_directory.parent().unwrap_or(crate_directory)
+}
+
+/// The filter: `dist/bluegreen.wasm`, which must have been built.
+pub fn wasm() -> Result<PathBuf> {
+    let path = root().join("dist/bluegreen.wasm");
+    ensure!(path.is_file(), "{} is absent: run `cargo xtask build`", path.display());
+    Ok(path)
+}
+
+/// The Envoy binary that the environment variable `ENVOY` names.
+///
+/// It has to be the binary itself and not a wrapper script: a signal sent to a wrapper does not reach Envoy.
+pub fn envoy() -> Result<PathBuf> {
+    let value = env::var_os(ENVOY).context(
+        "ENVOY is not set: run `cargo xtask test`, which fetches Envoy, or set ENVOY to the path of an Envoy binary",
+    )?;
+    let path = PathBuf::from(value);
+    ensure!(path.is_file(), "ENVOY={} is not a file", path.display());
+    let mut magic = [0_u8; 2];
+    let read = std::fs::File::open(&path).and_then(|mut file| std::io::Read::read(&mut file, &mut magic));
+    read.with_context(|| format!("ENVOY={} cannot be read", path.display()))?;
+    ensure!(magic != *b"#!", "ENVOY={} is a script: name the Envoy binary that it starts", path.display());
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_the_workspace() {
+        assert!(root().join("Cargo.lock").is_file(), "{} holds no Cargo.lock", root().display());
+    }
+}

@@ -1,0 +1,294 @@
+//! A model server for tests: it says which colour it is, remembers what it saw, and misbehaves on request.
+//!
+//! It speaks HTTP/1.1 and HTTP/2 without TLS on one port. For exchanges that must be observed piece by piece, see
+//! [`crate::script`].
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::sleep;
+
+use crate::ports::loopback;
+use crate::script::{Exchange, ReplyBody, Script};
+use crate::wait;
+
+/// How many requests are remembered; the count goes on.
+const MEMORY: usize = 2_000;
+
+/// What an upstream does with a request.
+#[derive(Clone, Debug, Default)]
+pub enum Behaviour {
+    /// Reads the body and answers 200 with `{"colour": …}`.
+    #[default]
+    Answer,
+    /// The same, with this status.
+    Status(u16),
+    /// The same as [`Behaviour::Answer`], after a while.
+    Slow(Duration),
+    /// Reads the request and never answers.
+    Hang,
+    /// Closes the connection instead of answering.
+    Close,
+    /// Hands each exchange to a test.
+    Script(mpsc::UnboundedSender<Exchange>),
+}
+
+/// A running upstream. It closes all its connections when dropped.
+#[derive(Debug)]
+pub struct Upstream {
+    address: SocketAddr,
+    state: Arc<State>,
+    server: Option<JoinHandle<()>>,
+}
+
+/// The head of a request as it arrived.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// The headers; each repetition is an entry of its own.
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+#[derive(Debug)]
+struct State {
+    colour: String,
+    behaviour: Mutex<Behaviour>,
+    requests: AtomicU64,
+    seen: Mutex<VecDeque<Seen>>,
+}
+
+// === impl Upstream ===
+
+impl Upstream {
+    /// Starts one that calls itself `colour`, on a free port.
+    pub async fn start(colour: &str) -> Result<Self> {
+        Self::start_at(colour, loopback(0)).await
+    }
+
+    /// Starts one at an address.
+    pub async fn start_at(colour: &str, address: SocketAddr) -> Result<Self> {
+        let state = State {
+            colour: colour.to_owned(),
+            behaviour: Mutex::default(),
+            requests: AtomicU64::new(0),
+            seen: Mutex::default(),
+        };
+        let mut upstream = Self { address, state: Arc::new(state), server: None };
+        upstream.listen().await?;
+        Ok(upstream)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many requests have reached it.
+    pub fn requests(&self) -> u64 {
+        self.state.requests.load(Ordering::SeqCst)
+    }
+
+    /// The last requests that reached it, oldest first.
+    pub fn seen(&self) -> Vec<Seen> {
+        lock(&self.state.seen).iter().cloned().collect()
+    }
+
+    /// Waits until `count` requests have reached it since its start.
+    pub async fn wait_for_requests(&self, count: u64) -> Result<()> {
+        let what = format!("{count} requests at {}", self.state.colour);
+        wait::until(&what, || async { Ok(self.requests()) }, |seen| *seen >= count).await?;
+        Ok(())
+    }
+
+    /// From now on, requests are treated like this.
+    pub fn behave(&self, behaviour: Behaviour) {
+        *lock(&self.state.behaviour) = behaviour;
+    }
+
+    /// From now on, each exchange is handed to the returned script.
+    pub fn script(&self) -> Script {
+        let (sender, script) = Script::new();
+        self.behave(Behaviour::Script(sender));
+        script
+    }
+
+    /// Stops listening and closes all connections, as a killed process would.
+    pub async fn stop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.abort();
+            // The port is closed when the task has ended.
+            let _ = server.await;
+        }
+    }
+
+    /// Listens again on the same address after [`Self::stop`].
+    pub async fn listen(&mut self) -> Result<()> {
+        let listener = TcpListener::bind(self.address).await;
+        let listener = listener.with_context(|| format!("{}: cannot listen on {}", self.state.colour, self.address))?;
+        self.address = listener.local_addr()?;
+        self.server = Some(tokio::spawn(serve(listener, Arc::clone(&self.state))));
+        Ok(())
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.abort();
+        }
+    }
+}
+
+/// Accepts connections. All of them belong to this task and end with it.
+async fn serve(listener: TcpListener, state: Arc<State>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            Ok((stream, _)) = listener.accept() => {
+                connections.spawn(serve_connection(stream, Arc::clone(&state)));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, state: Arc<State>) {
+    // An error only says that the client went away, or that a behaviour closed the connection.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let state = Arc::clone(&state);
+        async move { state.handle(request).await }
+    });
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+// === impl State ===
+
+impl State {
+    async fn handle(&self, request: Request<Incoming>) -> Result<Response<ReplyBody>> {
+        let head = Seen::of(&request);
+        {
+            let mut seen = lock(&self.seen);
+            if seen.len() == MEMORY {
+                seen.pop_front();
+            }
+            seen.push_back(head.clone());
+        }
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        let behaviour = lock(&self.behaviour).clone();
+        let mut status = StatusCode::OK;
+        match behaviour {
+            Behaviour::Answer => {}
+            Behaviour::Status(code) => status = StatusCode::from_u16(code)?,
+            Behaviour::Slow(duration) => sleep(duration).await,
+            Behaviour::Hang => std::future::pending().await,
+            Behaviour::Close => anyhow::bail!("closing, as told"),
+            Behaviour::Script(script) => return Exchange::hand_over(head, request.into_body(), &script).await,
+        }
+        request.into_body().collect().await?;
+        Ok(self.answer(status))
+    }
+
+    fn answer(&self, status: StatusCode) -> Response<ReplyBody> {
+        let body = Bytes::from(format!("{{\"colour\": \"{}\"}}\n", self.colour));
+        let mut response = Response::new(Full::new(body).map_err(|never: Infallible| match never {}).boxed());
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn of(request: &Request<Incoming>) -> Self {
+        let path = request.uri().path_and_query().map_or_else(String::new, |path| path.as_str().to_owned());
+        let headers = request.headers().iter();
+        let headers = headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+        Self { method: request.method().to_string(), path, headers }
+    }
+
+    /// All values of one header (its name in lower case).
+    pub fn values(&self, name: &str) -> Vec<&[u8]> {
+        self.headers.iter().filter(|(seen, _)| seen == name).map(|(_, value)| value.as_slice()).collect()
+    }
+}
+
+/// A lock whose former owner panicked guards plain data here, which is still good.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::Load;
+
+    #[tokio::test]
+    async fn an_upstream_counts_and_says_its_colour() -> Result<()> {
+        for http2 in [false, true] {
+            let blue = Upstream::start("blue").await?;
+            let load = Load::new(blue.address(), "/invocations?a=1").header("x-a", b"caf\xe9")?.at_most(20);
+            let report = if http2 { load.http2() } else { load }.run().await;
+            report.ensure_no_failures()?;
+            assert_eq!(blue.requests(), 20);
+            let answer = report.records.first().and_then(|record| record.outcome.clone().ok());
+            assert_eq!(answer.and_then(|answer| answer.body_colour), Some("blue".to_owned()));
+            let seen = blue.seen();
+            let first = seen.first().context("nothing seen")?;
+            assert_eq!((first.path.as_str(), first.values("x-a")), ("/invocations?a=1", vec![&b"caf\xe9"[..]]));
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_stopped_upstream_refuses_and_can_come_back() -> Result<()> {
+        let mut blue = Upstream::start("blue").await?;
+        let load = Load::new(blue.address(), "/").connections(2).at_most(1_000_000).start();
+        load.more(50).await?;
+        blue.stop().await;
+        let refused = Load::new(blue.address(), "/").at_most(3).run().await;
+        assert_eq!(refused.failures().len(), 3, "{refused:?}");
+        blue.listen().await?;
+        load.more(50).await?;
+        let report = load.stop().await;
+        assert!(!report.failures().is_empty() && !report.begun_after(report.records[0].began).records.is_empty());
+        let last = report.records.last().context("no record")?;
+        assert!(last.succeeded(), "{last:?}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn an_upstream_misbehaves_on_request() -> Result<()> {
+        let blue = Upstream::start("blue").await?;
+        let one = Load::new(blue.address(), "/").connections(1).at_most(1).request_timeout(Duration::from_millis(200));
+        for (behaviour, failure) in
+            [(Behaviour::Status(500), "status: 500"), (Behaviour::Hang, "within"), (Behaviour::Close, "closed")]
+        {
+            blue.behave(behaviour);
+            let report = one.clone().run().await;
+            let seen = format!("{:?}", report.failures());
+            assert!(seen.contains(failure), "expected {failure:?} in {seen}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! The parts of the demo: two model servers and an Envoy, started, watched and stopped.
+//!
+//! What they print goes to files, so that the terminal shows the story and a failure can show the last lines.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use reqwest::{Client, StatusCode};
+
+use super::part::Part;
+use crate::checkout::Checkout;
+use crate::prepare::Prepared;
+use crate::process;
+use crate::progress::Progress;
+
+/// How long a part may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(20);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
+/// Workers of the demo's Envoy: more than one, because a switch has to reach them all.
+const WORKERS: &str = "2";
+
+/// The shipped configuration, relative to the repository's root.
+const CONFIGURATION: &str = "envoy/envoy.yaml";
+
+/// One colour's model server.
+pub struct Model {
+    pub colour: &'static str,
+    pub version: &'static str,
+    pub port: u16,
+    /// What it answers for [`super::call::FLOWER`].
+    pub prediction: &'static str,
+}
+
+pub const BLUE: Model = Model { colour: "blue", version: "1", port: 1234, prediction: r#"{"predictions": [1]}"# };
+pub const GREEN: Model = Model { colour: "green", version: "2", port: 1235, prediction: r#"{"predictions": [2]}"# };
+
+/// Everything that runs.
+pub struct Stage {
+    prepared: Prepared,
+    model_server: PathBuf,
+    logs: PathBuf,
+    http: Client,
+    parts: Vec<Part>,
+}
+
+/// Builds the model server and says where it is.
+pub fn build_model_server(checkout: &Checkout) -> Result<PathBuf> {
+    let progress = Progress::start("Building the model server");
+    process::quiet(checkout.cargo("build").args(["--package", "bluegreen-model-server"]), &progress)?;
+    progress.done("Built the model server");
+    // Cargo puts the programs of a workspace next to each other, wherever that is on this machine.
+    let this = std::env::current_exe().context("cannot tell where this program is")?;
+    let model_server = this.with_file_name("model-server");
+    ensure!(model_server.is_file(), "cargo built no {}", model_server.display());
+    Ok(model_server)
+}
+
+// === impl Stage ===
+
+impl Stage {
+    pub fn new(checkout: &Checkout, prepared: Prepared, model_server: PathBuf) -> Result<Self> {
+        let logs = checkout.demo_logs();
+        fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
+        let http = Client::builder().no_proxy().build().context("cannot make an HTTP client")?;
+        Ok(Self { prepared, model_server, logs, http, parts: Vec::new() })
+    }
+
+    /// What the story will be told with.
+    pub fn introduction(&self) -> String {
+        let Prepared { module, envoy, .. } = &self.prepared;
+        format!("The filter is {}, Envoy is {}.", self.shown(module), self.shown(envoy))
+    }
+
+    /// Where the parts' output is.
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    /// What a user would type, in the repository's root, to start a model server.
+    pub fn model_command(model: &Model) -> String {
+        let Model { version, port, .. } = model;
+        format!("cargo run --package bluegreen-model-server -- --model-version {version} --port {port}")
+    }
+
+    /// What a user would type, in the repository's root, to start Envoy.
+    pub fn envoy_command(&self) -> String {
+        format!("{} {}", self.shown(&self.prepared.envoy), envoy_arguments().join(" "))
+    }
+
+    /// A path as seen from the repository's root.
+    fn shown(&self, path: &Path) -> String {
+        path.strip_prefix(&self.prepared.root).unwrap_or(path).display().to_string()
+    }
+
+    /// Starts a model server and waits until it answers.
+    pub async fn start_model(&mut self, model: &Model) -> Result<()> {
+        let mut command = Command::new(&self.model_server);
+        command.args(["--model-version", model.version, "--port", &model.port.to_string()]);
+        self.start(model.colour, command)?;
+        self.until_ready(model.colour, &format!("http://127.0.0.1:{}/ping", model.port), "").await
+    }
+
+    /// Starts Envoy with the shipped configuration and waits until its workers accept requests.
+    pub async fn start_envoy(&mut self) -> Result<()> {
+        let mut command = Command::new(&self.prepared.envoy);
+        // Relative paths in the configuration start at the repository's root.
+        command.args(envoy_arguments()).current_dir(&self.prepared.root);
+        self.start("envoy", command)?;
+        let workers = "http://127.0.0.1:9901/stats?filter=^listener_manager.workers_started$";
+        self.until_ready("envoy", workers, "listener_manager.workers_started: 1").await
+    }
+
+    /// A part's process id.
+    pub fn id(&self, name: &str) -> Result<i32> {
+        Ok(self.parts[self.position(name)?].id())
+    }
+
+    /// Asks a part to end (SIGTERM), and waits until it has.
+    pub async fn stop(&mut self, name: &str) -> Result<ExitStatus> {
+        let position = self.position(name)?;
+        self.parts.remove(position).stop().await
+    }
+
+    /// Fails with the last lines of a part that has ended by itself.
+    pub fn ensure_running(&self) -> Result<()> {
+        self.parts.iter().try_for_each(Part::ensure_running)
+    }
+
+    fn position(&self, name: &str) -> Result<usize> {
+        let position = self.parts.iter().position(|part| part.name() == name);
+        position.with_context(|| format!("{name} does not run"))
+    }
+
+    fn start(&mut self, name: &'static str, command: Command) -> Result<()> {
+        let part = Part::start(name, command, self.logs.join(format!("{name}.log")))?;
+        self.parts.push(part);
+        Ok(())
+    }
+
+    /// Waits until `url` answers 200 with a body that contains `expected`, or until the part has ended.
+    async fn until_ready(&self, name: &str, url: &str, expected: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.ensure_running()?;
+            let seen = match self.http.get(url).timeout(PATIENCE).send().await {
+                Ok(answer) => match (answer.status(), answer.text().await) {
+                    (StatusCode::OK, Ok(text)) if text.contains(expected) => return Ok(()),
+                    (status, text) => format!("{status} {}", text.unwrap_or_default()),
+                },
+                Err(error) => error.without_url().to_string(),
+            };
+            ensure!(Instant::now() < deadline, "{name} is not ready after {PATIENCE:?}: {url} says {seen}");
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    }
+}
+
+fn envoy_arguments() -> Vec<&'static str> {
+    let levels = ["--log-level", "warning", "--component-log-level", "wasm:info"];
+    // No shared memory between Envoys: another one on this machine does not matter.
+    [&["-c", CONFIGURATION, "--concurrency", WORKERS][..], &levels, &["--disable-hot-restart"]].concat()
+}

@@ -1,0 +1,115 @@
+//! Builds the filter into `dist/bluegreen.wasm`.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::checkout::Checkout;
+use crate::process;
+use crate::toolchain::{TARGET, WasmToolchain};
+
+/// Builds the module, says how large it is, and returns its path.
+pub fn build(checkout: &Checkout, toolchain: &WasmToolchain<'_>) -> Result<PathBuf> {
+    let mut cargo = toolchain.cargo("build");
+    cargo.args(["--release", "--package", "bluegreen", "--lib"]);
+    // These flags and no others: the user's RUSTFLAGS are meant for the host.
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", reproducible_flags(checkout, &toolchain.sysroot()?)?);
+    process::show(&mut cargo)?;
+
+    let built = checkout.wasm_target().join(TARGET).join("release").join("bluegreen.wasm");
+    let bytes = fs::read(&built).with_context(|| format!("cargo built no {}", built.display()))?;
+    let module = checkout.module();
+    publish(&bytes, &module)?;
+    println!(
+        "{}: {} ({} gzipped)",
+        module.strip_prefix(checkout.root()).unwrap_or(&module).display(),
+        kibibytes(bytes.len()),
+        kibibytes(gzipped(&bytes)?)
+    );
+    Ok(module)
+}
+
+/// No path of this machine may end up in the module's panic messages: equal sources give equal bytes everywhere.
+fn reproducible_flags(checkout: &Checkout, sysroot: &str) -> Result<OsString> {
+    let home = env::var_os("CARGO_HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+    let cargo_home = home.or_else(|| env::home_dir().map(|home| home.join(".cargo"))).context("no home folder")?;
+    let library = Path::new(sysroot).join("lib/rustlib/src/rust");
+    let mut prefixes = vec![
+        (checkout.root().to_owned(), "bluegreen"),
+        (checkout.wasm_target(), "target"),
+        (cargo_home, "cargo"),
+        (library.clone(), "rust"),
+    ];
+    // Debian's library folder is a link, and rustc may have followed it.
+    if let Ok(resolved) = library.canonicalize() {
+        prefixes.push((resolved, "rust"));
+    }
+    let mut flags = OsString::new();
+    for (prefix, name) in prefixes {
+        if !flags.is_empty() {
+            // The separator that lets a path contain spaces.
+            flags.push("\u{1f}");
+        }
+        flags.push("--remap-path-prefix=");
+        flags.push(prefix);
+        flags.push("=");
+        flags.push(name);
+    }
+    Ok(flags)
+}
+
+/// Replaces the module at once, and only when it changed: an Envoy that starts meanwhile reads a whole one.
+fn publish(bytes: &[u8], module: &Path) -> Result<()> {
+    if fs::read(module).is_ok_and(|present| present == bytes) {
+        return Ok(());
+    }
+    let folder = module.parent().context("the module has no folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let draft = module.with_extension("wasm.new");
+    fs::write(&draft, bytes).with_context(|| format!("cannot write {}", draft.display()))?;
+    fs::rename(&draft, module).with_context(|| format!("cannot write {}", module.display()))
+}
+
+fn gzipped(bytes: &[u8]) -> Result<usize> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes)?;
+    Ok(encoder.finish()?.len())
+}
+
+fn kibibytes(bytes: usize) -> String {
+    let tenths = (bytes * 10).div_ceil(1024);
+    format!("{}.{} KiB", tenths / 10, tenths % 10)
+}
+
+// === tests ===
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn a_size_is_given_in_tenths_of_a_kibibyte() {
+        assert_eq!(kibibytes(106_496), "104.0 KiB");
+        assert_eq!(kibibytes(1), "0.1 KiB");
+    }
+
+    #[test]
+    fn an_unchanged_module_is_not_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let module = folder.path().join("dist/bluegreen.wasm");
+        publish(b"one", &module).unwrap();
+        fs::File::open(&module).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        publish(b"one", &module).unwrap();
+        assert_eq!(fs::metadata(&module).unwrap().modified().unwrap(), SystemTime::UNIX_EPOCH);
+        publish(b"two", &module).unwrap();
+        assert_eq!(fs::read(&module).unwrap(), b"two");
+    }
+}

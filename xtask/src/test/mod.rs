@@ -1,0 +1,60 @@
+//! `cargo xtask test`: runs the suites of [`suites::SUITES`] and ends with a table and the totals.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+use crate::checkout::Checkout;
+use crate::envoy::{DEFAULT_VERSION, Envoy, Version};
+
+use self::report::Report;
+use self::session::Session;
+use self::suites::SUITES;
+
+mod report;
+mod session;
+mod suites;
+mod totals;
+
+/// Which tests to run, and in which Envoy.
+#[derive(Args)]
+pub struct TestOptions {
+    /// Release of Envoy for the end-to-end tests, several with commas; ENVOY=/path to a binary wins over it
+    #[arg(long, env = "ENVOY_VERSION", default_value = DEFAULT_VERSION, value_delimiter = ',')]
+    envoy: Vec<Version>,
+    /// Run only the tests whose name contains this
+    #[arg(long, value_name = "NAME")]
+    filter: Option<String>,
+    /// Run only this suite (repeatable); it then fails where it would otherwise be skipped
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(SUITES.iter().map(|suite| suite.name)))]
+    suite: Vec<String>,
+}
+
+/// Runs the chosen suites; the very last line of the output is `N passed, N failed`.
+pub fn run(checkout: &Checkout, options: &TestOptions) -> Result<ExitCode> {
+    let envoys = match Envoy::named_by_user()? {
+        Some(named) => vec![named],
+        None => options.envoy.iter().cloned().map(Envoy::Release).collect(),
+    };
+    let mut report = Report::new(!options.suite.is_empty());
+    let session = Session::new(checkout, options.filter.clone());
+    for suite in SUITES.iter().filter(|suite| options.chooses(suite)) {
+        (suite.run)(&session, &envoys, &mut report);
+    }
+    Ok(report.conclude(options.filter.as_deref()))
+}
+
+// === impl TestOptions ===
+
+impl TestOptions {
+    fn chooses(&self, suite: &suites::Suite) -> bool {
+        if self.suite.is_empty() {
+            // A suite without tests has none of that name.
+            suite.has_tests || self.filter.is_none()
+        } else {
+            self.suite.iter().any(|name| name == suite.name)
+        }
+    }
+}

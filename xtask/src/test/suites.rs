@@ -1,0 +1,108 @@
+//! The table of suites. A new suite is a line here and a function that adds its rows to the report.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+use bluegreen_testbed::repository;
+
+use crate::envoy::Envoy;
+use crate::lint;
+use crate::process;
+use crate::toolchain::WasmToolchain;
+use crate::wasm_bindgen;
+
+use super::report::Report;
+use super::session::Session;
+
+/// Tests that are chosen together.
+pub struct Suite {
+    /// The word for `--suite`.
+    pub name: &'static str,
+    /// Whether it runs tests that have names.
+    pub has_tests: bool,
+    pub run: fn(&Session<'_>, &[Envoy], &mut Report),
+}
+
+/// In the order of running: what fails soonest comes first.
+pub const SUITES: &[Suite] = &[
+    Suite { name: "lint", has_tests: false, run: lint },
+    Suite { name: "core", has_tests: true, run: core },
+    Suite { name: "filter", has_tests: true, run: filter },
+    Suite { name: "tools", has_tests: true, run: tools },
+    Suite { name: "wasm", has_tests: true, run: wasm },
+    Suite { name: "e2e", has_tests: true, run: end_to_end },
+];
+
+/// What ships and has to be valid by itself.
+const ENVOY_CONFIGURATIONS: &[&str] = &["envoy/envoy.yaml", "envoy/ecds/envoy.yaml"];
+
+fn lint(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
+    report.check("lint, format", || lint::format(session.checkout));
+    report.check("lint, clippy for the host", || lint::clippy_for_host(session.checkout));
+    report.check("lint, clippy for wasm32", || lint::clippy_for_wasm(session.toolchain()?));
+}
+
+fn core(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
+    report.tests("core", || session.count_native(&mut session.native_tests(&["bluegreen-core"])));
+}
+
+/// The filter over a fake host.
+fn filter(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
+    report.tests("filter", || session.count_native(&mut session.native_tests(&["bluegreen"])));
+}
+
+/// What is around the filter: the model servers, the testbed, these tasks.
+fn tools(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
+    let packages = ["bluegreen-model-server", "bluegreen-testbed", "xtask"];
+    report.tests("tools", || session.count_native(&mut session.native_tests(&packages)));
+}
+
+/// The core as the wasm32 code it is in Envoy, executed by Node.
+fn wasm(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
+    report.tests("core, wasm32", || {
+        let mut cargo = core_on_wasm(session.toolchain()?);
+        // After the toolchain: where that is missing, minutes of building the runner would be in vain.
+        cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", wasm_bindgen::obtain_runner(session.checkout)?);
+        session.count(&mut cargo, &[])
+    });
+}
+
+fn core_on_wasm(toolchain: &WasmToolchain<'_>) -> Command {
+    let mut cargo = toolchain.cargo_test();
+    // No documentation tests: they are the same ones that the native suite runs.
+    cargo.args(["--package", "bluegreen-core", "--tests"]);
+    // Lines of debug information would be nine tenths of the module, and the runner reads all of it.
+    cargo.env("CARGO_PROFILE_DEV_DEBUG", "false");
+    cargo
+}
+
+/// The module in a real Envoy, in each one that was asked for.
+fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    if !report.check("wasm module", || session.build_module()) {
+        return report.skip("end to end", "there is no wasm module to load");
+    }
+    for envoy in envoys {
+        let title = format!("end to end, {}", envoy.name());
+        let binary = match envoy.obtain(session.checkout) {
+            Ok(binary) => binary,
+            Err(error) => {
+                report.tests(&title, || Err(error));
+                continue;
+            }
+        };
+        for configuration in ENVOY_CONFIGURATIONS {
+            report.check(&format!("{configuration}, {}", envoy.name()), || validate(&binary, configuration, session));
+        }
+        report.tests(&title, || {
+            session.count_native(session.native_tests(&["bluegreen-tests"]).env(repository::ENVOY, &binary))
+        });
+    }
+}
+
+/// `envoy --mode validate` also loads the module and configures the filter; ports are not opened.
+fn validate(binary: &Path, configuration: &str, session: &Session<'_>) -> Result<()> {
+    let mut envoy = Command::new(binary);
+    envoy.args(["--mode", "validate", "--log-level", "error", "-c", configuration]);
+    process::show(envoy.current_dir(session.checkout.root()))
+}
