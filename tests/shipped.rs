@@ -1,0 +1,107 @@
+//! The files under `envoy/` as they are, byte for byte: what people copy must start.
+//!
+//! Nothing is rewritten here, so that Envoy's own parser reads the anchors and its own rules judge every field. The
+//! ports are fixed in those files; validation binds none of them.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use bluegreen_testbed::process::Process;
+use bluegreen_testbed::{Bootstrap, repository};
+use bluegreen_tests::IRIS;
+use serde_json::Value;
+
+/// Every Envoy configuration that ships, as opposed to a resource that one of them watches.
+const BOOTSTRAPS: [&str; 2] = ["envoy/envoy.yaml", "envoy/ecds/envoy.yaml"];
+
+/// `envoy --mode validate` of a file, from the repository's root.
+async fn validate(file: &Path) -> Result<()> {
+    let mut command = Command::new(repository::envoy()?);
+    command.current_dir(repository::root()).args(["--mode", "validate", "--disable-hot-restart"]);
+    command.args(["--log-level", "warning", "--config-path"]).arg(file);
+    let mut process = Process::start("envoy --mode validate", command)?;
+    let status = process.wait().await?;
+    ensure!(status.success(), "{} was refused:\n{}", file.display(), process.log().tail(20));
+    Ok(())
+}
+
+fn read(file: &str) -> Result<Bootstrap> {
+    Bootstrap::read(&repository::root().join(file))
+}
+
+#[tokio::test]
+async fn every_shipped_configuration_is_accepted_as_it_is() -> Result<()> {
+    repository::wasm()?;
+    for file in BOOTSTRAPS {
+        validate(Path::new(file)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_shipped_ports_and_addresses_are_the_documented_ones() -> Result<()> {
+    for file in BOOTSTRAPS {
+        let bootstrap = read(file)?;
+        let tree = bootstrap.tree();
+        let socket = |pointer: &str| {
+            let address = tree.pointer(pointer).map(|address| &address["socket_address"]);
+            address.map(|address| (address["address"].clone(), address["port_value"].clone()))
+        };
+        let endpoint = "load_assignment/endpoints/0/lb_endpoints/0/endpoint/address";
+        for (pointer, port) in [
+            ("/admin/address".to_owned(), 9901),
+            ("/static_resources/listeners/0/address".to_owned(), 10000),
+            ("/static_resources/listeners/1/address".to_owned(), 10001),
+            (format!("/static_resources/clusters/0/{endpoint}"), 1234),
+            (format!("/static_resources/clusters/1/{endpoint}"), 1235),
+        ] {
+            let seen = socket(&pointer).with_context(|| format!("{file} has no {pointer}"))?;
+            ensure!(seen == ("127.0.0.1".into(), port.into()), "{file}: {pointer} is {seen:?}, not 127.0.0.1:{port}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_seeded_cluster_is_the_one_of_the_initially_active_colour() -> Result<()> {
+    let mut checked = 0;
+    for (file, plugins) in
+        [("envoy/envoy.yaml", "envoy/envoy.yaml"), ("envoy/ecds/envoy.yaml", "envoy/ecds/bluegreen.yaml")]
+    {
+        let bootstrap = read(file)?;
+        let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+        let mutations = format!("{manager}/early_header_mutation_extensions/0/typed_config/mutations");
+        let mutations = bootstrap.tree().pointer(&mutations).context("nothing is seeded")?;
+        let seed = &mutations[0]["append"];
+        ensure!(
+            seed["header"]["key"] == "x-bluegreen-cluster" && seed["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD",
+            "{seed}"
+        );
+        ensure!(mutations[1]["remove"] == "x-bluegreen-shadow", "{mutations}");
+        for plugin in read(plugins)?.plugins() {
+            let iris = &plugin["deployments"][IRIS];
+            let active = iris["initial"]["active"].as_str().context("no initial colour")?;
+            let same = seed["header"]["value"] == iris["colours"][active]["cluster"];
+            ensure!(same, "{file} seeds {seed}, but {plugins} has {iris:#}");
+            checked += 1;
+        }
+    }
+    ensure!(checked == 3, "{checked} plugin configurations were checked instead of 3");
+    Ok(())
+}
+
+#[tokio::test]
+async fn both_ways_of_configuring_say_the_same() -> Result<()> {
+    let mut configurations = Vec::new();
+    for file in ["envoy/envoy.yaml", "envoy/ecds/bluegreen.yaml"] {
+        let plugins = read(file)?.plugins().into_iter();
+        configurations.extend(plugins.map(|plugin| (plugin["deployments"].clone(), plugin["admin"].clone())));
+    }
+    let [traffic, admin, watched] = configurations.as_slice() else {
+        anyhow::bail!("three plugin configurations were expected: {configurations:#?}");
+    };
+    ensure!(traffic.0 == admin.0 && admin == watched, "they differ: {configurations:#?}");
+    ensure!(traffic.1 == Value::Null, "the traffic listener serves the admin API: {:#}", traffic.1);
+    Ok(())
+}
