@@ -17,6 +17,8 @@ pub enum Source {
     Config,
     /// The admin API.
     Admin,
+    /// A rule that watches a deployment.
+    Guard,
 }
 
 /// Who makes a change, and why.
@@ -28,6 +30,14 @@ pub struct Author {
     pub source: Source,
     /// In the author's words; empty when none was given.
     pub reason: Reason,
+    /// Whether a rule that stood against it was overridden.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub forced: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands references over")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// One change of a deployment's split.
@@ -59,6 +69,7 @@ impl Source {
         match self {
             Source::Config => "config",
             Source::Admin => "admin",
+            Source::Guard => "guard",
         }
     }
 }
@@ -66,9 +77,14 @@ impl Source {
 // === impl Author ===
 
 impl Author {
+    /// Somebody who overrides no rule.
+    pub fn new(by: &str, source: Source, reason: Reason) -> Self {
+        Self { by: by.to_owned(), source, reason, forced: false }
+    }
+
     /// The plugin configuration as an author.
-    pub fn config(reason: Reason) -> Self {
-        Self { by: Source::Config.as_str().to_owned(), source: Source::Config, reason }
+    pub fn config() -> Self {
+        Self::new(Source::Config.as_str(), Source::Config, Reason::none())
     }
 }
 
@@ -92,7 +108,7 @@ impl fmt::Display for LogLine<'_> {
         write!(
             f,
             "state changed deployment={} revision={revision} active={}->{} canary_percent={}->{} shadow_percent={}->{} \
-             by={} source={} reason={:?}",
+             by={} source={}{} reason={:?}",
             self.deployment,
             from.active,
             to.active,
@@ -102,6 +118,7 @@ impl fmt::Display for LogLine<'_> {
             to.shadow_percent,
             author.by,
             author.source.as_str(),
+            if author.forced { " forced" } else { "" },
             author.reason.as_str(),
         )
     }

@@ -21,6 +21,8 @@ pub mod history;
 pub mod state;
 pub mod store;
 
+pub mod readiness;
+
 pub mod matching;
 
 pub mod cookie;

@@ -1,7 +1,7 @@
 //! What becomes of one request: deployment, then override, then stickiness, then the canary's rotation.
 
 use crate::colour::{Colour, PerColour};
-use crate::config::{Config, Deployment, Sticky, Upstream};
+use crate::config::{Bake, Config, Deployment, Failover, Probe, SmokeTest, Sticky, Upstream};
 use crate::cookie;
 use crate::matching::{DeploymentIndex, Matcher, RequestHeaders};
 use crate::name::{DeploymentName, HeaderName};
@@ -26,10 +26,25 @@ pub struct Route {
     pub colours: PerColour<Upstream>,
     /// The split while no state is known.
     pub initial: Split,
+    /// What a colour has to be before it gets traffic.
+    pub readiness: Readiness,
     sticky: Option<Sticky>,
     r#override: Option<HeaderName>,
     /// The buckets in force while this colour is the candidate.
     buckets: PerColour<Buckets>,
+}
+
+/// The rules of a deployment about its colours' readiness.
+#[derive(Clone, Debug)]
+pub struct Readiness {
+    /// How a colour is asked whether it is well.
+    pub probe: Option<Probe>,
+    /// What the candidate must answer as expected.
+    pub smoke_test: Option<SmokeTest>,
+    /// How long the former active colour is held ready.
+    pub bake: Option<Bake>,
+    /// When to go back by itself.
+    pub failover: Option<Failover>,
 }
 
 /// What one worker thread remembers of a deployment from request to request.
@@ -79,6 +94,12 @@ impl Route {
             name: name.clone(),
             colours: deployment.colours.clone(),
             initial: deployment.initial,
+            readiness: Readiness {
+                probe: deployment.probe.clone(),
+                smoke_test: deployment.smoke_test.clone(),
+                bake: deployment.bake,
+                failover: deployment.failover,
+            },
             sticky: deployment.sticky.clone(),
             r#override: deployment.r#override.as_ref().map(|by| by.header.clone()),
             buckets: PerColour::from_fn(|candidate| Buckets::new(name, &deployment.colours.get(candidate).version)),

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::colour::Colour;
 use crate::history::{Author, Change, History};
-use crate::name::Reason;
 use crate::percent::Percent;
+use crate::readiness::gate::SmokePass;
 use crate::time::Timestamp;
 
 /// How a deployment's ordinary requests are shared out.
@@ -38,6 +38,10 @@ pub struct State {
     pub split: Split,
     /// The colour that a rollback makes active again; none before the first switch and after a rollback.
     pub rollback_to: Option<Colour>,
+    /// When the active colour last changed.
+    pub switched_at: Option<Timestamp>,
+    /// The smoke test that the candidate passed, if it did since the last switch.
+    pub smoke: Option<SmokePass>,
     /// The configuration's `initial` that was applied last: only a different one is a change.
     pub initial: Split,
     /// When the split in force came into force.
@@ -125,9 +129,11 @@ impl State {
             revision: Revision::ZERO,
             split: initial,
             rollback_to: None,
+            switched_at: None,
+            smoke: None,
             initial,
             since: now,
-            author: Author::config(Reason::none()),
+            author: Author::config(),
             history: History::default(),
         }
     }
@@ -168,7 +174,10 @@ impl State {
         let revision = self.revision.next();
         let mut history = self.history.clone();
         history.record(Change { revision, at: now, author: author.clone(), from: self.split, to: split });
-        Ok(Some(Self { revision, split, rollback_to, initial, since: now, author, history }))
+        let switched = split.active != self.split.active;
+        let switched_at = if switched { Some(now) } else { self.switched_at };
+        let smoke = if switched { None } else { self.smoke.clone() };
+        Ok(Some(Self { revision, split, rollback_to, switched_at, smoke, initial, since: now, author, history }))
     }
 
     /// `colour` alone gets the ordinary traffic.
@@ -218,6 +227,7 @@ mod tests {
 
     use super::*;
     use crate::history::Source;
+    use crate::name::Reason;
     use crate::testing::{percent, split};
 
     fn start() -> State {
@@ -225,7 +235,7 @@ mod tests {
     }
 
     fn alice() -> Author {
-        Author { by: "alice".to_owned(), source: Source::Admin, reason: Reason::none() }
+        Author::new("alice", Source::Admin, Reason::none())
     }
 
     fn after(state: &State, command: Command) -> State {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::history::Author;
-use crate::name::{DeploymentName, Reason};
+use crate::name::DeploymentName;
 use crate::state::{Command, Split, State};
 use crate::time::Timestamp;
 
@@ -171,7 +171,7 @@ pub fn adopt_initial(
     initial: Split,
     now: Timestamp,
 ) -> Result<Applied, StoreError> {
-    let author = Author::config(Reason::none());
+    let author = Author::config();
     update(store, name, initial, now, |loaded| match loaded.found {
         Found::State => loaded.state.after(Command::AdoptInitial(initial), author.clone(), now),
         Found::Nothing | Found::Foreign => Ok(Some(loaded.state.clone())),
@@ -196,11 +196,12 @@ mod tests {
 
     use super::*;
     use crate::history::Source;
+    use crate::name::Reason;
     use crate::state::{Refusal, Revision};
     use crate::testing::{MemoryStore, iris, split};
 
     fn promote(store: &dyn Store) -> Result<Applied, ApplyError<Refusal>> {
-        let author = Author { by: "alice".to_owned(), source: Source::Admin, reason: Reason::none() };
+        let author = Author::new("alice", Source::Admin, Reason::none());
         let now = Timestamp::from_millis(1);
         update(store, &iris(), Split::default(), now, |loaded| {
             loaded.state.after(Command::Promote, author.clone(), now)

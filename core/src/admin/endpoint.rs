@@ -25,6 +25,8 @@ pub enum Resource {
     State,
     Promote,
     Rollback,
+    Test,
+    Drain,
     History,
     Comparison,
 }
@@ -36,6 +38,8 @@ pub enum Action {
     List,
     Read(DeploymentName, Read),
     Write(DeploymentName, Write),
+    Test(DeploymentName),
+    Drain(DeploymentName),
 }
 
 /// A read of one deployment.
@@ -84,6 +88,8 @@ pub fn parse(prefix: &PathPrefix, path: &[u8]) -> Result<Endpoint, Problem> {
                 [] => Resource::State,
                 ["promote"] => Resource::Promote,
                 ["rollback"] => Resource::Rollback,
+                ["test"] => Resource::Test,
+                ["drain"] => Resource::Drain,
                 ["history"] => Resource::History,
                 ["comparison"] => Resource::Comparison,
                 _ => return Err(unknown()),
@@ -127,7 +133,9 @@ impl Endpoint {
                 (Resource::History | Resource::Comparison, _) => (None, "GET"),
                 (Resource::Promote, b"POST") => (Some(Action::Write(name, Write::Promote)), "POST"),
                 (Resource::Rollback, b"POST") => (Some(Action::Write(name, Write::Rollback)), "POST"),
-                (Resource::Promote | Resource::Rollback, _) => (None, "POST"),
+                (Resource::Test, b"POST") => (Some(Action::Test(name)), "POST"),
+                (Resource::Drain, b"POST") => (Some(Action::Drain(name)), "POST"),
+                (Resource::Promote | Resource::Rollback | Resource::Test | Resource::Drain, _) => (None, "POST"),
             },
         };
         action.ok_or_else(|| Problem::MethodNotAllowed { method: String::from_utf8_lossy(method).into_owned(), allow })
@@ -142,16 +150,17 @@ impl Action {
         match self {
             Action::Health => None,
             Action::List | Action::Read(..) => Some(Role::Viewer),
-            Action::Write(..) => Some(Role::Operator),
+            Action::Write(..) | Action::Test(_) | Action::Drain(_) => Some(Role::Operator),
         }
     }
 
     /// Refuses parameters that the action does not know.
     pub fn check(&self, params: Params) -> Result<Params, Problem> {
         let known: &'static [&'static str] = match self {
-            Action::Health | Action::List | Action::Read(..) => &[],
-            Action::Write(_, Write::Patch) => &["active", "canary_percent", "shadow_percent", "reason"],
-            Action::Write(_, Write::Promote | Write::Rollback) => &["reason"],
+            Action::Health | Action::List | Action::Read(..) | Action::Test(_) => &[],
+            Action::Drain(_) => &["colour", "timeout"],
+            Action::Write(_, Write::Patch) => &["active", "canary_percent", "shadow_percent", "reason", "force"],
+            Action::Write(_, Write::Promote | Write::Rollback) => &["reason", "force"],
         };
         params.only(known)
     }

@@ -1,34 +1,42 @@
 //! The admin API, version 1: what operators and scripts call to see and change deployments.
 //!
 //! A call is taken in two steps, because Envoy hands a request over in two: [`Api::receive`] judges the head (who calls,
-//! what, with which query), and [`Call::answer`] acts once the body, if there is one, has arrived. What has to happen
-//! beyond the answer comes back as a value.
+//! what, with which query), and [`Call::start`] acts once the body, if there is one, has arrived. A call that needs
+//! something from a model server, or has to wait, comes back as a [`Step`]; what has to happen beyond the answer comes
+//! back as a value too.
 
 mod auth;
+mod drain;
 mod endpoint;
 mod if_match;
 mod params;
 mod problem;
 mod response;
+mod trial;
 mod view;
+mod writing;
 
 use self::auth::Caller;
+pub use self::drain::Drain;
 use self::endpoint::{Action, Endpoint, Read, Write};
 use self::if_match::IfMatch;
 use self::params::Params;
 pub use self::problem::Problem;
 pub use self::response::Response;
+use self::trial::Trial;
 use self::view::{ChangesView, ComparisonView, DeploymentView, DeploymentsView};
-use crate::colour::PerColour;
+use self::writing::Writing;
+use crate::colour::{Colour, PerColour};
 use crate::comparison::{self, Sample};
 use crate::config::Access;
 use crate::counters::ColourCounts;
 use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::name::DeploymentName;
+use crate::readiness::outgoing::{Outgoing, Reply};
 use crate::routing::{Route, Router};
-use crate::state::{Refusal, State};
-use crate::store::{self, Applied, ApplyError, Store};
+use crate::state::State;
+use crate::store::{self, Applied, Store};
 use crate::time::Timestamp;
 
 /// The admin API of one listener.
@@ -65,6 +73,33 @@ pub trait Backend {
     fn store(&self) -> &dyn Store;
     /// What was counted up to now about each colour of a deployment.
     fn counts(&self, deployment: DeploymentIndex) -> PerColour<ColourCounts>;
+    /// How many requests to a colour are under way.
+    fn in_flight(&self, deployment: DeploymentIndex, colour: Colour) -> u64;
+}
+
+/// How a call goes on.
+#[derive(Debug)]
+pub enum Step {
+    /// It is done.
+    Done(Answer),
+    /// A request has to be sent first, and its reply handed to [`Asking::resume`].
+    Ask(Box<Asking>),
+    /// It is done once [`Drain::poll`] says so.
+    Wait(Drain),
+}
+
+/// A request that a call waits for.
+#[derive(Debug)]
+pub struct Asking {
+    /// The request.
+    pub request: Outgoing,
+    purpose: Purpose,
+}
+
+#[derive(Debug)]
+enum Purpose {
+    Probe(Writing, Colour),
+    Smoke(Trial),
 }
 
 /// The answer to a call, and the write that has to be made known to all workers before it is sent.
@@ -78,12 +113,6 @@ pub struct Answer {
 
 /// The largest request body, in bytes. The largest that means anything is under 2 KiB.
 pub const MAX_BODY: usize = 64 * 1024;
-
-/// Why a state does not take a write.
-enum Rule {
-    Stale,
-    Refused(Refusal),
-}
 
 // === impl Api ===
 
@@ -128,61 +157,74 @@ impl Api {
 
 impl Call {
     /// Acts on a call whose body has arrived (empty if there was none).
-    pub fn answer(self, body: &[u8], router: &Router, backend: &dyn Backend, now: Timestamp) -> Answer {
-        let only = |response| Answer { response, written: None };
+    pub fn start(self, body: &[u8], router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
+        let refuse = |problem: &Problem| Step::done(Response::problem(problem, None));
         let params = match self.query.clone().with_body(body).and_then(|params| self.action.check(params)) {
             Ok(params) => params,
-            Err(problem) => return only(Response::problem(&problem, None)),
+            Err(problem) => return refuse(&problem),
         };
-        match &self.action {
-            Action::Health => only(Response::json(200, &serde_json::json!({"status": "ok"}))),
-            Action::List => only(list(router, backend.store(), now)),
-            Action::Read(name, what) => only(match find(router, name) {
-                Some((index, route)) => read(*what, index, route, backend, now),
-                None => Response::problem(&Problem::UnknownDeployment(name.clone()), None),
+        let name = match &self.action {
+            Action::Health => return Step::done(Response::json(200, &serde_json::json!({"status": "ok"}))),
+            Action::List => return Step::done(list(router, backend, now)),
+            Action::Read(name, _) | Action::Write(name, _) | Action::Test(name) | Action::Drain(name) => name,
+        };
+        let Some((index, route)) = find(router, name) else {
+            return refuse(&Problem::UnknownDeployment(name.clone()));
+        };
+        let step = match &self.action {
+            Action::Write(_, what) => {
+                self.writing(index, *what, &params).map(|writing| writing.start(router, backend, now))
+            }
+            Action::Test(_) => Ok(Trial::start(index, router, backend, now)),
+            Action::Drain(_) => drain(index, &params, now).map(|drain| match drain.poll(router, backend, now) {
+                Some(answer) => Step::Done(answer),
+                None => Step::Wait(drain),
             }),
-            Action::Write(name, what) => match find(router, name) {
-                Some((index, route)) => self.write(*what, &params, index, route, backend.store(), now),
-                None => only(Response::problem(&Problem::UnknownDeployment(name.clone()), None)),
-            },
-        }
+            Action::Read(_, what) => Ok(Step::done(read(*what, index, route, backend, now))),
+            Action::Health | Action::List => Ok(Step::done(list(router, backend, now))),
+        };
+        step.unwrap_or_else(|problem| refuse(&problem))
     }
 
-    fn write(
-        &self,
-        what: Write,
-        params: &Params,
-        index: DeploymentIndex,
-        route: &Route,
-        store: &dyn Store,
-        now: Timestamp,
-    ) -> Answer {
-        let only = |response| Answer { response, written: None };
-        let (command, reason) = match what.command(params).and_then(|command| Ok((command, params.reason()?))) {
-            Ok(wish) => wish,
-            Err(problem) => return only(Response::problem(&problem, None)),
+    fn writing(&self, deployment: DeploymentIndex, what: Write, params: &Params) -> Result<Writing, Problem> {
+        let author = Author {
+            forced: params.parsed("force")?.unwrap_or_default(),
+            ..Author::new(self.caller.name(), Source::Admin, params.reason()?)
         };
-        let author = Author { by: self.caller.name().to_owned(), source: Source::Admin, reason };
-        let applied = store::update(store, &route.name, route.initial, now, |loaded| {
-            if !self.if_match.allows(loaded.state.revision) {
-                return Err(Rule::Stale);
-            }
-            loaded.state.after(command, author.clone(), now).map_err(Rule::Refused)
-        });
-        match applied {
-            Ok(applied) => {
-                let response = one(route, &applied.state);
-                Answer { response, written: Some((index, applied)) }
-            }
-            Err(ApplyError::Refused(rule, state)) => {
-                let problem = match rule {
-                    Rule::Stale => Problem::Stale(state.revision),
-                    Rule::Refused(refusal) => Problem::Refused(refusal),
-                };
-                only(Response::problem(&problem, Some(&DeploymentView::new(route, &state))))
-            }
-            Err(ApplyError::Unavailable) => only(Response::problem(&Problem::StoreUnavailable, None)),
+        Ok(Writing { deployment, command: what.command(params)?, author, if_match: self.if_match.clone(), probes: 0 })
+    }
+}
+
+fn drain(deployment: DeploymentIndex, params: &Params, now: Timestamp) -> Result<Drain, Problem> {
+    let colour = params.parsed("colour")?.ok_or(Problem::MissingParameter("colour"))?;
+    Ok(Drain::new(deployment, colour, params.parsed("timeout")?.unwrap_or_default(), now))
+}
+
+// === impl Asking ===
+
+impl Asking {
+    /// Goes on with the call, now that there is a reply.
+    pub fn resume(self, reply: &Reply, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
+        match self.purpose {
+            Purpose::Probe(writing, colour) => writing.resume(colour, reply, router, backend, now),
+            Purpose::Smoke(trial) => trial.resume(reply, router, backend, now),
         }
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    fn done(response: Response) -> Self {
+        Step::Done(Answer::only(response))
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    fn only(response: Response) -> Self {
+        Self { response, written: None }
     }
 }
 
@@ -192,32 +234,42 @@ fn find<'r>(router: &'r Router, name: &DeploymentName) -> Option<(DeploymentInde
     Some((index, router.routes().get(index)?))
 }
 
-fn one(route: &Route, state: &State) -> Response {
-    Response::json(200, &DeploymentView::new(route, state)).with_etag(state.revision)
+fn one(index: DeploymentIndex, route: &Route, state: &State, backend: &dyn Backend, now: Timestamp) -> Response {
+    Response::json(200, &DeploymentView::new(index, route, state, backend, now)).with_etag(state.revision)
 }
 
-fn list(router: &Router, store: &dyn Store, now: Timestamp) -> Response {
-    let load = |route: &Route| store::load(store, &route.name, route.initial, now).map(|loaded| loaded.state);
-    match router.routes().iter().map(load).collect::<Result<Vec<State>, _>>() {
-        Ok(states) => {
-            let views = router.routes().iter().zip(&states).map(|(route, state)| DeploymentView::new(route, state));
-            Response::json(200, &DeploymentsView { deployments: views.collect() })
-        }
-        Err(_) => Response::problem(&Problem::StoreUnavailable, None),
-    }
+fn refused(
+    problem: &Problem,
+    index: DeploymentIndex,
+    route: &Route,
+    state: &State,
+    backend: &dyn Backend,
+    now: Timestamp,
+) -> Response {
+    Response::problem(problem, Some(&DeploymentView::new(index, route, state, backend, now)))
+}
+
+fn unavailable() -> Response {
+    Response::problem(&Problem::StoreUnavailable, None)
+}
+
+fn list(router: &Router, backend: &dyn Backend, now: Timestamp) -> Response {
+    let load = |route: &Route| store::load(backend.store(), &route.name, route.initial, now).map(|loaded| loaded.state);
+    let Ok(states) = router.routes().iter().map(load).collect::<Result<Vec<State>, _>>() else { return unavailable() };
+    let deployments = router.routes().iter().zip(&states).enumerate();
+    let view = |(index, (route, state))| DeploymentView::new(index, route, state, backend, now);
+    Response::json(200, &DeploymentsView { deployments: deployments.map(view).collect() })
 }
 
 fn read(what: Read, index: DeploymentIndex, route: &Route, backend: &dyn Backend, now: Timestamp) -> Response {
     let store = backend.store();
-    let unavailable = || Response::problem(&Problem::StoreUnavailable, None);
-    let Ok(loaded) = store::load(store, &route.name, route.initial, now) else {
-        return unavailable();
-    };
+    let Ok(loaded) = store::load(store, &route.name, route.initial, now) else { return unavailable() };
     let state = loaded.state;
     match what {
-        Read::State => one(route, &state),
+        Read::State => one(index, route, &state, backend, now),
         Read::History => {
-            Response::json(200, &ChangesView { changes: state.history.changes().collect() }).with_etag(state.revision)
+            let changes = ChangesView { changes: state.history.changes().collect() };
+            Response::json(200, &changes).with_etag(state.revision)
         }
         Read::Comparison => {
             let sample = Sample { at: now, counts: backend.counts(index) };

@@ -57,10 +57,11 @@ impl Params {
             let text = match value {
                 serde_json::Value::String(text) => text,
                 serde_json::Value::Number(number) => number.to_string(),
+                serde_json::Value::Bool(truth) => truth.to_string(),
                 other => {
                     return Err(Problem::InvalidValue {
                         name,
-                        problem: format!("{other} is neither a text nor a number"),
+                        problem: format!("{other} is neither a text, a number nor a truth value"),
                     });
                 }
             };

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use super::MAX_BODY;
+use crate::colour::Colour;
 use crate::name::DeploymentName;
+use crate::readiness::gate::Missing;
 use crate::state::{Refusal, Revision};
 
 /// A call that was not done. Its text says what was wrong, where, and what to do.
@@ -24,6 +26,8 @@ pub enum Problem {
         /// Those that the call has.
         known: &'static [&'static str],
     },
+    /// A parameter that the call cannot do without.
+    MissingParameter(&'static str),
     /// The body is no JSON object.
     InvalidJson(String),
     /// The body announced did not come.
@@ -53,6 +57,31 @@ pub enum Problem {
     },
     /// A rule of the state.
     Refused(Refusal),
+    /// The colour that would get traffic does not answer its probe as it should.
+    Unhealthy {
+        /// The colour.
+        colour: Colour,
+        /// What was seen.
+        detail: String,
+    },
+    /// The candidate has no valid pass of the required smoke test.
+    Untested {
+        /// The candidate.
+        colour: Colour,
+        /// What is missing.
+        missing: Missing,
+    },
+    /// There is no smoke test to run.
+    NoSmokeTest,
+    /// Something still needs the colour.
+    NotDrained {
+        /// The colour.
+        colour: Colour,
+        /// What needs it.
+        holds: String,
+    },
+    /// Others changed the state again and again meanwhile.
+    Unsettled,
     /// Another change came before the one that `If-Match` allows for.
     Stale(Revision),
     /// A parameter's value is out of its range.
@@ -68,6 +97,9 @@ pub enum Problem {
     StoreUnavailable,
 }
 
+/// How an operator gets past a rule about readiness.
+const OVERRIDE: &str = "force=true switches all the same, and is recorded as forced.";
+
 // === impl Problem ===
 
 impl Problem {
@@ -79,6 +111,7 @@ impl Problem {
             Self::MalformedIfMatch(_) => (400, "malformed-if-match", "Malformed If-Match header"),
             Self::DuplicateParameter(_) => (400, "duplicate-parameter", "Duplicate parameter"),
             Self::UnknownParameter { .. } => (400, "unknown-parameter", "Unknown parameter"),
+            Self::MissingParameter(_) => (422, "missing-parameter", "Missing parameter"),
             Self::InvalidJson(_) => (400, "invalid-json", "Invalid JSON body"),
             Self::BodyMissing => (408, "body-missing", "Request body did not arrive"),
             Self::BodyTooLarge => (413, "body-too-large", "Request body too large"),
@@ -88,6 +121,11 @@ impl Problem {
             Self::UnknownDeployment(_) => (404, "unknown-deployment", "No such deployment"),
             Self::MethodNotAllowed { .. } => (405, "method-not-allowed", "Method not allowed"),
             Self::Refused(Refusal::NothingToRollBackTo) => (409, "nothing-to-roll-back-to", "Nothing to roll back to"),
+            Self::Unhealthy { .. } => (409, "colour-unhealthy", "Colour not healthy"),
+            Self::Untested { .. } => (409, "smoke-test-missing", "Smoke test not passed"),
+            Self::NoSmokeTest => (409, "no-smoke-test", "No smoke test"),
+            Self::NotDrained { .. } => (409, "not-drained", "Colour still needed"),
+            Self::Unsettled => (409, "unsettled", "State kept changing"),
             Self::Stale(_) => (412, "stale-revision", "Another change came first"),
             Self::InvalidValue { .. } => (422, "invalid-value", "Invalid value"),
             Self::EmptyPatch => (422, "empty-patch", "Nothing to change"),
@@ -128,6 +166,7 @@ impl fmt::Display for Problem {
             Self::UnknownParameter { name, known } => {
                 write!(f, "{name:?} is not a parameter of this call: use {}.", known.join(", "))
             }
+            Self::MissingParameter(name) => write!(f, "Give {name}=, in the query or in the body."),
             Self::InvalidJson(error) => {
                 write!(
                     f,
@@ -154,6 +193,17 @@ impl fmt::Display for Problem {
                 write!(f, "{method:?} is not a method of this path: use {allow}.")
             }
             Self::Refused(refusal) => write!(f, "{refusal}"),
+            Self::Unhealthy { colour, detail } => {
+                write!(f, "{colour} would get traffic, and its probe failed just now: {detail}. {OVERRIDE}")
+            }
+            Self::Untested { colour, missing } => {
+                write!(f, "{colour} would get traffic, and {missing}: POST …/test first. {OVERRIDE}")
+            }
+            Self::NoSmokeTest => f.write_str("The deployment's configuration has no smoke_test section."),
+            Self::NotDrained { colour, holds } => write!(f, "{colour} is not safe to stop: {holds}."),
+            Self::Unsettled => {
+                f.write_str("Others changed the state meanwhile. Look at it below, and repeat the call.")
+            }
             Self::Stale(revision) => {
                 write!(
                     f,

@@ -3,12 +3,16 @@
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use super::Backend;
 use crate::colour::{Colour, PerColour};
 use crate::comparison::Window;
 use crate::config::Upstream;
 use crate::history::{Change, Source};
+use crate::matching::DeploymentIndex;
 use crate::name::{DeploymentName, Reason};
 use crate::percent::Percent;
+use crate::readiness::hold::holds;
+use crate::readiness::probe;
 use crate::routing::Route;
 use crate::state::{Revision, State};
 use crate::time::Timestamp;
@@ -22,11 +26,30 @@ pub struct DeploymentView<'a> {
     candidate: Colour,
     canary_percent: Percent,
     shadow_percent: Percent,
-    colours: &'a PerColour<Upstream>,
+    colours: PerColour<ColourView<'a>>,
     changed_at: Timestamp,
     changed_by: &'a str,
     source: Source,
     reason: &'a Reason,
+}
+
+/// A colour as configured, and as it is now.
+#[derive(Clone, Debug, Serialize)]
+pub struct ColourView<'a> {
+    #[serde(flatten)]
+    upstream: &'a Upstream,
+    in_flight: u64,
+    safe_to_stop: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    probe: Option<ProbeView>,
+}
+
+/// What the probes found.
+#[derive(Clone, Debug, Serialize)]
+struct ProbeView {
+    healthy: bool,
+    checked_at: Timestamp,
+    detail: String,
 }
 
 /// All deployments.
@@ -56,7 +79,30 @@ struct Windows(Vec<(&'static str, Window)>);
 // === impl DeploymentView ===
 
 impl<'a> DeploymentView<'a> {
-    pub fn new(route: &'a Route, state: &'a State) -> Self {
+    pub fn new(
+        index: DeploymentIndex,
+        route: &'a Route,
+        state: &'a State,
+        backend: &dyn Backend,
+        now: Timestamp,
+    ) -> Self {
+        let mut verdicts = match route.readiness.probe {
+            Some(_) => probe::verdicts(backend.store(), &route.name),
+            None => PerColour::default(),
+        };
+        let colours = PerColour::from_fn(|colour| {
+            let in_flight = backend.in_flight(index, colour);
+            ColourView {
+                upstream: route.colours.get(colour),
+                in_flight,
+                safe_to_stop: holds(state, colour, in_flight, route.readiness.bake, now).is_empty(),
+                probe: verdicts.get_mut(colour).take().map(|verdict| ProbeView {
+                    healthy: verdict.healthy,
+                    checked_at: verdict.checked_at,
+                    detail: verdict.detail,
+                }),
+            }
+        });
         Self {
             name: &route.name,
             revision: state.revision,
@@ -64,7 +110,7 @@ impl<'a> DeploymentView<'a> {
             candidate: state.split.candidate(),
             canary_percent: state.split.canary_percent,
             shadow_percent: state.split.shadow_percent,
-            colours: &route.colours,
+            colours,
             changed_at: state.since,
             changed_by: &state.author.by,
             source: state.author.source,

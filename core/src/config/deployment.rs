@@ -5,13 +5,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::pattern::MatchRules;
+use super::readiness::{Bake, Failover, Probe, SmokeTest};
 use crate::colour::PerColour;
 use crate::name::{ClusterName, CookieName, HeaderName, Version};
 use crate::state::Split;
 use crate::time::deserialize_span;
 
 /// A deployment as configured.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deployment {
     /// Which requests belong to it.
@@ -26,6 +27,14 @@ pub struct Deployment {
     pub sticky: Option<Sticky>,
     /// Lets a tester reach either colour; absent: nobody can choose.
     pub r#override: Option<Override>,
+    /// Asks both colours whether they are well; absent: a switch trusts the operator.
+    pub probe: Option<Probe>,
+    /// Requests that the candidate must answer as expected.
+    pub smoke_test: Option<SmokeTest>,
+    /// How long the former active colour is held ready after a switch; absent: not at all.
+    pub bake: Option<Bake>,
+    /// Going back by itself; absent: never.
+    pub failover: Option<Failover>,
 }
 
 /// Where a colour's requests go, and which model version answers there.

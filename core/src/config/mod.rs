@@ -6,6 +6,7 @@ mod access;
 mod deployment;
 mod document;
 mod pattern;
+mod readiness;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,11 +15,14 @@ use serde::Deserialize;
 
 pub use self::access::{Access, Role, Token};
 pub use self::deployment::{CookieSticky, Deployment, Override, Sticky, Upstream};
-pub use self::pattern::{Authority, MatchRules, PathPrefix};
+pub use self::pattern::{Authority, MatchRules, PathPrefix, RequestPath};
+pub use self::readiness::{
+    Bake, Expectation, Failover, JsonExpectation, JsonType, Method, Probe, SmokeRequest, SmokeTest, StatusCode, Times,
+};
 use crate::name::{DeploymentName, HeaderName};
 
 /// Everything that one listener's plugin configuration says.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The inference services, by name.
@@ -76,6 +80,15 @@ impl Config {
                 return Err(ConfigError::at(
                     format!("deployments.{name}.colours.green.cluster"),
                     format!("{:?} is blue's cluster too: two versions need two clusters", cluster.as_str()),
+                ));
+            }
+        }
+        for (name, deployment) in &self.deployments {
+            let needed = [("probe", deployment.probe.is_some()), ("bake", deployment.bake.is_some())];
+            if let (Some(_), Some((section, _))) = (&deployment.failover, needed.iter().find(|(_, there)| !there)) {
+                return Err(ConfigError::at(
+                    format!("deployments.{name}.failover"),
+                    format!("goes back to a healthy colour inside its bake window: add a {section} section"),
                 ));
             }
         }

@@ -24,6 +24,11 @@ pub struct MatchRules {
 #[serde(try_from = "String")]
 pub struct PathPrefix(String);
 
+/// What a request of the filter's own asks for: a path, perhaps with a query.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct RequestPath(String);
+
 /// A host name in lower case without a port: exact, or `*.` and a suffix that covers one label or more.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
@@ -41,6 +46,8 @@ pub enum PatternError {
     Relative(String),
     /// A prefix with a query, a fragment, white space, an empty segment, or `.` and `..` segments.
     NotPlain(String),
+    /// A request's path with white space, a fragment, or bytes that must be percent-encoded.
+    NotARequestPath(String),
     /// Not a host name.
     NotAHost(String),
 }
@@ -85,6 +92,29 @@ impl TryFrom<String> for PathPrefix {
     }
 }
 
+// === impl RequestPath ===
+
+impl RequestPath {
+    /// The path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for RequestPath {
+    type Error = PatternError;
+
+    fn try_from(text: String) -> Result<Self, PatternError> {
+        if !text.starts_with('/') {
+            Err(PatternError::Relative(text))
+        } else if text.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#') {
+            Err(PatternError::NotARequestPath(text))
+        } else {
+            Ok(Self(text))
+        }
+    }
+}
+
 // === impl Authority ===
 
 impl TryFrom<String> for Authority {
@@ -122,6 +152,9 @@ impl fmt::Display for PatternError {
             Self::Relative(text) => write!(f, "{text:?} must start with /"),
             Self::NotPlain(text) => {
                 write!(f, "{text:?} must be a plain path: no query, no empty segment, no . or .. segment")
+            }
+            Self::NotARequestPath(text) => {
+                write!(f, "{text:?} must be a path as a request line has it: no fragment, other bytes percent-encoded")
             }
             Self::NotAHost(text) => {
                 write!(f, "{text:?} must be a host name without a port, such as iris.example.com or *.example.com")

@@ -1,89 +1,17 @@
-//! The API as its callers see it, over a store in memory.
+//! Calls, well-formed and not.
 
-use sha2::{Digest, Sha256};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
-use crate::config::Config;
-use crate::testing::{MemoryStore, split};
-
-const NOW: Timestamp = Timestamp::from_millis(1_795_446_000_000);
-
-struct Fixture {
-    api: Api,
-    router: Router,
-    store: MemoryStore,
-}
-
-impl Backend for Fixture {
-    fn store(&self) -> &dyn Store {
-        &self.store
-    }
-
-    fn counts(&self, _: DeploymentIndex) -> PerColour<ColourCounts> {
-        PerColour::default()
-    }
-}
-
-impl Fixture {
-    fn new() -> Self {
-        let sum = |token: &str| hex::encode(Sha256::digest(token));
-        let json = serde_json::json!({
-            "deployments": {"iris": {"colours": {
-                "blue": {"cluster": "blue", "version": "1"}, "green": {"cluster": "green", "version": "2"}}}},
-            "admin": {"tokens": [
-                {"name": "alice", "role": "operator", "sha256": sum("op")},
-                {"name": "victor", "role": "viewer", "sha256": sum("view")}]},
-        });
-        let config = Config::from_bytes(json.to_string().as_bytes()).expect("valid");
-        Self {
-            router: Router::new(&config),
-            api: Api::new(config.admin.expect("present")),
-            store: MemoryStore::default(),
-        }
-    }
-
-    fn call(&self, head: &Head, body: &[u8]) -> Response {
-        match self.api.receive(head) {
-            Ok(call) => call.answer(body, &self.router, self, NOW).response,
-            Err(response) => response,
-        }
-    }
-
-    /// A call with the operator's token.
-    fn operate(&self, method: &str, path: &str) -> (u32, serde_json::Value) {
-        self.operate_with(method, path, "", None)
-    }
-
-    fn operate_with(&self, method: &str, path: &str, body: &str, if_match: Option<&str>) -> (u32, serde_json::Value) {
-        let head = Head { if_match: if_match.map(|tag| tag.as_bytes().to_vec()), ..head(method, path, Some("op")) };
-        let response = self.call(&head, body.as_bytes());
-        (response.status, serde_json::from_slice(&response.body).expect("JSON"))
-    }
-
-    fn revision(&self) -> u64 {
-        self.operate("GET", IRIS).1["revision"].as_u64().expect("a number")
-    }
-}
-
-const IRIS: &str = "/bluegreen/v1/deployments/iris";
-
-fn head(method: &str, path: &str, token: Option<&str>) -> Head {
-    Head {
-        method: method.as_bytes().to_vec(),
-        path: path.as_bytes().to_vec(),
-        authorization: token.map(|token| format!("Bearer {token}").into_bytes()),
-        if_match: None,
-    }
-}
+use crate::testing::split;
 
 #[test]
 fn a_deployment_is_shown_as_documented() {
     let api = Fixture::new();
     api.operate("POST", &format!("{IRIS}/promote?reason=v2+passed%21"));
     let (status, shown) = api.operate("GET", IRIS);
-    let expected = r#"{"name":"iris","revision":1,"active":"green","candidate":"blue","canary_percent":0,"shadow_percent":0,"colours":{"blue":{"cluster":"blue","version":"1"},"green":{"cluster":"green","version":"2"}},"changed_at":"2026-11-23T15:00:00.000Z","changed_by":"alice","source":"admin","reason":"v2 passed!"}"#;
+    let expected = r#"{"name":"iris","revision":1,"active":"green","candidate":"blue","canary_percent":0,"shadow_percent":0,"colours":{"blue":{"cluster":"blue","version":"1","in_flight":0,"safe_to_stop":false},"green":{"cluster":"green","version":"2","in_flight":0,"safe_to_stop":false}},"changed_at":"2026-11-23T15:00:00.000Z","changed_by":"alice","source":"admin","reason":"v2 passed!"}"#;
     assert_eq!((status, shown.to_string().len()), (200, expected.len()));
     let response = api.call(&head("GET", IRIS, Some("view")), b"");
     assert_eq!(String::from_utf8(response.body).expect("UTF-8").trim_end(), expected);
@@ -118,7 +46,7 @@ fn parameters_count_the_same_in_query_and_body() {
         let api = Fixture::new();
         let (status, shown) = api.operate_with("PATCH", &format!("{IRIS}{query}"), body, None);
         assert_eq!(status, 200, "{query} {body}: {shown}");
-        let state = store::load(&api.store, &api.router.routes()[0].name, split("blue", "0", "0"), NOW)
+        let state = store::load(&api.store, &api.router.routes()[0].name, split("blue", "0", "0"), START)
             .expect("in reach")
             .state;
         assert_eq!(state.split, split("green", "12.5", "1"));

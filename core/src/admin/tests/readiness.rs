@@ -1,0 +1,176 @@
+//! Refusals, smoke tests, drains and the way back.
+
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use std::time::Duration;
+
+use super::*;
+use crate::name::ClusterName;
+
+const PROBE: &str = r#", "probe": {"path": "/ping", "expect_status": 200}"#;
+const SMOKE: &str = r#", "smoke_test": {"requests": [
+    {"path": "/invocations", "body": {"inputs": [[1]]}, "expect": {"json": {"pointer": "/predictions/0", "equals": 1}}},
+    {"method": "GET", "path": "/ping"}]}"#;
+const BAKE: &str = r#", "bake": {"for": "10m"}"#;
+
+fn answered(status: u16, body: &str) -> Reply {
+    Reply::Answered { status, body: body.as_bytes().to_vec() }
+}
+
+fn passing() -> [Reply; 2] {
+    [answered(200, r#"{"predictions": [1]}"#), answered(200, "")]
+}
+
+fn kind(problem: &serde_json::Value) -> &str {
+    problem["type"].as_str().and_then(|kind| kind.strip_prefix("urn:bluegreen:problem:")).unwrap_or_default()
+}
+
+#[test]
+fn whatever_gives_a_sick_colour_traffic_is_refused_and_changes_nothing() {
+    let sick = [
+        (answered(500, "no model"), "answered 500: no model"),
+        (answered(504, "upstream request timeout"), "no answer within 1s"),
+        (answered(503, "upstream connect error"), "upstream connect error"),
+        (Reply::Broken, "broke"),
+        (Reply::UnknownCluster(ClusterName::new("gren").expect("valid")), "cluster 'gren' is not known"),
+    ];
+    for (method, path) in [("POST", "/promote"), ("PATCH", "?active=green"), ("PATCH", "?canary_percent=0.01")] {
+        for (reply, seen) in &sick {
+            let api = Fixture::with(PROBE);
+            api.will_reply([reply.clone()]);
+            let (status, problem) = api.operate(method, &format!("{IRIS}{path}"));
+            assert_eq!((status, kind(&problem)), (409, "colour-unhealthy"), "{path}: {problem}");
+            let detail = problem["detail"].as_str().unwrap_or_default();
+            assert!(detail.contains(seen) && detail.contains("force=true"), "{detail}");
+            assert_eq!(problem["state"]["colours"]["green"]["probe"]["healthy"], false);
+            assert_eq!((api.revision(), api.asked()), (0, vec!["GET green /ping".to_owned()]));
+        }
+    }
+}
+
+#[test]
+fn a_rollback_to_a_sick_colour_is_refused_too() {
+    let api = Fixture::with(PROBE);
+    api.will_reply([answered(200, ""), answered(500, ""), answered(200, "")]);
+    assert_eq!(api.operate("POST", &format!("{IRIS}/promote")).0, 200);
+    assert_eq!(api.operate("POST", &format!("{IRIS}/rollback")).0, 409);
+    assert_eq!(api.operate("POST", &format!("{IRIS}/rollback")).0, 200);
+    assert_eq!(api.asked(), ["GET green /ping", "GET blue /ping", "GET blue /ping"]);
+}
+
+#[test]
+fn a_write_that_gives_nobody_traffic_asks_nobody() {
+    let api = Fixture::with(PROBE);
+    api.will_reply([answered(200, "")]);
+    for query in ["shadow_percent=5", "canary_percent=5", "canary_percent=10", "canary_percent=0"] {
+        assert_eq!(api.operate("PATCH", &format!("{IRIS}?{query}")).0, 200, "{query}");
+    }
+    assert_eq!(api.asked(), ["GET green /ping"]);
+}
+
+#[test]
+fn force_switches_all_the_same_and_is_recorded() {
+    let api = Fixture::with(&format!("{PROBE}{SMOKE}"));
+    assert_eq!(api.operate("POST", &format!("{IRIS}/promote?force=true&reason=outage")).0, 200);
+    assert_eq!(api.operate("GET", &format!("{IRIS}/history")).1["changes"][0]["forced"], true);
+    assert!(api.asked().is_empty());
+    let viewer = api.call(&head("POST", &format!("{IRIS}/promote?force=true"), Some("view")), b"");
+    assert_eq!(viewer.status, 403);
+    assert_eq!(api.operate("POST", &format!("{IRIS}/promote?force=yes")).0, 422);
+}
+
+#[test]
+fn a_switch_by_others_between_probe_and_write_is_noticed() {
+    let api = Fixture::with(PROBE);
+    api.will_reply([answered(200, ""), answered(500, "")]);
+    let Ok(call) = api.api.receive(&head("POST", &format!("{IRIS}/promote"), Some("op"))) else { panic!("allowed") };
+    let Step::Ask(asking) = call.start(b"", &api.router, &api, START) else { panic!("asks green") };
+    assert_eq!(api.operate("POST", &format!("{IRIS}/promote?force=true")).0, 200);
+    let Step::Ask(again) = asking.resume(&answered(200, ""), &api.router, &api, START) else { panic!("asks blue") };
+    assert_eq!(again.request.cluster.as_str(), "blue");
+    let Step::Done(answer) = again.resume(&answered(500, ""), &api.router, &api, START) else { panic!("done") };
+    assert_eq!((answer.response.status, api.revision()), (409, 1));
+}
+
+#[test]
+fn a_required_smoke_test_stands_before_the_first_traffic() {
+    let api = Fixture::with(SMOKE);
+    let promote = || api.operate("POST", &format!("{IRIS}/promote"));
+    assert_eq!(kind(&promote().1), "smoke-test-missing");
+
+    api.will_reply([answered(200, r#"{"predictions": [2]}"#), answered(200, "")]);
+    let (status, result) = api.operate("POST", &format!("{IRIS}/test"));
+    assert_eq!((status, &result["passed"], &result["results"][0]["passed"]), (200, &false.into(), &false.into()));
+    assert_eq!(result["results"][1]["passed"], true);
+    assert_eq!(promote().0, 409);
+
+    api.will_reply(passing());
+    let (_, result) = api.operate("POST", &format!("{IRIS}/test"));
+    assert_eq!((&result["passed"], &result["valid_until"]), (&true.into(), &"2026-11-23T16:00:00.000Z".into()));
+    api.now.set(START.plus(Duration::from_secs(3_601)));
+    assert_eq!(kind(&promote().1), "smoke-test-missing");
+    api.now.set(START.plus(Duration::from_secs(3_600)));
+    assert_eq!(promote().0, 200);
+    assert!(api.asked().iter().all(|request| request.contains(" green ")));
+}
+
+#[test]
+fn a_failed_test_takes_back_an_earlier_pass() {
+    let api = Fixture::with(SMOKE);
+    api.will_reply(passing());
+    api.operate("POST", &format!("{IRIS}/test"));
+    api.will_reply([Reply::Broken, answered(200, "")]);
+    api.operate("POST", &format!("{IRIS}/test"));
+    assert_eq!(api.operate("POST", &format!("{IRIS}/promote")).0, 409);
+}
+
+#[test]
+fn without_a_smoke_test_there_is_nothing_to_run() {
+    let (status, problem) = Fixture::new().operate("POST", &format!("{IRIS}/test"));
+    assert_eq!((status, kind(&problem)), (409, "no-smoke-test"));
+}
+
+#[test]
+fn a_drain_waits_for_the_last_request() {
+    let api = Fixture::new();
+    api.operate("POST", &format!("{IRIS}/promote"));
+    *api.in_flight.borrow_mut() = PerColour { blue: 1, green: 7 };
+    let call = head("POST", &format!("{IRIS}/drain?colour=blue&timeout=30s"), Some("op"));
+    let Step::Wait(drain) = api.step(&call, b"") else { panic!("waits") };
+    let at = |seconds| drain.poll(&api.router, &api, START.plus(Duration::from_secs(seconds)));
+    assert!(at(29).is_none());
+    assert_eq!(at(30).expect("given up").response.status, 409);
+    api.in_flight.borrow_mut().blue = 0;
+    let answer = at(29).expect("drained");
+    let shown: serde_json::Value = serde_json::from_slice(&answer.response.body).expect("JSON");
+    assert_eq!((answer.response.status, &shown["colours"]["blue"]["safe_to_stop"]), (200, &true.into()));
+}
+
+#[test]
+fn a_drain_that_time_will_not_help_is_refused_at_once() {
+    let api = Fixture::with(BAKE);
+    let (status, problem) = api.operate("POST", &format!("{IRIS}/drain?colour=blue"));
+    assert_eq!((status, kind(&problem)), (409, "not-drained"));
+    api.operate("POST", &format!("{IRIS}/promote"));
+    api.now.set(START.plus(Duration::from_secs(60)));
+    let (status, problem) = api.operate("POST", &format!("{IRIS}/drain?colour=blue"));
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    assert!(status == 409 && detail.contains("way back until 2026-11-23T15:10:00.000Z"), "{detail}");
+    api.now.set(START.plus(Duration::from_secs(600)));
+    assert_eq!(api.operate("POST", &format!("{IRIS}/drain?colour=blue")).0, 200);
+}
+
+#[test]
+fn a_bad_drain_is_a_clear_error() {
+    let api = Fixture::new();
+    for (query, status) in [
+        ("", 422),
+        ("colour=red", 422),
+        ("colour=blue&timeout=x", 422),
+        ("colour=blue&timeout=1h", 422),
+        ("colours=blue", 400),
+    ] {
+        assert_eq!(api.operate("POST", &format!("{IRIS}/drain?{query}")).0, status, "{query}");
+    }
+}

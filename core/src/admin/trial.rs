@@ -1,0 +1,107 @@
+//! Running the smoke test: one request after the other to the candidate, then the verdict.
+
+use serde::Serialize;
+
+use super::{Answer, Asking, Backend, Problem, Purpose, Response, Step, refused, unavailable};
+use crate::colour::Colour;
+use crate::matching::DeploymentIndex;
+use crate::name::{DeploymentName, Version};
+use crate::readiness::gate::SmokePass;
+use crate::readiness::outgoing::Reply;
+use crate::readiness::smoke::Outcome;
+use crate::routing::{Route, Router};
+use crate::state::{Revision, State};
+use crate::store::{self, ApplyError};
+use crate::time::Timestamp;
+
+/// A smoke test under way.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    deployment: DeploymentIndex,
+    candidate: Colour,
+    outcomes: Vec<Outcome>,
+}
+
+/// The result, as the API shows it.
+#[derive(Debug, Serialize)]
+struct TrialView<'a> {
+    name: &'a DeploymentName,
+    candidate: Colour,
+    version: &'a Version,
+    revision: Revision,
+    passed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    valid_until: Option<Timestamp>,
+    results: &'a [Outcome],
+}
+
+/// The candidate that was tested is not the candidate any more.
+struct Moved;
+
+// === impl Trial ===
+
+impl Trial {
+    pub(super) fn start(deployment: DeploymentIndex, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
+        let Some(route) = router.routes().get(deployment) else { return Step::done(unavailable()) };
+        match store::load(backend.store(), &route.name, route.initial, now) {
+            Ok(loaded) if route.readiness.smoke_test.is_none() => {
+                Step::done(refused(&Problem::NoSmokeTest, deployment, route, &loaded.state, backend, now))
+            }
+            Ok(loaded) => {
+                let trial = Self { deployment, candidate: loaded.state.split.candidate(), outcomes: Vec::new() };
+                trial.next(route, backend, now)
+            }
+            Err(_) => Step::done(unavailable()),
+        }
+    }
+
+    pub(super) fn resume(mut self, reply: &Reply, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
+        let Some(route) = router.routes().get(self.deployment) else { return Step::done(unavailable()) };
+        let test = route.readiness.smoke_test.as_ref();
+        self.outcomes.extend(test.and_then(|test| test.judge(self.outcomes.len(), reply)));
+        self.next(route, backend, now)
+    }
+
+    fn next(self, route: &Route, backend: &dyn Backend, now: Timestamp) -> Step {
+        let cluster = &route.colours.get(self.candidate).cluster;
+        let test = route.readiness.smoke_test.as_ref();
+        match test.and_then(|test| test.request(self.outcomes.len(), &route.name, cluster)) {
+            Some(request) => Step::Ask(Box::new(Asking { request, purpose: Purpose::Smoke(self) })),
+            None => Step::Done(self.finish(route, backend, now)),
+        }
+    }
+
+    fn finish(&self, route: &Route, backend: &dyn Backend, now: Timestamp) -> Answer {
+        let version = &route.colours.get(self.candidate).version;
+        let passed = self.outcomes.iter().all(|outcome| outcome.passed);
+        let noted = store::update(backend.store(), &route.name, route.initial, now, |loaded| {
+            if loaded.state.split.candidate() != self.candidate {
+                return Err(Moved);
+            }
+            let revision = loaded.state.revision;
+            let pass = SmokePass { colour: self.candidate, version: version.clone(), revision, at: now };
+            // A failure takes back an earlier pass: the candidate is not what it was.
+            Ok(Some(State { smoke: passed.then_some(pass), ..loaded.state.clone() }))
+        });
+        match noted {
+            Ok(applied) => {
+                let valid_for = route.readiness.smoke_test.as_ref().map(|test| test.valid_for);
+                let view = TrialView {
+                    name: &route.name,
+                    candidate: self.candidate,
+                    version,
+                    revision: applied.state.revision,
+                    passed,
+                    valid_until: valid_for.filter(|_| passed).map(|valid_for| now.plus(valid_for)),
+                    results: &self.outcomes,
+                };
+                let response = Response::json(200, &view);
+                Answer { response, written: Some((self.deployment, applied)) }
+            }
+            Err(ApplyError::Refused(Moved, state)) => {
+                Answer::only(refused(&Problem::Unsettled, self.deployment, route, &state, backend, now))
+            }
+            Err(ApplyError::Unavailable) => Answer::only(unavailable()),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Carrying out a write: on the revision that its author saw, and only to a colour that is ready.
+
+use super::if_match::IfMatch;
+use super::{Answer, Asking, Backend, Problem, Purpose, Step, one, refused, unavailable};
+use crate::colour::Colour;
+use crate::history::Author;
+use crate::matching::DeploymentIndex;
+use crate::readiness::gate::{self, Closed, Evidence};
+use crate::readiness::outgoing::Reply;
+use crate::readiness::probe;
+use crate::routing::{Route, Router};
+use crate::state::{Command, Refusal};
+use crate::store::{self, ApplyError};
+use crate::time::Timestamp;
+
+/// A write under way.
+#[derive(Clone, Debug)]
+pub struct Writing {
+    pub(super) deployment: DeploymentIndex,
+    pub(super) command: Command,
+    pub(super) author: Author,
+    pub(super) if_match: IfMatch,
+    /// How often a colour was probed for this write.
+    pub(super) probes: u8,
+}
+
+/// Why a state does not take a write.
+enum Rule {
+    Stale,
+    Refused(Refusal),
+    Closed(Closed),
+}
+
+/// Others may switch between the probe and the write, so that another colour has to be probed. Not for ever.
+const MOST_PROBES: u8 = 3;
+
+// === impl Writing ===
+
+impl Writing {
+    pub(super) fn start(self, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
+        let evidence = if self.author.forced { Evidence::Forced } else { Evidence::None };
+        self.attempt(&evidence, router, backend, now)
+    }
+
+    /// Goes on with what `colour` replied to its probe.
+    pub(super) fn resume(
+        self,
+        colour: Colour,
+        reply: &Reply,
+        router: &Router,
+        backend: &dyn Backend,
+        now: Timestamp,
+    ) -> Step {
+        let Some((route, asked)) = router.routes().get(self.deployment).and_then(|route| {
+            let asked = route.readiness.probe.as_ref()?;
+            Some((route, asked))
+        }) else {
+            return Step::done(unavailable());
+        };
+        let finding = asked.judge(reply);
+        probe::record(backend.store(), &route.name, colour, asked, finding.clone(), now);
+        if finding.healthy {
+            return self.attempt(&Evidence::Healthy(colour), router, backend, now);
+        }
+        match store::load(backend.store(), &route.name, route.initial, now) {
+            Ok(loaded) => {
+                let problem = Problem::Unhealthy { colour, detail: finding.detail };
+                Step::done(refused(&problem, self.deployment, route, &loaded.state, backend, now))
+            }
+            Err(_) => Step::done(unavailable()),
+        }
+    }
+
+    fn attempt(mut self, evidence: &Evidence, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
+        let deployment = self.deployment;
+        let Some(route) = router.routes().get(deployment) else { return Step::done(unavailable()) };
+        let applied = store::update(backend.store(), &route.name, route.initial, now, |loaded| {
+            let before = &loaded.state;
+            if !self.if_match.allows(before.revision) {
+                return Err(Rule::Stale);
+            }
+            let after = before.after(self.command, self.author.clone(), now).map_err(Rule::Refused)?;
+            if let Some(after) = &after {
+                gate::check(before, after, route, evidence, now).map_err(Rule::Closed)?;
+            }
+            Ok(after)
+        });
+        let (rule, state) = match applied {
+            Ok(applied) => {
+                let response = one(deployment, route, &applied.state, backend, now);
+                return Step::Done(Answer { response, written: Some((deployment, applied)) });
+            }
+            Err(ApplyError::Refused(rule, state)) => (rule, state),
+            Err(ApplyError::Unavailable) => return Step::done(unavailable()),
+        };
+        let problem = match rule {
+            Rule::Stale => Problem::Stale(state.revision),
+            Rule::Refused(refusal) => Problem::Refused(refusal),
+            Rule::Closed(Closed::Untested { colour, missing }) => Problem::Untested { colour, missing },
+            Rule::Closed(Closed::AskFirst(colour)) => {
+                self.probes = self.probes.saturating_add(1);
+                match self.probe(colour, route) {
+                    Some(step) => return step,
+                    None => Problem::Unsettled,
+                }
+            }
+        };
+        Step::done(refused(&problem, deployment, route, &state, backend, now))
+    }
+
+    fn probe(self, colour: Colour, route: &Route) -> Option<Step> {
+        let probe = route.readiness.probe.as_ref().filter(|_| self.probes <= MOST_PROBES)?;
+        let request = probe.request(&route.name, &route.colours.get(colour).cluster);
+        Some(Step::Ask(Box::new(Asking { request, purpose: Purpose::Probe(self, colour) })))
+    }
+}

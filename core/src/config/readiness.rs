@@ -1,0 +1,239 @@
+//! What has to be true before a colour gets traffic, and what happens when it stops being true.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+use serde_json::Value;
+
+use super::pattern::RequestPath;
+use crate::name::HeaderName;
+use crate::time::deserialize_span;
+
+/// The `probe` section: is a colour's model server there, and does it say that it is well?
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// What is asked for, with GET.
+    pub path: RequestPath,
+    /// The status that means "well"; absent: any below 500, so that a server without such a path passes when it answers.
+    pub expect_status: Option<StatusCode>,
+    /// How often both colours are asked.
+    #[serde(default = "two_seconds", deserialize_with = "deserialize_span")]
+    pub interval: Duration,
+    /// How long an answer may take.
+    #[serde(default = "one_second", deserialize_with = "deserialize_span")]
+    pub timeout: Duration,
+    /// How many failures in a row make a colour that was healthy unhealthy. A switch asks once, and that counts.
+    #[serde(default = "three")]
+    pub unhealthy_after: Times,
+}
+
+/// The `smoke_test` section: requests that the candidate must answer as expected.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmokeTest {
+    /// The requests, sent one after the other.
+    #[serde(deserialize_with = "at_least_one")]
+    pub requests: Vec<SmokeRequest>,
+    /// Whether the candidate gets traffic only after a pass.
+    #[serde(default = "yes")]
+    pub required: bool,
+    /// How long a pass counts.
+    #[serde(default = "one_hour", deserialize_with = "deserialize_span")]
+    pub valid_for: Duration,
+    /// How long each answer may take. A model's first prediction can be slow.
+    #[serde(default = "thirty_seconds", deserialize_with = "deserialize_span")]
+    pub timeout: Duration,
+}
+
+/// One request of a smoke test.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmokeRequest {
+    /// The method.
+    #[serde(default)]
+    pub method: Method,
+    /// The path, with its query.
+    pub path: RequestPath,
+    /// Headers besides those that every request has.
+    #[serde(default)]
+    pub headers: BTreeMap<HeaderName, String>,
+    /// The body: a text as it is, anything else as JSON.
+    pub body: Option<Value>,
+    /// What the answer must be like.
+    #[serde(default)]
+    pub expect: Expectation,
+}
+
+/// What an answer must be like.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Expectation {
+    /// Its status.
+    pub status: StatusCode,
+    /// A value in its JSON body.
+    pub json: Option<JsonExpectation>,
+}
+
+/// What a value in a JSON body must be like: everything that is given must hold.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JsonExpectation {
+    /// Where the value stands (RFC 6901), such as `/predictions/0`; empty for the whole body.
+    pub pointer: String,
+    /// What it equals.
+    pub equals: Option<Value>,
+    /// Its type.
+    pub r#type: Option<JsonType>,
+    /// How many elements, members or characters it has.
+    pub length: Option<usize>,
+}
+
+/// The types of JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JsonType {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Boolean,
+    /// A number.
+    Number,
+    /// A text.
+    String,
+    /// A list.
+    Array,
+    /// Names and values.
+    Object,
+}
+
+/// The methods of a smoke test.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    /// What model servers take predictions by.
+    #[default]
+    Post,
+    /// GET
+    Get,
+    /// PUT
+    Put,
+}
+
+/// The `bake` section: how long the former active colour is held ready after a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bake {
+    /// The time from the switch.
+    #[serde(deserialize_with = "deserialize_span")]
+    pub r#for: Duration,
+}
+
+/// The `failover` section: going back by itself when a freshly promoted colour cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failover {
+    /// How many requests in a row must fail without reaching the colour.
+    pub after: Times,
+}
+
+/// An HTTP status, 100 to 599; 200 unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u16")]
+pub struct StatusCode(u16);
+
+/// A count of at least one, and at most a thousand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "u16")]
+pub struct Times(u16);
+
+const fn one_second() -> Duration {
+    Duration::from_secs(1)
+}
+
+const fn two_seconds() -> Duration {
+    Duration::from_secs(2)
+}
+
+const fn thirty_seconds() -> Duration {
+    Duration::from_secs(30)
+}
+
+const fn one_hour() -> Duration {
+    Duration::from_secs(3_600)
+}
+
+const fn three() -> Times {
+    Times(3)
+}
+
+const fn yes() -> bool {
+    true
+}
+
+fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SmokeRequest>, D::Error> {
+    let requests = Vec::<SmokeRequest>::deserialize(deserializer)?;
+    if requests.is_empty() { Err(de::Error::custom("a smoke test has at least one request")) } else { Ok(requests) }
+}
+
+// === impl StatusCode ===
+
+impl StatusCode {
+    /// As a number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for StatusCode {
+    fn default() -> Self {
+        Self(200)
+    }
+}
+
+impl TryFrom<u16> for StatusCode {
+    type Error = String;
+
+    fn try_from(number: u16) -> Result<Self, String> {
+        if (100..=599).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err(format!("{number} is not an HTTP status: use 100 to 599"))
+        }
+    }
+}
+
+// === impl Times ===
+
+impl Times {
+    /// As a number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl TryFrom<u16> for Times {
+    type Error = String;
+
+    fn try_from(number: u16) -> Result<Self, String> {
+        if (1..=1_000).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err(format!("{number} is not between 1 and 1000"))
+        }
+    }
+}
+
+// === impl Method ===
+
+impl Method {
+    /// As HTTP writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Method::Post => "POST",
+            Method::Get => "GET",
+            Method::Put => "PUT",
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What stands between a colour and traffic: a probe made now, and a smoke test that it passed.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::colour::Colour;
+use crate::name::Version;
+use crate::percent::Percent;
+use crate::routing::{Readiness, Route};
+use crate::state::{Revision, State};
+use crate::time::Timestamp;
+
+/// A smoke test that a candidate passed. It counts for this colour and version, until the active colour changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmokePass {
+    /// The candidate.
+    pub colour: Colour,
+    /// Its version as configured then.
+    pub version: Version,
+    /// The deployment's revision then.
+    pub revision: Revision,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What a write may take for granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// Nothing was asked yet.
+    None,
+    /// This colour answered a probe, just now.
+    Healthy(Colour),
+    /// The operator takes the responsibility.
+    Forced,
+}
+
+/// Why a write has to wait, or may not happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// This colour has to be probed first.
+    AskFirst(Colour),
+    /// The candidate has no valid pass of the required smoke test.
+    Untested {
+        /// The candidate.
+        colour: Colour,
+        /// What is missing.
+        missing: Missing,
+    },
+}
+
+/// Why a smoke test does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// None was passed since the last switch.
+    NeverPassed,
+    /// Another version was tested.
+    OtherVersion,
+    /// It was too long ago.
+    Expired(Duration),
+}
+
+/// The colour that a change gives traffic to: the new active one, or the candidate of a canary that begins.
+pub fn receiver(before: &State, after: &State) -> Option<Colour> {
+    let begins = before.split.canary_percent == Percent::ZERO && after.split.canary_percent > Percent::ZERO;
+    if before.split.active != after.split.active {
+        Some(after.split.active)
+    } else {
+        begins.then(|| after.split.candidate())
+    }
+}
+
+/// Whether a change may happen, given the evidence.
+///
+/// # Errors
+/// What has to be done first.
+pub fn check(before: &State, after: &State, route: &Route, evidence: &Evidence, now: Timestamp) -> Result<(), Closed> {
+    let Readiness { probe, smoke_test, .. } = &route.readiness;
+    let Some(colour) = receiver(before, after) else { return Ok(()) };
+    if *evidence == Evidence::Forced {
+        return Ok(());
+    }
+    // The colour that a rollback returns to has served production: a test of the candidate says nothing about it.
+    let is_the_way_back = before.rollback_to == Some(colour);
+    if let Some(test) = smoke_test.as_ref().filter(|test| test.required && !is_the_way_back) {
+        let pass = before.smoke.as_ref().filter(|pass| pass.colour == colour);
+        let missing = match pass {
+            None => Some(Missing::NeverPassed),
+            Some(pass) if pass.version != route.colours.get(colour).version => Some(Missing::OtherVersion),
+            Some(pass) if now.since(pass.at) > test.valid_for => Some(Missing::Expired(test.valid_for)),
+            Some(_) => None,
+        };
+        if let Some(missing) = missing {
+            return Err(Closed::Untested { colour, missing });
+        }
+    }
+    if probe.is_some() && *evidence != Evidence::Healthy(colour) {
+        return Err(Closed::AskFirst(colour));
+    }
+    Ok(())
+}
+
+// === impl Missing ===
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Missing::NeverPassed => f.write_str("it has not passed the required smoke test"),
+            Missing::OtherVersion => f.write_str("the smoke test was passed by another version"),
+            Missing::Expired(valid_for) => {
+                write!(f, "it passed the smoke test longer ago than {}", humantime::format_duration(*valid_for))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::history::{Author, Source};
+    use crate::name::Reason;
+    use crate::routing::Router;
+    use crate::state::{Command, Patch};
+    use crate::testing::{percent, split};
+
+    const NOW: Timestamp = Timestamp::from_millis(10_000_000);
+
+    fn state(active: &str, canary: &str) -> State {
+        State::initial(split(active, canary, "0"), NOW)
+    }
+
+    fn after(state: &State, command: Command) -> State {
+        let author = Author::new("alice", Source::Admin, Reason::none());
+        state.after(command, author, NOW).expect("allowed").unwrap_or_else(|| state.clone())
+    }
+
+    fn canary(share: &str) -> Command {
+        Command::Patch(Patch { canary_percent: Some(percent(share)), ..Patch::default() })
+    }
+
+    #[test]
+    fn who_gets_traffic_for_the_first_time_or_all_of_it_is_the_receiver() {
+        let cases = [
+            (state("blue", "0"), Command::Promote, Some(Colour::Green)),
+            (state("blue", "10"), Command::Promote, Some(Colour::Green)),
+            (state("blue", "0"), canary("0.01"), Some(Colour::Green)),
+            (state("blue", "10"), canary("20"), None),
+            (state("blue", "10"), canary("0"), None),
+            (state("blue", "10"), Command::RollBack, None),
+            (after(&state("blue", "0"), Command::Promote), Command::RollBack, Some(Colour::Blue)),
+        ];
+        for (before, command, expected) in cases {
+            assert_eq!(receiver(&before, &after(&before, command)), expected, "{command:?}");
+        }
+    }
+
+    fn verdict(before: &State, command: Command, evidence: &Evidence) -> Result<(), Closed> {
+        let json = r#"{"deployments": {"iris": {
+            "colours": {"blue": {"cluster": "b", "version": "1"}, "green": {"cluster": "g", "version": "2"}},
+            "probe": {"path": "/ping"}, "smoke_test": {"requests": [{"path": "/"}]}}}}"#;
+        let router = Router::new(&Config::from_bytes(json.as_bytes()).expect("valid"));
+        check(before, &after(before, command), &router.routes()[0], evidence, NOW)
+    }
+
+    fn tested(before: State, version: &str, ago: Duration) -> State {
+        let version = Version::new(version).expect("valid");
+        let (colour, revision) = (before.split.candidate(), before.revision);
+        State { smoke: Some(SmokePass { colour, version, revision, at: NOW.minus(ago) }), ..before }
+    }
+
+    #[test]
+    fn without_a_valid_pass_the_candidate_gets_no_traffic() {
+        let untested = |missing| Err(Closed::Untested { colour: Colour::Green, missing });
+        let hour = Duration::from_secs(3_600);
+        let cases = [
+            (state("blue", "0"), untested(Missing::NeverPassed)),
+            (tested(state("blue", "0"), "1", Duration::ZERO), untested(Missing::OtherVersion)),
+            (tested(state("blue", "0"), "2", hour * 2), untested(Missing::Expired(hour))),
+            (tested(state("blue", "0"), "2", hour), Ok(())),
+        ];
+        for (before, expected) in cases {
+            assert_eq!(verdict(&before, Command::Promote, &Evidence::Healthy(Colour::Green)), expected);
+            assert_eq!(verdict(&before, canary("1"), &Evidence::Healthy(Colour::Green)), expected);
+            assert_eq!(verdict(&before, Command::Promote, &Evidence::Forced), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_pass_lasts_through_a_canary_and_ends_with_the_switch() {
+        let canary = after(&tested(state("blue", "0"), "2", Duration::ZERO), canary("10"));
+        assert_eq!(verdict(&canary, Command::Promote, &Evidence::Healthy(Colour::Green)), Ok(()));
+        let back = after(&after(&canary, Command::Promote), Command::RollBack);
+        let again = verdict(&back, Command::Promote, &Evidence::Healthy(Colour::Green));
+        assert_eq!(again, Err(Closed::Untested { colour: Colour::Green, missing: Missing::NeverPassed }));
+    }
+
+    #[test]
+    fn the_receiver_is_asked_first_and_only_its_own_answer_counts() {
+        let before = tested(state("blue", "0"), "2", Duration::ZERO);
+        for evidence in [Evidence::None, Evidence::Healthy(Colour::Blue)] {
+            assert_eq!(verdict(&before, Command::Promote, &evidence), Err(Closed::AskFirst(Colour::Green)));
+        }
+    }
+
+    #[test]
+    fn the_way_back_needs_a_probe_and_no_test() {
+        let promoted = after(&tested(state("blue", "0"), "2", Duration::ZERO), Command::Promote);
+        assert_eq!(verdict(&promoted, Command::RollBack, &Evidence::None), Err(Closed::AskFirst(Colour::Blue)));
+        assert_eq!(verdict(&promoted, Command::RollBack, &Evidence::Healthy(Colour::Blue)), Ok(()));
+    }
+}

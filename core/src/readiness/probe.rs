@@ -1,0 +1,149 @@
+//! Probes: whether a colour's model server is there and says that it is well.
+//!
+//! The leader asks both colours in turn and keeps what it found, for whoever looks. A switch never relies on that: it
+//! asks again, now.
+
+use serde::{Deserialize, Serialize};
+
+use super::outgoing::{Outgoing, Reply};
+use crate::colour::{Colour, PerColour};
+use crate::config::Probe;
+use crate::name::{ClusterName, DeploymentName};
+use crate::store::{Store, SwapError};
+use crate::time::Timestamp;
+
+/// What one probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether the colour is well.
+    pub healthy: bool,
+    /// What was seen.
+    pub detail: String,
+}
+
+/// What is known of a colour from the probes up to now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Whether the colour is well: a healthy one stays so for `unhealthy_after` - 1 failures in a row.
+    pub healthy: bool,
+    /// When it was last asked.
+    pub checked_at: Timestamp,
+    /// What was seen then.
+    pub detail: String,
+    /// Failures in a row.
+    failures: u16,
+}
+
+// === impl Probe ===
+
+impl Probe {
+    /// The request that asks a colour.
+    pub fn request(&self, name: &DeploymentName, cluster: &ClusterName) -> Outgoing {
+        Outgoing::new(cluster, name.as_str(), "GET", self.path.as_str(), self.timeout)
+    }
+
+    /// What a reply says about the colour.
+    pub fn judge(&self, reply: &Reply) -> Finding {
+        let well = |status: u16| self.expect_status.map_or(status < 500, |expected| status == expected.get());
+        let healthy = matches!(reply, Reply::Answered { status, .. } if well(*status));
+        let expected = match self.expect_status {
+            Some(status) if !healthy => format!(" (GET {}, expected {})", self.path.as_str(), status.get()),
+            None if !healthy => format!(" (GET {}, expected any status below 500)", self.path.as_str()),
+            _ => String::new(),
+        };
+        Finding { healthy, detail: format!("{}{expected}", reply.describe(self.timeout)) }
+    }
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    /// The verdict after one more finding.
+    pub fn after(before: Option<&Self>, finding: Finding, unhealthy_after: u16, now: Timestamp) -> Self {
+        let failures = match (finding.healthy, before) {
+            (true, _) => 0,
+            (false, before) => before.map_or(0, |verdict| verdict.failures).saturating_add(1),
+        };
+        // A colour that was never seen well is not given the benefit of the doubt.
+        let was_healthy = before.is_some_and(|verdict| verdict.healthy);
+        let healthy = finding.healthy || (was_healthy && failures < unhealthy_after);
+        Self { healthy, checked_at: now, detail: finding.detail, failures }
+    }
+}
+
+/// What is known of both colours; nothing while the store is out of reach.
+pub fn verdicts(store: &dyn Store, name: &DeploymentName) -> PerColour<Option<Verdict>> {
+    PerColour::from_fn(|colour| read(store, name, colour))
+}
+
+/// Writes down one more finding. While the store is out of reach it is lost, as nobody could read it either.
+pub fn record(
+    store: &dyn Store,
+    name: &DeploymentName,
+    colour: Colour,
+    probe: &Probe,
+    finding: Finding,
+    now: Timestamp,
+) {
+    let Ok(stored) = store.read(&key(name, colour)) else { return };
+    let before = stored.value.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let verdict = Verdict::after(before.as_ref(), finding, probe.unhealthy_after.get(), now);
+    if let Ok(bytes) = serde_json::to_vec(&verdict) {
+        // Another finding that came first is as new as this one.
+        let _: Result<(), SwapError> = store.swap(&key(name, colour), &bytes, stored.seen);
+    }
+}
+
+fn read(store: &dyn Store, name: &DeploymentName, colour: Colour) -> Option<Verdict> {
+    serde_json::from_slice(&store.read(&key(name, colour)).ok()?.value?).ok()
+}
+
+fn key(name: &DeploymentName, colour: Colour) -> String {
+    format!("bluegreen/v1/{name}/probe/{colour}")
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::testing::{MemoryStore, iris};
+
+    fn probe(more: &str) -> Probe {
+        serde_json::from_str(&format!(r#"{{"path": "/ping" {more}}}"#)).expect("valid")
+    }
+
+    fn answered(status: u16) -> Reply {
+        Reply::Answered { status, body: Vec::new() }
+    }
+
+    #[test]
+    fn without_an_expected_status_any_answer_below_500_is_well() {
+        for (status, healthy) in [(200, true), (404, true), (500, false), (503, false), (504, false)] {
+            assert_eq!(probe("").judge(&answered(status)).healthy, healthy, "{status}");
+        }
+        assert!(!probe("").judge(&Reply::Broken).healthy);
+    }
+
+    #[test]
+    fn with_an_expected_status_no_other_is_well_and_the_finding_says_so() {
+        let strict = probe(r#", "expect_status": 200"#);
+        assert!(strict.judge(&answered(200)).healthy);
+        let finding = strict.judge(&answered(404));
+        assert_eq!((finding.healthy, finding.detail.as_str()), (false, "answered 404 (GET /ping, expected 200)"));
+    }
+
+    #[test]
+    fn a_healthy_colour_turns_unhealthy_after_so_many_failures_in_a_row() {
+        let store = MemoryStore::default();
+        let mut seen = Vec::new();
+        for status in [500, 200, 500, 500, 200, 500, 500, 500, 500, 200] {
+            let finding = probe("").judge(&answered(status));
+            record(&store, &iris(), Colour::Green, &probe(""), finding, Timestamp::default());
+            seen.push(verdicts(&store, &iris()).green.expect("recorded").healthy);
+        }
+        assert_eq!(seen, [false, true, true, true, true, true, true, false, false, true]);
+        assert_eq!(verdicts(&store, &iris()).blue, None);
+    }
+}
