@@ -1,10 +1,11 @@
-//! One admin call: head, then body if there is one, then the answer.
+//! One admin call: head, then body if there is one, then whatever it has to ask or to wait for, then the answer.
 
-use bluegreen_core::admin::{Api, Call, Head, MAX_BODY, Problem, Response};
+use bluegreen_core::admin::{Answer, Api, Asking, Call, Drain, Head, MAX_BODY, Problem, Response, Step};
 use bluegreen_core::matching::RequestHeaders;
+use bluegreen_core::readiness::outgoing::Reply;
 use bluegreen_core::time::Timestamp;
 
-use crate::host;
+use crate::host::{self, CallId};
 use crate::plugin::Plugin;
 
 /// A request to the admin API.
@@ -19,16 +20,24 @@ enum Progress {
     Waiting(Call),
     /// Its body has begun.
     Receiving(Call),
-    /// It has its answer; a second one would hang the stream.
+    /// A model server is being asked.
+    Asking(CallId, Box<Asking>),
+    /// It has its answer, or gets it at a tick; a second one would hang the stream.
     Answered,
 }
 
-/// Admin calls whose body is still to come.
+/// Calls that go on at a tick.
 ///
-/// A listener without `allow_on_headers_stop_iteration` never hands the body over: such a call would wait for ever. So
-/// each gets a time by which the first part of its body must have come.
+/// A listener without `allow_on_headers_stop_iteration` never hands a body over: a call with one would wait for ever. So
+/// each gets a time by which the first part of its body must have come. And a drain is done when the last request is.
 #[derive(Default)]
-pub struct Waiting(Vec<(u32, Timestamp)>);
+pub struct Waiting(Vec<(u32, Until)>);
+
+/// What a call waits for.
+enum Until {
+    BodyBegins(Timestamp),
+    Drained(Drain),
+}
 
 /// How long a body may take to begin.
 const BODY_BEGINS_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
@@ -36,7 +45,7 @@ const BODY_BEGINS_WITHIN: std::time::Duration = std::time::Duration::from_secs(5
 // === impl AdminCall ===
 
 impl AdminCall {
-    /// Takes a call whose headers are under way, and answers it if they are all there is or if it is refused.
+    /// Takes a call whose headers are under way, and acts on it if they are all there is.
     pub fn receive(plugin: &Plugin, api: &Api, context_id: u32, path: Vec<u8>, end_of_stream: bool) -> Self {
         let header = |name: &str| host::Request.header(name);
         let head = Head {
@@ -45,37 +54,44 @@ impl AdminCall {
             authorization: header("authorization"),
             if_match: header("if-match"),
         };
-        let progress = match api.receive(&head) {
-            Ok(call) if end_of_stream => answer(plugin, call, &[]),
+        let mut this = Self { context_id, progress: Progress::Answered };
+        match api.receive(&head) {
+            Ok(call) if end_of_stream => this.start(plugin, call, &[]),
             Ok(call) => {
-                plugin.waiting.borrow_mut().add(context_id, Timestamp::from(host::now()).plus(BODY_BEGINS_WITHIN));
-                Progress::Waiting(call)
+                let until = Timestamp::from(host::now()).plus(BODY_BEGINS_WITHIN);
+                plugin.waiting.borrow_mut().add(context_id, Until::BodyBegins(until));
+                this.progress = Progress::Waiting(call);
             }
-            Err(response) => {
-                host::answer(&response);
-                Progress::Answered
-            }
-        };
-        Self { context_id, progress }
+            Err(response) => host::answer(&response),
+        }
+        this
     }
 
     /// Takes note of the body, of which `size` bytes are buffered.
     pub fn on_body(&mut self, plugin: &Plugin, size: usize, end_of_stream: bool) {
-        self.progress = match self.received(plugin) {
-            Some(_) if size > MAX_BODY => {
-                host::answer(&Response::problem(&Problem::BodyTooLarge, None));
-                Progress::Answered
-            }
-            Some(call) if end_of_stream => answer(plugin, call, &host::request_body(MAX_BODY)),
-            Some(call) => Progress::Receiving(call),
-            None => Progress::Answered,
-        };
+        match self.received(plugin) {
+            Some(_) if size > MAX_BODY => host::answer(&Response::problem(&Problem::BodyTooLarge, None)),
+            Some(call) if end_of_stream => self.start(plugin, call, &host::request_body(MAX_BODY)),
+            Some(call) => self.progress = Progress::Receiving(call),
+            None => {}
+        }
     }
 
     /// Acts on a call that ended with trailers.
     pub fn on_trailers(&mut self, plugin: &Plugin) {
         if let Some(call) = self.received(plugin) {
-            self.progress = answer(plugin, call, &host::request_body(MAX_BODY));
+            self.start(plugin, call, &host::request_body(MAX_BODY));
+        }
+    }
+
+    /// Goes on with what a model server replied.
+    pub fn on_reply(&mut self, plugin: &Plugin, call: CallId, reply: &Reply) {
+        match std::mem::replace(&mut self.progress, Progress::Answered) {
+            Progress::Asking(awaited, asking) if awaited == call => {
+                let step = asking.resume(reply, &plugin.router, plugin, Timestamp::from(host::now()));
+                self.go_on(plugin, step);
+            }
+            other => self.progress = other,
         }
     }
 
@@ -84,30 +100,52 @@ impl AdminCall {
         plugin.waiting.borrow_mut().remove(self.context_id);
     }
 
-    /// The call, now that a part of its body is here; `None` if it has its answer already.
+    /// The call, now that a part of its body is here; `None` if it goes on by other means already.
     fn received(&mut self, plugin: &Plugin) -> Option<Call> {
         match std::mem::replace(&mut self.progress, Progress::Answered) {
             Progress::Waiting(call) => plugin.waiting.borrow_mut().remove(self.context_id).then_some(call),
             Progress::Receiving(call) => Some(call),
-            Progress::Answered => None,
+            other => {
+                self.progress = other;
+                None
+            }
+        }
+    }
+
+    fn start(&mut self, plugin: &Plugin, call: Call, body: &[u8]) {
+        let step = call.start(body, &plugin.router, plugin, Timestamp::from(host::now()));
+        self.go_on(plugin, step);
+    }
+
+    fn go_on(&mut self, plugin: &Plugin, mut step: Step) {
+        loop {
+            step = match step {
+                Step::Done(answer) => return carry_out(plugin, &answer),
+                Step::Wait(drain) => return plugin.waiting.borrow_mut().add(self.context_id, Until::Drained(drain)),
+                Step::Ask(asking) => match host::send(&asking.request) {
+                    Ok(call) => {
+                        self.progress = Progress::Asking(call, asking);
+                        return;
+                    }
+                    Err(reply) => asking.resume(&reply, &plugin.router, plugin, Timestamp::from(host::now())),
+                },
+            };
         }
     }
 }
 
-fn answer(plugin: &Plugin, call: Call, body: &[u8]) -> Progress {
-    let answer = call.answer(body, &plugin.router, plugin, Timestamp::from(host::now()));
-    // First the workers, then the client: whoever has the answer may rely on it.
+/// First the workers, then the client: whoever has the answer may rely on it.
+fn carry_out(plugin: &Plugin, answer: &Answer) {
     if let Some((deployment, applied)) = &answer.written {
         plugin.publish(*deployment, applied);
     }
     host::answer(&answer.response);
-    Progress::Answered
 }
 
 // === impl Waiting ===
 
 impl Waiting {
-    fn add(&mut self, context_id: u32, until: Timestamp) {
+    fn add(&mut self, context_id: u32, until: Until) {
         self.0.push((context_id, until));
     }
 
@@ -118,12 +156,20 @@ impl Waiting {
         self.0.len() < before
     }
 
-    /// Answers the calls whose body has not begun in time.
-    pub fn give_up(&mut self, now: Timestamp) {
-        for (context_id, _) in self.0.extract_if(.., |(_, until)| *until <= now) {
-            if host::act_for(context_id) {
-                host::answer(&Response::problem(&Problem::BodyMissing, None));
+    /// Answers the calls whose body has not begun in time, and the drains that are done.
+    pub fn tick(&mut self, plugin: &Plugin, now: Timestamp) {
+        self.0.retain(|(context_id, until)| {
+            let answer = match until {
+                Until::BodyBegins(deadline) => (*deadline <= now)
+                    .then(|| Answer { response: Response::problem(&Problem::BodyMissing, None), written: None }),
+                Until::Drained(drain) => drain.poll(&plugin.router, plugin, now),
+            };
+            if let Some(answer) = &answer
+                && host::act_for(*context_id)
+            {
+                carry_out(plugin, answer);
             }
-        }
+            answer.is_none()
+        });
     }
 }

@@ -66,8 +66,10 @@ impl Exchange {
 
     /// Marks the answer, whose headers are under way. Envoy's own answers (no healthy upstream, timeout) come here too.
     pub fn on_answer(&mut self, plugin: &Plugin) {
-        let class = Class::of_status(&host::response_status().unwrap_or_default());
+        let status = host::response_status().unwrap_or_default();
+        let class = Class::of_status(&status);
         self.answered = Some(Answered { class, after: since(self.began) });
+        self.note_reached(plugin, status == b"503");
         host::set_response_header(COLOUR_HEADER, self.colour.as_str());
         if let Some(route) = plugin.router.routes().get(self.deployment) {
             host::set_response_header(VERSION_HEADER, route.colours.get(self.colour).version.as_str());
@@ -87,6 +89,17 @@ impl Exchange {
         for metric in of_exchange(class, first_byte, since(self.began)) {
             self.count(plugin, metric, 1);
         }
+    }
+
+    /// For a failover: a 503 of Envoy's own means that the request did not reach the colour; one of the model server's
+    /// means that it did.
+    fn note_reached(&self, plugin: &Plugin, is_503: bool) {
+        if !plugin.watches(self.deployment) {
+            return;
+        }
+        let details = if is_503 { host::response_code_details() } else { String::new() };
+        let failure = (is_503 && details != "via_upstream").then_some(details.as_str());
+        plugin.note_reached(self.deployment, self.colour, failure);
     }
 
     fn count(&self, plugin: &Plugin, metric: ColourMetric, by: i64) {

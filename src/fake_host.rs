@@ -36,6 +36,15 @@ struct HostStream {
     replies: Vec<LocalReply>,
 }
 
+/// A request that the filter sent through a cluster.
+#[derive(Clone, Debug)]
+pub struct SentCall {
+    pub token: u32,
+    pub cluster: String,
+    pub headers: Headers,
+    context: u32,
+}
+
 #[derive(Default)]
 struct Host {
     now_nanos: u64,
@@ -49,6 +58,10 @@ struct Host {
     metrics: Vec<(String, u64)>,
     logs: Vec<String>,
     calls: Vec<&'static str>,
+    sent: Vec<SentCall>,
+    last_token: u32,
+    reply: (Headers, Vec<u8>),
+    code_details: String,
 }
 
 thread_local! {
@@ -63,6 +76,7 @@ unsafe extern "C" {
     fn proxy_on_request_body(context_id: u32, size: usize, end_of_stream: bool) -> u32;
     fn proxy_on_request_trailers(context_id: u32, count: usize) -> u32;
     fn proxy_on_response_headers(context_id: u32, count: usize, end_of_stream: bool) -> u32;
+    fn proxy_on_http_call_response(context_id: u32, token: u32, headers: usize, body_size: usize, trailers: usize);
     fn proxy_on_done(context_id: u32) -> bool;
     fn proxy_on_log(context_id: u32);
     fn proxy_on_delete(context_id: u32);
@@ -105,8 +119,9 @@ impl FakeEnvoy {
         static LOGGER: std::sync::Once = std::sync::Once::new();
         LOGGER.call_once(|| proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info));
         proxy_wasm::set_root_context(crate::root::create);
-        let last_context = host(|host| host.last_context);
-        host(|host| *host = Host { now_nanos: 1_795_446_000_000_000_000, last_context, ..Host::default() });
+        let (last_context, last_token) = host(|host| (host.last_context, host.last_token));
+        let now_nanos = 1_795_446_000_000_000_000;
+        host(|host| *host = Host { now_nanos, last_context, last_token, ..Host::default() });
         Self
     }
 
@@ -147,6 +162,28 @@ impl FakeEnvoy {
 
     pub fn logs(&self) -> Vec<String> {
         host(|host| host.logs.clone())
+    }
+
+    /// The requests that the filter has sent since the last time this was asked.
+    pub fn take_sent(&self) -> Vec<SentCall> {
+        host(|host| std::mem::take(&mut host.sent))
+    }
+
+    /// Lets a reply come back; without a status, the stream broke.
+    pub fn reply(&self, call: &SentCall, status: Option<&str>, body: &str) {
+        let headers: Headers =
+            status.map(|status| (":status".to_owned(), status.as_bytes().to_vec())).into_iter().collect();
+        let (count, size) = (headers.len(), body.len());
+        host(|host| {
+            host.current = call.context;
+            host.reply = (headers, body.as_bytes().to_vec());
+        });
+        unsafe { proxy_on_http_call_response(call.context, call.token, count, size, 0) };
+    }
+
+    /// How Envoy explains the answers that follow.
+    pub fn set_code_details(&self, details: &str) {
+        host(|host| host.code_details = details.to_owned());
     }
 
     /// The calls that the filter has made since the last time this was asked.
@@ -314,6 +351,7 @@ unsafe extern "C" fn proxy_get_buffer_bytes(
         host.calls.push("get_buffer");
         let buffer = match kind {
             0 => host.streams.get(&host.current).map(|stream| &stream.body),
+            4 => Some(&host.reply.1),
             7 => Some(&host.configuration),
             _ => None,
         };
@@ -337,6 +375,11 @@ unsafe extern "C" fn proxy_get_header_map_value(
     let name = unsafe { text(key, key_size) };
     host(|host| {
         host.calls.push("get_header");
+        if map == 6 {
+            let Some((_, value)) = host.reply.0.iter().find(|(known, _)| *known == name) else { return NOT_FOUND };
+            unsafe { give(value, data, size) };
+            return OK;
+        }
         let Some(headers) = headers_mut(host, map) else { return BAD_ARGUMENT };
         let Some((_, value)) = headers.iter().find(|(known, _)| *known == name) else { return NOT_FOUND };
         unsafe { give(value, data, size) };
@@ -487,10 +530,51 @@ unsafe extern "C" fn proxy_send_local_response(
 extern "C" fn proxy_set_effective_context(context_id: u32) -> u32 {
     host(|host| {
         host.calls.push("set_effective_context");
-        if !host.streams.contains_key(&context_id) {
+        if context_id == 0 || context_id > host.last_context {
             return BAD_ARGUMENT;
         }
         host.current = context_id;
+        OK
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_http_call(
+    cluster: *const u8,
+    cluster_size: usize,
+    headers: *const u8,
+    headers_size: usize,
+    _body: *const u8,
+    _body_size: usize,
+    _trailers: *const u8,
+    _trailers_size: usize,
+    _timeout: u32,
+    token: *mut u32,
+) -> u32 {
+    let (cluster, headers) = unsafe { (text(cluster, cluster_size), decode_map(bytes(headers, headers_size))) };
+    host(|host| {
+        host.calls.push("http_call");
+        if cluster == "unknown" {
+            return BAD_ARGUMENT;
+        }
+        host.last_token += 1;
+        let (context, new) = (host.current, host.last_token);
+        host.sent.push(SentCall { token: new, cluster, headers, context });
+        unsafe { *token = new };
+        OK
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_get_property(
+    _path: *const u8,
+    _path_size: usize,
+    data: *mut *mut u8,
+    size: *mut usize,
+) -> u32 {
+    host(|host| {
+        host.calls.push("get_property");
+        unsafe { give(host.code_details.as_bytes(), data, size) };
         OK
     })
 }
@@ -525,8 +609,8 @@ macro_rules! never_called {
 }
 
 never_called! {
-    proxy_set_buffer_bytes proxy_get_property proxy_set_property proxy_get_header_map_pairs proxy_set_header_map_pairs
+    proxy_set_buffer_bytes proxy_set_property proxy_get_header_map_pairs proxy_set_header_map_pairs
     proxy_get_status proxy_grpc_cancel proxy_grpc_stream proxy_grpc_close proxy_grpc_call proxy_grpc_send
-    proxy_http_call proxy_close_stream proxy_continue_stream proxy_dequeue_shared_queue proxy_enqueue_shared_queue
+    proxy_close_stream proxy_continue_stream proxy_dequeue_shared_queue proxy_enqueue_shared_queue
     proxy_resolve_shared_queue proxy_register_shared_queue proxy_call_foreign_function proxy_done proxy_get_log_level
 }

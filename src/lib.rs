@@ -14,6 +14,7 @@ mod exchange;
 mod host;
 mod metrics;
 mod plugin;
+mod probing;
 mod root;
 mod shared_data;
 mod stream;

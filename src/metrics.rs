@@ -62,6 +62,26 @@ impl Metrics {
         self.add_own(DeploymentMetric::Fallbacks);
     }
 
+    /// How many requests to a colour are under way.
+    pub fn in_flight(&self, colour: Colour) -> u64 {
+        self.of_colour(colour, ColourMetric::InFlight).and_then(host::metric).unwrap_or_default()
+    }
+
+    /// Counts a request that did not reach the active colour, and gives their number in a row.
+    pub fn count_unreached(&self) -> u64 {
+        self.add_own(DeploymentMetric::UnreachedInARow);
+        self.of_deployment(DeploymentMetric::UnreachedInARow).and_then(host::metric).unwrap_or_default()
+    }
+
+    /// A request reached the active colour, or there is a new one.
+    pub fn forget_unreached(&self) {
+        if let Some(id) = self.of_deployment(DeploymentMetric::UnreachedInARow)
+            && host::metric(id) != Some(0)
+        {
+            host::set_metric(id, 0);
+        }
+    }
+
     /// Shows a state in the gauges.
     pub fn show(&self, state: &State) {
         for (metric, value) in DeploymentMetric::of_state(state) {

@@ -5,14 +5,15 @@
 use std::cell::{Cell, RefCell};
 
 use bluegreen_core::admin::{Api, Backend};
-use bluegreen_core::colour::PerColour;
+use bluegreen_core::colour::{Colour, PerColour};
 use bluegreen_core::comparison::{self, Sample, period_of};
-use bluegreen_core::config::{Config, Routing};
+use bluegreen_core::config::{Config, Failover, Routing};
 use bluegreen_core::counters::ColourCounts;
 use bluegreen_core::leader::{Member, lease_key};
 use bluegreen_core::matching::DeploymentIndex;
+use bluegreen_core::readiness::{failover, probe};
 use bluegreen_core::routing::{Rotations, Route, Router};
-use bluegreen_core::state::Split;
+use bluegreen_core::state::{Command, Split};
 use bluegreen_core::store::{self, Applied, Effect, Found, Store};
 use bluegreen_core::time::Timestamp;
 
@@ -31,7 +32,7 @@ pub struct Plugin {
     pub api: Option<Api>,
     /// This instance, among all in the process.
     pub member: Member,
-    /// Admin calls whose body is still to come.
+    /// Admin calls that wait for something.
     pub waiting: RefCell<Waiting>,
     workings: Vec<Working>,
     lease: String,
@@ -120,17 +121,47 @@ impl Plugin {
         }
     }
 
-    /// Does what one instance does for all, if this is the one.
-    pub fn lead(&self, now: Timestamp) {
-        if !self.member.leads(&SharedData, &self.lease, now) || self.sampled.get() == Some(period_of(now)) {
+    /// Whether this instance does what one does for all.
+    pub fn leads(&self, now: Timestamp) -> bool {
+        self.member.leads(&SharedData, &self.lease, now)
+    }
+
+    /// Takes the samples for comparisons, once in each period.
+    pub fn sample(&self, now: Timestamp) {
+        if self.sampled.replace(Some(period_of(now))) == Some(period_of(now)) {
             return;
         }
-        self.sampled.set(Some(period_of(now)));
         for (route, working) in self.router.routes().iter().zip(&self.workings) {
             working.sample(route, now);
             // Two writers at once may have set the gauges in the other order.
             if let Ok(loaded) = store::load(&SharedData, &route.name, route.initial, now) {
                 working.metrics.show(&loaded.state);
+            }
+        }
+    }
+}
+
+/// Going back by itself.
+impl Plugin {
+    /// Whether a failover watches over a deployment.
+    pub fn watches(&self, index: DeploymentIndex) -> bool {
+        self.router.routes().get(index).is_some_and(|route| route.readiness.failover.is_some())
+    }
+
+    /// Takes note of whether a request to `colour` reached it, where a failover watches; `failure` says how it did not.
+    pub fn note_reached(&self, index: DeploymentIndex, colour: Colour, failure: Option<&str>) {
+        let (Some(working), Some(route)) = (self.workings.get(index), self.router.routes().get(index)) else { return };
+        let Some(failover) = route.readiness.failover else { return };
+        if working.known.get().is_none_or(|known| known.split.active != colour) {
+            return;
+        }
+        match failure {
+            None => working.metrics.forget_unreached(),
+            Some(last) => {
+                let failures = working.metrics.count_unreached();
+                if failures >= u64::from(failover.after.get()) {
+                    working.fail_over(route, failover, colour, failures, last);
+                }
             }
         }
     }
@@ -143,6 +174,10 @@ impl Backend for Plugin {
 
     fn counts(&self, deployment: DeploymentIndex) -> PerColour<ColourCounts> {
         self.metrics(deployment).map(Metrics::counts).unwrap_or_default()
+    }
+
+    fn in_flight(&self, deployment: DeploymentIndex, colour: Colour) -> u64 {
+        self.metrics(deployment).map(|metrics| metrics.in_flight(colour)).unwrap_or_default()
     }
 }
 
@@ -188,12 +223,35 @@ impl Working {
         }
     }
 
+    fn fail_over(&self, route: &Route, failover: Failover, from: Colour, failures: u64, last: &str) {
+        let now = Timestamp::from(host::now());
+        let bake = route.readiness.bake;
+        let verdict = probe::verdicts(&SharedData, &route.name).get_mut(from.other()).take();
+        let applied = store::update(&SharedData, &route.name, route.initial, now, |loaded| {
+            let state = &loaded.state;
+            // Another worker may have gone back already.
+            if state.split.active != from {
+                return Ok(None);
+            }
+            match failover::author(state, failover, bake, verdict.as_ref(), failures, last, now) {
+                Some(author) => state.after(Command::RollBack, author, now),
+                None => Ok(None),
+            }
+        });
+        if let Ok(applied) = applied {
+            self.publish(route, &applied);
+        }
+    }
+
     fn publish(&self, route: &Route, applied: &Applied) {
         if applied.effect != Effect::None {
             self.metrics.move_epoch();
         }
         if let (Effect::Changed, Some(change)) = (applied.effect, applied.state.history.newest()) {
             log::info!("bluegreen: {}", change.log_line(route.name.as_str()));
+            if route.readiness.failover.is_some() {
+                self.metrics.forget_unreached();
+            }
         }
         self.metrics.show(&applied.state);
     }

@@ -8,14 +8,16 @@ use bluegreen_core::time::Timestamp;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
-use crate::host;
+use crate::host::{self, CallId};
 use crate::plugin::Plugin;
+use crate::probing::Probing;
 use crate::stream::Stream;
 
 /// One plugin configuration in one VM.
 #[derive(Default)]
 pub struct Root {
     plugin: Option<Rc<Plugin>>,
+    probing: Probing,
 }
 
 /// Makes a root context, as the SDK asks for one.
@@ -25,7 +27,13 @@ pub fn create(_context_id: u32) -> Box<dyn RootContext> {
 
 // === impl Root ===
 
-impl Context for Root {}
+impl Context for Root {
+    fn on_http_call_response(&mut self, token: u32, header_count: usize, _body_size: usize, _trailer_count: usize) {
+        if let Some(plugin) = &self.plugin {
+            self.probing.on_reply(plugin, CallId(token), &host::reply(header_count));
+        }
+    }
+}
 
 impl RootContext for Root {
     /// Refusing leaves Envoy with the configuration that it had; at the start it ends Envoy.
@@ -46,8 +54,11 @@ impl RootContext for Root {
     fn on_tick(&mut self) {
         if let Some(plugin) = &self.plugin {
             let now = Timestamp::from(host::now());
-            plugin.lead(now);
-            plugin.waiting.borrow_mut().give_up(now);
+            if plugin.leads(now) {
+                plugin.sample(now);
+                self.probing.tick(plugin, now);
+            }
+            plugin.waiting.borrow_mut().tick(plugin, now);
         }
     }
 

@@ -8,7 +8,7 @@ use proxy_wasm::types::Action;
 
 use crate::admin::AdminCall;
 use crate::exchange::Exchange;
-use crate::host;
+use crate::host::{self, CallId};
 use crate::plugin::Plugin;
 
 /// One request and its answer.
@@ -37,7 +37,13 @@ impl Stream {
     }
 }
 
-impl Context for Stream {}
+impl Context for Stream {
+    fn on_http_call_response(&mut self, token: u32, header_count: usize, _body_size: usize, _trailer_count: usize) {
+        if let (Kind::Admin(call), Some(plugin)) = (&mut self.kind, &self.plugin) {
+            call.on_reply(plugin, CallId(token), &host::reply(header_count));
+        }
+    }
+}
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {

@@ -43,6 +43,8 @@ pub enum DeploymentMetric {
     CanaryBasisPoints,
     /// The shadow share in hundredths of a percent.
     ShadowBasisPoints,
+    /// Requests in a row that did not reach the active colour, where a failover watches for that.
+    UnreachedInARow,
     /// Counter: times that a worker could not read the state and went on with the last good one.
     Fallbacks,
 }
@@ -125,7 +127,7 @@ impl ColourMetric {
 
 impl DeploymentMetric {
     /// How many there are, for a table by [`DeploymentMetric::index`].
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
 
     /// A place of its own, below [`DeploymentMetric::COUNT`].
     pub const fn index(self) -> usize {
@@ -135,7 +137,8 @@ impl DeploymentMetric {
             Self::CanaryPercent => 2,
             Self::CanaryBasisPoints => 3,
             Self::ShadowBasisPoints => 4,
-            Self::Fallbacks => 5,
+            Self::UnreachedInARow => 5,
+            Self::Fallbacks => 6,
         }
     }
 
@@ -164,6 +167,7 @@ impl DeploymentMetric {
             Self::CanaryPercent => "canary_percent",
             Self::CanaryBasisPoints => "canary_basis_points",
             Self::ShadowBasisPoints => "shadow_basis_points",
+            Self::UnreachedInARow => "unreached_in_a_row",
             Self::Fallbacks => "fallbacks_total",
         };
         format!("bluegreen.deployment.{deployment}.{last}")

@@ -22,8 +22,8 @@ struct Lease {
 
 /// How long a leader that stopped ticking is waited for.
 pub const LEASE: Duration = Duration::from_secs(5);
-/// How often an instance tries to lead, or renews.
-pub const TICK: Duration = Duration::from_secs(1);
+/// How often an instance tries to lead, or renews, and looks after calls that wait.
+pub const TICK: Duration = Duration::from_millis(250);
 
 const MEMBERS_KEY: &str = "bluegreen/v1/members";
 

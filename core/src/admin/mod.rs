@@ -81,7 +81,7 @@ pub trait Backend {
 #[derive(Debug)]
 pub enum Step {
     /// It is done.
-    Done(Answer),
+    Done(Box<Answer>),
     /// A request has to be sent first, and its reply handed to [`Asking::resume`].
     Ask(Box<Asking>),
     /// It is done once [`Drain::poll`] says so.
@@ -177,7 +177,7 @@ impl Call {
             }
             Action::Test(_) => Ok(Trial::start(index, router, backend, now)),
             Action::Drain(_) => drain(index, &params, now).map(|drain| match drain.poll(router, backend, now) {
-                Some(answer) => Step::Done(answer),
+                Some(answer) => Step::Done(Box::new(answer)),
                 None => Step::Wait(drain),
             }),
             Action::Read(_, what) => Ok(Step::done(read(*what, index, route, backend, now))),
@@ -216,7 +216,7 @@ impl Asking {
 
 impl Step {
     fn done(response: Response) -> Self {
-        Step::Done(Answer::only(response))
+        Step::Done(Box::new(Answer::only(response)))
     }
 }
 

@@ -67,7 +67,7 @@ impl Trial {
         let test = route.readiness.smoke_test.as_ref();
         match test.and_then(|test| test.request(self.outcomes.len(), &route.name, cluster)) {
             Some(request) => Step::Ask(Box::new(Asking { request, purpose: Purpose::Smoke(self) })),
-            None => Step::Done(self.finish(route, backend, now)),
+            None => Step::Done(Box::new(self.finish(route, backend, now))),
         }
     }
 

@@ -88,7 +88,7 @@ impl Writing {
         let (rule, state) = match applied {
             Ok(applied) => {
                 let response = one(deployment, route, &applied.state, backend, now);
-                return Step::Done(Answer { response, written: Some((deployment, applied)) });
+                return Step::Done(Box::new(Answer { response, written: Some((deployment, applied)) }));
             }
             Err(ApplyError::Refused(rule, state)) => (rule, state),
             Err(ApplyError::Unavailable) => return Step::done(unavailable()),
