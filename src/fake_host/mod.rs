@@ -1,0 +1,273 @@
+//! A host for native tests: it defines the functions that the SDK imports, so that the real SDK and the real filter run
+//! in a plain `cargo test`, and it counts every call that the filter makes.
+//!
+//! One [`FakeEnvoy`] lives per test thread. Its workers are root contexts of one SDK dispatcher: like Envoy's threads
+//! they share metrics and shared data, and nothing else.
+
+#![allow(unsafe_code, reason = "this is the other side of the SDK's C interface")]
+
+mod abi;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+/// Header names and values, in their order.
+pub type Headers = Vec<(String, Vec<u8>)>;
+
+/// What a filter answered in place of an upstream.
+#[derive(Clone, Debug)]
+pub struct LocalReply {
+    pub status: u32,
+    pub headers: Headers,
+    pub body: String,
+}
+
+/// One request as the host sees it.
+#[derive(Default)]
+struct HostStream {
+    request: Headers,
+    response: Headers,
+    body: Vec<u8>,
+    replies: Vec<LocalReply>,
+}
+
+/// A request that the filter sent through a cluster.
+#[derive(Clone, Debug)]
+pub struct SentCall {
+    pub token: u32,
+    pub cluster: String,
+    pub headers: Headers,
+    context: u32,
+}
+
+#[derive(Default)]
+struct Host {
+    now_nanos: u64,
+    current: u32,
+    last_context: u32,
+    configuration: Vec<u8>,
+    streams: BTreeMap<u32, HostStream>,
+    shared: BTreeMap<String, (Vec<u8>, u32)>,
+    writes: u32,
+    shared_out_of_reach: bool,
+    metrics: Vec<(String, u64)>,
+    logs: Vec<String>,
+    calls: Vec<&'static str>,
+    sent: Vec<SentCall>,
+    last_token: u32,
+    reply: (Headers, Vec<u8>),
+    code_details: String,
+}
+
+thread_local! {
+    static HOST: RefCell<Host> = RefCell::default();
+}
+
+unsafe extern "C" {
+    fn proxy_on_context_create(context_id: u32, root_context_id: u32);
+    fn proxy_on_configure(context_id: u32, size: usize) -> bool;
+    fn proxy_on_tick(context_id: u32);
+    fn proxy_on_request_headers(context_id: u32, count: usize, end_of_stream: bool) -> u32;
+    fn proxy_on_request_body(context_id: u32, size: usize, end_of_stream: bool) -> u32;
+    fn proxy_on_request_trailers(context_id: u32, count: usize) -> u32;
+    fn proxy_on_response_headers(context_id: u32, count: usize, end_of_stream: bool) -> u32;
+    fn proxy_on_http_call_response(context_id: u32, token: u32, headers: usize, body_size: usize, trailers: usize);
+    fn proxy_on_done(context_id: u32) -> bool;
+    fn proxy_on_log(context_id: u32);
+    fn proxy_on_delete(context_id: u32);
+}
+
+/// The process: shared data, metrics, clock and log.
+pub struct FakeEnvoy;
+
+/// One root context.
+#[derive(Clone, Copy)]
+pub struct Worker(u32);
+
+/// One request on a worker.
+pub struct Exchange(u32);
+
+/// Whether the host goes on with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Continue,
+    Pause,
+}
+
+fn host<R>(act: impl FnOnce(&mut Host) -> R) -> R {
+    HOST.with(|host| act(&mut host.borrow_mut()))
+}
+
+fn new_context() -> u32 {
+    host(|host| {
+        host.last_context += 1;
+        host.current = host.last_context;
+        host.last_context
+    })
+}
+
+// === impl FakeEnvoy ===
+
+impl FakeEnvoy {
+    /// A process that has just started.
+    pub fn start() -> Self {
+        static LOGGER: std::sync::Once = std::sync::Once::new();
+        LOGGER.call_once(|| proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info));
+        proxy_wasm::set_root_context(crate::root::create);
+        let (last_context, last_token) = host(|host| (host.last_context, host.last_token));
+        let now_nanos = 1_795_446_000_000_000_000;
+        host(|host| *host = Host { now_nanos, last_context, last_token, ..Host::default() });
+        Self
+    }
+
+    /// A worker with this configuration; `None` when the filter refuses it.
+    pub fn worker(&self, configuration: &str) -> Option<Worker> {
+        let root = new_context();
+        host(|host| host.configuration = configuration.as_bytes().to_vec());
+        unsafe { proxy_on_context_create(root, 0) };
+        unsafe { proxy_on_configure(root, configuration.len()) }.then_some(Worker(root))
+    }
+
+    pub fn advance(&self, span: std::time::Duration) {
+        host(|host| host.now_nanos += u64::try_from(span.as_nanos()).expect("a short span"));
+    }
+
+    pub fn set_shared_reachable(&self, reachable: bool) {
+        host(|host| host.shared_out_of_reach = !reachable);
+    }
+
+    pub fn put_shared(&self, key: &str, value: &[u8]) {
+        host(|host| {
+            host.writes += 1;
+            host.shared.insert(key.to_owned(), (value.to_vec(), host.writes));
+        });
+    }
+
+    pub fn shared(&self, key: &str) -> Option<String> {
+        host(|host| host.shared.get(key).map(|(value, _)| String::from_utf8_lossy(value).into_owned()))
+    }
+
+    pub fn metric(&self, name: &str) -> Option<u64> {
+        host(|host| host.metrics.iter().find(|(known, _)| known == name).map(|(_, value)| *value))
+    }
+
+    pub fn metric_names(&self) -> Vec<String> {
+        host(|host| host.metrics.iter().map(|(name, _)| name.clone()).collect())
+    }
+
+    pub fn logs(&self) -> Vec<String> {
+        host(|host| host.logs.clone())
+    }
+
+    /// The requests that the filter has sent since the last time this was asked.
+    pub fn take_sent(&self) -> Vec<SentCall> {
+        host(|host| std::mem::take(&mut host.sent))
+    }
+
+    /// Lets a reply come back; without a status, the stream broke.
+    pub fn reply(&self, call: &SentCall, status: Option<&str>, body: &str) {
+        let headers: Headers =
+            status.map(|status| (":status".to_owned(), status.as_bytes().to_vec())).into_iter().collect();
+        let (count, size) = (headers.len(), body.len());
+        host(|host| {
+            host.current = call.context;
+            host.reply = (headers, body.as_bytes().to_vec());
+        });
+        unsafe { proxy_on_http_call_response(call.context, call.token, count, size, 0) };
+    }
+
+    /// How Envoy explains the answers that follow.
+    pub fn set_code_details(&self, details: &str) {
+        host(|host| host.code_details = details.to_owned());
+    }
+
+    /// The calls that the filter has made since the last time this was asked.
+    pub fn take_calls(&self) -> Vec<&'static str> {
+        host(|host| std::mem::take(&mut host.calls))
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    pub fn tick(self) {
+        host(|host| host.current = self.0);
+        unsafe { proxy_on_tick(self.0) };
+    }
+
+    /// A request whose headers the filter has not seen yet.
+    pub fn request(self, headers: &[(&str, &[u8])]) -> Exchange {
+        let context = new_context();
+        let request = headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect();
+        host(|host| host.streams.insert(context, HostStream { request, ..HostStream::default() }));
+        unsafe { proxy_on_context_create(context, self.0) };
+        Exchange(context)
+    }
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    pub fn send_headers(&self, end_of_stream: bool) -> Next {
+        let count = self.with(|stream| stream.request.len());
+        next(unsafe { proxy_on_request_headers(self.0, count, end_of_stream) })
+    }
+
+    pub fn send_body(&self, part: &[u8], end_of_stream: bool) -> Next {
+        let size = self.with(|stream| {
+            stream.body.extend_from_slice(part);
+            stream.body.len()
+        });
+        next(unsafe { proxy_on_request_body(self.0, size, end_of_stream) })
+    }
+
+    pub fn send_trailers(&self) -> Next {
+        self.with(|_| ());
+        next(unsafe { proxy_on_request_trailers(self.0, 1) })
+    }
+
+    /// The upstream's answer, as the filter leaves it.
+    pub fn answer(&self, status: &str) -> Headers {
+        self.with(|stream| stream.response = vec![(":status".to_owned(), status.as_bytes().to_vec())]);
+        unsafe { proxy_on_response_headers(self.0, 1, false) };
+        self.with(|stream| stream.response.clone())
+    }
+
+    /// The stream is over.
+    pub fn end(self) {
+        self.with(|_| ());
+        unsafe {
+            proxy_on_done(self.0);
+            proxy_on_log(self.0);
+            proxy_on_delete(self.0);
+        }
+        host(|host| host.streams.remove(&self.0));
+    }
+
+    /// All values of a request header as the upstream would get them.
+    pub fn request_header(&self, name: &str) -> Vec<String> {
+        self.with(|stream| values(&stream.request, name))
+    }
+
+    /// The answers that the filter gave itself.
+    pub fn replies(&self) -> Vec<LocalReply> {
+        self.with(|stream| stream.replies.clone())
+    }
+
+    fn with<R>(&self, act: impl FnOnce(&mut HostStream) -> R) -> R {
+        host(|host| {
+            host.current = self.0;
+            act(host.streams.get_mut(&self.0).expect("a live stream"))
+        })
+    }
+}
+
+fn next(action: u32) -> Next {
+    if action == 0 { Next::Continue } else { Next::Pause }
+}
+
+/// All values of a header.
+pub fn values(headers: &Headers, name: &str) -> Vec<String> {
+    let of_name = headers.iter().filter(|(known, _)| known == name);
+    of_name.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect()
+}

@@ -1,0 +1,78 @@
+//! Admin calls with bodies, in parts or missing.
+
+use super::*;
+
+#[test]
+fn a_body_in_parts_is_waited_for_and_acted_on_once() {
+    let envoy = FakeEnvoy::start();
+    let exchange = call(worker(&envoy, &admin()), "PATCH", "");
+    assert_eq!(exchange.send_headers(false), Next::Pause);
+    assert_eq!(exchange.send_body(b"{\"canary_per", false), Next::Pause);
+    assert!(exchange.replies().is_empty());
+    assert_eq!(exchange.send_body(b"cent\": 5}", true), Next::Pause);
+    assert_eq!(exchange.replies().len(), 1);
+    assert!(exchange.replies()[0].body.contains("\"canary_percent\":5,"));
+}
+
+#[test]
+fn a_body_that_ends_with_trailers_counts_too() {
+    let envoy = FakeEnvoy::start();
+    let exchange = call(worker(&envoy, &admin()), "PATCH", "");
+    exchange.send_headers(false);
+    exchange.send_body(b"{\"active\": \"green\"}", false);
+    assert_eq!(exchange.send_trailers(), Next::Pause);
+    assert_eq!(exchange.replies().iter().map(|reply| reply.status).collect::<Vec<_>>(), [200]);
+}
+
+#[test]
+fn a_body_too_large_is_refused_once_and_changes_nothing() {
+    let envoy = FakeEnvoy::start();
+    let exchange = call(worker(&envoy, &admin()), "PATCH", "?active=green");
+    exchange.send_headers(false);
+    for _ in 0..40 {
+        exchange.send_body(&[b' '; 4096], false);
+    }
+    exchange.send_body(b"", true);
+    assert_eq!(exchange.replies().iter().map(|reply| reply.status).collect::<Vec<_>>(), [413]);
+    assert_eq!(envoy.metric("bluegreen.deployment.iris.revision"), Some(0));
+}
+
+#[test]
+fn a_body_that_never_comes_is_given_up_and_answered_once() {
+    let envoy = FakeEnvoy::start();
+    let worker = worker(&envoy, &admin());
+    let (silent, gone, late) = (call(worker, "PATCH", ""), call(worker, "PATCH", ""), call(worker, "PATCH", ""));
+    for exchange in [&silent, &gone, &late] {
+        exchange.send_headers(false);
+    }
+    late.send_body(b"{\"active\"", false);
+    gone.end();
+    for _ in 0..10 {
+        envoy.advance(Duration::from_secs(1));
+        worker.tick();
+    }
+    assert_eq!(silent.replies().iter().map(|reply| reply.status).collect::<Vec<_>>(), [408]);
+    silent.send_body(b"{\"active\": \"green\"}", true);
+    assert_eq!(silent.replies().len(), 1);
+    late.send_body(b": \"green\"}", true);
+    assert_eq!(late.replies().iter().map(|reply| reply.status).collect::<Vec<_>>(), [200]);
+}
+
+#[test]
+fn a_call_that_may_not_be_made_is_refused_without_waiting_for_its_body() {
+    let envoy = FakeEnvoy::start();
+    let worker = worker(&envoy, &admin());
+    let exchange = worker.request(&[(":method", b"POST"), (":path", b"/bluegreen/v1/deployments/iris/promote")]);
+    exchange.send_headers(false);
+    exchange.send_body(b"{}", true);
+    assert_eq!(exchange.replies().iter().map(|reply| reply.status).collect::<Vec<_>>(), [401]);
+    assert_eq!(values(&exchange.replies()[0].headers, "www-authenticate").len(), 1);
+}
+
+#[test]
+fn without_an_admin_section_the_path_is_traffic_like_any_other() {
+    let envoy = FakeEnvoy::start();
+    let exchange = call(worker(&envoy, &config("", "")), "POST", "/promote");
+    assert_eq!(exchange.send_headers(true), Next::Continue);
+    assert!(exchange.replies().is_empty());
+}

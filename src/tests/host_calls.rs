@@ -1,0 +1,84 @@
+//! What each kind of exchange costs: the calls to the host, pinned.
+
+use super::*;
+
+/// The calls of one exchange on a worker that has seen traffic before.
+fn of_exchange(in_deployment: &str, more: &[(&str, &[u8])]) -> Vec<&'static str> {
+    let envoy = FakeEnvoy::start();
+    let worker = worker(&envoy, &config(in_deployment, ""));
+    cluster(worker, more);
+    envoy.take_calls();
+    cluster(worker, more);
+    envoy.take_calls()
+}
+
+#[test]
+fn a_plain_exchange_makes_17() {
+    let expected = [
+        "get_header",       // :path
+        "get_metric",       // the epoch
+        "get_current_time", // the start
+        "set_header",       // colour
+        "remove_header",    // shadow
+        "set_header",       // cluster
+        "increment_metric", // requests
+        "increment_metric", // in flight
+        "get_header",       // :status
+        "get_current_time", // the first byte
+        "set_header",       // colour
+        "set_header",       // version
+        "increment_metric", // in flight
+        "get_current_time", // the last byte
+        "increment_metric", // class
+        "increment_metric", // first byte
+        "increment_metric", // last byte
+    ];
+    assert_eq!(of_exchange("", &[]), expected);
+}
+
+#[test]
+fn a_sticky_exchange_makes_one_more_while_a_canary_runs_and_none_otherwise() {
+    let sticky = r#", "sticky": {"header": "x-user"}, "initial": {"canary_percent": 10}"#;
+    assert_eq!(of_exchange(sticky, &[("x-user", b"alice")]).len(), of_exchange("", &[]).len() + 1);
+    let idle = sticky.replace("10", "0");
+    assert_eq!(of_exchange(&idle, &[("x-user", b"alice")]).len(), of_exchange("", &[]).len());
+}
+
+#[test]
+fn an_override_makes_one_more_whether_it_is_used_or_not() {
+    let open = r#", "override": {"header": "x-want"}"#;
+    for more in [&[][..], &[("x-want", &b"green"[..])]] {
+        assert_eq!(of_exchange(open, more).len(), of_exchange("", &[]).len() + 1);
+    }
+}
+
+#[test]
+fn a_request_without_a_deployment_makes_4_and_its_answer_none() {
+    let envoy = FakeEnvoy::start();
+    let worker = worker(&envoy, &config("", ""));
+    let exchange = worker.request(&[(":path", b"/other"), ("x-bluegreen-cluster", b"evil")]);
+    envoy.take_calls();
+    assert_eq!(exchange.send_headers(true), Next::Continue);
+    exchange.answer("200");
+    assert_eq!(envoy.take_calls(), ["get_header", "remove_header", "remove_header", "remove_header"]);
+    assert!(exchange.request_header("x-bluegreen-cluster").is_empty());
+    exchange.end();
+    assert!(envoy.take_calls().is_empty());
+}
+
+#[test]
+fn shared_data_is_read_once_after_each_write_and_not_per_request() {
+    let envoy = FakeEnvoy::start();
+    let operator = worker(&envoy, &admin());
+    let traffic = worker(&envoy, &config("", ""));
+    for _ in 0..3 {
+        assert_eq!(operate(operator, "POST", "/promote"), 200);
+        envoy.take_calls();
+        for _ in 0..10 {
+            cluster(traffic, &[]);
+        }
+        let reads = envoy.take_calls().into_iter().filter(|call| *call == "get_shared_data").count();
+        // One for the state, and up to two when a bucket is counted in for the first time.
+        assert!((1..=3).contains(&reads), "{reads}");
+    }
+}

@@ -1,0 +1,65 @@
+//! What is counted, and what the answer tells.
+
+use super::*;
+
+fn metric(envoy: &FakeEnvoy, name: &str) -> u64 {
+    envoy.metric(&format!("bluegreen.deployment.iris.colour.blue.{name}")).unwrap_or_default()
+}
+
+#[test]
+fn an_exchange_is_in_flight_until_its_stream_is_over_however_it_ends() {
+    let envoy = FakeEnvoy::start();
+    let traffic = worker(&envoy, &config("", ""));
+    let (answered, abandoned) = (infer(traffic, &[]), infer(traffic, &[]));
+    assert_eq!(metric(&envoy, "in_flight"), 2);
+    answered.answer("503");
+    assert_eq!(metric(&envoy, "in_flight"), 2);
+    answered.end();
+    abandoned.end();
+    assert_eq!(metric(&envoy, "in_flight"), 0);
+    let ended =
+        ["class.5xx", "class.none", "class.2xx"].map(|class| metric(&envoy, &format!("{class}.responses_total")));
+    assert_eq!(ended, [1, 1, 0]);
+}
+
+#[test]
+fn the_answer_tells_colour_and_version_whatever_the_upstream_said() {
+    let envoy = FakeEnvoy::start();
+    let sticky = r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}"#;
+    let exchange = infer(worker(&envoy, &config(sticky, "")), &[]);
+    let answer = exchange.answer("200");
+    assert_eq!(values(&answer, "x-bluegreen-colour"), ["blue"]);
+    assert_eq!(values(&answer, "x-bluegreen-version"), ["1"]);
+    assert_eq!(values(&answer, "set-cookie").len(), 1);
+}
+
+#[test]
+fn first_and_last_byte_are_counted_in_the_buckets_of_their_times() {
+    let envoy = FakeEnvoy::start();
+    let exchange = infer(worker(&envoy, &config("", "")), &[]);
+    envoy.advance(Duration::from_millis(2));
+    exchange.answer("200");
+    envoy.advance(Duration::from_secs(1));
+    exchange.end();
+    assert_eq!(metric(&envoy, "bucket_us.2048.first_byte_total"), 1);
+    assert_eq!(metric(&envoy, "bucket_us.1048576.exchange_total"), 1);
+}
+
+#[test]
+fn one_of_all_workers_takes_the_samples_and_no_unused_bucket_becomes_a_stat() {
+    let envoy = FakeEnvoy::start();
+    let workers = [0, 1, 2].map(|_| worker(&envoy, &admin()));
+    for _ in 0..25 {
+        workers.iter().for_each(|worker| worker.tick());
+        cluster(workers[1], &[]);
+        envoy.advance(Duration::from_secs(1));
+    }
+    let samples = (0..92).filter(|slot| envoy.shared(&format!("{STATE}/sample/{slot}")).is_some()).count();
+    assert_eq!(samples, 3);
+    let exchange = call(workers[2], "GET", "/comparison");
+    exchange.send_headers(true);
+    let body = exchange.replies()[0].body.clone();
+    assert!(body.contains(r#""blue":{"requests":25,"#), "{body}");
+    let buckets = envoy.metric_names().iter().filter(|name| name.contains("bucket_us")).count();
+    assert_eq!(buckets, 2, "{:?}", envoy.metric_names());
+}
