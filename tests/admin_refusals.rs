@@ -32,7 +32,7 @@ async fn every_bad_request_is_refused_with_a_problem_document_and_changes_nothin
         ("PATCH {P}?reason=nothing+else", &[400, 422]),
         // The query.
         ("PATCH {P}?actve=green", &[400]),
-        ("PATCH {P}?active=green&force=1", &[400]),
+        ("PATCH {P}?active=green&colour=green", &[400]),
         ("PATCH {P}?active=green&active=green", &[400]),
         ("PATCH {P}?active=green&active=blue", &[400]),
         ("PATCH {P}?active=green&canary_percent=1&canary%5Fpercent=2", &[400]),

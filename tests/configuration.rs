@@ -135,6 +135,25 @@ async fn envoy_does_not_start_with_a_bad_configuration_and_says_what_is_wrong() 
 }
 
 #[tokio::test]
+async fn a_configuration_given_as_a_json_text_means_the_same_as_one_given_as_a_structure() -> Result<()> {
+    // The shipped files write a `Struct`; Istio and Envoy Gateway deliver a `StringValue` with JSON in it.
+    let bootstrap = Bootstrap::shipped()?.deployment(IRIS, |iris| iris["initial"]["canary_percent"] = json!(12.5));
+    let as_text = bootstrap.wasm_filters(|filter| {
+        let text = filter["config"]["configuration"]["value"].to_string();
+        filter["config"]["configuration"] =
+            json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": text});
+    });
+    let stage = Stage::with(2, as_text).await?;
+    let state = stage.envoy.admin()?.deployment(IRIS).await?;
+    ensure!((state.active.as_str(), state.canary_percent) == ("blue", 12.5), "{state:?}");
+    let report = stage.load()?.connections(1).at_most(80).run().await;
+    ensure!(report.count("green") == 10, "12.5 % of 80: {:?}", report.colours());
+    let state = stage.envoy.admin()?.promote(IRIS).await?;
+    ensure!(state.active == "green", "{state:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn deployments_come_and_go_with_the_configuration() -> Result<()> {
     let mut watched = Watched::ecds()?;
     let stage = Stage::with(2, watched.bootstrap()).await?;

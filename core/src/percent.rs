@@ -113,6 +113,11 @@ impl<'de> Deserialize<'de> for Percent {
             fn visit_f64<E: de::Error>(self, number: f64) -> Result<Percent, E> {
                 number.to_string().parse().map_err(E::custom)
             }
+
+            // Envoy reads 12.5 in its own YAML as a text: it knows whole numbers only.
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Percent, E> {
+                text.parse().map_err(E::custom)
+            }
         }
 
         deserializer.deserialize_any(Number)
@@ -178,11 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn json_numbers_of_any_kind_are_read_and_strings_are_not() {
-        for (json, hundredths) in [("10", 1_000), ("10.0", 1_000), ("33.33", 3_333), ("1e1", 1_000), ("0.01", 1)] {
+    fn json_numbers_of_any_kind_are_read_and_decimals_in_quotes_too() {
+        let cases =
+            [("10", 1_000), ("10.0", 1_000), ("33.33", 3_333), ("1e1", 1_000), ("0.01", 1), ("\"12.5\"", 1_250)];
+        for (json, hundredths) in cases {
             assert_eq!(serde_json::from_str::<Percent>(json).expect(json), Percent(hundredths));
         }
-        for json in ["-1", "100.5", "\"10\"", "null", "1e300"] {
+        for json in ["-1", "100.5", "\"ten\"", "\"\"", "null", "1e300", "[10]"] {
             assert!(serde_json::from_str::<Percent>(json).is_err(), "{json}");
         }
     }

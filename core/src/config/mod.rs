@@ -202,7 +202,7 @@ mod tests {
             ("{}", "missing field `deployments`", ""),
             (&FULL.replace("12.5", "101"), "101 is not between 0 and 100", "deployments.iris.initial.canary_percent"),
             (&FULL.replace("12.5", "0.001"), "more than two decimals", "deployments.iris.initial.canary_percent"),
-            (&FULL.replace("12.5", r#""x""#), "invalid type", "deployments.iris.initial.canary_percent"),
+            (&FULL.replace("12.5", r#""x""#), "not a decimal number", "deployments.iris.initial.canary_percent"),
             (
                 &FULL.replace(r#""active": "green""#, r#""active": "red""#),
                 "unknown variant `red`",

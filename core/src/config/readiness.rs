@@ -59,7 +59,7 @@ pub struct SmokeRequest {
     /// Headers besides those that every request has.
     #[serde(default)]
     pub headers: BTreeMap<HeaderName, String>,
-    /// The body: a text as it is, anything else as JSON.
+    /// The body: a text as it is, anything else as JSON. Envoy's YAML turns 5.1 into a text, so fractions need a text.
     pub body: Option<Value>,
     /// What the answer must be like.
     #[serde(default)]
