@@ -26,6 +26,7 @@ mod process;
 mod progress;
 mod test;
 mod toolchain;
+mod trim;
 mod wasm_bindgen;
 
 /// The tasks of the bluegreen repository.

@@ -13,6 +13,7 @@ use flate2::write::GzEncoder;
 use crate::checkout::Checkout;
 use crate::process;
 use crate::toolchain::{TARGET, WasmToolchain};
+use crate::trim;
 
 /// Builds the module, says how large it is, and returns its path.
 pub fn build(checkout: &Checkout, toolchain: &WasmToolchain<'_>) -> Result<PathBuf> {
@@ -24,6 +25,7 @@ pub fn build(checkout: &Checkout, toolchain: &WasmToolchain<'_>) -> Result<PathB
 
     let built = checkout.wasm_target().join(TARGET).join("release").join("bluegreen.wasm");
     let bytes = fs::read(&built).with_context(|| format!("cargo built no {}", built.display()))?;
+    let bytes = trim::to_callbacks(&bytes).with_context(|| format!("cannot trim {}", built.display()))?;
     let module = checkout.module();
     publish(&bytes, &module)?;
     println!(
