@@ -1,12 +1,13 @@
 //! One admin call: head, then body if there is one, then whatever it has to ask or to wait for, then the answer.
 
-use bluegreen_core::admin::{Answer, Api, Asking, Call, Drain, Head, MAX_BODY, Problem, Response, Step};
+use bluegreen_core::admin::{Answer, Api, Asking, Call, Head, MAX_BODY, Problem, Response, Step};
 use bluegreen_core::matching::RequestHeaders;
 use bluegreen_core::readiness::outgoing::Reply;
 use bluegreen_core::time::Timestamp;
 
 use crate::host::{self, CallId};
 use crate::plugin::Plugin;
+use crate::waiting::Until;
 
 /// A request to the admin API.
 pub struct AdminCall {
@@ -24,19 +25,6 @@ enum Progress {
     Asking(CallId, Box<Asking>),
     /// It has its answer, or gets it at a tick; a second one would hang the stream.
     Answered,
-}
-
-/// Calls that go on at a tick.
-///
-/// A listener without `allow_on_headers_stop_iteration` never hands a body over: a call with one would wait for ever. So
-/// each gets a time by which the first part of its body must have come. And a drain is done when the last request is.
-#[derive(Default)]
-pub struct Waiting(Vec<(u32, Until)>);
-
-/// What a call waits for.
-enum Until {
-    BodyBegins(Timestamp),
-    Drained(Drain),
 }
 
 /// How long a body may take to begin.
@@ -142,34 +130,19 @@ fn carry_out(plugin: &Plugin, answer: &Answer) {
     host::answer(&answer.response);
 }
 
-// === impl Waiting ===
-
-impl Waiting {
-    fn add(&mut self, context_id: u32, until: Until) {
-        self.0.push((context_id, until));
-    }
-
-    /// Whether the call was still waited for.
-    fn remove(&mut self, context_id: u32) -> bool {
-        let before = self.0.len();
-        self.0.retain(|(waiting, _)| *waiting != context_id);
-        self.0.len() < before
-    }
-
-    /// Answers the calls whose body has not begun in time, and the drains that are done.
-    pub fn tick(&mut self, plugin: &Plugin, now: Timestamp) {
-        self.0.retain(|(context_id, until)| {
-            let answer = match until {
-                Until::BodyBegins(deadline) => (*deadline <= now)
-                    .then(|| Answer { response: Response::problem(&Problem::BodyMissing, None), written: None }),
-                Until::Drained(drain) => drain.poll(&plugin.router, plugin, now),
-            };
-            if let Some(answer) = &answer
-                && host::act_for(*context_id)
-            {
-                carry_out(plugin, answer);
-            }
-            answer.is_none()
-        });
-    }
+/// Goes on with the calls that waited for this tick: bodies that have not begun in time, and drains that are done.
+pub fn tick(plugin: &Plugin, now: Timestamp) {
+    plugin.waiting.borrow_mut().retain(|context_id, until| {
+        let answer = match until {
+            Until::BodyBegins(deadline) => (*deadline <= now)
+                .then(|| Answer { response: Response::problem(&Problem::BodyMissing, None), written: None }),
+            Until::Drained(drain) => drain.poll(&plugin.router, plugin, now),
+        };
+        if let Some(answer) = &answer
+            && host::act_for(context_id)
+        {
+            carry_out(plugin, answer);
+        }
+        answer.is_none()
+    });
 }

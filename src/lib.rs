@@ -18,6 +18,7 @@ mod probing;
 mod root;
 mod shared_data;
 mod stream;
+mod waiting;
 
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod fake_host;

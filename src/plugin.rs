@@ -13,14 +13,15 @@ use bluegreen_core::leader::{Member, lease_key};
 use bluegreen_core::matching::DeploymentIndex;
 use bluegreen_core::readiness::{failover, probe};
 use bluegreen_core::routing::{Rotations, Route, Router};
-use bluegreen_core::state::{Command, Split};
+use bluegreen_core::split::Split;
+use bluegreen_core::state::Command;
 use bluegreen_core::store::{self, Applied, Effect, Found, Store};
 use bluegreen_core::time::Timestamp;
 
-use crate::admin::Waiting;
 use crate::host;
 use crate::metrics::Metrics;
 use crate::shared_data::SharedData;
+use crate::waiting::Waiting;
 
 /// A compiled configuration and this VM's memory of it.
 pub struct Plugin {

@@ -8,6 +8,7 @@ use bluegreen_core::time::Timestamp;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
+use crate::admin;
 use crate::host::{self, CallId};
 use crate::plugin::Plugin;
 use crate::probing::Probing;
@@ -58,7 +59,7 @@ impl RootContext for Root {
                 plugin.sample(now);
                 self.probing.tick(plugin, now);
             }
-            plugin.waiting.borrow_mut().tick(plugin, now);
+            admin::tick(plugin, now);
         }
     }
 

@@ -11,7 +11,8 @@ use crate::buckets::{Latency, Used};
 use crate::colour::Colour;
 use crate::latency::{Bucket, Histogram};
 use crate::name::DeploymentName;
-use crate::state::{Split, State};
+use crate::split::Split;
+use crate::state::State;
 
 /// A metric of one colour of one deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

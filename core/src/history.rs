@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Reason;
-use crate::state::{Revision, Split};
+use crate::split::{Revision, Split};
 use crate::time::Timestamp;
 
 /// Through which door a change came.

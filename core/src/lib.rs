@@ -3,9 +3,10 @@
 //! Bytes, numbers and the time come in; decisions and effects go out. Nothing here knows proxy-wasm, does I/O or reads
 //! a clock, so everything here runs in a native test, in Node and inside Envoy's VM alike.
 //!
-//! The modules stand in reading order: first the words (colour, percent, names), then what users write
-//! (configuration), what changes (state, its store), how one request is decided (matching, routing), how it is measured
-//! (counters, comparison), and last the API that operators call.
+//! The modules stand in reading order: first the words (colour, names, percent, split), then what users write
+//! (configuration), what changes (state, history, store), how one request is decided (matching, routing), how it is
+//! measured (counters, comparison), what a colour has to be before it gets traffic (readiness), and last the API that
+//! operators call.
 
 // The workspace denies panics and overflow in code that runs in the VM; in tests both are how a defect shows itself.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, missing_docs))]
@@ -13,6 +14,7 @@
 pub mod colour;
 pub mod name;
 pub mod percent;
+pub mod split;
 pub mod time;
 
 pub mod config;
@@ -21,11 +23,8 @@ pub mod history;
 pub mod state;
 pub mod store;
 
-pub mod readiness;
-
-pub mod matching;
-
 pub mod cookie;
+pub mod matching;
 pub mod rotation;
 pub mod routing;
 pub mod sticky;
@@ -35,6 +34,8 @@ pub mod comparison;
 pub mod counters;
 pub mod latency;
 pub mod leader;
+
+pub mod readiness;
 
 pub mod admin;
 

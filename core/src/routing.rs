@@ -7,7 +7,7 @@ use crate::matching::{DeploymentIndex, Matcher, RequestHeaders};
 use crate::name::{DeploymentName, HeaderName};
 use crate::percent::Percent;
 use crate::rotation::Rotation;
-use crate::state::Split;
+use crate::split::Split;
 use crate::sticky::Buckets;
 
 /// A configuration, compiled: the request path only looks things up.

@@ -8,26 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::colour::Colour;
 use crate::history::{Author, Change, History};
+use crate::name::Version;
 use crate::percent::Percent;
-use crate::readiness::gate::SmokePass;
+use crate::split::{Revision, Split};
 use crate::time::Timestamp;
-
-/// How a deployment's ordinary requests are shared out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Split {
-    /// The colour that ordinary traffic goes to.
-    pub active: Colour,
-    /// The share that goes to the candidate instead.
-    pub canary_percent: Percent,
-    /// The share of the active colour's requests that are also copied to the candidate.
-    pub shadow_percent: Percent,
-}
-
-/// How many changes a deployment has seen: 0 at first, then one more with each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Revision(u64);
 
 /// Everything that is known about a deployment beyond its configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +34,19 @@ pub struct State {
     pub author: Author,
     /// The changes that led here.
     pub history: History,
+}
+
+/// A smoke test that a candidate passed. It counts for this colour and version, until the active colour changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmokePass {
+    /// The candidate.
+    pub colour: Colour,
+    /// Its version as configured then.
+    pub version: Version,
+    /// The deployment's revision then.
+    pub revision: Revision,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// What somebody wants to be done to a state.
@@ -82,42 +79,6 @@ pub struct Patch {
 pub enum Refusal {
     /// A rollback without a switch before it and without a canary to end.
     NothingToRollBackTo,
-}
-
-// === impl Split ===
-
-impl Split {
-    /// The colour that ordinary traffic does not go to.
-    pub const fn candidate(&self) -> Colour {
-        self.active.other()
-    }
-}
-
-// === impl Revision ===
-
-impl Revision {
-    /// Before any change.
-    pub const ZERO: Revision = Revision(0);
-
-    /// As a number.
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-
-    /// From a number.
-    pub const fn new(number: u64) -> Self {
-        Self(number)
-    }
-
-    const fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
-    }
-}
-
-impl fmt::Display for Revision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
 }
 
 // === impl State ===

@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::history::Author;
 use crate::name::DeploymentName;
-use crate::state::{Command, Split, State};
+use crate::split::Split;
+use crate::state::{Command, State};
 use crate::time::Timestamp;
 
 /// A map of bytes that all threads of one Envoy share. The filter's is proxy-wasm shared data.
@@ -197,7 +198,8 @@ mod tests {
     use super::*;
     use crate::history::Source;
     use crate::name::Reason;
-    use crate::state::{Refusal, Revision};
+    use crate::split::Revision;
+    use crate::state::Refusal;
     use crate::testing::{MemoryStore, iris, split};
 
     fn promote(store: &dyn Store) -> Result<Applied, ApplyError<Refusal>> {

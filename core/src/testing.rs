@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::name::DeploymentName;
 use crate::percent::Percent;
-use crate::state::Split;
+use crate::split::Split;
 use crate::store::{Seen, Store, StoreError, Stored, SwapError};
 
 type Interruption = Box<dyn FnOnce(&MemoryStore)>;

@@ -88,6 +88,22 @@ pub fn deserialize_span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Du
     }
 }
 
+/// Reads how long the filter waits for a model server, at most [`LONGEST_TIMEOUT`], for `#[serde(deserialize_with)]`.
+///
+/// # Errors
+/// As for [`deserialize_span`], or it is too long.
+pub fn deserialize_timeout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let timeout = deserialize_span(deserializer)?;
+    if timeout > LONGEST_TIMEOUT {
+        let [given, longest] = [timeout, LONGEST_TIMEOUT].map(humantime::format_duration);
+        return Err(D::Error::custom(format!("{given} is too long to wait for an answer: at most {longest}")));
+    }
+    Ok(timeout)
+}
+
+/// Beyond this an operator who waits for the outcome has lost the connection.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(240);
+
 #[cfg(test)]
 mod tests {
     #[cfg(target_arch = "wasm32")]

@@ -6,7 +6,8 @@ use super::MAX_BODY;
 use crate::colour::Colour;
 use crate::name::DeploymentName;
 use crate::readiness::gate::Missing;
-use crate::state::{Refusal, Revision};
+use crate::split::Revision;
+use crate::state::Refusal;
 
 /// A call that was not done. Its text says what was wrong, where, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::problem::Problem;
 use super::view::DeploymentView;
-use crate::state::Revision;
+use crate::split::Revision;
 
 /// An answer, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]

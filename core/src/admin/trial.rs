@@ -6,11 +6,11 @@ use super::{Answer, Asking, Backend, Problem, Purpose, Response, Step, refused, 
 use crate::colour::Colour;
 use crate::matching::DeploymentIndex;
 use crate::name::{DeploymentName, Version};
-use crate::readiness::gate::SmokePass;
 use crate::readiness::outgoing::Reply;
 use crate::readiness::smoke::Outcome;
 use crate::routing::{Route, Router};
-use crate::state::{Revision, State};
+use crate::split::Revision;
+use crate::state::{SmokePass, State};
 use crate::store::{self, ApplyError};
 use crate::time::Timestamp;
 

@@ -14,7 +14,8 @@ use crate::percent::Percent;
 use crate::readiness::hold::holds;
 use crate::readiness::probe;
 use crate::routing::Route;
-use crate::state::{Revision, State};
+use crate::split::Revision;
+use crate::state::State;
 use crate::time::Timestamp;
 
 /// A deployment.

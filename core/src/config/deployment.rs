@@ -8,7 +8,7 @@ use super::pattern::MatchRules;
 use super::readiness::{Bake, Failover, Probe, SmokeTest};
 use crate::colour::PerColour;
 use crate::name::{ClusterName, CookieName, HeaderName, Version};
-use crate::state::Split;
+use crate::split::Split;
 use crate::time::deserialize_span;
 
 /// A deployment as configured.

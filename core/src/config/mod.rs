@@ -200,6 +200,11 @@ mod tests {
             ("7", "invalid type", ""),
             (&format!("{FULL} x"), "trailing", ""),
             ("{}", "missing field `deployments`", ""),
+            (
+                &FULL.replace(r#""sticky""#, r#""failover": {"after": 5}, "sticky""#),
+                "add a probe section",
+                "deployments.iris.failover",
+            ),
             (&FULL.replace("12.5", "101"), "101 is not between 0 and 100", "deployments.iris.initial.canary_percent"),
             (&FULL.replace("12.5", "0.001"), "more than two decimals", "deployments.iris.initial.canary_percent"),
             (&FULL.replace("12.5", r#""x""#), "not a decimal number", "deployments.iris.initial.canary_percent"),

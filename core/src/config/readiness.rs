@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::pattern::RequestPath;
 use crate::name::HeaderName;
-use crate::time::deserialize_span;
+use crate::time::{deserialize_span, deserialize_timeout};
 
 /// The `probe` section: is a colour's model server there, and does it say that it is well?
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -22,7 +22,7 @@ pub struct Probe {
     #[serde(default = "two_seconds", deserialize_with = "deserialize_span")]
     pub interval: Duration,
     /// How long an answer may take.
-    #[serde(default = "one_second", deserialize_with = "deserialize_span")]
+    #[serde(default = "one_second", deserialize_with = "deserialize_timeout")]
     pub timeout: Duration,
     /// How many failures in a row make a colour that was healthy unhealthy. A switch asks once, and that counts.
     #[serde(default = "three")]
@@ -43,7 +43,7 @@ pub struct SmokeTest {
     #[serde(default = "one_hour", deserialize_with = "deserialize_span")]
     pub valid_for: Duration,
     /// How long each answer may take. A model's first prediction can be slow.
-    #[serde(default = "thirty_seconds", deserialize_with = "deserialize_span")]
+    #[serde(default = "thirty_seconds", deserialize_with = "deserialize_timeout")]
     pub timeout: Duration,
 }
 
@@ -234,6 +234,45 @@ impl Method {
             Method::Post => "POST",
             Method::Get => "GET",
             Method::Put => "PUT",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    #[test]
+    fn what_is_left_out_takes_its_documented_default() {
+        let probe: Probe = serde_json::from_str(r#"{"path": "/ping"}"#).expect("valid");
+        assert_eq!((probe.interval, probe.timeout, probe.unhealthy_after), (two_seconds(), one_second(), three()));
+        let test: SmokeTest = serde_json::from_str(r#"{"requests": [{"path": "/"}]}"#).expect("valid");
+        assert_eq!((test.required, test.valid_for, test.timeout), (true, one_hour(), thirty_seconds()));
+        assert_eq!(test.requests[0].method, Method::Post);
+        assert_eq!(test.requests[0].expect.status.get(), 200);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_the_reason() {
+        let probe = |json: &str| serde_json::from_str::<Probe>(json).map(drop);
+        let smoke = |json: &str| serde_json::from_str::<SmokeTest>(json).map(drop);
+        let cases = [
+            (probe(r#"{"path": "ping"}"#), "must start with /"),
+            (probe(r#"{"path": "/p q"}"#), "request line"),
+            (probe(r#"{"path": "/", "expect_status": 99}"#), "99 is not an HTTP status"),
+            (probe(r#"{"path": "/", "timeout": "1h"}"#), "too long to wait"),
+            (probe(r#"{"path": "/", "interval": "0s"}"#), "no time at all"),
+            (probe(r#"{"path": "/", "unhealthy_after": 0}"#), "0 is not between 1 and 1000"),
+            (smoke(r#"{"requests": []}"#), "at least one request"),
+            (smoke(r#"{"requests": [{"path": "/", "method": "DELETE"}]}"#), "unknown variant `DELETE`"),
+            (smoke(r#"{"requests": [{"path": "/", "expect": {"json": {}}}]}"#), "missing field `pointer`"),
+        ];
+        for (result, reason) in cases {
+            let error = result.expect_err(reason).to_string();
+            assert!(error.contains(reason), "{error}");
         }
     }
 }

@@ -3,27 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::colour::Colour;
-use crate::name::Version;
 use crate::percent::Percent;
 use crate::routing::{Readiness, Route};
-use crate::state::{Revision, State};
+use crate::state::State;
 use crate::time::Timestamp;
-
-/// A smoke test that a candidate passed. It counts for this colour and version, until the active colour changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SmokePass {
-    /// The candidate.
-    pub colour: Colour,
-    /// Its version as configured then.
-    pub version: Version,
-    /// The deployment's revision then.
-    pub revision: Revision,
-    /// When.
-    pub at: Timestamp,
-}
 
 /// What a write may take for granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,9 +107,10 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::history::{Author, Source};
-    use crate::name::Reason;
+    use crate::name::{Reason, Version};
     use crate::routing::Router;
-    use crate::state::{Command, Patch};
+    use crate::state::{Command, Patch, SmokePass};
+
     use crate::testing::{percent, split};
 
     const NOW: Timestamp = Timestamp::from_millis(10_000_000);
