@@ -112,7 +112,11 @@ impl FakeEnvoy {
     /// A process that has just started.
     pub fn start() -> Self {
         static LOGGER: std::sync::Once = std::sync::Once::new();
-        LOGGER.call_once(|| proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info));
+        LOGGER.call_once(|| {
+            proxy_wasm::set_log_level(proxy_wasm::types::LogLevel::Info);
+            // The SDK's own panic hook logs to the host; a failed assertion is for the terminal.
+            drop(std::panic::take_hook());
+        });
         proxy_wasm::set_root_context(crate::root::create);
         let (last_context, last_token) = host(|host| (host.last_context, host.last_token));
         let now_nanos = 1_795_446_000_000_000_000;

@@ -37,19 +37,40 @@ fn a_plain_exchange_makes_17() {
 }
 
 #[test]
-fn a_sticky_exchange_makes_one_more_while_a_canary_runs_and_none_otherwise() {
+fn a_sticky_exchange_makes_18_while_a_canary_runs_and_17_otherwise() {
     let sticky = r#", "sticky": {"header": "x-user"}, "initial": {"canary_percent": 10}"#;
-    assert_eq!(of_exchange(sticky, &[("x-user", b"alice")]).len(), of_exchange("", &[]).len() + 1);
+    assert_eq!(of_exchange(sticky, &[("x-user", b"alice")]).len(), 18);
     let idle = sticky.replace("10", "0");
-    assert_eq!(of_exchange(&idle, &[("x-user", b"alice")]).len(), of_exchange("", &[]).len());
+    assert_eq!(of_exchange(&idle, &[("x-user", b"alice")]).len(), 17);
 }
 
 #[test]
-fn an_override_makes_one_more_whether_it_is_used_or_not() {
+fn an_exchange_with_a_sticky_cookie_makes_18_and_one_that_issues_it_19() {
+    let sticky = r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}"#;
+    assert_eq!(of_exchange(sticky, &[("cookie", b"c=1")]).len(), 18);
+    assert_eq!(of_exchange(sticky, &[]).len(), 19);
+}
+
+#[test]
+fn an_exchange_that_may_be_overridden_makes_18_whether_it_is_or_not() {
     let open = r#", "override": {"header": "x-want"}"#;
     for more in [&[][..], &[("x-want", &b"green"[..])]] {
-        assert_eq!(of_exchange(open, more).len(), of_exchange("", &[]).len() + 1);
+        assert_eq!(of_exchange(open, more).len(), 18);
     }
+}
+
+#[test]
+fn an_exchange_that_is_copied_makes_17() {
+    assert_eq!(of_exchange(r#", "initial": {"shadow_percent": 100}"#, &[]).len(), 17);
+}
+
+#[test]
+fn an_exchange_with_everything_turned_on_makes_20() {
+    let everything = r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}, "override": {"header": "x-want"},
+        "initial": {"canary_percent": 10, "shadow_percent": 100}, "probe": {"path": "/ping"},
+        "smoke_test": {"requests": [{"path": "/"}]}, "bake": {"for": "10m"}, "failover": {"after": 5}"#;
+    // Cookie, override, and the failover's row of failures, which is nought.
+    assert_eq!(of_exchange(everything, &[("cookie", b"c=2")]).len(), 20);
 }
 
 #[test]
