@@ -6,6 +6,7 @@ use bluegreen_core::colour::Colour;
 use bluegreen_core::cookie;
 use bluegreen_core::counters::{Class, ColourMetric, of_exchange};
 use bluegreen_core::matching::DeploymentIndex;
+use bluegreen_core::readiness::failover::did_not_reach;
 
 use crate::host;
 use crate::plugin::Plugin;
@@ -91,15 +92,13 @@ impl Exchange {
         }
     }
 
-    /// For a failover: a 503 of Envoy's own means that the request did not reach the colour; one of the model server's
-    /// means that it did.
+    /// For a failover: asks Envoy about a 503 whether the request reached the colour; any other answer says so.
     fn note_reached(&self, plugin: &Plugin, is_503: bool) {
-        if !plugin.watches(self.deployment) {
-            return;
+        if plugin.watches(self.deployment) {
+            let details = if is_503 { host::response_code_details() } else { String::new() };
+            let failure = did_not_reach(&details).then_some(details.as_str());
+            plugin.note_reached(self.deployment, self.colour, failure);
         }
-        let details = if is_503 { host::response_code_details() } else { String::new() };
-        let failure = (is_503 && details != "via_upstream").then_some(details.as_str());
-        plugin.note_reached(self.deployment, self.colour, failure);
     }
 
     fn count(&self, plugin: &Plugin, metric: ColourMetric, by: i64) {

@@ -7,6 +7,19 @@
 //! (configuration), what changes (state, history, store), how one request is decided (matching, routing), how it is
 //! measured (counters, comparison), what a colour has to be before it gets traffic (readiness), and last the API that
 //! operators call.
+//!
+//! | word | where it lives |
+//! | --- | --- |
+//! | deployment | [`config::Deployment`] as written, [`routing::Route`] compiled, [`state::State`] as it is |
+//! | colour | [`colour::Colour`]; its cluster and version: [`config::Upstream`] |
+//! | active, candidate, canary percent, shadow percent | [`split::Split`], with [`percent::Percent`] |
+//! | revision | [`split::Revision`] |
+//! | promote, roll back | [`state::Command`]; whether it may happen: [`readiness::gate`] |
+//! | source | [`history::Source`] |
+//! | sticky, rotation, override | [`sticky`], [`rotation`], and [`routing`] for their order |
+//! | probe, smoke test, drain, bake, failover | [`readiness`] |
+//!
+//! Rollout and guard are not there yet.
 
 // The workspace denies panics and overflow in code that runs in the VM; in tests both are how a defect shows itself.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, missing_docs))]

@@ -88,7 +88,7 @@ pub fn deserialize_span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Du
     }
 }
 
-/// Reads how long the filter waits for a model server, at most [`LONGEST_TIMEOUT`], for `#[serde(deserialize_with)]`.
+/// Reads how long the filter waits for a model server, at most four minutes, for `#[serde(deserialize_with)]`.
 ///
 /// # Errors
 /// As for [`deserialize_span`], or it is too long.

@@ -33,6 +33,7 @@ use crate::counters::ColourCounts;
 use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::name::DeploymentName;
+use crate::readiness::gate::Evidence;
 use crate::readiness::outgoing::{Outgoing, Reply};
 use crate::routing::{Route, Router};
 use crate::state::State;
@@ -191,7 +192,8 @@ impl Call {
             forced: params.parsed("force")?.unwrap_or_default(),
             ..Author::new(self.caller.name(), Source::Admin, params.reason()?)
         };
-        Ok(Writing { deployment, command: what.command(params)?, author, if_match: self.if_match.clone(), probes: 0 })
+        let evidence = if author.forced { Evidence::Forced } else { Evidence::none() };
+        Ok(Writing { deployment, command: what.command(params)?, author, if_match: self.if_match.clone(), evidence })
     }
 }
 

@@ -20,8 +20,9 @@ pub struct Writing {
     pub(super) command: Command,
     pub(super) author: Author,
     pub(super) if_match: IfMatch,
-    /// How often a colour was probed for this write.
-    pub(super) probes: u8,
+    /// What is known for this write. Others may switch between a probe and the write, so that the other colour has to
+    /// be asked as well: at most one probe of each.
+    pub(super) evidence: Evidence,
 }
 
 /// Why a state does not take a write.
@@ -31,15 +32,11 @@ enum Rule {
     Closed(Closed),
 }
 
-/// Others may switch between the probe and the write, so that another colour has to be probed. Not for ever.
-const MOST_PROBES: u8 = 3;
-
 // === impl Writing ===
 
 impl Writing {
     pub(super) fn start(self, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
-        let evidence = if self.author.forced { Evidence::Forced } else { Evidence::None };
-        self.attempt(&evidence, router, backend, now)
+        self.attempt(router, backend, now)
     }
 
     /// Goes on with what `colour` replied to its probe.
@@ -60,7 +57,7 @@ impl Writing {
         let finding = asked.judge(reply);
         probe::record(backend.store(), &route.name, colour, asked, finding.clone(), now);
         if finding.healthy {
-            return self.attempt(&Evidence::Healthy(colour), router, backend, now);
+            return Self { evidence: self.evidence.with(colour), ..self }.attempt(router, backend, now);
         }
         match store::load(backend.store(), &route.name, route.initial, now) {
             Ok(loaded) => {
@@ -71,7 +68,7 @@ impl Writing {
         }
     }
 
-    fn attempt(mut self, evidence: &Evidence, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
+    fn attempt(self, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
         let deployment = self.deployment;
         let Some(route) = router.routes().get(deployment) else { return Step::done(unavailable()) };
         let applied = store::update(backend.store(), &route.name, route.initial, now, |loaded| {
@@ -81,7 +78,7 @@ impl Writing {
             }
             let after = before.after(self.command, self.author.clone(), now).map_err(Rule::Refused)?;
             if let Some(after) = &after {
-                gate::check(before, after, route, evidence, now).map_err(Rule::Closed)?;
+                gate::check(before, after, route, self.evidence, now).map_err(Rule::Closed)?;
             }
             Ok(after)
         });
@@ -97,20 +94,14 @@ impl Writing {
             Rule::Stale => Problem::Stale(state.revision),
             Rule::Refused(refusal) => Problem::Refused(refusal),
             Rule::Closed(Closed::Untested { colour, missing }) => Problem::Untested { colour, missing },
-            Rule::Closed(Closed::AskFirst(colour)) => {
-                self.probes = self.probes.saturating_add(1);
-                match self.probe(colour, route) {
-                    Some(step) => return step,
-                    None => Problem::Unsettled,
-                }
-            }
+            Rule::Closed(Closed::AskFirst(colour)) => return self.ask(colour, route),
         };
         Step::done(refused(&problem, deployment, route, &state, backend, now))
     }
 
-    fn probe(self, colour: Colour, route: &Route) -> Option<Step> {
-        let probe = route.readiness.probe.as_ref().filter(|_| self.probes <= MOST_PROBES)?;
+    fn ask(self, colour: Colour, route: &Route) -> Step {
+        let Some(probe) = &route.readiness.probe else { return Step::done(unavailable()) };
         let request = probe.request(&route.name, &route.colours.get(colour).cluster);
-        Some(Step::Ask(Box::new(Asking { request, purpose: Purpose::Probe(self, colour) })))
+        Step::Ask(Box::new(Asking { request, purpose: Purpose::Probe(self, colour) }))
     }
 }

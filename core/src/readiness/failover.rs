@@ -8,6 +8,17 @@ use crate::name::Reason;
 use crate::state::State;
 use crate::time::Timestamp;
 
+/// The most of Envoy's description that goes into a reason, in characters: with the words around it, fewer than 200.
+const LONGEST_DETAIL: usize = 130;
+
+/// Whether a 503 means that the request did not reach the colour, by Envoy's `response.code_details`.
+///
+/// The model server's own 503 (`via_upstream`) reached it. An open circuit breaker (`overflow`) is a sign of load, which
+/// another colour would not carry better.
+pub fn did_not_reach(code_details: &str) -> bool {
+    !code_details.is_empty() && code_details != "via_upstream" && !code_details.contains("overflow")
+}
+
 /// Whether `failures` requests in a row that did not reach the active colour are reason enough to go back, and if so
 /// under which author. `last` is how Envoy describes the last of them.
 pub fn author(
@@ -24,7 +35,7 @@ pub fn author(
     if failures < u64::from(failover.after.get()) || !baking || !verdict.is_some_and(|verdict| verdict.healthy) {
         return None;
     }
-    let last: String = last.chars().filter(|letter| !letter.is_control()).take(100).collect();
+    let last: String = last.chars().filter(|letter| !letter.is_control()).take(LONGEST_DETAIL).collect();
     let text = format!("{failures} requests in a row did not reach {} (last: {last})", state.split.active);
     let reason = Reason::new(text).unwrap_or_else(|_| Reason::none());
     Some(Author::new(Source::Guard.as_str(), Source::Guard, reason))
@@ -64,6 +75,21 @@ mod tests {
         assert_eq!(author.source, Source::Guard);
         let expected = "5 requests in a row did not reach green (last: connection_refused)";
         assert_eq!(author.reason.as_str(), expected);
+    }
+
+    #[test]
+    fn only_what_envoy_could_not_deliver_counts_as_unreached() {
+        let cases = [
+            ("no_healthy_upstream", true),
+            ("cluster_not_found", true),
+            ("upstream_reset_before_response_started{remote_connection_failure}", true),
+            ("upstream_reset_before_response_started{overflow}", false),
+            ("via_upstream", false),
+            ("", false),
+        ];
+        for (details, unreached) in cases {
+            assert_eq!(did_not_reach(details), unreached, "{details}");
+        }
     }
 
     #[test]

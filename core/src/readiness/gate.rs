@@ -3,19 +3,18 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::colour::Colour;
+use crate::colour::{Colour, PerColour};
 use crate::percent::Percent;
 use crate::routing::{Readiness, Route};
 use crate::state::State;
 use crate::time::Timestamp;
 
 /// What a write may take for granted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// Nothing was asked yet.
-    None,
-    /// This colour answered a probe, just now.
-    Healthy(Colour),
+    /// Which colours answered a probe during this very call. Of both, so that a write among many that switch at once
+    /// need not ask the same colour twice.
+    Probed(PerColour<bool>),
     /// The operator takes the responsibility.
     Forced,
 }
@@ -59,12 +58,10 @@ pub fn receiver(before: &State, after: &State) -> Option<Colour> {
 ///
 /// # Errors
 /// What has to be done first.
-pub fn check(before: &State, after: &State, route: &Route, evidence: &Evidence, now: Timestamp) -> Result<(), Closed> {
+pub fn check(before: &State, after: &State, route: &Route, evidence: Evidence, now: Timestamp) -> Result<(), Closed> {
     let Readiness { probe, smoke_test, .. } = &route.readiness;
     let Some(colour) = receiver(before, after) else { return Ok(()) };
-    if *evidence == Evidence::Forced {
-        return Ok(());
-    }
+    let Evidence::Probed(healthy) = evidence else { return Ok(()) };
     // The colour that a rollback returns to has served production: a test of the candidate says nothing about it.
     let is_the_way_back = before.rollback_to == Some(colour);
     if let Some(test) = smoke_test.as_ref().filter(|test| test.required && !is_the_way_back) {
@@ -79,10 +76,31 @@ pub fn check(before: &State, after: &State, route: &Route, evidence: &Evidence, 
             return Err(Closed::Untested { colour, missing });
         }
     }
-    if probe.is_some() && *evidence != Evidence::Healthy(colour) {
+    if probe.is_some() && !healthy.get(colour) {
         return Err(Closed::AskFirst(colour));
     }
     Ok(())
+}
+
+// === impl Evidence ===
+
+impl Evidence {
+    /// Nobody was asked yet.
+    pub fn none() -> Self {
+        Self::Probed(PerColour::default())
+    }
+
+    /// And this colour answered well.
+    #[must_use]
+    pub fn with(self, colour: Colour) -> Self {
+        match self {
+            Self::Probed(mut healthy) => {
+                *healthy.get_mut(colour) = true;
+                Self::Probed(healthy)
+            }
+            Self::Forced => Self::Forced,
+        }
+    }
 }
 
 // === impl Missing ===
@@ -144,7 +162,11 @@ mod tests {
         }
     }
 
-    fn verdict(before: &State, command: Command, evidence: &Evidence) -> Result<(), Closed> {
+    fn healthy(colour: Colour) -> Evidence {
+        Evidence::none().with(colour)
+    }
+
+    fn verdict(before: &State, command: Command, evidence: Evidence) -> Result<(), Closed> {
         let json = r#"{"deployments": {"iris": {
             "colours": {"blue": {"cluster": "b", "version": "1"}, "green": {"cluster": "g", "version": "2"}},
             "probe": {"path": "/ping"}, "smoke_test": {"requests": [{"path": "/"}]}}}}"#;
@@ -169,33 +191,33 @@ mod tests {
             (tested(state("blue", "0"), "2", hour), Ok(())),
         ];
         for (before, expected) in cases {
-            assert_eq!(verdict(&before, Command::Promote, &Evidence::Healthy(Colour::Green)), expected);
-            assert_eq!(verdict(&before, canary("1"), &Evidence::Healthy(Colour::Green)), expected);
-            assert_eq!(verdict(&before, Command::Promote, &Evidence::Forced), Ok(()));
+            assert_eq!(verdict(&before, Command::Promote, healthy(Colour::Green)), expected);
+            assert_eq!(verdict(&before, canary("1"), healthy(Colour::Green)), expected);
+            assert_eq!(verdict(&before, Command::Promote, Evidence::Forced), Ok(()));
         }
     }
 
     #[test]
     fn a_pass_lasts_through_a_canary_and_ends_with_the_switch() {
         let canary = after(&tested(state("blue", "0"), "2", Duration::ZERO), canary("10"));
-        assert_eq!(verdict(&canary, Command::Promote, &Evidence::Healthy(Colour::Green)), Ok(()));
+        assert_eq!(verdict(&canary, Command::Promote, healthy(Colour::Green)), Ok(()));
         let back = after(&after(&canary, Command::Promote), Command::RollBack);
-        let again = verdict(&back, Command::Promote, &Evidence::Healthy(Colour::Green));
+        let again = verdict(&back, Command::Promote, healthy(Colour::Green));
         assert_eq!(again, Err(Closed::Untested { colour: Colour::Green, missing: Missing::NeverPassed }));
     }
 
     #[test]
     fn the_receiver_is_asked_first_and_only_its_own_answer_counts() {
         let before = tested(state("blue", "0"), "2", Duration::ZERO);
-        for evidence in [Evidence::None, Evidence::Healthy(Colour::Blue)] {
-            assert_eq!(verdict(&before, Command::Promote, &evidence), Err(Closed::AskFirst(Colour::Green)));
+        for evidence in [Evidence::none(), healthy(Colour::Blue)] {
+            assert_eq!(verdict(&before, Command::Promote, evidence), Err(Closed::AskFirst(Colour::Green)));
         }
     }
 
     #[test]
     fn the_way_back_needs_a_probe_and_no_test() {
         let promoted = after(&tested(state("blue", "0"), "2", Duration::ZERO), Command::Promote);
-        assert_eq!(verdict(&promoted, Command::RollBack, &Evidence::None), Err(Closed::AskFirst(Colour::Blue)));
-        assert_eq!(verdict(&promoted, Command::RollBack, &Evidence::Healthy(Colour::Blue)), Ok(()));
+        assert_eq!(verdict(&promoted, Command::RollBack, Evidence::none()), Err(Closed::AskFirst(Colour::Blue)));
+        assert_eq!(verdict(&promoted, Command::RollBack, healthy(Colour::Blue)), Ok(()));
     }
 }

@@ -24,6 +24,7 @@ pub struct Call {
     headers: Vec<(&'static str, String)>,
     body: Option<&'static str>,
     show_headers: bool,
+    patience: Duration,
 }
 
 /// What came back, and when.
@@ -40,7 +41,7 @@ pub struct Answered {
 
 impl Call {
     pub fn new(method: Method, url: impl Into<String>) -> Self {
-        Self { method, url: url.into(), headers: Vec::new(), body: None, show_headers: false }
+        Self { method, url: url.into(), headers: Vec::new(), body: None, show_headers: false, patience: TIMEOUT }
     }
 
     pub fn get(url: impl Into<String>) -> Self {
@@ -64,6 +65,11 @@ impl Call {
         self.header("authorization", format!("Bearer {token}"))
     }
 
+    /// Waits longer for the answer than for others.
+    pub fn patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     /// The command, ready to be pasted into a shell.
     pub fn curl(&self) -> String {
         let mut command = String::from("curl -s");
@@ -85,7 +91,7 @@ impl Call {
     }
 
     pub async fn send(&self, http: &Client) -> Result<Answered> {
-        let mut request = http.request(self.method.clone(), &self.url).timeout(TIMEOUT);
+        let mut request = http.request(self.method.clone(), &self.url).timeout(self.patience);
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }

@@ -107,6 +107,7 @@ impl Narrator {
             "\nBlue was started again, and everything runs until Ctrl-C. Try:\n\
              \n  curl -si http://127.0.0.1:10000/invocations -H 'content-type: application/json' -d '{flower}'\
              \n  curl -s {ADMIN} {OPERATOR}\
+             \n  curl -s -X POST {ADMIN}/test {OPERATOR}\
              \n  curl -s -X PATCH '{ADMIN}?canary_percent=25' {OPERATOR}\
              \n  curl -s -X POST {ADMIN}/rollback {OPERATOR}\
              \n  curl -s {ADMIN}/history {OPERATOR}\

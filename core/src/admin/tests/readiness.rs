@@ -94,6 +94,19 @@ fn a_switch_by_others_between_probe_and_write_is_noticed() {
 }
 
 #[test]
+fn a_write_among_many_asks_each_colour_once_and_then_happens_whoever_switched_meanwhile() {
+    let api = Fixture::with(PROBE);
+    let others = || assert_eq!(api.operate("POST", &format!("{IRIS}/promote?force=true")).0, 200);
+    let Ok(call) = api.api.receive(&head("POST", &format!("{IRIS}/promote"), Some("op"))) else { panic!("allowed") };
+    let Step::Ask(asking) = call.start(b"", &api.router, &api, START) else { panic!("asks green") };
+    others();
+    let Step::Ask(again) = asking.resume(&answered(200, ""), &api.router, &api, START) else { panic!("asks blue") };
+    others();
+    let Step::Done(answer) = again.resume(&answered(200, ""), &api.router, &api, START) else { panic!("asks again") };
+    assert_eq!((answer.response.status, api.revision()), (200, 3));
+}
+
+#[test]
 fn a_required_smoke_test_stands_before_the_first_traffic() {
     let api = Fixture::with(SMOKE);
     let promote = || api.operate("POST", &format!("{IRIS}/promote"));

@@ -1,0 +1,78 @@
+//! The story, step by step: each shows real commands and their real answers, and fails when one is not as expected.
+//!
+//! [`Story::all_steps`] is its table of contents. What the steps do is told in their order: [`arrival`] of the new
+//! version, the [`canary`] and what it shows, [`switching`] forth and back, and the [`departure`] of the old one. Each
+//! stands on [`showing`], which shows a call, its answer, and what the traffic did meanwhile.
+
+mod arrival;
+mod canary;
+mod departure;
+mod showing;
+mod switching;
+
+use anyhow::{Context, Result};
+use reqwest::Client;
+
+use super::narrator::Narrator;
+use super::stage::Stage;
+use super::summary::Summary;
+use super::traffic::Traffic;
+
+const DEPLOYMENT: &str = "http://127.0.0.1:10001/bluegreen/v1/deployments/iris";
+
+const OPERATOR: &str = "demo-operator-token";
+const VIEWER: &str = "demo-viewer-token";
+
+/// The story while it is told.
+pub struct Story<'a> {
+    stage: &'a mut Stage,
+    narrator: &'a mut Narrator,
+    http: Client,
+}
+
+// === impl Story ===
+
+impl<'a> Story<'a> {
+    pub fn new(stage: &'a mut Stage, narrator: &'a mut Narrator) -> Result<Self> {
+        let http = Client::builder().no_proxy().build().context("cannot make an HTTP client")?;
+        Ok(Self { stage, narrator, http })
+    }
+
+    /// Tells it all, and ends with the table.
+    pub async fn tell(mut self) -> Result<()> {
+        let told = self.all_steps().await;
+        // A part that has ended explains more than the step that noticed it.
+        told.and_then(|()| self.stage.ensure_running())
+            .or_else(|error| self.stage.ensure_running().and(Err(error)))
+            .with_context(|| self.narrator.place())
+    }
+
+    async fn all_steps(&mut self) -> Result<()> {
+        let mut traffic = self.blue_serves().await?;
+        self.promoting_nobody(&traffic).await?;
+        self.green_starts(&traffic).await?;
+        self.green_is_tried(&traffic).await?;
+        self.smoke_test(&traffic).await?;
+        self.canary(&traffic).await?;
+        self.comparison().await?;
+        self.promote("Promote: green serves", &mut traffic).await?;
+        self.roll_back(&mut traffic).await?;
+        self.rolling_back_twice(&traffic).await?;
+        let switched = self.promote("Promote again", &mut traffic).await?;
+        self.blue_is_the_way_back().await?;
+        self.drain(switched, &traffic).await?;
+        self.blue_stops(&traffic).await?;
+        self.rolling_back_to_nobody(&traffic).await?;
+        self.history().await?;
+        self.balance(traffic).await
+    }
+
+    async fn balance(&mut self, traffic: Traffic) -> Result<()> {
+        let (report, switches) = traffic.stop().await;
+        let summary = Summary::of(&report, &switches);
+        self.narrator.tables(&summary.tables());
+        summary.ensure_flawless()?;
+        self.narrator.conclusion("Every step went as expected, and no request was lost.");
+        Ok(())
+    }
+}
