@@ -1,6 +1,7 @@
 //! Calls to the filter's admin API as bytes, and what every refusal must be like.
 
 use anyhow::{Context, Result, ensure};
+use bluegreen_testbed::admin::Reply;
 use bluegreen_testbed::raw::Answer;
 use serde_json::Value;
 
@@ -25,6 +26,16 @@ pub fn ensure_problem(sent: &str, answer: &Answer) -> Result<()> {
         ensure!(!text.is_empty(), "{sent}: no {member} in {problem:#}");
     }
     ensure!(problem["status"].is_null() || problem["status"] == answer.status, "{sent}: {problem:#}");
+    Ok(())
+}
+
+/// Fails unless this is the refusal of this kind, 409, whose text has `words`.
+pub fn ensure_conflict(reply: &Reply, kind: &str, words: &str) -> Result<()> {
+    let problem = reply.json()?;
+    let seen = (reply.status, problem["type"].as_str().unwrap_or_default());
+    ensure!(seen == (409, &format!("urn:bluegreen:problem:{kind}")), "not refused as {kind}: {reply:?}");
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    ensure!(detail.contains(words), "{words:?} is not in the detail {detail:?}");
     Ok(())
 }
 

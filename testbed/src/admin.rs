@@ -41,8 +41,8 @@ pub struct Reply {
     pub text: String,
 }
 
-/// The state of one deployment, as the API tells it.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
+/// The state of one deployment, as the API tells it. To compare two, see [`Deployment::settings`].
+#[derive(Clone, Debug, Deserialize)]
 pub struct Deployment {
     /// Its name.
     pub name: String,
@@ -79,6 +79,24 @@ pub struct Colour {
     pub cluster: String,
     /// The model version that it serves.
     pub version: String,
+    /// How many requests to it are under way.
+    pub in_flight: u64,
+    /// Whether nothing needs it.
+    pub safe_to_stop: bool,
+    /// What the probes found; none before the first, and without a `probe` section.
+    #[serde(default)]
+    pub probe: Option<Probe>,
+}
+
+/// What the probes of a colour found.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Probe {
+    /// The verdict.
+    pub healthy: bool,
+    /// When it was asked last.
+    pub checked_at: String,
+    /// What was seen then.
+    pub detail: String,
 }
 
 /// One entry of the history.
@@ -94,6 +112,9 @@ pub struct Change {
     pub source: String,
     /// Why.
     pub reason: String,
+    /// Whether it overrode a rule.
+    #[serde(default)]
+    pub forced: bool,
     /// Before.
     pub from: Split,
     /// After.
@@ -193,6 +214,17 @@ impl Admin {
         self.rolling_back(name).send().await?.deployment()
     }
 
+    /// Runs the smoke test.
+    pub async fn test(&self, name: &str) -> Result<Reply> {
+        self.call(Method::POST, &format!("/v1/deployments/{name}/test")).send().await
+    }
+
+    /// Waits until `colour` can be stopped, for at most `timeout`, for example `10s`.
+    pub async fn drain(&self, name: &str, colour: &str, timeout: &str) -> Result<Reply> {
+        let call = self.call(Method::POST, &format!("/v1/deployments/{name}/drain"));
+        call.query(&[("colour", colour), ("timeout", timeout)]).send().await
+    }
+
     /// A `PATCH` to add to.
     pub fn patching(&self, name: &str) -> Call {
         self.call(Method::PATCH, &format!("/v1/deployments/{name}"))
@@ -206,6 +238,25 @@ impl Admin {
     /// A `rollback` to add to.
     pub fn rolling_back(&self, name: &str) -> Call {
         self.call(Method::POST, &format!("/v1/deployments/{name}/rollback"))
+    }
+}
+
+// === impl Deployment ===
+
+impl Deployment {
+    /// One of its colours.
+    pub fn colour(&self, name: &str) -> Result<&Colour> {
+        self.colours.get(name).with_context(|| format!("no colour {name} in {self:?}"))
+    }
+
+    /// What the probes of a colour found; an error before the first.
+    pub fn probe(&self, colour: &str) -> Result<&Probe> {
+        self.colour(colour)?.probe.as_ref().with_context(|| format!("{colour} was not probed: {self:?}"))
+    }
+
+    /// What a change changes, without what moves by itself: requests under way and probes.
+    pub fn settings(&self) -> (u64, &str, f64, f64, Option<&str>) {
+        (self.revision, &self.active, self.canary_percent, self.shadow_percent, self.changed_at.as_deref())
     }
 }
 
@@ -224,6 +275,12 @@ impl Call {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.request = self.request.header(name, value);
         self
+    }
+
+    /// Past the rules about readiness.
+    #[must_use]
+    pub fn force(self) -> Self {
+        self.query(&[("force", "true")])
     }
 
     /// Only if the deployment is still at `revision`.

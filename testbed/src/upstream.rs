@@ -2,6 +2,9 @@
 //!
 //! It speaks HTTP/1.1 and HTTP/2 without TLS on one port. For exchanges that must be observed piece by piece, see
 //! [`crate::script`].
+//!
+//! The filter probes on its own account. Those requests, told by their path, are counted apart and have a behaviour of
+//! their own, so that a test counts what its clients sent, and a server can be sick while it still serves.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -27,6 +30,9 @@ use tokio::time::sleep;
 use crate::ports::loopback;
 use crate::script::{Exchange, ReplyBody, Script};
 use crate::wait;
+
+/// The path that the shipped configuration probes.
+pub const PROBED: &str = "/ping";
 
 /// How many requests are remembered; the count goes on.
 const MEMORY: usize = 2_000;
@@ -72,7 +78,9 @@ pub struct Seen {
 struct State {
     colour: String,
     behaviour: Mutex<Behaviour>,
+    behaviour_when_probed: Mutex<Behaviour>,
     requests: AtomicU64,
+    probes: AtomicU64,
     seen: Mutex<VecDeque<Seen>>,
 }
 
@@ -89,7 +97,9 @@ impl Upstream {
         let state = State {
             colour: colour.to_owned(),
             behaviour: Mutex::default(),
+            behaviour_when_probed: Mutex::default(),
             requests: AtomicU64::new(0),
+            probes: AtomicU64::new(0),
             seen: Mutex::default(),
         };
         let mut upstream = Self { address, state: Arc::new(state), server: None };
@@ -102,12 +112,17 @@ impl Upstream {
         self.address
     }
 
-    /// How many requests have reached it.
+    /// How many requests have reached it, probes not among them.
     pub fn requests(&self) -> u64 {
         self.state.requests.load(Ordering::SeqCst)
     }
 
-    /// The last requests that reached it, oldest first.
+    /// How many probes have reached it.
+    pub fn probes(&self) -> u64 {
+        self.state.probes.load(Ordering::SeqCst)
+    }
+
+    /// The last requests that reached it, oldest first, without probes.
     pub fn seen(&self) -> Vec<Seen> {
         lock(&self.state.seen).iter().cloned().collect()
     }
@@ -122,6 +137,18 @@ impl Upstream {
     /// From now on, requests are treated like this.
     pub fn behave(&self, behaviour: Behaviour) {
         *lock(&self.state.behaviour) = behaviour;
+    }
+
+    /// From now on, probes are treated like this.
+    pub fn behave_when_probed(&self, behaviour: Behaviour) {
+        *lock(&self.state.behaviour_when_probed) = behaviour;
+    }
+
+    /// From now on, each probe is handed to the returned script.
+    pub fn script_of_probes(&self) -> Script {
+        let (sender, script) = Script::new();
+        self.behave_when_probed(Behaviour::Script(sender));
+        script
     }
 
     /// From now on, each exchange is handed to the returned script.
@@ -186,15 +213,14 @@ async fn serve_connection(stream: TcpStream, state: Arc<State>) {
 impl State {
     async fn handle(&self, request: Request<Incoming>) -> Result<Response<ReplyBody>> {
         let head = Seen::of(&request);
-        {
-            let mut seen = lock(&self.seen);
-            if seen.len() == MEMORY {
-                seen.pop_front();
-            }
-            seen.push_back(head.clone());
-        }
-        self.requests.fetch_add(1, Ordering::SeqCst);
-        let behaviour = lock(&self.behaviour).clone();
+        let behaviour = if head.path == PROBED {
+            self.probes.fetch_add(1, Ordering::SeqCst);
+            lock(&self.behaviour_when_probed).clone()
+        } else {
+            self.remember(head.clone());
+            self.requests.fetch_add(1, Ordering::SeqCst);
+            lock(&self.behaviour).clone()
+        };
         let mut status = StatusCode::OK;
         match behaviour {
             Behaviour::Answer => {}
@@ -206,6 +232,14 @@ impl State {
         }
         request.into_body().collect().await?;
         Ok(self.answer(status))
+    }
+
+    fn remember(&self, head: Seen) {
+        let mut seen = lock(&self.seen);
+        if seen.len() == MEMORY {
+            seen.pop_front();
+        }
+        seen.push_back(head);
     }
 
     fn answer(&self, status: StatusCode) -> Response<ReplyBody> {
@@ -257,6 +291,16 @@ mod tests {
             let first = seen.first().context("nothing seen")?;
             assert_eq!((first.path.as_str(), first.values("x-a")), ("/invocations?a=1", vec![&b"caf\xe9"[..]]));
         }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn probes_are_counted_apart_and_have_a_behaviour_of_their_own() -> Result<()> {
+        let blue = Upstream::start("blue").await?;
+        blue.behave_when_probed(Behaviour::Status(500));
+        let probes = Load::new(blue.address(), PROBED).at_most(3).run().await;
+        Load::new(blue.address(), "/").at_most(2).run().await.ensure_no_failures()?;
+        assert_eq!((probes.failures().len(), blue.probes(), blue.requests(), blue.seen().len()), (3, 3, 2, 2));
         Ok(())
     }
 
