@@ -24,6 +24,7 @@ mod statistics;
 mod switch;
 mod wrk;
 
+use std::env;
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -32,6 +33,7 @@ use clap::{Args, ValueEnum};
 use crate::checkout::Checkout;
 use crate::interrupt;
 use crate::prepare::Prepared;
+use crate::process;
 
 use lab::Lab;
 use machine::Circumstances;
@@ -66,6 +68,18 @@ const SUBJECTS: [Subject; 5] = [Subject::Overhead, Subject::Switch, Subject::Spl
 
 /// Measures, prints and writes down.
 pub fn run(checkout: &Checkout, options: &BenchOptions) -> Result<()> {
+    // Load and external processor are part of this program: unoptimised, they would measure themselves.
+    if cfg!(debug_assertions) { optimised(checkout) } else { measure(checkout, options) }
+}
+
+/// Runs this very command in an optimised build of this program.
+fn optimised(checkout: &Checkout) -> Result<()> {
+    let mut cargo = checkout.cargo("run");
+    cargo.args(["--quiet", "--profile", "bench-tools", "--package", "xtask", "--"]);
+    process::show(cargo.args(env::args_os().skip(1)))
+}
+
+fn measure(checkout: &Checkout, options: &BenchOptions) -> Result<()> {
     let prepared = Prepared::obtain(checkout)?;
     let subjects = if options.subjects.is_empty() { &SUBJECTS[..] } else { &options.subjects };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

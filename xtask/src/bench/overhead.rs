@@ -98,7 +98,7 @@ fn everything(lab: &Lab) -> Result<Variant> {
         iris["override"] = choice();
     })?;
     let bootstrap = bootstrap.plugin(|plugin| plugin["admin"] = json!({"path_prefix": "/bluegreen", "open": true}));
-    let variant = Variant::new(EVERYTHING, bootstrap).header("host", "iris.example.com").header("x-model", "iris");
+    let variant = Variant::new(EVERYTHING, bootstrap).header("Host", "iris.example.com").header("x-model", "iris");
     Ok(variant.header("x-user-id", "user-4711"))
 }
 

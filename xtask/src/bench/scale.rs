@@ -129,7 +129,7 @@ impl By {
         let last = count - 1;
         Ok(match self {
             Self::Path => variant.path(&format!("/models/m-{last}/invocations")),
-            Self::Authority => variant.header("host", &format!("m-{last}.example.com")),
+            Self::Authority => variant.header("Host", &format!("m-{last}.example.com")),
             Self::Header => variant.header("x-model", &format!("m-{last}")),
         })
     }

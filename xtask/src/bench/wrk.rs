@@ -14,6 +14,7 @@ use crate::process;
 pub struct Wrk {
     pub address: SocketAddr,
     pub path: String,
+    /// wrk adds a `Host` of its own unless there is one here, spelt like that.
     pub headers: Vec<(String, String)>,
     pub connections: usize,
     /// In whole seconds: wrk knows no others.

@@ -161,8 +161,9 @@ fn report(idle: &[f64], series: &[Series]) -> Outcome {
             "Times are the client's: load generator, upstream and Envoy share the machine's cores, so under load a call \
              waits for a core first. The counts (failed, old colour) do not depend on that."
                 .to_owned(),
-            "A file push is answered by nobody: what is 0 ms after the rename still has to be noticed, parsed and handed \
-             to the workers. runtime_modify answers before the workers have the new values."
+            "Nobody answers a file push: after the rename it still has to be noticed, parsed and handed to the workers. \
+             runtime_modify hands the values to the workers and answers without waiting for them; it has no token, no \
+             condition and no history."
                 .to_owned(),
         ],
         measurements: json!({"idle_call_ms": idle, "series": series}),
