@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use bluegreen_testbed::Bootstrap;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -23,6 +24,9 @@ const EVERYTHING: &str = "bluegreen: everything on";
 
 /// The share of the candidate, wherever a variant has one.
 const CANARY_PERCENT: u32 = 10;
+
+/// What a deployment has even when it is plain.
+const REQUIRED: [&str; 3] = ["match", "colours", "initial"];
 
 /// A random canary as people write it.
 const LUA_CODE: &str = r#"
@@ -73,22 +77,21 @@ fn variants(lab: &Lab, folder: &TempDir) -> Result<Vec<Variant>> {
     ])
 }
 
-/// The shipped traffic listener with a canary, and nothing else that is optional but what `change` adds.
-fn bluegreen(lab: &Lab, change: impl Fn(&mut Value)) -> Result<bluegreen_testbed::Bootstrap> {
-    Ok(gateway::traffic_only(lab)?.deployment("iris", |iris| {
-        iris["initial"] = json!({"active": "blue", "canary_percent": CANARY_PERCENT, "shadow_percent": 0});
+/// The shipped traffic listener with a canary, without what a deployment may leave out, and with what `change` adds.
+fn bluegreen(lab: &Lab, change: impl Fn(&mut Value)) -> Result<Bootstrap> {
+    Ok(with_canary(lab)?.deployment("iris", |iris| {
         if let Some(iris) = iris.as_object_mut() {
-            iris.remove("override");
+            iris.retain(|field, _| REQUIRED.contains(&field.as_str()));
         }
         change(iris);
     }))
 }
 
-/// All that a deployment can have and that concerns a request: add to this what the filter learns.
+/// All that a deployment can have: what ships (add there what the filter learns), and stickiness, and a narrow match.
 ///
 /// No shadowing: a copy is a request of its own, and would be counted as if the filter had used the time.
 fn everything(lab: &Lab) -> Result<Variant> {
-    let bootstrap = bluegreen(lab, |iris| {
+    let bootstrap = with_canary(lab)?.deployment("iris", |iris| {
         iris["match"] = json!({
             "path_prefix": "/invocations",
             "authority": "iris.example.com",
@@ -96,10 +99,16 @@ fn everything(lab: &Lab) -> Result<Variant> {
         });
         iris["sticky"] = by_user();
         iris["override"] = choice();
-    })?;
+    });
     let bootstrap = bootstrap.plugin(|plugin| plugin["admin"] = json!({"path_prefix": "/bluegreen", "open": true}));
     let variant = Variant::new(EVERYTHING, bootstrap).header("Host", "iris.example.com").header("x-model", "iris");
     Ok(variant.header("x-user-id", "user-4711"))
+}
+
+/// The shipped traffic listener, with the candidate's share.
+fn with_canary(lab: &Lab) -> Result<Bootstrap> {
+    let initial = json!({"active": "blue", "canary_percent": CANARY_PERCENT, "shadow_percent": 0});
+    Ok(gateway::traffic_only(lab)?.deployment("iris", |iris| iris["initial"] = initial.clone()))
 }
 
 fn by_user() -> Value {
