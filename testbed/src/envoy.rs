@@ -47,6 +47,7 @@ pub struct Options {
     concurrency: u32,
     log_level: String,
     working_directory: PathBuf,
+    binary: Option<PathBuf>,
 }
 
 // === impl Options ===
@@ -63,6 +64,13 @@ impl Options {
     #[must_use]
     pub fn log_level(mut self, level: &str) -> Self {
         level.clone_into(&mut self.log_level);
+        self
+    }
+
+    /// The Envoy binary; the one that the environment variable `ENVOY` names if not said.
+    #[must_use]
+    pub fn binary(mut self, path: &Path) -> Self {
+        self.binary = Some(path.to_owned());
         self
     }
 
@@ -111,7 +119,7 @@ impl Options {
         // By its name Envoy chooses the parser: the one for YAML, which users' files go through too.
         let configuration = directory.join("envoy.yaml");
         self.bootstrap.write(&configuration)?;
-        let mut command = Command::new(repository::envoy()?);
+        let mut command = Command::new(self.binary.clone().map_or_else(repository::envoy, Ok)?);
         command
             .current_dir(&self.working_directory)
             .arg("--config-path")
@@ -134,6 +142,7 @@ impl Envoy {
             concurrency: 2,
             log_level: "warning".to_owned(),
             working_directory: repository::root().to_owned(),
+            binary: None,
         }
     }
 

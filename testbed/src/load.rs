@@ -332,6 +332,12 @@ impl Running {
         Report { records: records.clone() }
     }
 
+    /// The last `count` records.
+    pub fn recent(&self, count: usize) -> Report {
+        let records = self.shared.records.lock().unwrap_or_else(PoisonError::into_inner);
+        Report { records: records.iter().rev().take(count).rev().cloned().collect() }
+    }
+
     /// Waits until `count` more requests have ended.
     pub async fn more(&self, count: u64) -> Result<()> {
         let goal = self.done() + count;

@@ -49,6 +49,11 @@ impl Checkout {
         self.target.join("demo")
     }
 
+    /// What the benches measured, one JSON file a subject.
+    pub fn bench_results(&self) -> PathBuf {
+        self.target.join("bench")
+    }
+
     pub fn module(&self) -> PathBuf {
         self.root.join("dist").join("bluegreen.wasm")
     }

@@ -8,11 +8,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::bench::BenchOptions;
 use crate::checkout::Checkout;
 use crate::demo::DemoOptions;
 use crate::test::TestOptions;
 use crate::toolchain::WasmToolchain;
 
+mod bench;
 mod checkout;
 mod demo;
 mod envoy;
@@ -54,6 +56,8 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
+    /// Measure the filter against what people would use instead
+    Bench(BenchOptions),
 }
 
 fn main() -> ExitCode {
@@ -73,6 +77,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Build => module::build(&checkout, &WasmToolchain::obtain(&checkout)?).map(|_| ExitCode::SUCCESS),
         Task::Lint => lint::run(&checkout).map(|()| ExitCode::SUCCESS),
         Task::Test(options) => test::run(&checkout, &options),
+        Task::Bench(options) => bench::run(&checkout, &options).map(|()| ExitCode::SUCCESS),
         Task::Demo { check, keep } => demo::run(&DemoOptions { check, keep }, &checkout).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -32,6 +32,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "tools", has_tests: true, run: tools },
     Suite { name: "wasm", has_tests: true, run: wasm },
     Suite { name: "e2e", has_tests: true, run: end_to_end },
+    Suite { name: "bench", has_tests: false, run: bench },
 ];
 
 /// What ships and has to be valid by itself.
@@ -98,6 +99,16 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
             session.count_native(session.native_tests(&["bluegreen-tests"]).env(repository::ENVOY, &binary))
         });
     }
+}
+
+/// The benches run at all; what they measure in so short a time, beside the tests, says nothing.
+fn bench(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.check(&format!("bench --quick, {}", envoy.name()), || {
+        let mut cargo = session.checkout.cargo("xtask");
+        cargo.args(["bench", "--quick", "switch", "split", "size"]);
+        process::show(cargo.env(repository::ENVOY, envoy.obtain(session.checkout)?))
+    });
 }
 
 /// `envoy --mode validate` also loads the module and configures the filter; ports are not opened.

@@ -1,0 +1,150 @@
+//! The benches: bluegreen beside what people would use instead, in a real Envoy.
+//!
+//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`size`]) measures and returns an [`outcome`], which is
+//! printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md` ([`document`]).
+//! [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is what all
+//! subjects measure with; [`wrk`] and [`pace`] are the loads, [`proc`] and [`machine`] ask the kernel.
+
+mod document;
+mod ext_proc;
+mod gateway;
+mod lab;
+mod lean_filter;
+mod machine;
+mod outcome;
+mod overhead;
+mod pace;
+mod proc;
+mod rounds;
+mod scale;
+mod size;
+mod split;
+mod startup;
+mod statistics;
+mod switch;
+mod wrk;
+
+use std::env;
+use std::fs;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use crate::checkout::Checkout;
+use crate::interrupt;
+use crate::prepare::Prepared;
+use crate::process;
+
+use lab::Lab;
+use machine::Circumstances;
+use outcome::{Outcome, Record};
+
+/// What to measure, and how thoroughly.
+#[derive(Args)]
+pub struct BenchOptions {
+    /// What to measure; everything if not said
+    subjects: Vec<Subject>,
+    /// A short run to try things out: too short to be relied on, and docs/benchmarks.md stays as it is
+    #[arg(long)]
+    quick: bool,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Subject {
+    /// Processor time and latency of a routed request, beside native Envoy, Lua, wasm and ext_proc
+    Overhead,
+    /// A thousand switches under load, beside Envoy's runtime and file discovery
+    Switch,
+    /// How exactly the candidate gets its share
+    Split,
+    /// One to a thousand deployments: processor time, memory, configuration time
+    Scale,
+    /// Bytes of the module, and what loading it takes
+    Size,
+}
+
+const SUBJECTS: [Subject; 5] = [Subject::Overhead, Subject::Switch, Subject::Split, Subject::Scale, Subject::Size];
+
+/// Measures, prints and writes down.
+pub fn run(checkout: &Checkout, options: &BenchOptions) -> Result<()> {
+    // Load and external processor are part of this program: unoptimised, they would measure themselves.
+    if cfg!(debug_assertions) { optimised(checkout) } else { measure(checkout, options) }
+}
+
+/// Runs this very command in an optimised build of this program.
+fn optimised(checkout: &Checkout) -> Result<()> {
+    let mut cargo = checkout.cargo("run");
+    cargo.args(["--quiet", "--profile", "bench-tools", "--package", "xtask", "--"]);
+    process::show(cargo.args(env::args_os().skip(1)))
+}
+
+fn measure(checkout: &Checkout, options: &BenchOptions) -> Result<()> {
+    let prepared = Prepared::obtain(checkout)?;
+    let subjects = if options.subjects.is_empty() { &SUBJECTS[..] } else { &options.subjects };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let measured = runtime.context("cannot start the asynchronous runtime")?.block_on(async {
+        let lab = Lab::open(&prepared, options.quick).await?;
+        for subject in subjects {
+            // The circumstances of each: a run of all takes a while.
+            let circumstances = Circumstances::of_this_run(checkout, &prepared.envoy, subject.name(), options.quick)?;
+            let outcome = subject.measure(&lab).await.with_context(|| format!("bench {}", subject.name()))?;
+            let record = Record { subject: subject.name().to_owned(), circumstances, outcome };
+            print(&record.outcome);
+            keep(checkout, &record)?;
+        }
+        Ok(())
+    });
+    // A signal ends the processes under the measurement; what it then says is of no interest.
+    interrupt::wait_for_exit_if_ending();
+    measured
+}
+
+fn print(outcome: &Outcome) {
+    println!("\n{}\n", outcome.title);
+    for table in outcome.tables.iter().chain(&outcome.verdicts()) {
+        println!("{}\n", table.for_terminal());
+    }
+    for note in &outcome.notes {
+        println!("* {note}");
+    }
+}
+
+/// Writes the JSON, and the section of the document unless the run was too short for that.
+fn keep(checkout: &Checkout, record: &Record) -> Result<()> {
+    let path = checkout.bench_results().join(format!("{}.json", record.subject));
+    fs::create_dir_all(checkout.bench_results()).context("cannot create the folder of the results")?;
+    let text = serde_json::to_string_pretty(record).context("cannot write JSON")?;
+    fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    if record.circumstances.quick {
+        return Ok(());
+    }
+    // From the JSON, as a reader of it would have it.
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let written: Record = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    document::update(&checkout.root().join("docs/benchmarks.md"), &written, &SUBJECTS.map(Subject::name))
+}
+
+// === impl Subject ===
+
+impl Subject {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Overhead => "overhead",
+            Self::Switch => "switch",
+            Self::Split => "split",
+            Self::Scale => "scale",
+            Self::Size => "size",
+        }
+    }
+
+    async fn measure(self, lab: &Lab) -> Result<Outcome> {
+        match self {
+            Self::Overhead => overhead::run(lab).await,
+            Self::Switch => switch::run(lab).await,
+            Self::Split => split::run(lab).await,
+            Self::Scale => scale::run(lab).await,
+            Self::Size => size::run(lab).await,
+        }
+    }
+}
