@@ -6,7 +6,7 @@ use bluegreen_core::colour::Colour;
 use bluegreen_core::cookie;
 use bluegreen_core::counters::{Class, ColourMetric, of_exchange};
 use bluegreen_core::matching::DeploymentIndex;
-use bluegreen_core::readiness::failover::did_not_reach;
+use bluegreen_core::readiness::failover::{Reach, reach_of_503};
 
 use crate::host;
 use crate::plugin::Plugin;
@@ -70,7 +70,7 @@ impl Exchange {
         let status = host::response_status().unwrap_or_default();
         let class = Class::of_status(&status);
         self.answered = Some(Answered { class, after: since(self.began) });
-        self.note_reached(plugin, status == b"503");
+        self.note_reach(plugin, status == b"503");
         host::set_response_header(COLOUR_HEADER, self.colour.as_str());
         if let Some(route) = plugin.router.routes().get(self.deployment) {
             host::set_response_header(VERSION_HEADER, route.colours.get(self.colour).version.as_str());
@@ -92,12 +92,12 @@ impl Exchange {
         }
     }
 
-    /// For a failover: asks Envoy about a 503 whether the request reached the colour; any other answer says so.
-    fn note_reached(&self, plugin: &Plugin, is_503: bool) {
+    /// For a failover: asks Envoy about a 503 whether the request reached the colour; any other answer says that it did.
+    fn note_reach(&self, plugin: &Plugin, is_503: bool) {
         if plugin.watches(self.deployment) {
             let details = if is_503 { host::response_code_details() } else { String::new() };
-            let failure = did_not_reach(&details).then_some(details.as_str());
-            plugin.note_reached(self.deployment, self.colour, failure);
+            let reach = if is_503 { reach_of_503(&details) } else { Reach::Reached };
+            plugin.note_reach(self.deployment, self.colour, reach, &details);
         }
     }
 

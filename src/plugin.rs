@@ -11,7 +11,8 @@ use bluegreen_core::config::{Config, Failover, Routing};
 use bluegreen_core::counters::ColourCounts;
 use bluegreen_core::leader::{Member, lease_key};
 use bluegreen_core::matching::DeploymentIndex;
-use bluegreen_core::readiness::{failover, probe};
+use bluegreen_core::readiness::failover::{self, Reach};
+use bluegreen_core::readiness::probe;
 use bluegreen_core::routing::{Rotations, Route, Router};
 use bluegreen_core::split::Split;
 use bluegreen_core::state::Command;
@@ -149,19 +150,20 @@ impl Plugin {
         self.router.routes().get(index).is_some_and(|route| route.readiness.failover.is_some())
     }
 
-    /// Takes note of whether a request to `colour` reached it, where a failover watches; `failure` says how it did not.
-    pub fn note_reached(&self, index: DeploymentIndex, colour: Colour, failure: Option<&str>) {
+    /// Takes note of whether a request to `colour` reached it, where a failover watches; `details` are Envoy's.
+    pub fn note_reach(&self, index: DeploymentIndex, colour: Colour, reach: Reach, details: &str) {
         let (Some(working), Some(route)) = (self.workings.get(index), self.router.routes().get(index)) else { return };
         let Some(failover) = route.readiness.failover else { return };
         if working.known.get().is_none_or(|known| known.split.active != colour) {
             return;
         }
-        match failure {
-            None => working.metrics.forget_unreached(),
-            Some(last) => {
+        match reach {
+            Reach::Reached => working.metrics.forget_unreached(),
+            Reach::Unknown => {}
+            Reach::Unreached => {
                 let failures = working.metrics.count_unreached();
                 if failures >= u64::from(failover.after.get()) {
-                    working.fail_over(route, failover, colour, failures, last);
+                    working.fail_over(route, failover, colour, failures, details);
                 }
             }
         }

@@ -142,6 +142,8 @@ fn requests_that_do_not_reach_the_new_colour_lead_back_and_the_log_says_why() {
     // The model server's own 503 reached it, so the row begins anew.
     fail(workers[0], "via_upstream");
     fail(workers[0], "no_healthy_upstream");
+    // An open circuit breaker says nothing, either way.
+    fail(workers[0], "upstream_reset_before_response_started{overflow}");
     fail(workers[1], "no_healthy_upstream");
     assert_eq!(cluster(workers[1], &[]), "g2");
     for worker in [workers[0], workers[1], workers[0]] {

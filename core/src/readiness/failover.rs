@@ -11,12 +11,26 @@ use crate::time::Timestamp;
 /// The most of Envoy's description that goes into a reason, in characters: with the words around it, fewer than 200.
 const LONGEST_DETAIL: usize = 130;
 
-/// Whether a 503 means that the request did not reach the colour, by Envoy's `response.code_details`.
-///
-/// The model server's own 503 (`via_upstream`) reached it. An open circuit breaker (`overflow`) is a sign of load, which
-/// another colour would not carry better.
-pub fn did_not_reach(code_details: &str) -> bool {
-    !code_details.is_empty() && code_details != "via_upstream" && !code_details.contains("overflow")
+/// Whether a request reached its colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The model server answered.
+    Reached,
+    /// Envoy could not deliver it.
+    Unreached,
+    /// Nothing can be said: a circuit breaker is open, which is a sign of load that another colour would not carry
+    /// better, or Envoy does not say why it answered.
+    Unknown,
+}
+
+/// What a 503 says about reaching the colour, by Envoy's `response.code_details`.
+pub fn reach_of_503(code_details: &str) -> Reach {
+    match code_details {
+        "via_upstream" => Reach::Reached,
+        "" => Reach::Unknown,
+        overflow if overflow.contains("overflow") => Reach::Unknown,
+        _ => Reach::Unreached,
+    }
 }
 
 /// Whether `failures` requests in a row that did not reach the active colour are reason enough to go back, and if so
@@ -80,15 +94,15 @@ mod tests {
     #[test]
     fn only_what_envoy_could_not_deliver_counts_as_unreached() {
         let cases = [
-            ("no_healthy_upstream", true),
-            ("cluster_not_found", true),
-            ("upstream_reset_before_response_started{remote_connection_failure}", true),
-            ("upstream_reset_before_response_started{overflow}", false),
-            ("via_upstream", false),
-            ("", false),
+            ("no_healthy_upstream", Reach::Unreached),
+            ("cluster_not_found", Reach::Unreached),
+            ("upstream_reset_before_response_started{remote_connection_failure}", Reach::Unreached),
+            ("upstream_reset_before_response_started{overflow}", Reach::Unknown),
+            ("via_upstream", Reach::Reached),
+            ("", Reach::Unknown),
         ];
-        for (details, unreached) in cases {
-            assert_eq!(did_not_reach(details), unreached, "{details}");
+        for (details, reach) in cases {
+            assert_eq!(reach_of_503(details), reach, "{details}");
         }
     }
 

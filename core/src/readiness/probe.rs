@@ -46,9 +46,10 @@ impl Probe {
     pub fn judge(&self, reply: &Reply) -> Finding {
         let well = |status: u16| self.expect_status.map_or(status < 500, |expected| status == expected.get());
         let healthy = matches!(reply, Reply::Answered { status, .. } if well(*status));
-        let expected = match self.expect_status {
-            Some(status) if !healthy => format!(" (GET {}, expected {})", self.path.as_str(), status.get()),
-            None if !healthy => format!(" (GET {}, expected any status below 500)", self.path.as_str()),
+        let path = self.path.as_str();
+        let expected = match (reply, self.expect_status) {
+            (Reply::Answered { .. }, Some(status)) if !healthy => format!(" (GET {path}, expected {})", status.get()),
+            (Reply::Answered { .. }, None) if !healthy => format!(" (GET {path}, expected any status below 500)"),
             _ => String::new(),
         };
         Finding { healthy, detail: format!("{}{expected}", reply.describe(self.timeout)) }
