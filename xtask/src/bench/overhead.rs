@@ -144,8 +144,9 @@ fn report(plan: Plan, samples: &[Samples]) -> Result<Outcome> {
     }
     let to_native = |name| anyhow::Ok(Spread::of(&ratios(&find(name)?.cpu(), &native)).median);
     let plain_to_lua = Spread::of(&ratios(&find(PLAIN)?.cpu(), &find(LUA)?.cpu())).median;
-    let host_calls = "what is left is mostly the host's: entering the VM for each callback, and each call that the \
-        filter makes to count, read the time and write headers; the two lean wasm filters show the floor";
+    let host_calls = "the hot path is not tuned yet; the two lean wasm filters show the floor, and what lies between \
+        them and bluegreen (host calls, the filter's own code, and what both do to the processor's caches) has not been \
+        told apart";
     let external = samples.last().context("no variants")?;
     Ok(Outcome {
         title: "Overhead: what a routed request costs".to_owned(),
