@@ -164,25 +164,23 @@ impl Call {
             Ok(params) => params,
             Err(problem) => return refuse(&problem),
         };
-        let name = match &self.action {
-            Action::Health => return Step::done(Response::json(200, &serde_json::json!({"status": "ok"}))),
-            Action::List => return Step::done(list(router, backend, now)),
-            Action::Read(name, _) | Action::Write(name, _) | Action::Test(name) | Action::Drain(name) => name,
-        };
-        let Some((index, route)) = find(router, name) else {
-            return refuse(&Problem::UnknownDeployment(name.clone()));
-        };
+        let located = |name| find(router, name).ok_or_else(|| Problem::UnknownDeployment(DeploymentName::clone(name)));
         let step = match &self.action {
-            Action::Write(_, what) => {
-                self.writing(index, *what, &params).map(|writing| writing.start(router, backend, now))
+            Action::Health => Ok(Step::done(Response::json(200, &serde_json::json!({"status": "ok"})))),
+            Action::List => Ok(Step::done(list(router, backend, now))),
+            Action::Read(name, what) => {
+                located(name).map(|(index, route)| Step::done(read(*what, index, route, backend, now)))
             }
-            Action::Test(_) => Ok(Trial::start(index, router, backend, now)),
-            Action::Drain(_) => drain(index, &params, now).map(|drain| match drain.poll(router, backend, now) {
-                Some(answer) => Step::Done(Box::new(answer)),
-                None => Step::Wait(drain),
+            Action::Write(name, what) => located(name)
+                .and_then(|(index, _)| self.writing(index, *what, &params))
+                .map(|writing| writing.attempt(router, backend, now)),
+            Action::Test(name) => located(name).map(|(index, _)| Trial::start(index, router, backend, now)),
+            Action::Drain(name) => located(name).and_then(|(index, _)| drain(index, &params, now)).map(|drain| {
+                match drain.poll(router, backend, now) {
+                    Some(answer) => Step::Done(Box::new(answer)),
+                    None => Step::Wait(drain),
+                }
             }),
-            Action::Read(_, what) => Ok(Step::done(read(*what, index, route, backend, now))),
-            Action::Health | Action::List => Ok(Step::done(list(router, backend, now))),
         };
         step.unwrap_or_else(|problem| refuse(&problem))
     }

@@ -35,10 +35,6 @@ enum Rule {
 // === impl Writing ===
 
 impl Writing {
-    pub(super) fn start(self, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
-        self.attempt(router, backend, now)
-    }
-
     /// Goes on with what `colour` replied to its probe.
     pub(super) fn resume(
         self,
@@ -68,7 +64,8 @@ impl Writing {
         }
     }
 
-    fn attempt(self, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
+    /// Writes if the evidence allows it, and else says what has to be asked first.
+    pub(super) fn attempt(self, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
         let deployment = self.deployment;
         let Some(route) = router.routes().get(deployment) else { return Step::done(unavailable()) };
         let applied = store::update(backend.store(), &route.name, route.initial, now, |loaded| {
