@@ -42,7 +42,7 @@ pub async fn run(lab: &Lab) -> Result<Outcome> {
     wrk::obtain()?;
     let folder = TempDir::with_prefix("bluegreen-bench-")?;
     let plan = Plan {
-        rounds: lab.pick(2, 9),
+        rounds: lab.pick(2, 7),
         warm_up: Duration::from_secs(1),
         loaded: Duration::from_secs(lab.pick(1, 2)),
         connections: 8,
