@@ -83,7 +83,11 @@ pub fn settle(store: &dyn Store, name: &DeploymentName, source: Source, outcome:
         let before = before.unwrap_or_else(|| Sighting { at: now, ..Sighting::default() });
         let after = match outcome {
             Outcome::Granted => Sighting { pending: None, refusal: None, ..before.clone() },
-            Outcome::Overtaken => Sighting { pending: None, refusal: Some(OVERTAKEN.to_owned()), ..before.clone() },
+            Outcome::Overtaken if before.pending.is_some() => {
+                Sighting { pending: None, refusal: Some(OVERTAKEN.to_owned()), ..before.clone() }
+            }
+            // Another instance brought it about meanwhile, or the source keeps no sightings.
+            Outcome::Overtaken => before.clone(),
             Outcome::Refused(why) => Sighting { refusal: Some(why.clone()), ..before.clone() },
         };
         is_news = matches!(outcome, Outcome::Refused(_)) && before.refusal.is_none();
