@@ -252,6 +252,9 @@ mod tests {
     use crate::testing::{MemoryStore, iris, percent};
     use crate::wish::Outcome;
 
+    /// Keys of `iris` with their values.
+    type Keys<'a> = &'a [(&'a str, &'a str)];
+
     /// Envoy, as its admin interface shows it, and one who asks it.
     struct Asked {
         source: Runtime,
@@ -277,7 +280,7 @@ mod tests {
         }
 
         /// What a round finds when the keys of `iris` have these values.
-        fn round(&mut self, keys: &[(&str, &str)]) -> Findings {
+        fn round(&mut self, keys: Keys<'_>) -> Findings {
             let entry = |(key, value): &(&str, &str)| {
                 (format!("bluegreen.iris.{key}"), json!({"layer_values": ["", value], "final_value": value}))
             };
@@ -287,7 +290,7 @@ mod tests {
         }
 
         /// The patch that a round wants.
-        fn wanted(&mut self, keys: &[(&str, &str)]) -> Option<Patch> {
+        fn wanted(&mut self, keys: Keys<'_>) -> Option<Patch> {
             let mut findings = self.round(keys);
             assert!(findings.wishes.len() < 2 && findings.news.is_empty(), "{findings:?}");
             match findings.wishes.pop()?.command {
@@ -326,7 +329,7 @@ mod tests {
     fn only_a_value_that_was_not_seen_before_is_wanted_key_by_key() {
         let mut envoy = Asked::new();
         let both = Patch { active: Some(Colour::Green), canary_percent: Some(percent("12.5")), shadow_percent: None };
-        let rounds: [(&[(&str, &str)], Option<Patch>); 9] = [
+        let rounds: [(Keys<'_>, Option<Patch>); 9] = [
             (&[], None),
             (&[("canary_percent", "10")], canary("10")),
             (&[("canary_percent", "10.0")], None),
