@@ -6,7 +6,7 @@ mod access;
 mod deployment;
 mod document;
 mod pattern;
-mod reader;
+pub(crate) mod reader;
 mod readiness;
 mod sources;
 

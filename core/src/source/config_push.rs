@@ -1,14 +1,12 @@
 //! The configuration as a source: a pushed `initial` that is another one than before.
 
-use serde::Deserialize;
-
 use super::{Pending, Sighting, read, record};
-use crate::config::ConfigPush;
+use crate::config::{ConfigPush, reader};
 use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::readiness::gate::{self, Evidence};
 use crate::routing::Route;
-use crate::split::{Revision, Split};
+use crate::split::Revision;
 use crate::state::Command;
 use crate::store::{self, Applied, ApplyError, Effect, Found, Store, StoreError};
 use crate::time::Timestamp;
@@ -70,7 +68,7 @@ pub fn adopt_initial(
 /// configuration, which may be an older one that lives until its last stream ends.
 pub fn pushed(store: &dyn Store, deployment: DeploymentIndex, route: &Route) -> Option<Wish> {
     let pending = read(store, &route.name, Source::Config)?.pending?;
-    let initial = Split::deserialize(&pending.value).ok()?;
+    let initial = reader::read(&pending.value).ok()?;
     let command = Command::AdoptInitial(initial);
     Some(Wish { deployment, command, author: Author::config(), enforce: true, on: Some(pending.on) })
 }
@@ -78,7 +76,7 @@ pub fn pushed(store: &dyn Store, deployment: DeploymentIndex, route: &Route) -> 
 /// Lets the `initial` wait, unless it did already: the same one again changes nothing, also when it was given up.
 fn hold(store: &dyn Store, route: &Route, on: Revision, now: Timestamp) {
     let value = serde_json::to_value(route.initial).unwrap_or_default();
-    record(store, &route.name, Source::Config, |before| {
+    record(store, &route.name, Source::Config, &mut |before| {
         let is_new = before.is_none_or(|known| known.value != value);
         let pending = Some(Pending { on, value: value.clone() });
         is_new.then(|| Sighting { value: value.clone(), at: now, pending, ..Sighting::default() })
@@ -88,7 +86,7 @@ fn hold(store: &dyn Store, route: &Route, on: Revision, now: Timestamp) {
 /// Lets another `initial` wait no longer, now that this one is the configured one.
 fn forget_another(store: &dyn Store, route: &Route, now: Timestamp) {
     let value = serde_json::to_value(route.initial).unwrap_or_default();
-    record(store, &route.name, Source::Config, |before| {
+    record(store, &route.name, Source::Config, &mut |before| {
         let is_another = before?.value != value;
         is_another.then(|| Sighting { value: value.clone(), at: now, ..Sighting::default() })
     });
@@ -104,6 +102,7 @@ mod tests {
     use crate::name::Reason;
     use crate::routing::Router;
     use crate::source::settle;
+    use crate::split::Split;
     use crate::state::State;
     use crate::store::load;
     use crate::testing::{MemoryStore, iris, split};

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Findings, OVERTAKEN, Pending, Polled, Sighting, Step, record};
 use crate::colour::Colour;
-use crate::config::RuntimeSource;
+use crate::config::{RuntimeSource, reader};
 use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::name::{DeploymentName, Reason};
@@ -63,7 +63,7 @@ impl Runtime {
         let said = Said::read(entries, &route.name);
         let (mut wish, mut news) = (None, None);
         let mut changes = false;
-        let recorded = record(store, &route.name, Source::Runtime, |before| {
+        let recorded = record(store, &route.name, Source::Runtime, &mut |before| {
             let known = before.clone().unwrap_or_else(|| Sighting { at: now, ..Sighting::default() });
             (wish, news) = (None, None);
             let after = match &said {
@@ -112,7 +112,7 @@ impl Runtime {
     fn fail(&self, problem: &str, router: &Router, store: &dyn Store, now: Timestamp) -> Findings {
         let mut is_news = false;
         for route in router.routes() {
-            record(store, &route.name, Source::Runtime, |before| {
+            record(store, &route.name, Source::Runtime, &mut |before| {
                 let known = before.unwrap_or_else(|| Sighting { at: now, ..Sighting::default() });
                 is_news |= known.error.is_none();
                 (known.error.as_deref() != Some(problem)).then(|| Sighting { error: Some(problem.to_owned()), ..known })
@@ -230,7 +230,7 @@ impl Said {
     }
 
     fn from_value(value: &Value) -> Self {
-        Self::deserialize(value).unwrap_or_default()
+        reader::read(value).unwrap_or_default()
     }
 
     fn to_value(self) -> Value {
