@@ -53,7 +53,7 @@ pub fn adopt_initial(
     });
     match adopted {
         Ok(applied) => {
-            forget_another(store, route, now);
+            wait_no_longer(store, route, now);
             Ok(Adoption::Done(applied))
         }
         Err(ApplyError::Refused(on, state)) => {
@@ -83,12 +83,14 @@ fn hold(store: &dyn Store, route: &Route, on: Revision, now: Timestamp) {
     });
 }
 
-/// Lets another `initial` wait no longer, now that this one is the configured one.
-fn forget_another(store: &dyn Store, route: &Route, now: Timestamp) {
+/// Lets no `initial` wait, neither this one, which was adopted, nor another that was configured before.
+fn wait_no_longer(store: &dyn Store, route: &Route, now: Timestamp) {
     let value = serde_json::to_value(route.initial).unwrap_or_default();
     record(store, &route.name, Source::Config, &mut |before| {
-        let is_another = before?.value != value;
-        is_another.then(|| Sighting { value: value.clone(), at: now, ..Sighting::default() })
+        let known = before?;
+        let at = if known.value == value { known.at } else { now };
+        let after = Sighting { value: value.clone(), at, ..Sighting::default() };
+        (after != known).then_some(after)
     });
 }
 
@@ -215,6 +217,15 @@ mod tests {
             let Ok(Adoption::Done(applied)) = adoption else { panic!("{adoption:?}") };
             assert_eq!((applied.effect, applied.state.author.forced), (Effect::Changed, forced));
         }
+    }
+
+    #[test]
+    fn another_listeners_configuration_that_does_not_enforce_ends_the_waiting() {
+        let (store, green) = (MemoryStore::default(), split("green", "0", "0"));
+        assert!(!is_held(&store, Split::default()) && is_held(&store, green));
+        adopt_with(&store, PROBE, green, ConfigPush { enforce: false }).expect("in reach");
+        assert_eq!((wanted(&store), state(&store).split), (None, green));
+        assert_eq!(read(&store, &iris(), Source::Config).and_then(|sighting| sighting.refusal), None);
     }
 
     #[test]
