@@ -14,11 +14,14 @@ mod exchange;
 mod host;
 mod metrics;
 mod plugin;
+mod polling;
 mod probing;
+mod pushes;
 mod root;
 mod shared_data;
 mod stream;
 mod waiting;
+mod wishes;
 
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod fake_host;

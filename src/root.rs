@@ -11,14 +11,20 @@ use proxy_wasm::types::ContextType;
 use crate::admin;
 use crate::host::{self, CallId};
 use crate::plugin::Plugin;
+use crate::polling::Polling;
 use crate::probing::Probing;
+use crate::pushes::Pushes;
 use crate::stream::Stream;
+use crate::wishes::Wishes;
 
 /// One plugin configuration in one VM.
 #[derive(Default)]
 pub struct Root {
     plugin: Option<Rc<Plugin>>,
     probing: Probing,
+    polling: Polling,
+    pushes: Pushes,
+    wishes: Wishes,
 }
 
 /// Makes a root context, as the SDK asks for one.
@@ -31,7 +37,13 @@ pub fn create(_context_id: u32) -> Box<dyn RootContext> {
 impl Context for Root {
     fn on_http_call_response(&mut self, token: u32, header_count: usize, _body_size: usize, _trailer_count: usize) {
         if let Some(plugin) = &self.plugin {
-            self.probing.on_reply(plugin, CallId(token), &host::reply(header_count));
+            let (call, reply) = (CallId(token), host::reply(header_count));
+            if self.wishes.on_reply(plugin, call, &reply)
+                || self.polling.on_reply(plugin, &mut self.wishes, call, &reply)
+            {
+                return;
+            }
+            self.probing.on_reply(plugin, call, &reply);
         }
     }
 }
@@ -41,7 +53,10 @@ impl RootContext for Root {
     fn on_configure(&mut self, _size: usize) -> bool {
         match Config::from_bytes(&host::plugin_configuration()) {
             Ok(config) => {
-                self.plugin = Some(Rc::new(Plugin::new(&config)));
+                let plugin = Plugin::new(&config);
+                self.pushes = Pushes::new(&config, &plugin);
+                self.polling = Polling::new(&config);
+                self.plugin = Some(Rc::new(plugin));
                 host::tick_every(TICK);
                 true
             }
@@ -59,6 +74,8 @@ impl RootContext for Root {
                 plugin.sample(now);
                 self.probing.tick(plugin, now);
             }
+            self.pushes.tick(plugin, &mut self.wishes, now);
+            self.polling.tick(plugin, &mut self.wishes, now);
             admin::tick(plugin, now);
         }
     }

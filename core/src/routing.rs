@@ -3,6 +3,7 @@
 use crate::colour::{Colour, PerColour};
 use crate::config::{Bake, Config, Deployment, Failover, Probe, SmokeTest, Sticky, Upstream};
 use crate::cookie;
+use crate::history::Source;
 use crate::matching::{DeploymentIndex, Matcher, RequestHeaders};
 use crate::name::{DeploymentName, HeaderName};
 use crate::percent::Percent;
@@ -28,6 +29,8 @@ pub struct Route {
     pub initial: Split,
     /// What a colour has to be before it gets traffic.
     pub readiness: Readiness,
+    /// The sources that say which state it should be in.
+    pub sources: Vec<Source>,
     sticky: Option<Sticky>,
     r#override: Option<HeaderName>,
     /// The buckets in force while this colour is the candidate.
@@ -70,7 +73,11 @@ pub struct Decision {
 impl Router {
     /// Compiles a configuration.
     pub fn new(config: &Config) -> Self {
-        let route = |(name, deployment): (&DeploymentName, &Deployment)| Route::new(name, deployment);
+        let polled = config.runtime.is_some().then_some(Source::Runtime);
+        let route = |(name, deployment): (&DeploymentName, &Deployment)| {
+            let sources = [Source::Config].into_iter().chain(polled).collect();
+            Route { sources, ..Route::new(name, deployment) }
+        };
         Self { matcher: Matcher::new(config), routes: config.deployments.iter().map(route).collect() }
     }
 
@@ -100,6 +107,7 @@ impl Route {
                 bake: deployment.bake,
                 failover: deployment.failover,
             },
+            sources: Vec::new(),
             sticky: deployment.sticky.clone(),
             r#override: deployment.r#override.as_ref().map(|by| by.header.clone()),
             buckets: PerColour::from_fn(|candidate| Buckets::new(name, &deployment.colours.get(candidate).version)),

@@ -4,8 +4,10 @@ mod admin_calls;
 mod failure;
 mod host_calls;
 mod measuring;
+mod polling;
 mod readiness;
 mod switching;
+mod wishes;
 
 use std::time::Duration;
 
