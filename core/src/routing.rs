@@ -1,7 +1,7 @@
 //! What becomes of one request: deployment, then override, then stickiness, then the canary's rotation.
 
 use crate::colour::{Colour, PerColour};
-use crate::config::{Bake, Config, Deployment, Failover, Probe, SmokeTest, Sticky, Upstream};
+use crate::config::{Bake, Config, Deployment, Failover, Mlflow, Probe, SmokeTest, Sticky, Upstream};
 use crate::cookie;
 use crate::matching::{DeploymentIndex, Matcher, RequestHeaders};
 use crate::name::{DeploymentName, HeaderName};
@@ -28,6 +28,8 @@ pub struct Route {
     pub initial: Split,
     /// What a colour has to be before it gets traffic.
     pub readiness: Readiness,
+    /// The model registry that it follows.
+    pub mlflow: Option<Mlflow>,
     sticky: Option<Sticky>,
     r#override: Option<HeaderName>,
     /// The buckets in force while this colour is the candidate.
@@ -100,6 +102,7 @@ impl Route {
                 bake: deployment.bake,
                 failover: deployment.failover,
             },
+            mlflow: deployment.mlflow.clone(),
             sticky: deployment.sticky.clone(),
             r#override: deployment.r#override.as_ref().map(|by| by.header.clone()),
             buckets: PerColour::from_fn(|candidate| Buckets::new(name, &deployment.colours.get(candidate).version)),
