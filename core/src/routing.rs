@@ -3,6 +3,7 @@
 use crate::colour::{Colour, PerColour};
 use crate::config::{Bake, Config, Deployment, Failover, Mlflow, Probe, SmokeTest, Sticky, Upstream};
 use crate::cookie;
+use crate::history::Source;
 use crate::matching::{DeploymentIndex, Matcher, RequestHeaders};
 use crate::name::{DeploymentName, HeaderName};
 use crate::percent::Percent;
@@ -30,6 +31,8 @@ pub struct Route {
     pub readiness: Readiness,
     /// The model registry that it follows.
     pub mlflow: Option<Mlflow>,
+    /// The sources that say which state it should be in, besides its configuration's `initial`.
+    pub sources: Vec<Source>,
     sticky: Option<Sticky>,
     r#override: Option<HeaderName>,
     /// The buckets in force while this colour is the candidate.
@@ -103,6 +106,7 @@ impl Route {
                 failover: deployment.failover,
             },
             mlflow: deployment.mlflow.clone(),
+            sources: deployment.mlflow.iter().map(|_| Source::Mlflow).collect(),
             sticky: deployment.sticky.clone(),
             r#override: deployment.r#override.as_ref().map(|by| by.header.clone()),
             buckets: PerColour::from_fn(|candidate| Buckets::new(name, &deployment.colours.get(candidate).version)),
