@@ -157,6 +157,15 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
+// === impl Version ===
+
+impl Version {
+    /// A registered version, as clients and operators see it.
+    pub fn of(registered: &RegisteredVersion) -> Self {
+        Self(registered.0.clone())
+    }
+}
+
 // === impl Reason ===
 
 impl Reason {

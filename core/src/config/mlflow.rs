@@ -104,7 +104,8 @@ impl Mlflow {
                 && followed == alias
             {
                 let alias = alias.as_str();
-                let problem = format!("{alias:?} is the alias that is followed: it would name {colour} wherever it is moved");
+                let problem =
+                    format!("{alias:?} is the alias that is followed: it would name {colour} wherever it is moved");
                 return Err((format!("colours.{colour}.alias"), problem));
             }
         }
@@ -182,7 +183,10 @@ mod tests {
         let cases = [
             (FULL.replace(r#""production"}"#, r#""latest"}"#), "MLflow keeps for itself"),
             (FULL.replace(r#"{"alias": "production"}"#, r#"{"stage": "Archived"}"#), "unknown variant `Archived`"),
-            (FULL.replace(r#""blue"}"#, r#""production"}"#), "colours.blue.alias: \"production\" is the alias that is followed"),
+            (
+                FULL.replace(r#""blue"}"#, r#""production"}"#),
+                "colours.blue.alias: \"production\" is the alias that is followed",
+            ),
             (FULL.replace(r#"{"alias": "blue"}"#, r#"{"version": "2"}"#), "colours.green: it is blue's too"),
             (FULL.replace(r#""version": "2""#, r#""version": "two""#), "is not a registered version"),
             (FULL.replace("10", "0"), "leave it out to promote"),

@@ -1,5 +1,6 @@
 //! Sources: places outside of the admin API that say which state a deployment should be in.
 
+pub mod mlflow;
 mod sighting;
 
 pub use self::sighting::{Sighting, read, record, settle};
