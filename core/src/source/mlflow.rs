@@ -16,12 +16,12 @@ use crate::colour::{Colour, PerColour};
 use crate::config::{Follow, Mlflow, Served};
 use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
-use crate::name::{Reason, RegisteredVersion, Version};
+use crate::name::{DeploymentName, Reason, RegisteredVersion, Version};
 use crate::percent::Percent;
 use crate::readiness::outgoing::{Outgoing, Reply};
 use crate::routing::Route;
 use crate::state::{Command, Patch, State};
-use crate::store::Store;
+use crate::store::{Seen, Store, StoreError, SwapError};
 use crate::time::Timestamp;
 use crate::wish::Wish;
 
@@ -178,6 +178,24 @@ pub fn away(before: Option<&Sighting>, why: &str, now: Timestamp) -> Sighting {
     let since = known.error.as_deref().and_then(|error| error.split_once(": ")).map(|(since, _)| since.to_owned());
     let since = since.unwrap_or_else(|| format!("away since {now}"));
     Sighting { error: Some(format!("{since}: {why}")), ..known }
+}
+
+/// Has the leader ask a deployment's registry at its next tick. `mark` is another one each time.
+///
+/// # Errors
+/// The store is out of reach.
+pub fn wake(store: &dyn Store, name: &DeploymentName, mark: &[u8]) -> Result<(), StoreError> {
+    let mark = xxhash_rust::xxh64::xxh64(mark, 0).to_string();
+    let stored = store.read(&wake_key(name))?;
+    match store.swap(&wake_key(name), mark.as_bytes(), stored.seen) {
+        // Whoever came first wakes it as well.
+        Ok(()) | Err(SwapError::Conflict) => Ok(()),
+        Err(SwapError::Unavailable) => Err(StoreError),
+    }
+}
+
+fn wake_key(name: &DeploymentName) -> String {
+    format!("bluegreen/v1/{name}/mlflow/woken")
 }
 
 /// The versions that a deployment's colours serve: the registry's where it knows them by an alias, else as configured.
