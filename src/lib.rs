@@ -14,6 +14,7 @@ mod exchange;
 mod host;
 mod metrics;
 mod plugin;
+mod polling;
 mod probing;
 mod root;
 mod shared_data;

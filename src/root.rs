@@ -11,6 +11,7 @@ use proxy_wasm::types::ContextType;
 use crate::admin;
 use crate::host::{self, CallId};
 use crate::plugin::Plugin;
+use crate::polling::Polling;
 use crate::probing::Probing;
 use crate::stream::Stream;
 use crate::wishes::Wishes;
@@ -20,6 +21,7 @@ use crate::wishes::Wishes;
 pub struct Root {
     plugin: Option<Rc<Plugin>>,
     probing: Probing,
+    polling: Polling,
     wishes: Wishes,
 }
 
@@ -34,9 +36,12 @@ impl Context for Root {
     fn on_http_call_response(&mut self, token: u32, header_count: usize, _body_size: usize, _trailer_count: usize) {
         if let Some(plugin) = &self.plugin {
             let (call, reply) = (CallId(token), host::reply(header_count));
-            if !self.wishes.on_reply(plugin, call, &reply) {
-                self.probing.on_reply(plugin, call, &reply);
+            if self.wishes.on_reply(plugin, call, &reply)
+                || self.polling.on_reply(plugin, &mut self.wishes, call, &reply)
+            {
+                return;
             }
+            self.probing.on_reply(plugin, call, &reply);
         }
     }
 }
@@ -47,6 +52,7 @@ impl RootContext for Root {
         match Config::from_bytes(&host::plugin_configuration()) {
             Ok(config) => {
                 self.plugin = Some(Rc::new(Plugin::new(&config)));
+                self.polling = Polling::new(&config);
                 host::tick_every(TICK);
                 true
             }
@@ -64,6 +70,7 @@ impl RootContext for Root {
                 plugin.sample(now);
                 self.probing.tick(plugin, now);
             }
+            self.polling.tick(plugin, &mut self.wishes, now);
             admin::tick(plugin, now);
         }
     }

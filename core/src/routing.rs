@@ -31,7 +31,7 @@ pub struct Route {
     pub readiness: Readiness,
     /// The model registry that it follows.
     pub mlflow: Option<Mlflow>,
-    /// The sources that say which state it should be in, besides its configuration's `initial`.
+    /// The sources that say which state it should be in.
     pub sources: Vec<Source>,
     sticky: Option<Sticky>,
     r#override: Option<HeaderName>,
@@ -75,7 +75,12 @@ pub struct Decision {
 impl Router {
     /// Compiles a configuration.
     pub fn new(config: &Config) -> Self {
-        let route = |(name, deployment): (&DeploymentName, &Deployment)| Route::new(name, deployment);
+        let polled = config.runtime.is_some().then_some(Source::Runtime);
+        let route = |(name, deployment): (&DeploymentName, &Deployment)| {
+            let registry = deployment.mlflow.is_some().then_some(Source::Mlflow);
+            let sources = [Source::Config].into_iter().chain(polled).chain(registry).collect();
+            Route { sources, ..Route::new(name, deployment) }
+        };
         Self { matcher: Matcher::new(config), routes: config.deployments.iter().map(route).collect() }
     }
 
@@ -106,7 +111,7 @@ impl Route {
                 failover: deployment.failover,
             },
             mlflow: deployment.mlflow.clone(),
-            sources: deployment.mlflow.iter().map(|_| Source::Mlflow).collect(),
+            sources: Vec::new(),
             sticky: deployment.sticky.clone(),
             r#override: deployment.r#override.as_ref().map(|by| by.header.clone()),
             buckets: PerColour::from_fn(|candidate| Buckets::new(name, &deployment.colours.get(candidate).version)),

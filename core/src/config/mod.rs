@@ -8,6 +8,7 @@ mod document;
 mod mlflow;
 mod pattern;
 mod readiness;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,7 @@ pub use self::pattern::{Authority, MatchRules, PathPrefix, RequestPath};
 pub use self::readiness::{
     Bake, Expectation, Failover, JsonExpectation, JsonType, Method, Probe, SmokeRequest, SmokeTest, StatusCode, Times,
 };
+pub use self::sources::{ConfigPush, RuntimeSource};
 use crate::name::{DeploymentName, HeaderName};
 
 /// Everything that one listener's plugin configuration says.
@@ -34,6 +36,11 @@ pub struct Config {
     pub routing: Routing,
     /// Who may call the admin API on this listener; absent: the listener has no admin API.
     pub admin: Option<Access>,
+    /// How a pushed configuration's `initial` is brought about.
+    #[serde(default)]
+    pub config_push: ConfigPush,
+    /// Follows Envoy's runtime; absent: nobody looks there.
+    pub runtime: Option<RuntimeSource>,
 }
 
 /// The headers that carry the decision. A client's own copies never get past the filter.

@@ -11,7 +11,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::sighting::{self, Sighting};
+use super::sighting::{self, Pending, Sighting};
+use super::{Findings, Polled, Step};
 use crate::colour::{Colour, PerColour};
 use crate::config::{Follow, Mlflow, Served};
 use crate::history::{Author, Source};
@@ -19,11 +20,20 @@ use crate::matching::DeploymentIndex;
 use crate::name::{DeploymentName, Reason, RegisteredVersion, Version};
 use crate::percent::Percent;
 use crate::readiness::outgoing::{Outgoing, Reply};
-use crate::routing::Route;
+use crate::routing::{Route, Router};
 use crate::state::{Command, Patch, State};
-use crate::store::{Seen, Store, StoreError, SwapError};
+use crate::store::{self, Seen, Store, StoreError, SwapError};
 use crate::time::Timestamp;
 use crate::wish::Wish;
+
+/// The registry that one deployment follows.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    deployment: DeploymentIndex,
+    section: Mlflow,
+    /// The delivery by which it was last woken, as far as this instance knows.
+    woken: Option<Seen>,
+}
 
 /// What one look at the registry found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +71,85 @@ enum Nobody {
 
 /// A registry that has not answered by then is away. A busy tracking server takes its time.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+// === impl Registry ===
+
+impl Registry {
+    /// The registry that `deployment` follows.
+    pub const fn new(deployment: DeploymentIndex, section: Mlflow) -> Self {
+        Self { deployment, section, woken: None }
+    }
+
+    /// Keeps what a look found and says what follows from it.
+    fn look(&self, reading: &Reading, route: &Route, store: &dyn Store, now: Timestamp) -> Findings {
+        let mut findings = Findings::default();
+        // The state is read first: a change after that is the later one, which a wish made here must not undo.
+        let Ok(loaded) = store::load(store, &route.name, route.initial, now) else { return findings };
+        let shown = versions(store, route);
+        let mut wish = None;
+        sighting::record(store, &route.name, Source::Mlflow, |before| {
+            let (after, wished) =
+                self.section.follow(self.deployment, before.as_ref(), reading.clone(), &loaded.state, now);
+            wish = wished;
+            let refusal = after.refusal.as_ref().filter(|_| after.pending.is_none());
+            let is_news = before.as_ref().is_none_or(|before| before.refusal != after.refusal);
+            findings.news = refusal.filter(|_| is_news).map(|why| line(route, why)).into_iter().collect();
+            (before.as_ref() != Some(&after)).then_some(after)
+        });
+        findings.wishes.extend(wish);
+        if versions(store, route) != shown {
+            findings.renamed.push(self.deployment);
+        }
+        findings
+    }
+
+    /// Keeps that a look found nothing. It is news once.
+    fn miss(&self, why: &str, route: &Route, store: &dyn Store, now: Timestamp) -> Findings {
+        let mut is_news = false;
+        sighting::record(store, &route.name, Source::Mlflow, |before| {
+            is_news = before.as_ref().is_none_or(|before| before.error.is_none());
+            let after = away(before.as_ref(), why, now);
+            (before.as_ref() != Some(&after)).then_some(after)
+        });
+        let news = format!("the registry is away, traffic goes on: {why}");
+        Findings { news: is_news.then(|| line(route, &news)).into_iter().collect(), ..Findings::default() }
+    }
+}
+
+impl Polled for Registry {
+    fn source(&self) -> Source {
+        Source::Mlflow
+    }
+
+    fn interval(&self) -> Duration {
+        self.section.poll_interval
+    }
+
+    fn hurries(&mut self, router: &Router, store: &dyn Store) -> bool {
+        let Some(route) = router.routes().get(self.deployment).filter(|_| self.section.webhook.is_some()) else {
+            return false;
+        };
+        let Ok(stored) = store.read(&wake_key(&route.name)) else { return false };
+        // The first look is no answer to a delivery: it is due anyway.
+        self.woken.replace(stored.seen).is_some_and(|known| known != stored.seen)
+    }
+
+    fn request(&mut self) -> Outgoing {
+        self.section.request()
+    }
+
+    fn on_reply(&mut self, reply: &Reply, router: &Router, store: &dyn Store, now: Timestamp) -> Step {
+        let Some(route) = router.routes().get(self.deployment) else { return Step::Done(Findings::default()) };
+        Step::Done(match self.section.reading(reply) {
+            Ok(reading) => self.look(&reading, route, store, now),
+            Err(why) => self.miss(&why, route, store, now),
+        })
+    }
+}
+
+fn line(route: &Route, text: &str) -> String {
+    format!("deployment={}: {text}", route.name)
+}
 
 // === impl Mlflow ===
 
@@ -129,25 +218,34 @@ impl Mlflow {
             at: kept.map_or(now, |kept| kept.at),
             ..Sighting::default()
         };
-        let colour = match mark.names() {
-            Ok(colour) => colour,
-            Err(nobody) => return (Sighting { refusal: Some(mark.describe(&self.follow, nobody)), ..seen }, None),
-        };
-        // A mark acts when it was moved, or else as soon as it names a colour; and again while it was refused.
-        let named_nobody = last.as_ref().is_some_and(|last| last.names().is_err());
-        let (since, refusal, left) = match kept {
-            Some(kept) if !named_nobody => (kept.pending, kept.refusal.clone(), Some(state.split.candidate())),
-            _ => (Some(state.revision), None, last.and_then(|last| last.on(&mark.colours).names().ok())),
-        };
-        let wished = since.and_then(|since| Some((since, self.command(&mark, colour, left, state)?)));
-        let wish = wished.map(|(since, command)| Wish {
+        let wish = |command, on| Wish {
             deployment,
             command,
             author: Author::new(Source::Mlflow.as_str(), Source::Mlflow, mark.reason(&self.follow)),
             enforce: self.enforce,
-            on: Some(since),
-        });
-        (Sighting { pending: wished.map(|(since, _)| since), refusal, ..seen }, wish)
+            on: Some(on),
+        };
+        // A wish that is still under way must not come true after the mark was moved on: staying takes its place.
+        let stay = Command::Patch(Patch { active: Some(state.split.active), ..Patch::default() });
+        let stays = || before.is_some_and(|before| before.pending.is_some()).then(|| wish(stay, state.revision));
+        let colour = match mark.names() {
+            Ok(colour) => colour,
+            Err(nobody) => return (Sighting { refusal: Some(mark.describe(&self.follow, nobody)), ..seen }, stays()),
+        };
+        // A mark acts when it was moved, or else as soon as it names a colour; and again while it was refused.
+        let named_nobody = last.as_ref().is_some_and(|last| last.names().is_err());
+        let (since, refusal, left) = match kept {
+            Some(kept) if !named_nobody => {
+                let since = kept.pending.as_ref().map(|pending| pending.on);
+                (since, kept.refusal.clone(), Some(state.split.candidate()))
+            }
+            _ => (Some(state.revision), None, last.and_then(|last| last.on(&mark.colours).names().ok())),
+        };
+        let Some((on, command)) = since.and_then(|on| Some((on, self.command(&mark, colour, left, state)?))) else {
+            return (Sighting { refusal, ..seen }, stays());
+        };
+        let pending = Some(Pending { on, value: Value::Null });
+        (Sighting { pending, refusal, ..seen }, Some(wish(command, on)))
     }
 
     /// What a mark on `colour`'s version asks for in this state; `left` is the colour whose version it was on before.
@@ -517,6 +615,58 @@ mod tests {
         scene.set("production", "1");
         assert_eq!(scene.look(), None);
         assert_eq!(scene.refusal(), "");
+    }
+
+    #[test]
+    fn a_delivery_hurries_the_registry_once() {
+        let scene = Scene::new(r#", "webhook": {}"#);
+        let mut registry = Registry::new(0, scene.mlflow().clone());
+        let mut hurries = || registry.hurries(&scene.router, &scene.store);
+        assert!(!hurries());
+        wake(&scene.store, &iris(), b"a").expect("in reach");
+        assert!(hurries());
+        assert!(!hurries());
+        wake(&scene.store, &iris(), b"b").expect("in reach");
+        assert!(hurries());
+    }
+
+    #[test]
+    fn what_an_operator_has_to_know_is_news_once() {
+        let mut scene = Scene::new("");
+        let mut registry = Registry::new(0, scene.mlflow().clone());
+        let mut news = |scene: &Scene, reply: &Reply| match registry.on_reply(reply, &scene.router, &scene.store, NOW) {
+            Step::Done(findings) => (findings.news, findings.renamed),
+            Step::Ask(request) => panic!("{request:?}"),
+        };
+        assert_eq!(news(&scene, &scene.reply()), (vec![], vec![0]));
+        scene.set("production", "7");
+        let (lines, renamed) = news(&scene, &scene.reply());
+        assert!(lines[0].starts_with("deployment=iris: the followed alias production names version 7"), "{lines:?}");
+        assert_eq!((lines.len(), renamed), (1, vec![]));
+        assert_eq!(news(&scene, &scene.reply()), (vec![], vec![]));
+        let (lines, _) = news(&scene, &Reply::Broken);
+        assert_eq!(
+            lines,
+            ["deployment=iris: the registry is away, traffic goes on: the connection broke before an answer"]
+        );
+        assert_eq!(news(&scene, &Reply::Broken).0, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_wish_under_way_is_given_up_when_the_mark_moves_on() {
+        let stay = Command::Patch(Patch { active: Some(Colour::Blue), ..Patch::default() });
+        for elsewhere in ["1", "7", ""] {
+            let mut scene = Scene::new("");
+            scene.obey();
+            scene.set("production", "2");
+            let promote = scene.look().expect("a wish");
+            scene.set("production", elsewhere);
+            let instead = scene.look().expect("a wish");
+            assert_eq!(instead.command, stay, "{elsewhere}");
+            assert!(instead.supersedes(&promote));
+            scene.settle(Outcome::Granted);
+            assert_eq!(scene.look(), None);
+        }
     }
 
     #[test]

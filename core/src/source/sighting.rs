@@ -20,10 +20,9 @@ pub struct Sighting {
     pub value: Value,
     /// Since when.
     pub at: Timestamp,
-    /// The revision from which it has still to be brought about. None: it was, or the state has changed since, or it
-    /// asks for nothing.
+    /// What of it has still to be brought about. None: all of it was, or the state has changed since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pending: Option<Revision>,
+    pub pending: Option<Pending>,
     /// Why it was not brought about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
@@ -32,8 +31,17 @@ pub struct Sighting {
     pub error: Option<String>,
 }
 
+/// What has still to be brought about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The revision that it is for. A change by somebody else since then is the later one, and wins.
+    pub on: Revision,
+    /// What, in the source's own terms.
+    pub value: Value,
+}
+
 /// What stands in place of a refusal when somebody else changed the state before the wish could be carried out.
-const OVERTAKEN: &str = "the state was changed otherwise in the meantime: a new value is waited for";
+pub const OVERTAKEN: &str = "the state was changed otherwise in the meantime: a new value is waited for";
 
 /// How often a note is tried against others before it is given up: there are a leader and, for a moment, its predecessor.
 const ATTEMPTS: usize = 8;
@@ -103,7 +111,7 @@ mod tests {
     }
 
     fn waiting(store: &dyn Store) -> Sighting {
-        let pending = Some(Revision::new(3));
+        let pending = Some(Pending { on: Revision::new(3), value: "green".into() });
         let sighting = Sighting { value: "green".into(), pending, ..Sighting::default() };
         assert!(record(store, &iris(), Source::Runtime, |_| Some(sighting.clone())));
         sighting
@@ -112,14 +120,11 @@ mod tests {
     #[test]
     fn a_refusal_is_news_once_however_often_it_is_tried_again() {
         let store = MemoryStore::default();
-        waiting(&store);
+        let waiting_for = waiting(&store).pending;
         let refused = |why: &str| Outcome::Refused(why.to_owned());
         let (news, first) = settled(&store, refused("answered 500"));
         let first = first.expect("kept");
-        assert_eq!(
-            (news, first.refusal.as_deref(), first.pending),
-            (true, Some("answered 500"), Some(Revision::new(3)))
-        );
+        assert_eq!((news, first.refusal.as_deref(), first.pending), (true, Some("answered 500"), waiting_for));
         let (news, again) = settled(&store, refused("answered 503"));
         assert_eq!((news, again.expect("kept").refusal.as_deref()), (false, Some("answered 503")));
         let (news, granted) = settled(&store, Outcome::Granted);
