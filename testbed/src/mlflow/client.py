@@ -14,11 +14,9 @@ import numpy as np
 from mlflow import MlflowClient
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
 
 client = MlflowClient()
-
-# The flower that both versions are asked about. Neither is fitted on it.
-HELD_OUT = 121
 
 
 def train(name):
@@ -27,7 +25,8 @@ def train(name):
     Version 1 looks at the petal's length only, version 2 at all four measurements: so they differ on some flowers.
     """
     x, y = load_iris(return_X_y=True)
-    rows = np.arange(len(y)) != HELD_OUT
+    # The same flowers as model-server/fit.py.
+    rows, _ = train_test_split(np.arange(len(y)), test_size=0.3, random_state=1, stratify=y)
     mlflow.set_experiment(name)
     for columns in ([2], [0, 1, 2, 3]):
         seen = np.zeros_like(x)
@@ -42,8 +41,14 @@ def register_again(name, like):
     """Registers the two versions of the model `like` under another name."""
     client.create_registered_model(name)
     for version in ("1", "2"):
-        known = client.get_model_version(like, version)
-        client.create_model_version(name, known.source, known.run_id)
+        register_version_again(name, like, version)
+
+
+def register_version_again(name, like, version):
+    """Registers a version of the model `like` as the next version of another model."""
+    known = client.get_model_version(like, version)
+    logged = known.source.removeprefix("models:/")
+    return client.create_model_version(name, known.source, known.run_id, model_id=logged).version
 
 
 for number, line in enumerate(sys.stdin, 1):

@@ -147,6 +147,8 @@ fn serve(programs: &PathBuf, directory: &TempDir, address: SocketAddr) -> Result
         ("MLFLOW_WEBHOOK_ALLOWED_SCHEMES", "http,https"),
         ("MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS", "true"),
         ("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false"),
+        // A webhook counts from its creation on, and not up to a minute later.
+        ("MLFLOW_WEBHOOK_CACHE_TTL", "0"),
     ]);
     quieten(&mut command);
     Server::start("mlflow server", command)
