@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ impl Mlflow {
     pub async fn start_at(address: SocketAddr) -> Result<Self> {
         let programs = repository::mlflow()?;
         let directory = TempDir::with_prefix("bluegreen-mlflow-")?;
-        let server = serve(&programs, &directory, address)?;
+        let server = Server::start("mlflow server", server(&programs, directory.path(), address))?;
         let mut mlflow = Self { programs, directory, address, server };
         mlflow.until_ready().await?;
         Ok(mlflow)
@@ -92,49 +92,33 @@ impl Mlflow {
 
     /// Starts it again after [`Self::stop`], on the same port, with the same registry.
     pub async fn restart(&mut self) -> Result<()> {
-        self.server = serve(&self.programs, &self.directory, self.address)?;
+        let command = server(&self.programs, self.directory.path(), self.address);
+        self.server = Server::start("mlflow server", command)?;
         self.until_ready().await
     }
 
     /// A Python prompt for this registry.
     pub fn python(&self) -> Result<Python> {
-        let script = self.directory.path().join("client.py");
-        fs::write(&script, CLIENT)?;
-        let mut command = Command::new(self.programs.join("python"));
-        command.arg(script).current_dir(self.directory.path()).env("MLFLOW_TRACKING_URI", self.url());
-        quieten(&mut command);
-        let mut process = Process::start_with("python", command, Stdio::piped(), LastSignal::Kill)?;
-        let pipe = process.input().context("python has no standard input")?;
-        Ok(Python { process, input: Mutex::new(Prompt { pipe, lines: 0 }) })
+        Python::start(&self.programs, self.directory.path(), self.address)
     }
 
     /// Serves a model, such as `models:/my-model/1` or `models:/my-model@blue`, on a free port.
     pub async fn serve(&self, model: &str) -> Result<ModelServer> {
         let address = loopback(ports::free()?);
-        let mut command = Command::new(self.programs.join("mlflow"));
-        command.args(["models", "serve", "--env-manager", "local", "--model-uri", model]);
-        command.args(["--host", &address.ip().to_string(), "--port", &address.port().to_string()]);
-        command.current_dir(self.directory.path()).env("MLFLOW_TRACKING_URI", self.url());
-        // It starts uvicorn by name.
-        command.env("PATH", with_folder(&self.programs)?);
-        quieten(&mut command);
+        let command = model_server(&self.programs, self.directory.path(), self.address, model, address)?;
         let mut server = Server::start(&format!("mlflow models serve {model}"), command)?;
         server.until_answers(&format!("http://{address}/ping")).await?;
         Ok(ModelServer { address, _server: server })
     }
 
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
     async fn until_ready(&mut self) -> Result<()> {
-        let health = format!("{}/health", self.url());
+        let health = format!("http://{}/health", self.address);
         self.server.until_answers(&health).await
     }
 }
 
-fn serve(programs: &PathBuf, directory: &TempDir, address: SocketAddr) -> Result<Server> {
-    let folder = directory.path();
+/// `mlflow server` at an address, which keeps all that it has in `folder`.
+pub fn server(programs: &Path, folder: &Path, address: SocketAddr) -> Command {
     let mut command = Command::new(programs.join("mlflow"));
     command.args(["server", "--workers", "1", "--backend-store-uri"]);
     command.arg(format!("sqlite:///{}", folder.join("mlflow.db").display()));
@@ -151,7 +135,27 @@ fn serve(programs: &PathBuf, directory: &TempDir, address: SocketAddr) -> Result
         ("MLFLOW_WEBHOOK_CACHE_TTL", "0"),
     ]);
     quieten(&mut command);
-    Server::start("mlflow server", command)
+    command
+}
+
+/// `mlflow models serve` for a model of the registry at `registry`.
+pub fn model_server(
+    programs: &Path,
+    folder: &Path,
+    registry: SocketAddr,
+    model: &str,
+    address: SocketAddr,
+) -> Result<Command> {
+    let mut command = Command::new(programs.join("mlflow"));
+    command.args(["models", "serve", "--env-manager", "local", "--model-uri", model]);
+    command.args(["--host", &address.ip().to_string(), "--port", &address.port().to_string()]);
+    command.current_dir(folder).env("MLFLOW_TRACKING_URI", format!("http://{registry}"));
+    // It starts uvicorn by name.
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    let search = std::iter::once(programs.to_owned()).chain(std::env::split_paths(&others));
+    command.env("PATH", std::env::join_paths(search)?);
+    quieten(&mut command);
+    Ok(command)
 }
 
 /// Nothing is sent anywhere, and output comes as it is written.
@@ -163,11 +167,6 @@ fn quieten(command: &mut Command) {
         ("PYTHONWARNINGS", "ignore"),
         ("NO_PROXY", "127.0.0.1,localhost"),
     ]);
-}
-
-fn with_folder(first: &PathBuf) -> Result<std::ffi::OsString> {
-    let others = std::env::var_os("PATH").unwrap_or_default();
-    Ok(std::env::join_paths(std::iter::once(first.clone()).chain(std::env::split_paths(&others)))?)
 }
 
 // === impl ModelServer ===
@@ -182,6 +181,18 @@ impl ModelServer {
 // === impl Python ===
 
 impl Python {
+    /// A prompt in `folder`, for the registry at an address.
+    pub fn start(programs: &Path, folder: &Path, registry: SocketAddr) -> Result<Self> {
+        let script = folder.join("client.py");
+        fs::write(&script, CLIENT)?;
+        let mut command = Command::new(programs.join("python"));
+        command.arg(script).current_dir(folder).env("MLFLOW_TRACKING_URI", format!("http://{registry}"));
+        quieten(&mut command);
+        let mut process = Process::start_with("python", command, Stdio::piped(), LastSignal::Kill)?;
+        let pipe = process.input().context("python has no standard input")?;
+        Ok(Self { process, input: Mutex::new(Prompt { pipe, lines: 0 }) })
+    }
+
     /// Runs an expression, such as `client.set_registered_model_alias("my-model", "production", "2")`, and returns what
     /// it is.
     pub async fn run(&self, expression: &str) -> Result<String> {
