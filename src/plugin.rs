@@ -11,10 +11,11 @@ use bluegreen_core::config::{Config, ConfigPush, Failover, Routing};
 use bluegreen_core::counters::ColourCounts;
 use bluegreen_core::leader::{Member, lease_key};
 use bluegreen_core::matching::DeploymentIndex;
+use bluegreen_core::name::Version;
 use bluegreen_core::readiness::failover::{self, Reach};
 use bluegreen_core::readiness::probe;
 use bluegreen_core::routing::{Rotations, Route, Router};
-use bluegreen_core::source::{self, Adoption};
+use bluegreen_core::source::{self, Adoption, mlflow};
 use bluegreen_core::split::Split;
 use bluegreen_core::state::Command;
 use bluegreen_core::store::{self, Applied, Effect, Found, Store};
@@ -48,6 +49,8 @@ pub struct Plugin {
 struct Working {
     known: Cell<Option<Known>>,
     rotations: Cell<Rotations>,
+    /// The versions that answers are marked with.
+    versions: RefCell<PerColour<Version>>,
     metrics: Metrics,
     warned: Cell<bool>,
 }
@@ -68,6 +71,7 @@ impl Plugin {
         let working = |route: &Route| Working {
             known: Cell::new(None),
             rotations: Cell::default(),
+            versions: RefCell::new(PerColour::from_fn(|colour| route.colours.get(colour).version.clone())),
             metrics: Metrics::new(route.name.clone()),
             warned: Cell::new(false),
         };
@@ -134,6 +138,20 @@ impl Plugin {
     pub fn publish(&self, index: DeploymentIndex, applied: &Applied) {
         if let (Some(working), Some(route)) = (self.workings.get(index), self.router.routes().get(index)) {
             working.publish(route, applied);
+        }
+    }
+
+    /// Has all workers read what is kept about a deployment anew.
+    pub fn refresh(&self, index: DeploymentIndex) {
+        if let Some(working) = self.workings.get(index) {
+            working.metrics.move_epoch();
+        }
+    }
+
+    /// Calls `show` with the version that answers of `colour` are marked with.
+    pub fn show_version(&self, index: DeploymentIndex, colour: Colour, show: impl FnOnce(&str)) {
+        if let Some(working) = self.workings.get(index) {
+            show(working.versions.borrow().get(colour).as_str());
         }
     }
 
@@ -213,6 +231,9 @@ impl Working {
     /// Reads the state after the epoch moved. The epoch was read first, so what is read is at least as new as it says.
     fn read(&self, route: &Route, epoch: Option<u64>, last_good: Option<Known>) -> Split {
         let fallback = last_good.map_or(route.initial, |known| known.split);
+        if route.mlflow.is_some() {
+            self.versions.replace(mlflow::versions(&SharedData, route));
+        }
         match store::load(&SharedData, &route.name, route.initial, Timestamp::default()) {
             Ok(loaded) if loaded.found != Found::Foreign => {
                 self.known.set(Some(Known { epoch, split: loaded.state.split }));

@@ -43,8 +43,13 @@ impl Polling {
     /// Asks the sources that are due.
     pub fn tick(&mut self, plugin: &Plugin, wishes: &mut Wishes, now: Timestamp) {
         for round in &mut self.0 {
-            let is_due = round.due <= now.plus(SLACK) && round.under_way.is_none();
-            if plugin.member.leads(&SharedData, &round.lease, now) && is_due {
+            if !plugin.member.leads(&SharedData, &round.lease, now) {
+                continue;
+            }
+            if round.source.hurries(&plugin.router, &SharedData) {
+                round.due = now;
+            }
+            if round.due <= now.plus(SLACK) && round.under_way.is_none() {
                 round.due = now.plus(round.source.interval());
                 let request = round.source.request();
                 round.ask(plugin, wishes, request);
@@ -81,6 +86,9 @@ impl Round {
             Step::Done(findings) => {
                 for line in findings.news {
                     log::warn!("bluegreen: source={}: {line}", self.source.source().as_str());
+                }
+                for deployment in findings.renamed {
+                    plugin.refresh(deployment);
                 }
                 for wish in findings.wishes {
                     wishes.fulfil(plugin, wish);

@@ -1,7 +1,7 @@
 //! What becomes of one request: deployment, then override, then stickiness, then the canary's rotation.
 
 use crate::colour::{Colour, PerColour};
-use crate::config::{Bake, Config, Deployment, Failover, Probe, SmokeTest, Sticky, Upstream};
+use crate::config::{Bake, Config, Deployment, Failover, Mlflow, Probe, SmokeTest, Sticky, Upstream};
 use crate::cookie;
 use crate::history::Source;
 use crate::matching::{DeploymentIndex, Matcher, RequestHeaders};
@@ -29,6 +29,8 @@ pub struct Route {
     pub initial: Split,
     /// What a colour has to be before it gets traffic.
     pub readiness: Readiness,
+    /// The model registry that it follows.
+    pub mlflow: Option<Mlflow>,
     /// The sources that say which state it should be in.
     pub sources: Vec<Source>,
     sticky: Option<Sticky>,
@@ -75,7 +77,8 @@ impl Router {
     pub fn new(config: &Config) -> Self {
         let polled = config.runtime.is_some().then_some(Source::Runtime);
         let route = |(name, deployment): (&DeploymentName, &Deployment)| {
-            let sources = [Source::Config].into_iter().chain(polled).collect();
+            let registry = deployment.mlflow.is_some().then_some(Source::Mlflow);
+            let sources = [Source::Config].into_iter().chain(polled).chain(registry).collect();
             Route { sources, ..Route::new(name, deployment) }
         };
         Self { matcher: Matcher::new(config), routes: config.deployments.iter().map(route).collect() }
@@ -107,6 +110,7 @@ impl Route {
                 bake: deployment.bake,
                 failover: deployment.failover,
             },
+            mlflow: deployment.mlflow.clone(),
             sources: Vec::new(),
             sticky: deployment.sticky.clone(),
             r#override: deployment.r#override.as_ref().map(|by| by.header.clone()),

@@ -204,6 +204,12 @@ impl Admin {
         self.get(&format!("/v1/deployments/{name}")).await?.deployment()
     }
 
+    /// What a source was last seen to say about a deployment, and what became of it; null before it was seen.
+    pub async fn sighting(&self, name: &str, source: &str) -> Result<Value> {
+        let state = self.get(&format!("/v1/deployments/{name}")).await?.accepted()?.json()?;
+        Ok(state["sources"][source].clone())
+    }
+
     /// The states of all deployments.
     pub async fn deployments(&self) -> Result<Vec<Deployment>> {
         Ok(self.get("/v1/deployments").await?.accepted()?.decode::<Deployments>()?.deployments)

@@ -8,15 +8,14 @@ use serde::ser::{SerializeMap, Serializer};
 use super::Backend;
 use crate::colour::{Colour, PerColour};
 use crate::comparison::Window;
-use crate::config::Upstream;
 use crate::history::{Change, Source};
 use crate::matching::DeploymentIndex;
-use crate::name::{DeploymentName, Reason};
+use crate::name::{ClusterName, DeploymentName, Reason, Version};
 use crate::percent::Percent;
 use crate::readiness::hold::holds;
 use crate::readiness::probe;
 use crate::routing::Route;
-use crate::source::{self, Sighting};
+use crate::source::{self, Sighting, mlflow};
 use crate::split::Revision;
 use crate::state::State;
 use crate::time::Timestamp;
@@ -42,8 +41,8 @@ pub struct DeploymentView<'a> {
 /// A colour as configured, and as it is now.
 #[derive(Clone, Debug, Serialize)]
 pub struct ColourView<'a> {
-    #[serde(flatten)]
-    upstream: &'a Upstream,
+    cluster: &'a ClusterName,
+    version: Version,
     in_flight: u64,
     safe_to_stop: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,10 +95,12 @@ impl<'a> DeploymentView<'a> {
             Some(_) => probe::verdicts(backend.store(), &route.name),
             None => PerColour::default(),
         };
+        let versions = mlflow::versions(backend.store(), route);
         let colours = PerColour::from_fn(|colour| {
             let in_flight = backend.in_flight(index, colour);
             ColourView {
-                upstream: route.colours.get(colour),
+                cluster: &route.colours.get(colour).cluster,
+                version: versions.get(colour).clone(),
                 in_flight,
                 safe_to_stop: holds(state, colour, in_flight, route.readiness.bake, now).is_empty(),
                 probe: verdicts.get_mut(colour).take().map(|verdict| ProbeView {

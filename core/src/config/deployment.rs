@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::mlflow::Mlflow;
 use super::pattern::MatchRules;
 use super::readiness::{Bake, Failover, Probe, SmokeTest};
 use crate::colour::PerColour;
@@ -35,6 +36,8 @@ pub struct Deployment {
     pub bake: Option<Bake>,
     /// Going back by itself; absent: never.
     pub failover: Option<Failover>,
+    /// The model registry that the deployment follows; absent: none.
+    pub mlflow: Option<Mlflow>,
 }
 
 /// Where a colour's requests go, and which model version answers there.

@@ -5,6 +5,7 @@
 mod access;
 mod deployment;
 mod document;
+mod mlflow;
 mod pattern;
 pub(crate) mod reader;
 mod readiness;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 
 pub use self::access::{Access, Role, Token};
 pub use self::deployment::{CookieSticky, Deployment, Override, Sticky, Upstream};
+pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
 pub use self::pattern::{Authority, MatchRules, PathPrefix, RequestPath};
 pub use self::readiness::{
     Bake, Expectation, Failover, JsonExpectation, JsonType, Method, Probe, SmokeRequest, SmokeTest, StatusCode, Times,
@@ -96,6 +98,11 @@ impl Config {
                     format!("deployments.{name}.failover"),
                     format!("goes back to a healthy colour inside its bake window: add a {section} section"),
                 ));
+            }
+        }
+        for (name, deployment) in &self.deployments {
+            if let Some(Err((field, problem))) = deployment.mlflow.as_ref().map(Mlflow::check) {
+                return Err(ConfigError::at(format!("deployments.{name}.mlflow.{field}"), problem));
             }
         }
         let headers = [

@@ -1,6 +1,6 @@
 //! The configuration as a source: a pushed `initial` that is another one than before.
 
-use super::{Pending, Sighting, read, record};
+use super::{Pending, Sighting, mlflow, read, record};
 use crate::config::{ConfigPush, reader};
 use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
@@ -35,6 +35,7 @@ pub fn adopt_initial(
 ) -> Result<Adoption, StoreError> {
     let initial = route.initial;
     let command = Command::AdoptInitial(initial);
+    let versions = mlflow::versions(store, route);
     let adopted = store::update(store, &route.name, initial, now, |loaded| {
         let before = &loaded.state;
         if loaded.found != Found::State {
@@ -42,7 +43,7 @@ pub fn adopt_initial(
         }
         // No rule of the state refuses an `initial`.
         let Ok(Some(after)) = before.after(command, Author::config(), now) else { return Ok(None) };
-        match gate::check(before, &after, route, Evidence::none(), now) {
+        match gate::check(before, &after, route, &versions, Evidence::none(), now) {
             Ok(()) => Ok(Some(after)),
             Err(_) if push.enforce => Err(before.revision),
             Err(_) => {

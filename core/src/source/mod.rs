@@ -4,16 +4,19 @@
 //! seen, and what became of it, is a [`Sighting`] in the store.
 
 mod config_push;
+pub mod mlflow;
 mod runtime;
 mod sighting;
 
 use std::time::Duration;
 
 pub use self::config_push::{Adoption, adopt_initial, pushed};
+use self::mlflow::Registry;
 pub use self::runtime::Runtime;
 pub use self::sighting::{OVERTAKEN, Pending, Sighting, read, record, settle};
 use crate::config::Config;
 use crate::history;
+use crate::matching::DeploymentIndex;
 use crate::readiness::outgoing::{Outgoing, Reply};
 use crate::routing::Router;
 use crate::store::Store;
@@ -27,6 +30,11 @@ pub trait Polled {
 
     /// How often it is asked.
     fn interval(&self) -> Duration;
+
+    /// Whether it has to be asked now, before its time. Asked at each tick of the instance that leads.
+    fn hurries(&mut self, _router: &Router, _store: &dyn Store) -> bool {
+        false
+    }
 
     /// The first request of a round.
     fn request(&mut self) -> Outgoing;
@@ -51,10 +59,15 @@ pub struct Findings {
     pub wishes: Vec<Wish>,
     /// What an operator has to know: each is worth a line in the log.
     pub news: Vec<String>,
+    /// The deployments whose colours are shown with other versions now.
+    pub renamed: Vec<DeploymentIndex>,
 }
 
 /// The sources that a configuration turns on.
 pub fn polled(config: &Config) -> Vec<Box<dyn Polled>> {
     let runtime = config.runtime.clone().map(|section| Box::new(Runtime::new(section)) as Box<dyn Polled>);
-    runtime.into_iter().collect()
+    let registry = |(deployment, section)| Box::new(Registry::new(deployment, section)) as Box<dyn Polled>;
+    let sections = config.deployments.values().map(|deployment| deployment.mlflow.clone()).enumerate();
+    let registries = sections.filter_map(|(deployment, section)| Some(registry((deployment, section?))));
+    runtime.into_iter().chain(registries).collect()
 }

@@ -118,7 +118,7 @@ impl Runtime {
                 (known.error.as_deref() != Some(problem)).then(|| Sighting { error: Some(problem.to_owned()), ..known })
             });
         }
-        Findings { wishes: Vec::new(), news: is_news.then(|| problem.to_owned()).into_iter().collect() }
+        Findings { news: is_news.then(|| problem.to_owned()).into_iter().collect(), ..Findings::default() }
     }
 }
 
