@@ -48,6 +48,8 @@ pub mod counters;
 pub mod latency;
 pub mod leader;
 
+pub mod guard;
+
 pub mod readiness;
 
 pub mod admin;
