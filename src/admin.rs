@@ -134,8 +134,9 @@ fn carry_out(plugin: &Plugin, answer: &Answer) {
 pub fn tick(plugin: &Plugin, now: Timestamp) {
     plugin.waiting.borrow_mut().retain(|context_id, until| {
         let answer = match until {
-            Until::BodyBegins(deadline) => (*deadline <= now)
-                .then(|| Answer { response: Response::problem(&Problem::BodyMissing, None), written: None }),
+            Until::BodyBegins(deadline) => {
+                (*deadline <= now).then(|| Answer::only(Response::problem(&Problem::BodyMissing, None)))
+            }
             Until::Drained(drain) => drain.poll(&plugin.router, plugin, now),
         };
         if let Some(answer) = &answer

@@ -19,6 +19,7 @@ mod root;
 mod shared_data;
 mod stream;
 mod waiting;
+mod wishes;
 
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod fake_host;

@@ -13,12 +13,14 @@ use crate::host::{self, CallId};
 use crate::plugin::Plugin;
 use crate::probing::Probing;
 use crate::stream::Stream;
+use crate::wishes::Wishes;
 
 /// One plugin configuration in one VM.
 #[derive(Default)]
 pub struct Root {
     plugin: Option<Rc<Plugin>>,
     probing: Probing,
+    wishes: Wishes,
 }
 
 /// Makes a root context, as the SDK asks for one.
@@ -31,7 +33,10 @@ pub fn create(_context_id: u32) -> Box<dyn RootContext> {
 impl Context for Root {
     fn on_http_call_response(&mut self, token: u32, header_count: usize, _body_size: usize, _trailer_count: usize) {
         if let Some(plugin) = &self.plugin {
-            self.probing.on_reply(plugin, CallId(token), &host::reply(header_count));
+            let (call, reply) = (CallId(token), host::reply(header_count));
+            if !self.wishes.on_reply(plugin, call, &reply) {
+                self.probing.on_reply(plugin, call, &reply);
+            }
         }
     }
 }

@@ -19,6 +19,14 @@ pub enum Source {
     Admin,
     /// A rule that watches a deployment.
     Guard,
+    /// A series of canary steps.
+    Rollout,
+    /// Envoy's runtime.
+    Runtime,
+    /// MLflow's model registry.
+    Mlflow,
+    /// The fleet's store.
+    Etcd,
 }
 
 /// Who makes a change, and why.
@@ -70,6 +78,10 @@ impl Source {
             Source::Config => "config",
             Source::Admin => "admin",
             Source::Guard => "guard",
+            Source::Rollout => "rollout",
+            Source::Runtime => "runtime",
+            Source::Mlflow => "mlflow",
+            Source::Etcd => "etcd",
         }
     }
 }

@@ -15,7 +15,7 @@
 //! | active, candidate, canary percent, shadow percent | [`split::Split`], with [`percent::Percent`] |
 //! | revision | [`split::Revision`] |
 //! | promote, roll back | [`state::Command`]; whether it may happen: [`readiness::gate`] |
-//! | source | [`history::Source`] |
+//! | source | [`history::Source`]; what it wants: [`wish::Wish`]; what it was seen to say: [`source`] |
 //! | sticky, rotation, override | [`sticky`], [`rotation`], and [`routing`] for their order |
 //! | probe, smoke test, drain, bake, failover | [`readiness`] |
 //!
@@ -51,6 +51,9 @@ pub mod leader;
 pub mod guard;
 
 pub mod readiness;
+
+pub mod source;
+pub mod wish;
 
 pub mod admin;
 

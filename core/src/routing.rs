@@ -3,6 +3,7 @@
 use crate::colour::{Colour, PerColour};
 use crate::config::{Bake, Config, Deployment, Failover, Probe, SmokeTest, Sticky, Upstream};
 use crate::cookie;
+use crate::history::Source;
 use crate::matching::{DeploymentIndex, Matcher, RequestHeaders};
 use crate::name::{DeploymentName, HeaderName};
 use crate::percent::Percent;
@@ -28,6 +29,8 @@ pub struct Route {
     pub initial: Split,
     /// What a colour has to be before it gets traffic.
     pub readiness: Readiness,
+    /// The sources that say which state it should be in, besides its configuration's `initial`.
+    pub sources: Vec<Source>,
     sticky: Option<Sticky>,
     r#override: Option<HeaderName>,
     /// The buckets in force while this colour is the candidate.
@@ -100,6 +103,7 @@ impl Route {
                 bake: deployment.bake,
                 failover: deployment.failover,
             },
+            sources: Vec::new(),
             sticky: deployment.sticky.clone(),
             r#override: deployment.r#override.as_ref().map(|by| by.header.clone()),
             buckets: PerColour::from_fn(|candidate| Buckets::new(name, &deployment.colours.get(candidate).version)),

@@ -6,6 +6,7 @@ mod host_calls;
 mod measuring;
 mod readiness;
 mod switching;
+mod wishes;
 
 use std::time::Duration;
 

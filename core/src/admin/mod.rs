@@ -25,7 +25,7 @@ pub use self::problem::Problem;
 pub use self::response::Response;
 use self::trial::Trial;
 use self::view::{ChangesView, ComparisonView, DeploymentView, DeploymentsView};
-use self::writing::Writing;
+pub use self::writing::Writing;
 use crate::colour::{Colour, PerColour};
 use crate::comparison::{self, Sample};
 use crate::config::Access;
@@ -110,6 +110,8 @@ pub struct Answer {
     pub response: Response,
     /// What was written.
     pub written: Option<(DeploymentIndex, Applied)>,
+    /// Why a write did not happen.
+    pub refused: Option<Problem>,
 }
 
 /// The largest request body, in bytes. The largest that means anything is under 2 KiB.
@@ -218,13 +220,18 @@ impl Step {
     fn done(response: Response) -> Self {
         Step::Done(Box::new(Answer::only(response)))
     }
+
+    fn refused(response: Response, problem: Problem) -> Self {
+        Step::Done(Box::new(Answer { refused: Some(problem), ..Answer::only(response) }))
+    }
 }
 
 // === impl Answer ===
 
 impl Answer {
-    fn only(response: Response) -> Self {
-        Self { response, written: None }
+    /// An answer that writes nothing.
+    pub fn only(response: Response) -> Self {
+        Self { response, written: None, refused: None }
     }
 }
 

@@ -134,6 +134,19 @@ impl Problem {
         }
     }
 
+    /// What stands against a change, for those who cannot override it: a sentence without its full stop.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Unhealthy { colour, detail } => {
+                format!("{colour} would get traffic, and its probe failed just now: {detail}")
+            }
+            Self::Untested { colour, missing } => {
+                format!("{colour} would get traffic, and {missing}: POST …/test first")
+            }
+            other => other.to_string(),
+        }
+    }
+
     /// The header that the status asks for.
     pub const fn header(&self) -> Option<(&'static str, &'static str)> {
         match self {
@@ -194,12 +207,7 @@ impl fmt::Display for Problem {
                 write!(f, "{method:?} is not a method of this path: use {allow}.")
             }
             Self::Refused(refusal) => write!(f, "{refusal}"),
-            Self::Unhealthy { colour, detail } => {
-                write!(f, "{colour} would get traffic, and its probe failed just now: {detail}. {OVERRIDE}")
-            }
-            Self::Untested { colour, missing } => {
-                write!(f, "{colour} would get traffic, and {missing}: POST …/test first. {OVERRIDE}")
-            }
+            Self::Unhealthy { .. } | Self::Untested { .. } => write!(f, "{}. {OVERRIDE}", self.cause()),
             Self::NoSmokeTest => f.write_str("The deployment's configuration has no smoke_test section."),
             Self::NotDrained { colour, holds } => write!(f, "{colour} is not safe to stop: {holds}."),
             Self::Unsettled => {

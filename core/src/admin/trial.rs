@@ -96,7 +96,7 @@ impl Trial {
                     results: &self.outcomes,
                 };
                 let response = Response::json(200, &view);
-                Answer { response, written: Some((self.deployment, applied)) }
+                Answer { response, written: Some((self.deployment, applied)), refused: None }
             }
             Err(ApplyError::Refused(Moved, state)) => {
                 Answer::only(refused(&Problem::Unsettled, self.deployment, route, &state, backend, now))

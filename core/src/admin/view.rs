@@ -1,5 +1,7 @@
 //! How the API shows things, member by member in the order of its documentation.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -14,6 +16,7 @@ use crate::percent::Percent;
 use crate::readiness::hold::holds;
 use crate::readiness::probe;
 use crate::routing::Route;
+use crate::source::{self, Sighting};
 use crate::split::Revision;
 use crate::state::State;
 use crate::time::Timestamp;
@@ -32,6 +35,8 @@ pub struct DeploymentView<'a> {
     changed_by: &'a str,
     source: Source,
     reason: &'a Reason,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    sources: BTreeMap<&'static str, Sighting>,
 }
 
 /// A colour as configured, and as it is now.
@@ -104,6 +109,7 @@ impl<'a> DeploymentView<'a> {
                 }),
             }
         });
+        let seen = |source: &Source| Some((source.as_str(), source::read(backend.store(), &route.name, *source)?));
         Self {
             name: &route.name,
             revision: state.revision,
@@ -116,6 +122,7 @@ impl<'a> DeploymentView<'a> {
             changed_by: &state.author.by,
             source: state.author.source,
             reason: &state.author.reason,
+            sources: route.sources.iter().filter_map(seen).collect(),
         }
     }
 

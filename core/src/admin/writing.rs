@@ -12,6 +12,7 @@ use crate::routing::{Route, Router};
 use crate::state::{Command, Refusal};
 use crate::store::{self, ApplyError};
 use crate::time::Timestamp;
+use crate::wish::Wish;
 
 /// A write under way.
 #[derive(Clone, Debug)]
@@ -35,6 +36,17 @@ enum Rule {
 // === impl Writing ===
 
 impl Writing {
+    /// What brings a source's wish about: the same rules as for an operator's call, unless the wish is not under them.
+    pub fn of(wish: &Wish) -> Self {
+        Self {
+            deployment: wish.deployment,
+            command: wish.command,
+            author: wish.author.clone(),
+            if_match: wish.on.map_or(IfMatch::Any, |revision| IfMatch::Revisions(vec![revision])),
+            evidence: if wish.enforce { Evidence::none() } else { Evidence::Forced },
+        }
+    }
+
     /// Goes on with what `colour` replied to its probe.
     pub(super) fn resume(
         self,
@@ -48,7 +60,7 @@ impl Writing {
             let asked = route.readiness.probe.as_ref()?;
             Some((route, asked))
         }) else {
-            return Step::done(unavailable());
+            return out_of_reach();
         };
         let finding = asked.judge(reply);
         probe::record(backend.store(), &route.name, colour, asked, finding.clone(), now);
@@ -58,34 +70,41 @@ impl Writing {
         match store::load(backend.store(), &route.name, route.initial, now) {
             Ok(loaded) => {
                 let problem = Problem::Unhealthy { colour, detail: finding.detail };
-                Step::done(refused(&problem, self.deployment, route, &loaded.state, backend, now))
+                let response = refused(&problem, self.deployment, route, &loaded.state, backend, now);
+                Step::refused(response, problem)
             }
-            Err(_) => Step::done(unavailable()),
+            Err(_) => out_of_reach(),
         }
     }
 
     /// Writes if the evidence allows it, and else says what has to be asked first.
-    pub(super) fn attempt(self, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
+    pub fn attempt(self, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
         let deployment = self.deployment;
-        let Some(route) = router.routes().get(deployment) else { return Step::done(unavailable()) };
+        let Some(route) = router.routes().get(deployment) else { return out_of_reach() };
         let applied = store::update(backend.store(), &route.name, route.initial, now, |loaded| {
             let before = &loaded.state;
             if !self.if_match.allows(before.revision) {
                 return Err(Rule::Stale);
             }
             let after = before.after(self.command, self.author.clone(), now).map_err(Rule::Refused)?;
-            if let Some(after) = &after {
-                gate::check(before, after, route, self.evidence, now).map_err(Rule::Closed)?;
+            let Some(after) = after else { return Ok(None) };
+            gate::check(before, &after, route, self.evidence, now).map_err(Rule::Closed)?;
+            // A source that is not under the rules overrode one only where one applied; an operator says so each time.
+            let overrides =
+                self.evidence == Evidence::Forced && gate::check(before, &after, route, Evidence::none(), now).is_err();
+            if overrides && !self.author.forced {
+                let author = Author { forced: true, ..self.author.clone() };
+                return before.after(self.command, author, now).map_err(Rule::Refused);
             }
-            Ok(after)
+            Ok(Some(after))
         });
         let (rule, state) = match applied {
             Ok(applied) => {
                 let response = one(deployment, route, &applied.state, backend, now);
-                return Step::Done(Box::new(Answer { response, written: Some((deployment, applied)) }));
+                return Step::Done(Box::new(Answer { response, written: Some((deployment, applied)), refused: None }));
             }
             Err(ApplyError::Refused(rule, state)) => (rule, state),
-            Err(ApplyError::Unavailable) => return Step::done(unavailable()),
+            Err(ApplyError::Unavailable) => return out_of_reach(),
         };
         let problem = match rule {
             Rule::Stale => Problem::Stale(state.revision),
@@ -93,12 +112,17 @@ impl Writing {
             Rule::Closed(Closed::Untested { colour, missing }) => Problem::Untested { colour, missing },
             Rule::Closed(Closed::AskFirst(colour)) => return self.ask(colour, route),
         };
-        Step::done(refused(&problem, deployment, route, &state, backend, now))
+        let response = refused(&problem, deployment, route, &state, backend, now);
+        Step::refused(response, problem)
     }
 
     fn ask(self, colour: Colour, route: &Route) -> Step {
-        let Some(probe) = &route.readiness.probe else { return Step::done(unavailable()) };
+        let Some(probe) = &route.readiness.probe else { return out_of_reach() };
         let request = probe.request(&route.name, &route.colours.get(colour).cluster);
         Step::Ask(Box::new(Asking { request, purpose: Purpose::Probe(self, colour) }))
     }
+}
+
+fn out_of_reach() -> Step {
+    Step::refused(unavailable(), Problem::StoreUnavailable)
 }

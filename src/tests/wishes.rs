@@ -1,0 +1,127 @@
+//! Wishes of sources, carried out from the root context.
+
+use bluegreen_core::config::Config;
+use bluegreen_core::history::{Author, Source};
+use bluegreen_core::name::Reason;
+use bluegreen_core::readiness::outgoing::Reply;
+use bluegreen_core::source::{self, Sighting};
+use bluegreen_core::split::Revision;
+use bluegreen_core::state::Command;
+use bluegreen_core::wish::Wish;
+
+use super::*;
+use crate::host::CallId;
+use crate::plugin::Plugin;
+use crate::shared_data::SharedData;
+use crate::wishes::Wishes;
+
+const PROBE: &str = r#", "probe": {"path": "/ping"}"#;
+
+fn plugin(sections: &str) -> Plugin {
+    Plugin::new(&Config::from_bytes(config(sections, "").as_bytes()).expect("valid"))
+}
+
+fn promote(reason: &str) -> Wish {
+    let reason = Reason::new(reason).expect("valid");
+    let author = Author::new("envoy", Source::Runtime, reason);
+    Wish { deployment: 0, command: Command::Promote, author, enforce: true, on: None }
+}
+
+fn sighting(plugin: &Plugin) -> Option<Sighting> {
+    source::read(&SharedData, &plugin.router.routes()[0].name, Source::Runtime)
+}
+
+fn reply(wishes: &mut Wishes, plugin: &Plugin, token: u32, status: u16) -> bool {
+    wishes.on_reply(plugin, CallId(token), &Reply::Answered { status, body: Vec::new() })
+}
+
+fn active(envoy: &FakeEnvoy) -> &'static str {
+    let state = envoy.shared(STATE).expect("a state");
+    if state.contains(r#""split":{"active":"green""#) { "green" } else { "blue" }
+}
+
+#[test]
+fn without_rules_a_wish_is_granted_at_once_and_all_workers_know() {
+    let envoy = FakeEnvoy::start();
+    let traffic = worker(&envoy, &config("", ""));
+    assert_eq!(cluster(traffic, &[]), "b1");
+    Wishes::default().fulfil(&plugin(""), promote("said so"));
+    assert_eq!(cluster(traffic, &[]), "g2");
+    let line = envoy.logs().pop().expect("a line");
+    assert!(line.contains("by=envoy source=runtime reason=\"said so\""), "{line}");
+}
+
+#[test]
+fn the_candidate_is_asked_first_and_a_refusal_is_kept_and_logged_once() {
+    let envoy = FakeEnvoy::start();
+    let (plugin, mut wishes) = (plugin(PROBE), Wishes::default());
+    for status in [500, 503] {
+        wishes.fulfil(&plugin, promote(""));
+        let sent = envoy.take_sent();
+        assert_eq!(sent.iter().map(|call| call.cluster.as_str()).collect::<Vec<_>>(), ["g2"]);
+        assert!(reply(&mut wishes, &plugin, sent[0].token, status));
+        let refusal = sighting(&plugin).and_then(|sighting| sighting.refusal).expect("a refusal");
+        assert!(
+            refusal.starts_with(&format!("green would get traffic, and its probe failed just now: answered {status}"))
+        );
+    }
+    let refused = envoy.logs().into_iter().filter(|line| line.contains("source=runtime: refused")).count();
+    assert_eq!((refused, active(&envoy)), (1, "blue"));
+    wishes.fulfil(&plugin, promote(""));
+    assert!(reply(&mut wishes, &plugin, envoy.take_sent()[0].token, 200));
+    assert_eq!((active(&envoy), sighting(&plugin).and_then(|sighting| sighting.refusal)), ("green", None));
+}
+
+#[test]
+fn a_cluster_that_envoy_does_not_know_is_a_refusal() {
+    let envoy = FakeEnvoy::start();
+    let config = config(PROBE, "").replace("g2", "unknown");
+    let plugin = Plugin::new(&Config::from_bytes(config.as_bytes()).expect("valid"));
+    Wishes::default().fulfil(&plugin, promote(""));
+    let refusal = sighting(&plugin).and_then(|sighting| sighting.refusal).expect("a refusal");
+    assert!(refusal.contains("cluster 'unknown' is not known to this Envoy"), "{refusal}");
+    assert_eq!(active(&envoy), "blue");
+}
+
+#[test]
+fn an_equal_wish_is_not_begun_twice_and_a_later_one_takes_its_place() {
+    let envoy = FakeEnvoy::start();
+    let (plugin, mut wishes) = (plugin(PROBE), Wishes::default());
+    wishes.fulfil(&plugin, promote("first"));
+    wishes.fulfil(&plugin, promote("first"));
+    let first = envoy.take_sent();
+    assert_eq!(first.len(), 1);
+    wishes.fulfil(&plugin, promote("second"));
+    let second = envoy.take_sent();
+    assert!(!reply(&mut wishes, &plugin, first[0].token, 200), "nobody waits for the first any more");
+    assert_eq!(active(&envoy), "blue");
+    assert!(reply(&mut wishes, &plugin, second[0].token, 200));
+    assert!(!reply(&mut wishes, &plugin, second[0].token, 200), "a reply counts once");
+    assert_eq!(active(&envoy), "green");
+}
+
+#[test]
+fn a_wish_for_a_revision_that_is_gone_is_void() {
+    let envoy = FakeEnvoy::start();
+    let (plugin, mut wishes) = (plugin(PROBE), Wishes::default());
+    wishes.fulfil(&plugin, Wish { on: Some(Revision::ZERO), ..promote("") });
+    let sent = envoy.take_sent();
+    let operator = worker(&envoy, &admin());
+    assert_eq!(operate(operator, "PATCH", "?shadow_percent=5"), 200);
+    assert!(reply(&mut wishes, &plugin, sent[0].token, 200));
+    assert_eq!(active(&envoy), "blue");
+    let refusal = sighting(&plugin).and_then(|sighting| sighting.refusal).expect("a note");
+    assert!(refusal.contains("changed otherwise"), "{refusal}");
+}
+
+#[test]
+fn a_wish_that_is_not_under_the_rules_is_forced_where_one_applied() {
+    let envoy = FakeEnvoy::start();
+    for (sections, forced) in [(PROBE, true), ("", false)] {
+        let plugin = plugin(sections);
+        Wishes::default().fulfil(&plugin, Wish { enforce: false, ..promote("") });
+        let line = envoy.logs().into_iter().rfind(|line| line.contains("state changed")).expect("a line");
+        assert_eq!(line.contains("source=runtime forced"), forced, "{line}");
+    }
+    assert!(envoy.take_sent().is_empty());
+}
