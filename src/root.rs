@@ -63,6 +63,9 @@ impl RootContext for Root {
             if plugin.leads(now) {
                 plugin.sample(now);
                 self.probing.tick(plugin, now);
+                for wish in plugin.conduct(now) {
+                    self.wishes.fulfil(plugin, wish);
+                }
             }
             admin::tick(plugin, now);
         }

@@ -51,6 +51,7 @@ pub mod leader;
 pub mod guard;
 
 pub mod readiness;
+pub mod rollout;
 
 pub mod source;
 pub mod wish;

@@ -1,7 +1,9 @@
 //! What becomes of one request: deployment, then override, then stickiness, then the canary's rotation.
 
 use crate::colour::{Colour, PerColour};
-use crate::config::{Bake, Config, Deployment, Failover, Probe, SmokeTest, Sticky, Upstream};
+use crate::config::{
+    Bake, Config, Deployment, Failover, Guard, Probe, RolloutPlan, SmokeTest, Sticky, Upstream,
+};
 use crate::cookie;
 use crate::history::Source;
 use crate::matching::{DeploymentIndex, Matcher, RequestHeaders};
@@ -29,6 +31,10 @@ pub struct Route {
     pub initial: Split,
     /// What a colour has to be before it gets traffic.
     pub readiness: Readiness,
+    /// The steps in which a candidate gets its share.
+    pub rollout: Option<RolloutPlan>,
+    /// The rules that compare candidate and active colour.
+    pub guard: Option<Guard>,
     /// The sources that say which state it should be in, besides its configuration's `initial`.
     pub sources: Vec<Source>,
     sticky: Option<Sticky>,
@@ -103,6 +109,8 @@ impl Route {
                 bake: deployment.bake,
                 failover: deployment.failover,
             },
+            rollout: deployment.rollout.clone(),
+            guard: deployment.guard,
             sources: Vec::new(),
             sticky: deployment.sticky.clone(),
             r#override: deployment.r#override.as_ref().map(|by| by.header.clone()),

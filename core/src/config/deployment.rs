@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::guard::Guard;
 use super::pattern::MatchRules;
 use super::readiness::{Bake, Failover, Probe, SmokeTest};
+use super::rollout::RolloutPlan;
 use crate::colour::PerColour;
 use crate::name::{ClusterName, CookieName, HeaderName, Version};
 use crate::split::Split;
@@ -35,6 +37,10 @@ pub struct Deployment {
     pub bake: Option<Bake>,
     /// Going back by itself; absent: never.
     pub failover: Option<Failover>,
+    /// The steps in which a candidate gets its share; absent: operators take each step.
+    pub rollout: Option<RolloutPlan>,
+    /// The rules that compare candidate and active colour; absent: nobody does.
+    pub guard: Option<Guard>,
 }
 
 /// Where a colour's requests go, and which model version answers there.

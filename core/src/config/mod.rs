@@ -5,8 +5,10 @@
 mod access;
 mod deployment;
 mod document;
+mod guard;
 mod pattern;
 mod readiness;
+mod rollout;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,10 +17,12 @@ use serde::Deserialize;
 
 pub use self::access::{Access, Role, Token};
 pub use self::deployment::{CookieSticky, Deployment, Override, Sticky, Upstream};
+pub use self::guard::{ErrorRule, Guard, LatencyOf, OnBreach, Over, SlowRule};
 pub use self::pattern::{Authority, MatchRules, PathPrefix, RequestPath};
 pub use self::readiness::{
     Bake, Expectation, Failover, JsonExpectation, JsonType, Method, Probe, SmokeRequest, SmokeTest, StatusCode, Times,
 };
+pub use self::rollout::{RolloutPlan, RolloutStep, Then};
 use crate::name::{DeploymentName, HeaderName};
 
 /// Everything that one listener's plugin configuration says.

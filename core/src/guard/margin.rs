@@ -103,9 +103,9 @@ mod tests {
 
     #[test]
     fn no_mean_exceeds_one_as_long_as_the_candidate_keeps_the_margin() {
-        for (m, n) in [(9, 1), (20, 3), (5, 5), (2, 12)] {
+        for (m, n) in [(9, 1), (5, 5), (2, 8)] {
             for delta in [0.005, 0.02, 0.2] {
-                for recent in [0.001, 0.05, 0.4] {
+                for recent in [0.001, 0.3] {
                     for a in [0.0, 0.01, 0.05, 0.3, 0.79] {
                         for worse in [0.0, 0.5, 1.0] {
                             let means = means(m, n, a, a + worse * delta, delta, recent);

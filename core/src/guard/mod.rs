@@ -12,6 +12,7 @@
 //! | [`outcomes`] | a block of outcomes of both colours, the unit that is bet on |
 //! | [`odds`] | the bet when the margin is nought: which colour did the block's bad outcomes fall on? |
 //! | [`margin`] | the bet with a margin |
+//! | [`fixed`] | the bet after a promotion, when there is only one colour left |
 //! | [`capital`] | how the capital is spread over sizes and beginnings of a fault |
 //! | [`sequential`] | the test that puts these together |
 //! | [`interval`] | the interval for a colour's rate that holds at any time |
@@ -21,8 +22,11 @@
 //! The rules of one deployment share α equally (union bound): with two rules at 99 % each has a threshold of 200.
 
 pub mod capital;
+pub mod fixed;
 pub mod interval;
 pub mod margin;
 pub mod odds;
 pub mod outcomes;
 pub mod sequential;
+pub mod verdict;
+pub mod watch;

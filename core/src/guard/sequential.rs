@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capital::Capital;
 use super::outcomes::{Block, Outcomes};
-use super::{margin, odds};
+use super::{fixed, margin, odds};
 
 /// A test under way.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -48,6 +48,13 @@ impl SequentialTest {
         self.capital.play(block.candidate.total, &ln_factors);
         self.peak = self.peak.max(self.capital.total());
         self.recent.add(block.active);
+    }
+
+    /// Takes the outcomes since the last call of a candidate that is alone, and bad with at most the rate `allowed` if
+    /// nothing is wrong.
+    pub fn observe_alone(&mut self, allowed: f64, outcomes: Outcomes) {
+        self.capital.play(outcomes.total, &fixed::ln_factors(outcomes, allowed));
+        self.peak = self.peak.max(self.capital.total());
     }
 
     /// Leaves out what is not played yet: the share of the requests that the candidate gets has changed.
