@@ -60,8 +60,14 @@ impl Exchange {
         let upstream = route.colours.get(decision.colour);
         host::set_request_header(routing.cluster_header.as_str(), upstream.cluster.as_str());
 
-        let exchange =
-            Self { deployment, colour: decision.colour, began, answered: None, complete: false, set_cookie: decision.set_cookie };
+        let exchange = Self {
+            deployment,
+            colour: decision.colour,
+            began,
+            answered: None,
+            complete: false,
+            set_cookie: decision.set_cookie,
+        };
         exchange.count(plugin, ColourMetric::Requests, 1);
         exchange.count(plugin, ColourMetric::InFlight, 1);
         Some(exchange)

@@ -338,8 +338,14 @@ mod tests {
 
     #[test]
     fn a_grpc_status_belongs_to_whom_it_blames() {
-        let cases = [("0", Class::Status(2)), ("14", Class::Status(5)), ("2", Class::Status(5)), ("3", Class::Status(4)),
-            ("1", Class::Unanswered), ("x", Class::Status(5))];
+        let cases = [
+            ("0", Class::Status(2)),
+            ("14", Class::Status(5)),
+            ("2", Class::Status(5)),
+            ("3", Class::Status(4)),
+            ("1", Class::Unanswered),
+            ("x", Class::Status(5)),
+        ];
         for (status, class) in cases {
             assert_eq!(Class::of_grpc(status.as_bytes()), class, "{status}");
         }

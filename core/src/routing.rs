@@ -1,9 +1,7 @@
 //! What becomes of one request: deployment, then override, then stickiness, then the canary's rotation.
 
 use crate::colour::{Colour, PerColour};
-use crate::config::{
-    Bake, Config, Deployment, Failover, Guard, Probe, RolloutPlan, SmokeTest, Sticky, Upstream,
-};
+use crate::config::{Bake, Config, Deployment, Failover, Guard, Probe, RolloutPlan, SmokeTest, Sticky, Upstream};
 use crate::cookie;
 use crate::history::Source;
 use crate::matching::{DeploymentIndex, Matcher, RequestHeaders};

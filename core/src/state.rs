@@ -155,11 +155,29 @@ impl State {
         let turned = rollout.filter(|_| phase(rollout) != phase(self.rollout)).map(|rollout| rollout.phase);
         let revision = self.revision.next();
         let mut history = self.history.clone();
-        history.record(Change { revision, at: now, author: author.clone(), from: self.split, to: split, rollout: turned });
+        history.record(Change {
+            revision,
+            at: now,
+            author: author.clone(),
+            from: self.split,
+            to: split,
+            rollout: turned,
+        });
         let switched = split.active != self.split.active;
         let switched_at = if switched { Some(now) } else { self.switched_at };
         let smoke = if switched { None } else { self.smoke.clone() };
-        Ok(Some(Self { revision, split, rollback_to, switched_at, smoke, rollout, initial, since: now, author, history }))
+        Ok(Some(Self {
+            revision,
+            split,
+            rollback_to,
+            switched_at,
+            smoke,
+            rollout,
+            initial,
+            since: now,
+            author,
+            history,
+        }))
     }
 
     /// `colour` alone gets the ordinary traffic.

@@ -5,6 +5,7 @@ mod failure;
 mod host_calls;
 mod measuring;
 mod readiness;
+mod rollout;
 mod switching;
 mod wishes;
 

@@ -156,11 +156,7 @@ impl Endpoint {
                 (Resource::Drain, b"POST") => (Some(Action::Drain(name)), "POST"),
                 (Resource::Rollout(steer), b"POST") => (Some(Action::Write(name, Write::Rollout(steer))), "POST"),
                 (
-                    Resource::Promote
-                    | Resource::Rollback
-                    | Resource::Test
-                    | Resource::Drain
-                    | Resource::Rollout(_),
+                    Resource::Promote | Resource::Rollback | Resource::Test | Resource::Drain | Resource::Rollout(_),
                     _,
                 ) => (None, "POST"),
             },

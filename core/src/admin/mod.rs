@@ -205,7 +205,13 @@ impl Call {
             ..Author::new(self.caller.name(), Source::Admin, params.reason()?)
         };
         let evidence = if author.forced { Evidence::Forced } else { Evidence::none() };
-        Ok(Writing { deployment, command: what.command(params, route, &state)?, author, if_match: self.if_match.clone(), evidence })
+        Ok(Writing {
+            deployment,
+            command: what.command(params, route, &state)?,
+            author,
+            if_match: self.if_match.clone(),
+            evidence,
+        })
     }
 }
 

@@ -108,7 +108,11 @@ fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
 
 fn positive_share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     let share = share(deserializer)?;
-    if share > 0.0 { Ok(Some(share)) } else { Err(de::Error::custom("0 would be broken by any candidate: leave it out")) }
+    if share > 0.0 {
+        Ok(Some(share))
+    } else {
+        Err(de::Error::custom("0 would be broken by any candidate: leave it out"))
+    }
 }
 
 fn confidence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

@@ -169,11 +169,9 @@ impl Watch {
         let slow = guard.and_then(|guard| guard.slow);
         let bound = match slow.map(|rule| rule.over) {
             Some(Over::Latency(bound)) => Bound::Above(Bucket::of(bound)),
-            Some(Over::Auto) | None => {
-                Bound::Learning(slow.map_or_else(Histogram::default, |rule| {
-                    counts.get(candidate.other()).latency(rule.of).clone()
-                }))
-            }
+            Some(Over::Auto) | None => Bound::Learning(
+                slow.map_or_else(Histogram::default, |rule| counts.get(candidate.other()).latency(rule.of).clone()),
+            ),
         };
         let mut watch = Self {
             candidate,
@@ -207,13 +205,7 @@ impl Watch {
     }
 
     /// Takes what was counted since the last tick.
-    pub fn observe(
-        &mut self,
-        state: &State,
-        guard: Option<&Guard>,
-        counts: &PerColour<ColourCounts>,
-        now: Timestamp,
-    ) {
+    pub fn observe(&mut self, state: &State, guard: Option<&Guard>, counts: &PerColour<ColourCounts>, now: Timestamp) {
         let learned = self.learn(guard, counts);
         let tallies = PerColour::from_fn(|colour| self.tally(counts.get(colour), guard));
         let new = PerColour::from_fn(|colour| {

@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn a_disaster_reaches_the_limit_without_any_test() {
-        let sections = PLAN.replace(r#""guard": {"#, r#""guard": {"confidence": 0.999999, "error": {"max_rate": 0.2, "after": 5}, "#);
+        let sections = PLAN
+            .replace(r#""guard": {"#, r#""guard": {"confidence": 0.999999, "error": {"max_rate": 0.2, "after": 5}, "#);
         let mut world = World::new(&sections);
         world.start();
         world.run(10, 0.0, 1.0);

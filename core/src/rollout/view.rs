@@ -40,7 +40,9 @@ impl RolloutView {
                 let refusal = source::read(store, &route.name, Source::Rollout).and_then(|sighting| sighting.refusal);
                 match (waits_for(rollout, route, watch, now), refusal) {
                     (None, _) => operator("the configuration has no such step"),
-                    (Some(waits), Some(refusal)) if waits.is_empty() => vec![format!("the next step is refused: {refusal}")],
+                    (Some(waits), Some(refusal)) if waits.is_empty() => {
+                        vec![format!("the next step is refused: {refusal}")]
+                    }
                     (Some(waits), _) => waits,
                 }
             }
