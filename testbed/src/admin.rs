@@ -70,6 +70,25 @@ pub struct Deployment {
     /// Why.
     #[serde(default)]
     pub reason: Option<String>,
+    /// The rollout under way, or the last one.
+    #[serde(default)]
+    pub rollout: Option<Rollout>,
+}
+
+/// A rollout.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Rollout {
+    /// What it is doing.
+    pub phase: String,
+    /// The step in force, from 1.
+    pub step: u64,
+    /// How many there are.
+    pub steps: u64,
+    /// What it waits for, in words.
+    pub waits_for: Vec<String>,
+    /// What is known about the candidate.
+    #[serde(default)]
+    pub evidence: Option<String>,
 }
 
 /// One colour of a deployment.
@@ -115,6 +134,9 @@ pub struct Change {
     /// Whether it overrode a rule.
     #[serde(default)]
     pub forced: bool,
+    /// The phase that it brought a rollout into.
+    #[serde(default)]
+    pub rollout: Option<String>,
     /// Before.
     pub from: Split,
     /// After.
@@ -212,6 +234,11 @@ impl Admin {
     /// `rollback`, which must succeed.
     pub async fn rollback(&self, name: &str) -> Result<Deployment> {
         self.rolling_back(name).send().await?.deployment()
+    }
+
+    /// `start`, `pause`, `resume`, `abort` or `skip` of a rollout, which must succeed.
+    pub async fn rollout(&self, name: &str, verb: &str) -> Result<Deployment> {
+        self.call(Method::POST, &format!("/v1/deployments/{name}/rollout/{verb}")).send().await?.deployment()
     }
 
     /// Runs the smoke test.

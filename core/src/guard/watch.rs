@@ -222,16 +222,26 @@ impl Watch {
             self.error.cut();
             self.slow.cut();
         }
+        self.count(&new);
+        if let (Some(guard), false) = (guard, set) {
+            self.conclude(guard, &new, now);
+        }
+    }
+
+    /// Adds to what has been counted.
+    pub fn count(&mut self, new: &PerColour<Tally>) {
         for colour in Colour::ALL {
             let add = |tally: &mut Tally| *tally = tally.and(new.get(colour));
             add(self.since_began.get_mut(colour));
             add(self.since_set.get_mut(colour));
         }
-        if let (Some(guard), false) = (guard, set) {
-            self.test(guard, &new);
-            if self.breach.is_none() {
-                self.breach = self.broken(guard).map(|rule| (rule, now));
-            }
+    }
+
+    /// Lets the tests see what was counted last, and says whether a rule is broken.
+    pub fn conclude(&mut self, guard: &Guard, new: &PerColour<Tally>, now: Timestamp) {
+        self.test(guard, new);
+        if self.breach.is_none() {
+            self.breach = self.broken(guard).map(|rule| (rule, now));
         }
     }
 

@@ -85,7 +85,7 @@ impl Story<'_> {
         for change in changes {
             self.narrator.answer(&members(change, &["revision", "at", "by", "reason"]));
         }
-        ensure!(changes.len() == 4, "expected the history to have the story's 4 changes, got {}", changes.len());
+        ensure!(changes.len() == 6, "expected the history to have the story's 6 changes, got {}", changes.len());
         self.narrator.meaning("The history says who changed what, and why. What was refused changed nothing.");
         Ok(())
     }
