@@ -364,3 +364,119 @@ impl ColourCounts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use std::time::Duration;
+
+    use super::*;
+    use crate::history::{Author, Source};
+    use crate::name::Reason;
+    use crate::state::{Command, Patch};
+    use crate::testing::{MemoryStore, iris, percent, split};
+
+    const NOW: Timestamp = Timestamp::from_millis(10_000_000);
+
+    fn canary() -> State {
+        State::initial(split("blue", "10", "0"), NOW)
+    }
+
+    fn guard(json: &str) -> Guard {
+        serde_json::from_str(json).expect("valid")
+    }
+
+    /// So many answers, a part of them failed and rejected, and all with this latency.
+    fn counts(answered: u64, failed: u64, rejected: u64, latency: Duration) -> ColourCounts {
+        let mut counts = ColourCounts { answered, failed, rejected, ..ColourCounts::default() };
+        counts.exchange.add(Bucket::of(latency), answered);
+        counts
+    }
+
+    fn begin(guard: &Guard) -> Watch {
+        Watch::follow(None, &canary(), Some(guard), &PerColour::default(), NOW).expect("a canary")
+    }
+
+    #[test]
+    fn auto_is_settled_by_the_active_colours_first_answers_and_what_came_before_proves_nothing() {
+        let rules = guard(r#"{"slow": {"over": "auto"}}"#);
+        let mut watch = begin(&rules);
+        let fast = Duration::from_millis(10);
+        let green = |answered| counts(answered, 0, 0, Duration::from_millis(90));
+        let few = PerColour { blue: counts(199, 0, 0, fast), green: green(50) };
+        watch.observe(&canary(), Some(&rules), &few, NOW);
+        assert!(matches!(watch.bound, Bound::Learning(_)));
+        let enough = PerColour { blue: counts(201, 0, 0, fast), green: green(60) };
+        watch.observe(&canary(), Some(&rules), &enough, NOW);
+        assert_eq!(watch.bound, Bound::Above(Bucket::of(fast)));
+        assert_eq!(watch.since_began.green.slow, Outcomes::default());
+        let more = PerColour { blue: counts(400, 0, 0, fast), green: green(80) };
+        watch.observe(&canary(), Some(&rules), &more, NOW);
+        assert_eq!(
+            (watch.since_began.green.slow, watch.since_began.blue.slow),
+            (Outcomes::new(20, 20), Outcomes::new(199, 0))
+        );
+        assert_eq!(watch.breach.map(|(rule, _)| rule), Some(Rule::Slow));
+    }
+
+    #[test]
+    fn answers_around_a_change_of_the_share_count_and_prove_nothing() {
+        let rules = guard("{}");
+        let mut watch = begin(&rules);
+        let patch = Patch { canary_percent: Some(percent("20")), ..Patch::default() };
+        let alice = Author::new("alice", Source::Admin, Reason::none());
+        let later = canary().after(Command::Patch(patch), alice, NOW).expect("allowed").expect("a change");
+        let failed = PerColour { blue: counts(100, 0, 0, Duration::ZERO), green: counts(50, 50, 0, Duration::ZERO) };
+        watch.observe(&later, Some(&rules), &failed, NOW);
+        assert_eq!((watch.since_set.green.errors, watch.breach), (Outcomes::new(50, 50), None));
+        assert!(watch.error.e_value() <= 1.0);
+    }
+
+    #[test]
+    fn a_4xx_is_an_error_only_if_the_configuration_says_so() {
+        let rejected = PerColour { blue: counts(100, 0, 0, Duration::ZERO), green: counts(50, 0, 50, Duration::ZERO) };
+        for (json, errors) in [("{}", 0), (r#"{"error": {"count_4xx": true}}"#, 50)] {
+            let rules = guard(json);
+            let mut watch = begin(&rules);
+            watch.observe(&canary(), Some(&rules), &rejected, NOW);
+            assert_eq!(watch.since_began.green.errors, Outcomes::new(50, errors), "{json}");
+        }
+    }
+
+    #[test]
+    fn the_limit_spares_a_candidate_whose_active_colour_is_half_way_there() {
+        let rules = guard(r#"{"confidence": 0.999999, "error": {"max_rate": 0.2, "after": 50}}"#);
+        let none = Duration::ZERO;
+        let cases = [(49, 49, 0, None), (50, 9, 0, None), (50, 10, 9, Some(Rule::MaxRate)), (50, 10, 10, None)];
+        for (answered, failed, of_blue, expected) in cases {
+            let mut watch = begin(&rules);
+            let counts = PerColour { blue: counts(100, of_blue, 0, none), green: counts(answered, failed, 0, none) };
+            // In pieces without the other colour, so that no test has anything to compare.
+            watch.since_set = PerColour::from_fn(|colour| watch.tally(counts.get(colour), Some(&rules)));
+            assert_eq!(watch.broken(&rules), expected, "{answered} {failed} {of_blue}");
+        }
+    }
+
+    #[test]
+    fn counters_that_start_again_from_nought_are_taken_as_a_pause() {
+        let rules = guard("{}");
+        let mut watch = begin(&rules);
+        let before = PerColour { blue: counts(100, 1, 0, Duration::ZERO), green: counts(50, 1, 0, Duration::ZERO) };
+        watch.observe(&canary(), Some(&rules), &before, NOW);
+        watch.observe(&canary(), Some(&rules), &PerColour::default(), NOW);
+        assert_eq!(watch.since_began.green.errors, Outcomes::new(50, 1));
+    }
+
+    #[test]
+    fn a_watch_is_kept_for_the_next_leader_and_a_foreign_value_is_none() {
+        let store = MemoryStore::default();
+        assert_eq!(read(&store, &iris()), None);
+        let watch = begin(&guard("{}"));
+        record(&store, &iris(), &watch).expect("in reach");
+        assert_eq!(read(&store, &iris()), Some(watch));
+        store.put("bluegreen/v1/iris/watch", b"\xff");
+        assert_eq!(read(&store, &iris()), None);
+    }
+}
