@@ -17,6 +17,8 @@ pub struct Exchange {
     colour: Colour,
     began: SystemTime,
     answered: Option<Answered>,
+    /// Whether the answer has come to its end.
+    complete: bool,
     set_cookie: Option<String>,
 }
 
@@ -58,18 +60,28 @@ impl Exchange {
         let upstream = route.colours.get(decision.colour);
         host::set_request_header(routing.cluster_header.as_str(), upstream.cluster.as_str());
 
-        let exchange =
-            Self { deployment, colour: decision.colour, began, answered: None, set_cookie: decision.set_cookie };
+        let exchange = Self {
+            deployment,
+            colour: decision.colour,
+            began,
+            answered: None,
+            complete: false,
+            set_cookie: decision.set_cookie,
+        };
         exchange.count(plugin, ColourMetric::Requests, 1);
         exchange.count(plugin, ColourMetric::InFlight, 1);
         Some(exchange)
     }
 
     /// Marks the answer, whose headers are under way. Envoy's own answers (no healthy upstream, timeout) come here too.
-    pub fn on_answer(&mut self, plugin: &Plugin) {
+    pub fn on_answer(&mut self, plugin: &Plugin, end_of_stream: bool) {
         let status = host::response_status().unwrap_or_default();
         let class = Class::of_status(&status);
         self.answered = Some(Answered { class, after: since(self.began) });
+        if end_of_stream {
+            // A gRPC answer without a message has its status here; others do not end with their head.
+            self.on_end(false);
+        }
         self.note_reach(plugin, status == b"503");
         host::set_response_header(COLOUR_HEADER, self.colour.as_str());
         plugin.show_version(self.deployment, self.colour, |version| host::set_response_header(VERSION_HEADER, version));
@@ -78,11 +90,28 @@ impl Exchange {
         }
     }
 
+    /// The answer has come to its end. A gRPC error stands under the HTTP status 200, in the head or in the trailers.
+    pub fn on_end(&mut self, with_trailers: bool) {
+        self.complete = true;
+        if let Some(answered) = &mut self.answered
+            && let Some(status) = host::grpc_status(with_trailers)
+            && answered.class == Class::Status(2)
+        {
+            answered.class = Class::of_grpc(&status);
+        }
+    }
+
+    /// The answer has come to its end without trailers.
+    pub const fn on_last_byte(&mut self) {
+        self.complete = true;
+    }
+
     /// Counts the exchange, which is over.
     pub fn end(self, plugin: &Plugin) {
         self.count(plugin, ColourMetric::InFlight, -1);
         let (class, first_byte) = match &self.answered {
-            Some(answered) => (answered.class, Some(answered.after)),
+            Some(answered) if self.complete => (answered.class, Some(answered.after)),
+            Some(answered) => (broken_off(answered.class), Some(answered.after)),
             None => (Class::Unanswered, None),
         };
         for metric in of_exchange(class, first_byte, since(self.began)) {
@@ -104,6 +133,11 @@ impl Exchange {
             metrics.add(self.colour, metric, by);
         }
     }
+}
+
+/// How an exchange ended whose answer did not come to its end. Rare, so that asking Envoy why does not matter.
+fn broken_off(class: Class) -> Class {
+    class.broken_off(&host::response_code_details())
 }
 
 /// Time since `began`; none when the clock was set back in between.

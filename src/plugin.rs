@@ -9,17 +9,20 @@ use bluegreen_core::colour::{Colour, PerColour};
 use bluegreen_core::comparison::{self, Sample, period_of};
 use bluegreen_core::config::{Config, ConfigPush, Failover, Routing};
 use bluegreen_core::counters::ColourCounts;
+use bluegreen_core::guard::{verdict, watch};
 use bluegreen_core::leader::{Member, lease_key};
 use bluegreen_core::matching::DeploymentIndex;
 use bluegreen_core::name::Version;
 use bluegreen_core::readiness::failover::{self, Reach};
 use bluegreen_core::readiness::probe;
+use bluegreen_core::rollout::conduct;
 use bluegreen_core::routing::{Rotations, Route, Router};
 use bluegreen_core::source::{self, Adoption, mlflow};
 use bluegreen_core::split::Split;
 use bluegreen_core::state::Command;
 use bluegreen_core::store::{self, Applied, Effect, Found, Store};
 use bluegreen_core::time::Timestamp;
+use bluegreen_core::wish::Wish;
 
 use crate::host;
 use crate::metrics::Metrics;
@@ -53,6 +56,8 @@ struct Working {
     versions: RefCell<PerColour<Version>>,
     metrics: Metrics,
     warned: Cell<bool>,
+    /// The epoch at which there was nothing to conduct.
+    rests_at: Cell<Option<u64>>,
 }
 
 /// A split, current for as long as the epoch stands still.
@@ -74,6 +79,7 @@ impl Plugin {
             versions: RefCell::new(PerColour::from_fn(|colour| route.colours.get(colour).version.clone())),
             metrics: Metrics::new(route.name.clone()),
             warned: Cell::new(false),
+            rests_at: Cell::new(None),
         };
         let mut plugin = Self {
             workings: router.routes().iter().map(working).collect(),
@@ -175,6 +181,15 @@ impl Plugin {
     }
 }
 
+/// Rollouts and guards.
+impl Plugin {
+    /// Takes each rollout and guard one turn further, on the leader; these are their wishes.
+    pub fn conduct(&self, now: Timestamp) -> Vec<Wish> {
+        let routes = self.router.routes().iter().zip(&self.workings).enumerate();
+        routes.filter_map(|(index, (route, working))| working.conduct(index, route, now)).collect()
+    }
+}
+
 /// Going back by itself.
 impl Plugin {
     /// Whether a failover watches over a deployment.
@@ -251,6 +266,30 @@ impl Working {
                 fallback
             }
         }
+    }
+
+    /// One turn of rollout and guard. A breach is logged when it is new.
+    fn conduct(&self, index: DeploymentIndex, route: &Route, now: Timestamp) -> Option<Wish> {
+        let epoch = self.metrics.epoch();
+        if (route.guard.is_none() && route.rollout.is_none()) || (epoch.is_some() && self.rests_at.get() == epoch) {
+            return None;
+        }
+        // While the store is out of reach nothing is concluded: the counters go on, and so does the next turn.
+        let loaded = store::load(&SharedData, &route.name, route.initial, now).ok()?;
+        let before = watch::read(&SharedData, &route.name);
+        let was_broken = before.as_ref().is_some_and(|watch| watch.breach.is_some());
+        let turn = conduct::turn((index, route), &loaded.state, before, &self.metrics.counts(), now);
+        if let Some(watch) = &turn.watch {
+            if watch::record(&SharedData, &route.name, watch).is_err() {
+                self.warn_once(route, "the guard's evidence cannot be kept");
+            }
+            if let (Some((rule, _)), false, Some(guard)) = (watch.breach, was_broken, &route.guard) {
+                let what = verdict::sentence(watch, guard);
+                log::warn!("bluegreen: deployment={} guard rule={} broken: {what}", route.name, rule.as_str());
+            }
+        }
+        self.rests_at.set(epoch.filter(|_| conduct::rests(&loaded.state, &turn)));
+        turn.wish
     }
 
     /// Writes down what was counted up to now.

@@ -73,6 +73,9 @@ impl RootContext for Root {
             if plugin.leads(now) {
                 plugin.sample(now);
                 self.probing.tick(plugin, now);
+                for wish in plugin.conduct(now) {
+                    self.wishes.fulfil(plugin, wish);
+                }
             }
             self.pushes.tick(plugin, &mut self.wishes, now);
             self.polling.tick(plugin, &mut self.wishes, now);

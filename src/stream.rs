@@ -83,9 +83,23 @@ impl HttpContext for Stream {
         }
     }
 
-    fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
+    fn on_http_response_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
         if let (Kind::Traffic(exchange), Some(plugin)) = (&mut self.kind, &self.plugin) {
-            exchange.on_answer(plugin);
+            exchange.on_answer(plugin, end_of_stream);
+        }
+        Action::Continue
+    }
+
+    fn on_http_response_body(&mut self, _size: usize, end_of_stream: bool) -> Action {
+        if let (Kind::Traffic(exchange), true) = (&mut self.kind, end_of_stream) {
+            exchange.on_last_byte();
+        }
+        Action::Continue
+    }
+
+    fn on_http_response_trailers(&mut self, _count: usize) -> Action {
+        if let Kind::Traffic(exchange) = &mut self.kind {
+            exchange.on_end(true);
         }
         Action::Continue
     }

@@ -55,8 +55,10 @@ pub enum DeploymentMetric {
 pub enum Class {
     /// An answer with a status of this hundred, 1 to 5.
     Status(u8),
-    /// No answer: the client went away, or the stream was reset, before there was one.
+    /// No answer, or not all of it, because the client went away.
     Unanswered,
+    /// An answer that the model server broke off after its head.
+    Cut,
 }
 
 /// Everything counted about one colour up to a moment.
@@ -66,8 +68,11 @@ pub struct ColourCounts {
     pub requests: u64,
     /// Exchanges that ended with an answer.
     pub answered: u64,
-    /// Those of them whose answer was a 5xx.
+    /// Those of them that failed: a 5xx, a gRPC status that means the same, or an answer that broke off.
     pub failed: u64,
+    /// Those of them whose answer was a 4xx, or a gRPC status that means the same.
+    #[serde(default)]
+    pub rejected: u64,
     /// Exchanges that ended without an answer.
     pub unanswered: u64,
     /// Time to first byte.
@@ -179,11 +184,11 @@ impl DeploymentMetric {
 
 impl Class {
     /// How many there are.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
 
     /// All classes.
     pub fn all() -> impl Iterator<Item = Class> {
-        (1..=5).map(Class::Status).chain([Class::Unanswered])
+        (1..=5).map(Class::Status).chain([Class::Unanswered, Class::Cut])
     }
 
     /// The class of a `:status` header; what is no status counts as unanswered.
@@ -191,6 +196,31 @@ impl Class {
         match status {
             [hundreds @ b'1'..=b'5', _, _] => Self::Status(hundreds.saturating_sub(b'0')),
             _ => Self::Unanswered,
+        }
+    }
+
+    /// The class of a gRPC status, by the HTTP status that gRPC's own mapping gives it: what is the server's fault is a
+    /// 5xx, what is the client's a 4xx. A status that is no number is the server's fault.
+    pub fn of_grpc(status: &[u8]) -> Self {
+        match status {
+            b"0" => Self::Status(2),
+            // Cancelled: by the client.
+            b"1" => Self::Unanswered,
+            // Invalid argument, not found, already exists, permission denied, resource exhausted, failed precondition,
+            // aborted, out of range, unauthenticated.
+            b"3" | b"5" | b"6" | b"7" | b"8" | b"9" | b"10" | b"11" | b"16" => Self::Status(4),
+            _ => Self::Status(5),
+        }
+    }
+
+    /// How an exchange ended whose answer, of this class, did not come to its end, by Envoy's `response.code_details`:
+    /// by the model server or on the way to it, or by the client. A failure stays one.
+    pub fn broken_off(self, code_details: &str) -> Self {
+        let by_client = !code_details.starts_with("upstream");
+        match self {
+            Self::Status(5) => self,
+            _ if by_client => Self::Unanswered,
+            _ => Self::Cut,
         }
     }
 
@@ -202,6 +232,7 @@ impl Class {
             Self::Status(4) => "4xx",
             Self::Status(_) => "5xx",
             Self::Unanswered => "none",
+            Self::Cut => "cut",
         }
     }
 
@@ -209,6 +240,7 @@ impl Class {
         match self {
             Self::Status(hundreds) => usize::from(hundreds.clamp(1, 5)),
             Self::Unanswered => 0,
+            Self::Cut => 6,
         }
     }
 }
@@ -223,12 +255,12 @@ impl ColourCounts {
             let ended = value(ColourMetric::Responses(class));
             match class {
                 Class::Unanswered => counts.unanswered = ended,
-                Class::Status(hundreds) => {
-                    counts.answered = counts.answered.saturating_add(ended);
-                    counts.failed = counts.failed.saturating_add(if hundreds == 5 { ended } else { 0 });
-                }
+                Class::Status(5) | Class::Cut => counts.failed = counts.failed.saturating_add(ended),
+                Class::Status(4) => counts.rejected = ended,
+                Class::Status(_) => counts.answered = counts.answered.saturating_add(ended),
             }
         }
+        counts.answered = counts.answered.saturating_add(counts.failed).saturating_add(counts.rejected);
         for bucket in &used.first_byte {
             counts.first_byte.add(*bucket, value(ColourMetric::FirstByte(*bucket)));
         }
@@ -244,6 +276,7 @@ impl ColourCounts {
             requests: self.requests.saturating_sub(earlier.requests),
             answered: self.answered.saturating_sub(earlier.answered),
             failed: self.failed.saturating_sub(earlier.failed),
+            rejected: self.rejected.saturating_sub(earlier.rejected),
             unanswered: self.unanswered.saturating_sub(earlier.unanswered),
             first_byte: self.first_byte.since(&earlier.first_byte),
             exchange: self.exchange.since(&earlier.exchange),
@@ -304,6 +337,35 @@ mod tests {
     }
 
     #[test]
+    fn a_grpc_status_belongs_to_whom_it_blames() {
+        let cases = [
+            ("0", Class::Status(2)),
+            ("14", Class::Status(5)),
+            ("2", Class::Status(5)),
+            ("3", Class::Status(4)),
+            ("1", Class::Unanswered),
+            ("x", Class::Status(5)),
+        ];
+        for (status, class) in cases {
+            assert_eq!(Class::of_grpc(status.as_bytes()), class, "{status}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_broke_off_blames_the_model_server_only_if_it_was_the_one() {
+        let cut = "upstream_reset_after_response_started{connection_termination}";
+        let cases = [
+            (Class::Status(2), cut, Class::Cut),
+            (Class::Status(2), "downstream_remote_disconnect", Class::Unanswered),
+            (Class::Status(2), "", Class::Unanswered),
+            (Class::Status(5), "downstream_remote_disconnect", Class::Status(5)),
+        ];
+        for (class, details, expected) in cases {
+            assert_eq!(class.broken_off(details), expected, "{details}");
+        }
+    }
+
+    #[test]
     fn only_used_buckets_are_asked_for() {
         let bucket = Bucket::of(Duration::from_millis(3));
         let used = Used { first_byte: [bucket].into(), ..Used::default() };
@@ -312,7 +374,7 @@ mod tests {
             asked.set(asked.get() + 1);
             2
         });
-        assert_eq!((counts.answered, counts.failed, counts.unanswered), (10, 2, 2));
+        assert_eq!((counts.answered, counts.failed, counts.rejected, counts.unanswered), (12, 4, 2, 2));
         assert_eq!(asked.get(), 1 + Class::COUNT + 1);
     }
 

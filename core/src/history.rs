@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Reason;
+use crate::rollout::Phase;
 use crate::split::{Revision, Split};
 use crate::time::Timestamp;
 
@@ -62,6 +63,9 @@ pub struct Change {
     pub from: Split,
     /// The split since.
     pub to: Split,
+    /// The phase that the change brought a rollout into, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Phase>,
 }
 
 /// The newest changes, newest first, at most [`History::LIMIT`].
@@ -116,11 +120,11 @@ struct LogLine<'a> {
 
 impl fmt::Display for LogLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Change { revision, author, from, to, .. } = self.change;
+        let Change { revision, author, from, to, rollout, .. } = self.change;
         write!(
             f,
             "state changed deployment={} revision={revision} active={}->{} canary_percent={}->{} shadow_percent={}->{} \
-             by={} source={}{} reason={:?}",
+             by={} source={}{}{}{} reason={:?}",
             self.deployment,
             from.active,
             to.active,
@@ -131,6 +135,8 @@ impl fmt::Display for LogLine<'_> {
             author.by,
             author.source.as_str(),
             if author.forced { " forced" } else { "" },
+            if rollout.is_some() { " rollout=" } else { "" },
+            rollout.map_or("", Phase::as_str),
             author.reason.as_str(),
         )
     }

@@ -92,12 +92,31 @@ impl Histogram {
         difference
     }
 
+    /// All exchanges.
+    pub fn total(&self) -> u64 {
+        self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// The exchanges in buckets above this one.
+    pub fn above(&self, bound: Bucket) -> u64 {
+        self.0.iter().filter(|(bucket, _)| **bucket > bound).fold(0, |sum, (_, count)| sum.saturating_add(*count))
+    }
+
+    /// The bucket in which the latency lies that `percent` of the exchanges (0 to 100) did not exceed.
+    pub fn percentile_bucket(&self, percent: u8) -> Option<Bucket> {
+        let rank = self.total().saturating_mul(u64::from(percent)).div_ceil(100).max(1);
+        let mut up_to = 0_u64;
+        self.0.iter().find_map(|(bucket, count)| {
+            up_to = up_to.saturating_add(*count);
+            (up_to >= rank).then_some(*bucket)
+        })
+    }
+
     /// The latency in milliseconds that `percent` of the exchanges (0 to 100) did not exceed, by nearest rank, with the
     /// exchanges of a bucket spread evenly over its width; `None` without exchanges. A true value above 134 s is given
     /// as 134 s.
     pub fn percentile_millis(&self, percent: u8) -> Option<f64> {
-        let total: u64 = self.0.values().fold(0, |sum, count| sum.saturating_add(*count));
-        let rank = total.saturating_mul(u64::from(percent)).div_ceil(100).max(1);
+        let rank = self.total().saturating_mul(u64::from(percent)).div_ceil(100).max(1);
         let mut below = 0_u64;
         for (bucket, count) in &self.0 {
             let up_to = below.saturating_add(*count);

@@ -5,7 +5,8 @@
 //!
 //! The modules stand in reading order: first the words (colour, names, percent, split), then what users write
 //! (configuration), what changes (state, history, store), how one request is decided (matching, routing), how it is
-//! measured (counters, comparison), what a colour has to be before it gets traffic (readiness), and last the API that
+//! measured (counters, comparison), how a candidate is judged (guard), what a colour has
+//! to be before it gets traffic (readiness), how it gets more and more of it (rollout), and last the API that
 //! operators call.
 //!
 //! | word | where it lives |
@@ -18,8 +19,8 @@
 //! | source | [`history::Source`]; what it wants: [`wish::Wish`]; what it was seen to say: [`source`] |
 //! | sticky, rotation, override | [`sticky`], [`rotation`], and [`routing`] for their order |
 //! | probe, smoke test, drain, bake, failover | [`readiness`] |
-//!
-//! Rollout and guard are not there yet.
+//! | guard | [`guard`]: the statistics, and [`guard::watch`] for what it has seen |
+//! | rollout | [`rollout`], and [`rollout::conduct`] for what takes it further |
 
 // The workspace denies panics and overflow in code that runs in the VM; in tests both are how a defect shows itself.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, missing_docs))]
@@ -48,7 +49,10 @@ pub mod counters;
 pub mod latency;
 pub mod leader;
 
+pub mod guard;
+
 pub mod readiness;
+pub mod rollout;
 
 pub mod source;
 pub mod wish;

@@ -1,7 +1,9 @@
 //! What becomes of one request: deployment, then override, then stickiness, then the canary's rotation.
 
 use crate::colour::{Colour, PerColour};
-use crate::config::{Bake, Config, Deployment, Failover, Mlflow, Probe, SmokeTest, Sticky, Upstream};
+use crate::config::{
+    Bake, Config, Deployment, Failover, Guard, Mlflow, Probe, RolloutPlan, SmokeTest, Sticky, Upstream,
+};
 use crate::cookie;
 use crate::history::Source;
 use crate::matching::{DeploymentIndex, Matcher, RequestHeaders};
@@ -31,6 +33,10 @@ pub struct Route {
     pub readiness: Readiness,
     /// The model registry that it follows.
     pub mlflow: Option<Mlflow>,
+    /// The steps in which a candidate gets its share.
+    pub rollout: Option<RolloutPlan>,
+    /// The rules that compare candidate and active colour.
+    pub guard: Option<Guard>,
     /// The sources that say which state it should be in.
     pub sources: Vec<Source>,
     sticky: Option<Sticky>,
@@ -111,6 +117,8 @@ impl Route {
                 failover: deployment.failover,
             },
             mlflow: deployment.mlflow.clone(),
+            rollout: deployment.rollout.clone(),
+            guard: deployment.guard,
             sources: Vec::new(),
             sticky: deployment.sticky.clone(),
             r#override: deployment.r#override.as_ref().map(|by| by.header.clone()),

@@ -10,6 +10,7 @@ use crate::colour::Colour;
 use crate::history::{Author, Change, History};
 use crate::name::Version;
 use crate::percent::Percent;
+use crate::rollout::{Move, Rollout};
 use crate::split::{Revision, Split};
 use crate::time::Timestamp;
 
@@ -26,6 +27,9 @@ pub struct State {
     pub switched_at: Option<Timestamp>,
     /// The smoke test that the candidate passed, if it did since the last switch.
     pub smoke: Option<SmokePass>,
+    /// The rollout under way, or the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// The configuration's `initial` that was applied last: only a different one is a change.
     pub initial: Split,
     /// When the split in force came into force.
@@ -60,6 +64,8 @@ pub enum Command {
     Patch(Patch),
     /// Take over a configuration's `initial`, if it is not the one applied last.
     AdoptInitial(Split),
+    /// Take a rollout further, or end it.
+    Rollout(Move),
 }
 
 /// The fields that a patch names.
@@ -79,6 +85,12 @@ pub struct Patch {
 pub enum Refusal {
     /// A rollback without a switch before it and without a canary to end.
     NothingToRollBackTo,
+    /// A rollout is under way already.
+    RolloutUnderWay,
+    /// No rollout is under way that the call could apply to.
+    NoRollout,
+    /// The rollout is not where it was when the call was made.
+    RolloutMoved,
 }
 
 // === impl State ===
@@ -92,6 +104,7 @@ impl State {
             rollback_to: None,
             switched_at: None,
             smoke: None,
+            rollout: None,
             initial,
             since: now,
             author: Author::config(),
@@ -125,20 +138,46 @@ impl State {
             Command::Patch(patch) => self.with(patch.applied_to(self.split)),
             Command::AdoptInitial(initial) if initial == self.initial => return Ok(None),
             Command::AdoptInitial(initial) => self.with(initial),
+            Command::Rollout(to) => self.with(to.split(self)?),
         };
         let initial = if let Command::AdoptInitial(initial) = command { initial } else { self.initial };
+        let rollout = match command {
+            Command::Rollout(to) => Some(to.rollout(self, now)),
+            _ => self.rollout.map(|rollout| rollout.overruled(self.split, split, author.source, now)),
+        };
         if split == self.split {
-            // The same traffic under a new `initial` is no change of the deployment, but it must be remembered.
-            let remembered = Self { initial, ..self.clone() };
-            return Ok((initial != self.initial).then_some(remembered));
+            // The same traffic under a new `initial` is no change of the deployment, but it must be remembered; and so
+            // must a rollout that stops or goes on.
+            let remembered = Self { initial, rollout, ..self.clone() };
+            return Ok((initial != self.initial || rollout != self.rollout).then_some(remembered));
         }
+        let phase = |rollout: Option<Rollout>| rollout.map(|rollout| (rollout.phase, rollout.began));
+        let turned = rollout.filter(|_| phase(rollout) != phase(self.rollout)).map(|rollout| rollout.phase);
         let revision = self.revision.next();
         let mut history = self.history.clone();
-        history.record(Change { revision, at: now, author: author.clone(), from: self.split, to: split });
+        history.record(Change {
+            revision,
+            at: now,
+            author: author.clone(),
+            from: self.split,
+            to: split,
+            rollout: turned,
+        });
         let switched = split.active != self.split.active;
         let switched_at = if switched { Some(now) } else { self.switched_at };
         let smoke = if switched { None } else { self.smoke.clone() };
-        Ok(Some(Self { revision, split, rollback_to, switched_at, smoke, initial, since: now, author, history }))
+        Ok(Some(Self {
+            revision,
+            split,
+            rollback_to,
+            switched_at,
+            smoke,
+            rollout,
+            initial,
+            since: now,
+            author,
+            history,
+        }))
     }
 
     /// `colour` alone gets the ordinary traffic.
@@ -175,6 +214,9 @@ impl fmt::Display for Refusal {
                 "nothing to roll back to: no switch has happened since the start or since the last rollback, and no \
                  canary is running; use promote, or PATCH active="
             }
+            Refusal::RolloutUnderWay => "a rollout is under way: abort it first, or let it go on",
+            Refusal::NoRollout => "no rollout is in a phase in which this can be done",
+            Refusal::RolloutMoved => "the rollout has moved on meanwhile: look at it and repeat the call",
         })
     }
 }

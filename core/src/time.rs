@@ -88,6 +88,14 @@ pub fn deserialize_span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Du
     }
 }
 
+/// As [`deserialize_span`], for a span that may be left out.
+///
+/// # Errors
+/// As there.
+pub fn deserialize_optional_span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    deserialize_span(deserializer).map(Some)
+}
+
 /// Reads how long the filter waits for a model server, at most four minutes, for `#[serde(deserialize_with)]`.
 ///
 /// # Errors

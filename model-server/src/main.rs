@@ -8,6 +8,7 @@ mod server;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -26,6 +27,9 @@ struct Arguments {
     /// The port to listen on; 0 takes a free one and prints it.
     #[arg(long)]
     port: u16,
+    /// How long each prediction takes longer than it has to, in milliseconds: a version that is slow.
+    #[arg(long, default_value_t = 0)]
+    delay_ms: u64,
 }
 
 /// One thread is enough for a model this small, and leaves the machine to what is being shown or measured.
@@ -40,7 +44,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(Arguments { model_version, port }: Arguments) -> Result<()> {
+async fn run(Arguments { model_version, port, delay_ms }: Arguments) -> Result<()> {
     // Before the port opens: whoever sees it open may end this server at once, and gracefully.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -59,5 +63,5 @@ async fn run(Arguments { model_version, port }: Arguments) -> Result<()> {
     };
     let address = listener.local_addr().context("cannot tell the address that was bound")?;
     println!("model-server: version {model_version} listens on http://{address}");
-    server::serve(listener, model_version, stop).await.context("serving failed")
+    server::serve(listener, model_version, Duration::from_millis(delay_ms), stop).await.context("serving failed")
 }

@@ -26,6 +26,7 @@ const LONGEST_DRAIN: Duration = Duration::from_secs(10);
 pub async fn serve(
     listener: TcpListener,
     version: Version,
+    delay: Duration,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let (stopped, wait_for_stop) = tokio::sync::oneshot::channel();
@@ -45,12 +46,12 @@ pub async fn serve(
         let _ = connection.set_nodelay(true);
     });
     tokio::select! {
-        ended = axum::serve(listener, routes(version)).with_graceful_shutdown(stop) => ended,
+        ended = axum::serve(listener, routes(version, delay)).with_graceful_shutdown(stop) => ended,
         () = drained_too_long => Ok(()),
     }
 }
 
-fn routes(version: Version) -> Router {
+fn routes(version: Version, delay: Duration) -> Router {
     // `get` alone would answer HEAD as well. MLflow does not, and a prober that uses HEAD shall fail here too.
     let alive = || get(alive).head(only_get).fallback(only_get);
     Router::new()
@@ -61,10 +62,11 @@ fn routes(version: Version) -> Router {
         .fallback(async || detail(StatusCode::NOT_FOUND, "Not Found"))
         .method_not_allowed_fallback(async || detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"))
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
-        .with_state(version)
+        .with_state((version, delay))
 }
 
-async fn invocations(State(version): State<Version>, headers: HeaderMap, body: Bytes) -> Response {
+async fn invocations(State((version, delay)): State<(Version, Duration)>, headers: HeaderMap, body: Bytes) -> Response {
+    tokio::time::sleep(delay).await;
     let content_type = headers.get(header::CONTENT_TYPE).map_or(Ok(""), |value| value.to_str()).unwrap_or_default();
     let Some(format) = Format::of(content_type) else {
         let message = format!(
@@ -86,7 +88,7 @@ async fn alive() -> Response {
     (JSON, "\n").into_response()
 }
 
-async fn model_version(State(version): State<Version>) -> Response {
+async fn model_version(State((version, _)): State<(Version, Duration)>) -> Response {
     version.to_string().into_response()
 }
 
@@ -125,7 +127,7 @@ mod tests {
         let stopped = async move {
             let _ = stopped.await;
         };
-        (address.to_string(), stop, tokio::spawn(serve(listener, version, stopped)))
+        (address.to_string(), stop, tokio::spawn(serve(listener, version, Duration::ZERO, stopped)))
     }
 
     async fn invoke(address: &str, content_type: &str, body: &'static str) -> (u16, String, String) {

@@ -23,6 +23,33 @@ fn an_exchange_is_in_flight_until_its_stream_is_over_however_it_ends() {
 }
 
 #[test]
+fn a_grpc_error_under_http_200_counts_as_what_it_means() {
+    let envoy = FakeEnvoy::start();
+    let traffic = worker(&envoy, &config("", ""));
+    for status in ["0", "14", "3"] {
+        let exchange = infer(traffic, &[]);
+        exchange.answer_grpc(status);
+        exchange.end();
+    }
+    let ended = ["2xx", "5xx", "4xx"].map(|class| metric(&envoy, &format!("class.{class}.responses_total")));
+    assert_eq!(ended, [1, 1, 1]);
+}
+
+#[test]
+fn an_answer_that_breaks_off_counts_against_whoever_broke_it_off() {
+    let envoy = FakeEnvoy::start();
+    let traffic = worker(&envoy, &config("", ""));
+    for details in ["upstream_reset_after_response_started{connection_termination}", "downstream_remote_disconnect"] {
+        envoy.set_code_details(details);
+        let exchange = infer(traffic, &[]);
+        exchange.answer("200");
+        exchange.break_off();
+    }
+    let ended = ["cut", "none", "2xx"].map(|class| metric(&envoy, &format!("class.{class}.responses_total")));
+    assert_eq!(ended, [1, 1, 0]);
+}
+
+#[test]
 fn the_answer_tells_colour_and_version_whatever_the_upstream_said() {
     let envoy = FakeEnvoy::start();
     let sticky = r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}"#;

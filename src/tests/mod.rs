@@ -6,6 +6,7 @@ mod host_calls;
 mod measuring;
 mod polling;
 mod readiness;
+mod rollout;
 mod switching;
 mod wishes;
 

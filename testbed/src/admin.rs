@@ -73,6 +73,9 @@ pub struct Deployment {
     /// What the sources were seen to say, by their names.
     #[serde(default)]
     pub sources: BTreeMap<String, Sighting>,
+    /// The rollout under way, or the last one.
+    #[serde(default)]
+    pub rollout: Option<Rollout>,
 }
 
 /// What a source was seen to say about a deployment.
@@ -91,6 +94,22 @@ pub struct Sighting {
     /// Why the source could not be asked or understood.
     #[serde(default)]
     pub error: Option<String>,
+}
+
+/// A rollout.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Rollout {
+    /// What it is doing.
+    pub phase: String,
+    /// The step in force, from 1.
+    pub step: u64,
+    /// How many there are.
+    pub steps: u64,
+    /// What it waits for, in words.
+    pub waits_for: Vec<String>,
+    /// What is known about the candidate.
+    #[serde(default)]
+    pub evidence: Option<String>,
 }
 
 /// One colour of a deployment.
@@ -136,6 +155,9 @@ pub struct Change {
     /// Whether it overrode a rule.
     #[serde(default)]
     pub forced: bool,
+    /// The phase that it brought a rollout into.
+    #[serde(default)]
+    pub rollout: Option<String>,
     /// Before.
     pub from: Split,
     /// After.
@@ -239,6 +261,11 @@ impl Admin {
     /// `rollback`, which must succeed.
     pub async fn rollback(&self, name: &str) -> Result<Deployment> {
         self.rolling_back(name).send().await?.deployment()
+    }
+
+    /// `start`, `pause`, `resume`, `abort` or `skip` of a rollout, which must succeed.
+    pub async fn rollout(&self, name: &str, verb: &str) -> Result<Deployment> {
+        self.call(Method::POST, &format!("/v1/deployments/{name}/rollout/{verb}")).send().await?.deployment()
     }
 
     /// Runs the smoke test.

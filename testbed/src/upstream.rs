@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -45,6 +45,22 @@ pub enum Behaviour {
     Answer,
     /// The same, with this status.
     Status(u16),
+    /// The same as [`Behaviour::Answer`], but every so many-th request gets this status.
+    Sometimes {
+        /// The status.
+        status: u16,
+        /// One request in so many gets it.
+        one_in: u64,
+    },
+    /// A gRPC answer: HTTP 200 with a body, and this `grpc-status` in the trailers of every so many-th one, 0 in others.
+    Grpc {
+        /// The status.
+        status: u16,
+        /// One request in so many gets it.
+        one_in: u64,
+    },
+    /// Answers 200 with so many bytes.
+    Bytes(usize),
     /// The same as [`Behaviour::Answer`], after a while.
     Slow(Duration),
     /// Reads the request and never answers.
@@ -222,8 +238,16 @@ impl State {
             lock(&self.behaviour).clone()
         };
         let mut status = StatusCode::OK;
+        let is_one_in = |number: u64| self.requests.load(Ordering::SeqCst).is_multiple_of(number);
         match behaviour {
             Behaviour::Answer => {}
+            Behaviour::Sometimes { status: code, one_in } if is_one_in(one_in) => status = StatusCode::from_u16(code)?,
+            Behaviour::Sometimes { .. } => {}
+            Behaviour::Grpc { status, one_in } => {
+                request.into_body().collect().await?;
+                return Ok(grpc_answer(if is_one_in(one_in) { status } else { 0 }));
+            }
+            Behaviour::Bytes(size) => return Ok(Response::new(full(vec![b'.'; size]))),
             Behaviour::Status(code) => status = StatusCode::from_u16(code)?,
             Behaviour::Slow(duration) => sleep(duration).await,
             Behaviour::Hang => std::future::pending().await,
@@ -243,12 +267,24 @@ impl State {
     }
 
     fn answer(&self, status: StatusCode) -> Response<ReplyBody> {
-        let body = Bytes::from(format!("{{\"colour\": \"{}\"}}\n", self.colour));
-        let mut response = Response::new(Full::new(body).map_err(|never: Infallible| match never {}).boxed());
+        let mut response = Response::new(full(format!("{{\"colour\": \"{}\"}}\n", self.colour)));
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
     }
+}
+
+fn full(body: impl Into<Bytes>) -> ReplyBody {
+    Full::new(body.into()).map_err(|never: Infallible| match never {}).boxed()
+}
+
+/// The form of a gRPC answer, which needs HTTP/2: the status comes after an empty message.
+fn grpc_answer(status: u16) -> Response<ReplyBody> {
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from(status))]);
+    let body = full(vec![0_u8; 5]).with_trailers(async move { Some(Ok(trailers)) });
+    let mut response = Response::new(body.boxed());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
 }
 
 // === impl Seen ===

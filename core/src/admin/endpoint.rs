@@ -6,7 +6,9 @@ use super::params::{Params, check_encoding};
 use super::problem::Problem;
 use crate::config::{PathPrefix, Role};
 use crate::name::DeploymentName;
-use crate::state::{Command, Patch};
+use crate::rollout::Move;
+use crate::routing::Route;
+use crate::state::{Command, Patch, Refusal, State};
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,7 @@ pub enum Resource {
     Drain,
     History,
     Comparison,
+    Rollout(Steer),
 }
 
 /// What a call asks for.
@@ -59,6 +62,17 @@ pub enum Write {
     Patch,
     Promote,
     Rollback,
+    Rollout(Steer),
+}
+
+/// What becomes of a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steer {
+    Start,
+    Pause,
+    Resume,
+    Abort,
+    Skip,
 }
 
 /// Path and query of a `:path`, whose fragment, if a client sends one, is dropped.
@@ -96,6 +110,11 @@ pub fn parse(prefix: &PathPrefix, path: &[u8]) -> Result<Endpoint, Problem> {
                 ["drain"] => Resource::Drain,
                 ["history"] => Resource::History,
                 ["comparison"] => Resource::Comparison,
+                ["rollout", "start"] => Resource::Rollout(Steer::Start),
+                ["rollout", "pause"] => Resource::Rollout(Steer::Pause),
+                ["rollout", "resume"] => Resource::Rollout(Steer::Resume),
+                ["rollout", "abort"] => Resource::Rollout(Steer::Abort),
+                ["rollout", "skip"] => Resource::Rollout(Steer::Skip),
                 _ => return Err(unknown()),
             };
             // A name that no deployment can have is a deployment that does not exist.
@@ -141,7 +160,11 @@ impl Endpoint {
                 (Resource::Rollback, b"POST") => (Some(Action::Write(name, Write::Rollback)), "POST"),
                 (Resource::Test, b"POST") => (Some(Action::Test(name)), "POST"),
                 (Resource::Drain, b"POST") => (Some(Action::Drain(name)), "POST"),
-                (Resource::Promote | Resource::Rollback | Resource::Test | Resource::Drain, _) => (None, "POST"),
+                (Resource::Rollout(steer), b"POST") => (Some(Action::Write(name, Write::Rollout(steer))), "POST"),
+                (
+                    Resource::Promote | Resource::Rollback | Resource::Test | Resource::Drain | Resource::Rollout(_),
+                    _,
+                ) => (None, "POST"),
             },
         };
         action.ok_or_else(|| Problem::MethodNotAllowed { method: String::from_utf8_lossy(method).into_owned(), allow })
@@ -166,7 +189,7 @@ impl Action {
             Action::Health | Action::List | Action::Read(..) | Action::Test(_) | Action::Webhook => &[],
             Action::Drain(_) => &["colour", "timeout"],
             Action::Write(_, Write::Patch) => &["active", "canary_percent", "shadow_percent", "reason", "force"],
-            Action::Write(_, Write::Promote | Write::Rollback) => &["reason", "force"],
+            Action::Write(_, Write::Promote | Write::Rollback | Write::Rollout(_)) => &["reason", "force"],
         };
         params.only(known)
     }
@@ -175,11 +198,12 @@ impl Action {
 // === impl Write ===
 
 impl Write {
-    /// The command that the parameters make of it.
-    pub fn command(self, params: &Params) -> Result<Command, Problem> {
+    /// The command that the parameters make of it, for a deployment in `state`.
+    pub fn command(self, params: &Params, route: &Route, state: &State) -> Result<Command, Problem> {
         match self {
             Write::Promote => Ok(Command::Promote),
             Write::Rollback => Ok(Command::RollBack),
+            Write::Rollout(steer) => steer.command(route, state),
             Write::Patch => {
                 let patch = Patch {
                     active: params.parsed("active")?,
@@ -189,5 +213,27 @@ impl Write {
                 if patch == Patch::default() { Err(Problem::EmptyPatch) } else { Ok(Command::Patch(patch)) }
             }
         }
+    }
+}
+
+// === impl Steer ===
+
+impl Steer {
+    fn command(self, route: &Route, state: &State) -> Result<Command, Problem> {
+        let to = match (self, &route.rollout) {
+            (Steer::Pause, _) => Move::Pause,
+            (Steer::Resume, _) => Move::Resume,
+            (Steer::Abort, _) => Move::Abort,
+            (Steer::Start | Steer::Skip, None) => return Err(Problem::NoRolloutPlan),
+            (Steer::Start, Some(plan)) => {
+                let first = plan.steps.first().ok_or(Problem::NoRolloutPlan)?;
+                Move::Start(first.canary_percent)
+            }
+            (Steer::Skip, Some(plan)) => {
+                let here = state.rollout.ok_or(Problem::Refused(Refusal::NoRollout))?;
+                Move::Next(here, here.next(plan))
+            }
+        };
+        Ok(Command::Rollout(to))
     }
 }

@@ -32,6 +32,8 @@ use crate::colour::{Colour, PerColour};
 use crate::comparison::{self, Sample};
 use crate::config::Access;
 use crate::counters::ColourCounts;
+use crate::guard::verdict::Verdict;
+use crate::guard::watch;
 use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::name::DeploymentName;
@@ -188,7 +190,7 @@ impl Call {
                 located(name).map(|(index, route)| Step::done(read(*what, index, route, backend, now)))
             }
             Action::Write(name, what) => located(name)
-                .and_then(|(index, _)| self.writing(index, *what, &params))
+                .and_then(|(index, route)| self.writing(index, route, *what, &params, backend, now))
                 .map(|writing| writing.attempt(router, backend, now)),
             Action::Test(name) => located(name).map(|(index, _)| Trial::start(index, router, backend, now)),
             Action::Drain(name) => located(name).and_then(|(index, _)| drain(index, &params, now)).map(|drain| {
@@ -201,13 +203,29 @@ impl Call {
         step.unwrap_or_else(|problem| refuse(&problem))
     }
 
-    fn writing(&self, deployment: DeploymentIndex, what: Write, params: &Params) -> Result<Writing, Problem> {
+    fn writing(
+        &self,
+        deployment: DeploymentIndex,
+        route: &Route,
+        what: Write,
+        params: &Params,
+        backend: &dyn Backend,
+        now: Timestamp,
+    ) -> Result<Writing, Problem> {
+        let seen = store::load(backend.store(), &route.name, route.initial, now);
+        let state = seen.map_err(|_| Problem::StoreUnavailable)?.state;
         let author = Author {
             forced: params.parsed("force")?.unwrap_or_default(),
             ..Author::new(self.caller.name(), Source::Admin, params.reason()?)
         };
         let evidence = if author.forced { Evidence::Forced } else { Evidence::none() };
-        Ok(Writing { deployment, command: what.command(params)?, author, if_match: self.if_match.clone(), evidence })
+        Ok(Writing {
+            deployment,
+            command: what.command(params, route, &state)?,
+            author,
+            if_match: self.if_match.clone(),
+            evidence,
+        })
     }
 }
 
@@ -295,7 +313,12 @@ fn read(what: Read, index: DeploymentIndex, route: &Route, backend: &dyn Backend
         Read::Comparison => {
             let sample = Sample { at: now, counts: backend.counts(index) };
             match comparison::windows(store, &route.name, &sample) {
-                Ok(windows) => Response::json(200, &ComparisonView::new(&route.name, state.revision, windows)),
+                Ok(windows) => {
+                    let watch = watch::read(store, &route.name);
+                    let verdict = watch.as_ref().zip(route.guard.as_ref());
+                    let verdict = verdict.map(|(watch, guard)| Verdict::new(watch, guard));
+                    Response::json(200, &ComparisonView::new(&route.name, state.revision, verdict, windows))
+                }
                 Err(_) => unavailable(),
             }
         }

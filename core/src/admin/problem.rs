@@ -74,6 +74,8 @@ pub enum Problem {
     },
     /// There is no smoke test to run.
     NoSmokeTest,
+    /// There are no steps to take.
+    NoRolloutPlan,
     /// Something still needs the colour.
     NotDrained {
         /// The colour.
@@ -132,9 +134,13 @@ impl Problem {
             Self::UnknownDeployment(_) => (404, "unknown-deployment", "No such deployment"),
             Self::MethodNotAllowed { .. } => (405, "method-not-allowed", "Method not allowed"),
             Self::Refused(Refusal::NothingToRollBackTo) => (409, "nothing-to-roll-back-to", "Nothing to roll back to"),
+            Self::Refused(Refusal::RolloutUnderWay) => (409, "rollout-under-way", "Rollout under way"),
+            Self::Refused(Refusal::NoRollout) => (409, "no-rollout", "No such rollout"),
+            Self::Refused(Refusal::RolloutMoved) => (409, "rollout-moved", "Rollout moved on"),
             Self::Unhealthy { .. } => (409, "colour-unhealthy", "Colour not healthy"),
             Self::Untested { .. } => (409, "smoke-test-missing", "Smoke test not passed"),
             Self::NoSmokeTest => (409, "no-smoke-test", "No smoke test"),
+            Self::NoRolloutPlan => (409, "no-rollout-plan", "No rollout configured"),
             Self::NotDrained { .. } => (409, "not-drained", "Colour still needed"),
             Self::Unsettled => (409, "unsettled", "State kept changing"),
             Self::Stale(_) => (412, "stale-revision", "Another change came first"),
@@ -225,6 +231,7 @@ impl fmt::Display for Problem {
             Self::Refused(refusal) => write!(f, "{refusal}"),
             Self::Unhealthy { .. } | Self::Untested { .. } => write!(f, "{}. {OVERRIDE}", self.cause()),
             Self::NoSmokeTest => f.write_str("The deployment's configuration has no smoke_test section."),
+            Self::NoRolloutPlan => f.write_str("The deployment's configuration has no rollout section."),
             Self::NotDrained { colour, holds } => write!(f, "{colour} is not safe to stop: {holds}."),
             Self::Unsettled => {
                 f.write_str("Others changed the state meanwhile. Look at it below, and repeat the call.")

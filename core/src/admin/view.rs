@@ -8,12 +8,15 @@ use serde::ser::{SerializeMap, Serializer};
 use super::Backend;
 use crate::colour::{Colour, PerColour};
 use crate::comparison::Window;
+use crate::guard::verdict::Verdict;
+use crate::guard::watch;
 use crate::history::{Change, Source};
 use crate::matching::DeploymentIndex;
 use crate::name::{ClusterName, DeploymentName, Reason, Version};
 use crate::percent::Percent;
 use crate::readiness::hold::holds;
 use crate::readiness::probe;
+use crate::rollout::view::RolloutView;
 use crate::routing::Route;
 use crate::source::{self, Sighting, mlflow};
 use crate::split::Revision;
@@ -36,6 +39,8 @@ pub struct DeploymentView<'a> {
     reason: &'a Reason,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     sources: BTreeMap<&'static str, Sighting>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout: Option<RolloutView>,
 }
 
 /// A colour as configured, and as it is now.
@@ -74,6 +79,8 @@ pub struct ChangesView<'a> {
 pub struct ComparisonView<'a> {
     name: &'a DeploymentName,
     revision: Revision,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<Verdict>,
     windows: Windows,
 }
 
@@ -130,6 +137,10 @@ impl<'a> DeploymentView<'a> {
             source: state.author.source,
             reason: &state.author.reason,
             sources,
+            rollout: state.rollout.map(|rollout| {
+                let watch = watch::read(backend.store(), &route.name);
+                RolloutView::new(rollout, route, watch.as_ref(), backend.store(), now)
+            }),
         }
     }
 
@@ -141,8 +152,13 @@ impl<'a> DeploymentView<'a> {
 // === impl ComparisonView ===
 
 impl<'a> ComparisonView<'a> {
-    pub fn new(name: &'a DeploymentName, revision: Revision, windows: Vec<(&'static str, Window)>) -> Self {
-        Self { name, revision, windows: Windows(windows) }
+    pub fn new(
+        name: &'a DeploymentName,
+        revision: Revision,
+        verdict: Option<Verdict>,
+        windows: Vec<(&'static str, Window)>,
+    ) -> Self {
+        Self { name, revision, verdict, windows: Windows(windows) }
     }
 }
 

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::guard::Guard;
 use super::mlflow::Mlflow;
 use super::pattern::MatchRules;
 use super::readiness::{Bake, Failover, Probe, SmokeTest};
+use super::rollout::RolloutPlan;
 use crate::colour::PerColour;
 use crate::name::{ClusterName, CookieName, HeaderName, Version};
 use crate::split::Split;
@@ -38,6 +40,10 @@ pub struct Deployment {
     pub failover: Option<Failover>,
     /// The model registry that the deployment follows; absent: none.
     pub mlflow: Option<Mlflow>,
+    /// The steps in which a candidate gets its share; absent: operators take each step.
+    pub rollout: Option<RolloutPlan>,
+    /// The rules that compare candidate and active colour; absent: nobody does.
+    pub guard: Option<Guard>,
 }
 
 /// Where a colour's requests go, and which model version answers there.

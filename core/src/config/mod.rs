@@ -5,10 +5,12 @@
 mod access;
 mod deployment;
 mod document;
+mod guard;
 mod mlflow;
 mod pattern;
 pub(crate) mod reader;
 mod readiness;
+mod rollout;
 mod sources;
 
 use std::collections::BTreeMap;
@@ -18,11 +20,13 @@ use serde::Deserialize;
 
 pub use self::access::{Access, Role, Token};
 pub use self::deployment::{CookieSticky, Deployment, Override, Sticky, Upstream};
+pub use self::guard::{ErrorRule, Guard, LatencyOf, OnBreach, Over, SlowRule};
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
 pub use self::pattern::{Authority, MatchRules, PathPrefix, RequestPath};
 pub use self::readiness::{
     Bake, Expectation, Failover, JsonExpectation, JsonType, Method, Probe, SmokeRequest, SmokeTest, StatusCode, Times,
 };
+pub use self::rollout::{RolloutPlan, RolloutStep, Then};
 pub use self::sources::{ConfigPush, RuntimeSource};
 use crate::name::{DeploymentName, HeaderName};
 

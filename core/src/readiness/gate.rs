@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::colour::{Colour, PerColour};
 use crate::name::Version;
 use crate::percent::Percent;
+use crate::rollout::Rollout;
 use crate::routing::{Readiness, Route};
 use crate::state::State;
 use crate::time::Timestamp;
@@ -72,7 +73,9 @@ pub fn check(
     let Evidence::Probed(healthy) = evidence else { return Ok(()) };
     // The colour that a rollback returns to has served production: a test of the candidate says nothing about it.
     let is_the_way_back = before.rollback_to == Some(colour);
-    if let Some(test) = smoke_test.as_ref().filter(|test| test.required && !is_the_way_back) {
+    // A test that counted when a rollout began counts to its end, which may be days later.
+    let ends_rollout = Rollout::ends_with(before.rollout, after.rollout);
+    if let Some(test) = smoke_test.as_ref().filter(|test| test.required && !is_the_way_back && !ends_rollout) {
         let pass = before.smoke.as_ref().filter(|pass| pass.colour == colour);
         let missing = match pass {
             None => Some(Missing::NeverPassed),

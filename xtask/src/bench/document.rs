@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::outcome::Record;
 
@@ -25,6 +25,15 @@ Figures are medians; in parentheses the quartiles, between which the middle half
 pub fn update(path: &Path, record: &Record, subjects: &[&str]) -> Result<()> {
     let present = fs::read_to_string(path).unwrap_or_default();
     let text = with_section(&present, record, subjects);
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Puts a run's section into a document written by hand, in place of the subject's former one.
+pub fn embed(path: &Path, record: &Record) -> Result<()> {
+    let present = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let former = former(&present, &record.subject);
+    ensure!(former.is_some(), "{} has no place for {}", path.display(), opening(&record.subject));
+    let text = present.replace(&former.unwrap_or_default(), &section(record));
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 

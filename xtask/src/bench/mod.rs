@@ -1,6 +1,6 @@
 //! The benches: bluegreen beside what people would use instead, in a real Envoy.
 //!
-//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`size`]) measures and returns an [`outcome`], which is
+//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`size`], [`guard`]) measures and returns an [`outcome`], which is
 //! printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md` ([`document`]).
 //! [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is what all
 //! subjects measure with; [`wrk`] and [`pace`] are the loads, [`processors`] keeps them off Envoy's, [`proc`] and [`machine`]
@@ -9,6 +9,7 @@
 mod document;
 mod ext_proc;
 mod gateway;
+mod guard;
 mod lab;
 mod lean_filter;
 mod machine;
@@ -64,9 +65,12 @@ enum Subject {
     Scale,
     /// Bytes of the module, and what loading it takes
     Size,
+    /// Simulated canaries, healthy and not, judged by the guard and by the rules of today's controllers
+    Guard,
 }
 
-const SUBJECTS: [Subject; 5] = [Subject::Overhead, Subject::Switch, Subject::Split, Subject::Scale, Subject::Size];
+const SUBJECTS: [Subject; 6] =
+    [Subject::Overhead, Subject::Switch, Subject::Split, Subject::Scale, Subject::Size, Subject::Guard];
 
 /// Measures, prints and writes down.
 pub fn run(checkout: &Checkout, options: &BenchOptions) -> Result<()> {
@@ -124,6 +128,10 @@ fn keep(checkout: &Checkout, record: &Record) -> Result<()> {
     // From the JSON, as a reader of it would have it.
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let written: Record = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    if written.subject == Subject::Guard.name() {
+        // It belongs to its explanation.
+        return document::embed(&checkout.root().join("docs/guard.md"), &written);
+    }
     document::update(&checkout.root().join("docs/benchmarks.md"), &written, &SUBJECTS.map(Subject::name))
 }
 
@@ -137,6 +145,7 @@ impl Subject {
             Self::Split => "split",
             Self::Scale => "scale",
             Self::Size => "size",
+            Self::Guard => "guard",
         }
     }
 
@@ -147,6 +156,7 @@ impl Subject {
             Self::Split => split::run(lab).await,
             Self::Scale => scale::run(lab).await,
             Self::Size => size::run(lab).await,
+            Self::Guard => guard::run(lab),
         }
     }
 }

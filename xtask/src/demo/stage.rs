@@ -40,10 +40,16 @@ pub struct Model {
     pub port: u16,
     /// What it answers for [`super::call::FLOWER`].
     pub prediction: &'static str,
+    /// By how many milliseconds each prediction is late.
+    pub delay_ms: u64,
 }
 
-pub const BLUE: Model = Model { colour: "blue", version: "1", port: 1234, prediction: r#"{"predictions": [1]}"# };
-pub const GREEN: Model = Model { colour: "green", version: "2", port: 1235, prediction: r#"{"predictions": [2]}"# };
+pub const BLUE: Model =
+    Model { colour: "blue", version: "1", port: 1234, prediction: r#"{"predictions": [1]}"#, delay_ms: 0 };
+pub const GREEN: Model =
+    Model { colour: "green", version: "2", port: 1235, prediction: r#"{"predictions": [2]}"#, delay_ms: 0 };
+/// The same version on a machine that is too small for it.
+pub const SLOW_GREEN: Model = Model { delay_ms: 120, ..GREEN };
 
 /// Everything that runs.
 pub struct Stage {
@@ -89,10 +95,11 @@ impl Stage {
 
     /// What a user would type, in the repository's root, to start a model server.
     pub fn model_command(&self, model: &Model) -> String {
-        let Model { colour, version, port, .. } = model;
+        let Model { colour, version, port, delay_ms, .. } = model;
         match &self.models {
             Models::Small(_) => {
-                format!("cargo run --package bluegreen-model-server -- --model-version {version} --port {port}")
+                let delay = if *delay_ms > 0 { format!(" --delay-ms {delay_ms}") } else { String::new() };
+                format!("cargo run --package bluegreen-model-server -- --model-version {version} --port {port}{delay}")
             }
             Models::Mlflow(_) => {
                 format!("mlflow models serve -m {} -p {port} --env-manager local", Registry::model_uri(colour))
@@ -139,6 +146,7 @@ impl Stage {
             Models::Small(model_server) => {
                 let mut command = Command::new(model_server);
                 command.args(["--model-version", model.version, "--port", &model.port.to_string()]);
+                command.args(["--delay-ms", &model.delay_ms.to_string()]);
                 command
             }
             Models::Mlflow(registry) => registry.model_server(model)?,

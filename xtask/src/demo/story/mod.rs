@@ -1,12 +1,14 @@
 //! The story, step by step: each shows real commands and their real answers, and fails when one is not as expected.
 //!
 //! [`Story::all_steps`] is its table of contents. What the steps do is told in their order: [`arrival`] of the new
-//! version, the [`canary`] and what it shows, [`switching`] forth and back, and the [`departure`] of the old one. With
-//! `--mlflow` a [`registry`] does the switching. Each stands on [`showing`], which shows a call, its answer, and what the traffic did meanwhile.
+//! version, a bad one that is taken back by itself ([`guarded`]), the [`canary`] and what it shows, [`switching`] forth and
+//! back, and the [`departure`] of the old one. With `--mlflow` a [`registry`] does the switching. Each stands on
+//! [`showing`], which shows a call, its answer, and what the traffic did meanwhile.
 
 mod arrival;
 mod canary;
 mod departure;
+mod guarded;
 mod registry;
 mod showing;
 mod switching;
@@ -64,6 +66,7 @@ impl<'a> Story<'a> {
         self.green_starts(&traffic).await?;
         self.green_is_tried(&traffic).await?;
         self.smoke_test(&traffic).await?;
+        self.bad_green(&traffic).await?;
         self.canary(&traffic).await?;
         self.comparison().await?;
         self.promote("Promote: green serves", &mut traffic).await?;

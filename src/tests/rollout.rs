@@ -1,0 +1,98 @@
+//! Rollouts and guards as the leader conducts them from its ticks.
+
+use super::*;
+
+const ROLLOUT: &str = r#", "rollout": {"steps": [
+    {"canary_percent": 20, "hold": "1s", "min_requests": 5}, {"canary_percent": 50, "hold": "1s"}]},
+    "guard": {"error": {"max_rate": 0.5, "after": 4}}"#;
+
+fn configured() -> String {
+    let tokens =
+        format!(r#", "admin": {{"tokens": [{{"name": "alice", "role": "operator", "sha256": "{TOKEN_SUM}"}}]}}"#);
+    config(ROLLOUT, &tokens)
+}
+
+/// Seconds of ten requests and four ticks; `statuses` says what green and blue answer.
+fn run(envoy: &FakeEnvoy, workers: &[Worker], seconds: usize, green: &str) {
+    for request in 0..seconds * 10 {
+        let exchange = infer(workers[request % workers.len()], &[]);
+        let is_green = exchange.request_header("x-bluegreen-cluster") == ["g2"];
+        exchange.answer(if is_green { green } else { "200" });
+        exchange.end();
+        envoy.advance(Duration::from_millis(100));
+        if request % 2 == 0 {
+            workers.iter().for_each(|worker| worker.tick());
+        }
+    }
+}
+
+fn state(worker: Worker, path: &str) -> String {
+    let exchange = call(worker, "GET", path);
+    exchange.send_headers(true);
+    let body = exchange.replies()[0].body.clone();
+    exchange.end();
+    body
+}
+
+#[test]
+fn the_leader_takes_a_rollout_through_its_steps_whichever_worker_was_called() {
+    let envoy = FakeEnvoy::start();
+    let workers = [0, 1].map(|_| worker(&envoy, &configured()));
+    assert_eq!(operate(workers[1], "POST", "/rollout/start"), 200);
+    assert_eq!(operate(workers[1], "POST", "/rollout/start"), 409);
+    run(&envoy, &workers, 2, "200");
+    let seen = state(workers[0], "");
+    assert!(
+        seen.contains(r#""phase":"running","step":1,"steps":2"#) && seen.contains("more answers of green"),
+        "{seen}"
+    );
+    run(&envoy, &workers, 10, "200");
+    let seen = state(workers[0], "");
+    assert!(seen.contains(r#""active":"green""#) && seen.contains(r#""phase":"promoted""#), "{seen}");
+    let lines: Vec<String> = envoy.logs().into_iter().filter(|line| line.contains("source=rollout")).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+}
+
+#[test]
+fn a_new_leader_goes_on_where_the_last_one_was() {
+    let envoy = FakeEnvoy::start();
+    let first = worker(&envoy, &configured());
+    assert_eq!(operate(first, "POST", "/rollout/start"), 200);
+    run(&envoy, &[first], 2, "200");
+    // The first worker is gone; its lease runs out.
+    let second = worker(&envoy, &configured());
+    envoy.advance(Duration::from_secs(6));
+    run(&envoy, &[second], 1, "200");
+    let seen = state(second, "");
+    assert!(seen.contains(r#""canary_percent":50"#), "{seen}");
+}
+
+#[test]
+fn a_failing_candidate_is_taken_out_and_the_verdict_says_why() {
+    let envoy = FakeEnvoy::start();
+    let workers = [worker(&envoy, &configured())];
+    assert_eq!(operate(workers[0], "POST", "/rollout/start"), 200);
+    run(&envoy, &workers, 6, "503");
+    let seen = state(workers[0], "");
+    assert!(seen.contains(r#""canary_percent":0"#) && seen.contains(r#""phase":"rolled_back""#), "{seen}");
+    let verdict = state(workers[0], "/comparison");
+    assert!(verdict.contains(r#""breached":"max_rate""#) && verdict.contains("green fails 100 %"), "{verdict}");
+    assert!(envoy.logs().iter().any(|line| line.contains("guard rule=max_rate broken")), "{:?}", envoy.logs());
+    let history = state(workers[0], "/history");
+    assert!(history.contains(r#""source":"guard""#) && history.contains(r#""rollout":"rolled_back""#), "{history}");
+}
+
+#[test]
+fn a_deployment_at_rest_costs_the_leader_one_gauge_a_tick() {
+    let envoy = FakeEnvoy::start();
+    let worker = worker(&envoy, &configured());
+    let ticks = |count: usize| {
+        for _ in 0..count {
+            worker.tick();
+        }
+        envoy.take_calls()
+    };
+    ticks(2);
+    // The time, the lease read and renewed, the epoch.
+    assert_eq!(ticks(1), ["get_current_time", "get_shared_data", "set_shared_data", "get_metric"]);
+}
