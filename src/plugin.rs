@@ -86,7 +86,7 @@ impl Plugin {
             router,
             routing: config.routing.clone(),
             api: config.admin.clone().map(Api::new),
-            member: Member::enrol(&SharedData),
+            member: Member::enrol(&SharedData, Timestamp::from(host::now())),
             waiting: RefCell::default(),
             held: Vec::new(),
             lease: lease_key(config),
