@@ -16,6 +16,7 @@ mod metrics;
 mod plugin;
 mod polling;
 mod probing;
+mod pushes;
 mod root;
 mod shared_data;
 mod stream;

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use bluegreen_core::admin::{Api, Backend};
 use bluegreen_core::colour::{Colour, PerColour};
 use bluegreen_core::comparison::{self, Sample, period_of};
-use bluegreen_core::config::{Config, Failover, Routing};
+use bluegreen_core::config::{Config, ConfigPush, Failover, Routing};
 use bluegreen_core::counters::ColourCounts;
 use bluegreen_core::leader::{Member, lease_key};
 use bluegreen_core::matching::DeploymentIndex;
@@ -15,7 +15,7 @@ use bluegreen_core::name::Version;
 use bluegreen_core::readiness::failover::{self, Reach};
 use bluegreen_core::readiness::probe;
 use bluegreen_core::routing::{Rotations, Route, Router};
-use bluegreen_core::source::mlflow;
+use bluegreen_core::source::{self, Adoption, mlflow};
 use bluegreen_core::split::Split;
 use bluegreen_core::state::Command;
 use bluegreen_core::store::{self, Applied, Effect, Found, Store};
@@ -38,6 +38,8 @@ pub struct Plugin {
     pub member: Member,
     /// Admin calls that wait for something.
     pub waiting: RefCell<Waiting>,
+    /// The deployments whose pushed `initial` rules held back.
+    pub held: Vec<DeploymentIndex>,
     workings: Vec<Working>,
     lease: String,
     sampled: Cell<Option<u64>>,
@@ -73,25 +75,35 @@ impl Plugin {
             metrics: Metrics::new(route.name.clone()),
             warned: Cell::new(false),
         };
-        let plugin = Self {
+        let mut plugin = Self {
             workings: router.routes().iter().map(working).collect(),
             router,
             routing: config.routing.clone(),
             api: config.admin.clone().map(Api::new),
             member: Member::enrol(&SharedData),
             waiting: RefCell::default(),
+            held: Vec::new(),
             lease: lease_key(config),
             sampled: Cell::new(None),
         };
-        plugin.adopt_initials();
+        plugin.held = plugin.adopt_initials(config.config_push);
         plugin
     }
 
-    fn adopt_initials(&self) {
+    /// Gives the deployments whose `initial` is held back.
+    fn adopt_initials(&self, push: ConfigPush) -> Vec<DeploymentIndex> {
         let now = Timestamp::from(host::now());
-        for (route, working) in self.router.routes().iter().zip(&self.workings) {
-            match store::adopt_initial(&SharedData, &route.name, route.initial, now) {
-                Ok(applied) => {
+        let mut held = Vec::new();
+        for (index, (route, working)) in self.router.routes().iter().zip(&self.workings).enumerate() {
+            match source::adopt_initial(&SharedData, route, push, now) {
+                Ok(adoption) => {
+                    let applied = match adoption {
+                        Adoption::Done(applied) => applied,
+                        Adoption::Held(applied) => {
+                            held.push(index);
+                            applied
+                        }
+                    };
                     if applied.effect != Effect::None {
                         // Where comparisons begin.
                         working.sample(route, now);
@@ -101,6 +113,7 @@ impl Plugin {
                 Err(error) => log::warn!("bluegreen: deployment={}: {error}: requests follow initial", route.name),
             }
         }
+        held
     }
 
     /// The split in force for a deployment, and its rotations.

@@ -1,7 +1,9 @@
 //! Asks the sources that are asked at a period, and hands what they want over to be carried out.
 
+use std::time::Duration;
+
 use bluegreen_core::config::Config;
-use bluegreen_core::leader::{TICK, source_lease_key};
+use bluegreen_core::leader::source_lease_key;
 use bluegreen_core::readiness::outgoing::{Outgoing, Reply};
 use bluegreen_core::source::{self, Polled, Step};
 use bluegreen_core::time::Timestamp;
@@ -23,6 +25,9 @@ struct Round {
     under_way: Option<CallId>,
 }
 
+/// Half of a tick: a tick comes a little early as often as a little late.
+const SLACK: Duration = Duration::from_millis(125);
+
 // === impl Polling ===
 
 impl Polling {
@@ -38,14 +43,13 @@ impl Polling {
     /// Asks the sources that are due.
     pub fn tick(&mut self, plugin: &Plugin, wishes: &mut Wishes, now: Timestamp) {
         for round in &mut self.0 {
-            // A tick comes a little early as often as a little late.
             if !plugin.member.leads(&SharedData, &round.lease, now) {
                 continue;
             }
             if round.source.hurries(&plugin.router, &SharedData) {
                 round.due = now;
             }
-            let is_due = round.due <= now.plus(TICK / 2) && round.under_way.is_none();
+            let is_due = round.due <= now.plus(SLACK) && round.under_way.is_none();
             if is_due {
                 round.due = now.plus(round.source.interval());
                 let request = round.source.request();

@@ -13,6 +13,7 @@ use crate::host::{self, CallId};
 use crate::plugin::Plugin;
 use crate::polling::Polling;
 use crate::probing::Probing;
+use crate::pushes::Pushes;
 use crate::stream::Stream;
 use crate::wishes::Wishes;
 
@@ -22,6 +23,7 @@ pub struct Root {
     plugin: Option<Rc<Plugin>>,
     probing: Probing,
     polling: Polling,
+    pushes: Pushes,
     wishes: Wishes,
 }
 
@@ -51,8 +53,10 @@ impl RootContext for Root {
     fn on_configure(&mut self, _size: usize) -> bool {
         match Config::from_bytes(&host::plugin_configuration()) {
             Ok(config) => {
-                self.plugin = Some(Rc::new(Plugin::new(&config)));
+                let plugin = Plugin::new(&config);
+                self.pushes = Pushes::new(&config, &plugin);
                 self.polling = Polling::new(&config);
+                self.plugin = Some(Rc::new(plugin));
                 host::tick_every(TICK);
                 true
             }
@@ -70,6 +74,7 @@ impl RootContext for Root {
                 plugin.sample(now);
                 self.probing.tick(plugin, now);
             }
+            self.pushes.tick(plugin, &mut self.wishes, now);
             self.polling.tick(plugin, &mut self.wishes, now);
             admin::tick(plugin, now);
         }

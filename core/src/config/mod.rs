@@ -7,6 +7,7 @@ mod deployment;
 mod document;
 mod mlflow;
 mod pattern;
+pub(crate) mod reader;
 mod readiness;
 mod sources;
 
@@ -73,10 +74,8 @@ impl Config {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ConfigError> {
         let document =
             document::parse(bytes).map_err(|error| ConfigError::at(String::new(), format!("not JSON: {error}")))?;
-        let config: Self = serde_path_to_error::deserialize(document).map_err(|error| {
-            let path = error.path().to_string();
-            ConfigError::at(if path == "." { String::new() } else { path }, error.into_inner().to_string())
-        })?;
+        let config: Self =
+            reader::read(&document).map_err(|misfit| ConfigError::at(misfit.path(), misfit.problem()))?;
         config.check()?;
         Ok(config)
     }

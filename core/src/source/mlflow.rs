@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::sighting::{self, Pending, Sighting};
 use super::{Findings, Polled, Step};
 use crate::colour::{Colour, PerColour};
-use crate::config::{Follow, Mlflow, Served};
+use crate::config::{Follow, Mlflow, Served, reader};
 use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::name::{DeploymentName, Reason, RegisteredVersion, Version};
@@ -87,7 +87,7 @@ impl Registry {
         let Ok(loaded) = store::load(store, &route.name, route.initial, now) else { return findings };
         let shown = versions(store, route);
         let mut wish = None;
-        sighting::record(store, &route.name, Source::Mlflow, |before| {
+        sighting::record(store, &route.name, Source::Mlflow, &mut |before| {
             let (after, wished) =
                 self.section.follow(self.deployment, before.as_ref(), reading.clone(), &loaded.state, now);
             wish = wished;
@@ -106,7 +106,7 @@ impl Registry {
     /// Keeps that a look found nothing. It is news once.
     fn miss(&self, why: &str, route: &Route, store: &dyn Store, now: Timestamp) -> Findings {
         let mut is_news = false;
-        sighting::record(store, &route.name, Source::Mlflow, |before| {
+        sighting::record(store, &route.name, Source::Mlflow, &mut |before| {
             is_news = before.as_ref().is_none_or(|before| before.error.is_none());
             let after = away(before.as_ref(), why, now);
             (before.as_ref() != Some(&after)).then_some(after)
@@ -311,7 +311,7 @@ pub fn versions(store: &dyn Store, route: &Route) -> PerColour<Version> {
 
 impl Mark {
     fn of(sighting: &Sighting) -> Option<Self> {
-        serde_json::from_value(sighting.value.clone()).ok()
+        reader::read(&sighting.value).ok()
     }
 
     /// The same mark while the colours serve other versions.
@@ -425,7 +425,7 @@ mod tests {
         fn look(&mut self) -> Option<Wish> {
             let reading = self.mlflow().reading(&self.reply()).expect("readable");
             let mut wish = None;
-            sighting::record(&self.store, &iris(), Source::Mlflow, |before| {
+            sighting::record(&self.store, &iris(), Source::Mlflow, &mut |before| {
                 let (after, wished) = self.mlflow().follow(0, before.as_ref(), reading.clone(), &self.state, NOW);
                 wish = wished;
                 Some(after)

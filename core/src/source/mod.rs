@@ -3,12 +3,14 @@
 //! Only what a source was not seen to say before acts: an old value left there does not fight an operator. What was
 //! seen, and what became of it, is a [`Sighting`] in the store.
 
+mod config_push;
 pub mod mlflow;
 mod runtime;
 mod sighting;
 
 use std::time::Duration;
 
+pub use self::config_push::{Adoption, adopt_initial, pushed};
 use self::mlflow::Registry;
 pub use self::runtime::Runtime;
 pub use self::sighting::{OVERTAKEN, Pending, Sighting, read, record, settle};

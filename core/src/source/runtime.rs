@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{Findings, OVERTAKEN, Pending, Polled, Sighting, Step, record};
 use crate::colour::Colour;
-use crate::config::RuntimeSource;
+use crate::config::{RuntimeSource, reader};
 use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::name::{DeploymentName, Reason};
@@ -63,7 +63,7 @@ impl Runtime {
         let said = Said::read(entries, &route.name);
         let (mut wish, mut news) = (None, None);
         let mut changes = false;
-        let recorded = record(store, &route.name, Source::Runtime, |before| {
+        let recorded = record(store, &route.name, Source::Runtime, &mut |before| {
             let known = before.clone().unwrap_or_else(|| Sighting { at: now, ..Sighting::default() });
             (wish, news) = (None, None);
             let after = match &said {
@@ -112,7 +112,7 @@ impl Runtime {
     fn fail(&self, problem: &str, router: &Router, store: &dyn Store, now: Timestamp) -> Findings {
         let mut is_news = false;
         for route in router.routes() {
-            record(store, &route.name, Source::Runtime, |before| {
+            record(store, &route.name, Source::Runtime, &mut |before| {
                 let known = before.unwrap_or_else(|| Sighting { at: now, ..Sighting::default() });
                 is_news |= known.error.is_none();
                 (known.error.as_deref() != Some(problem)).then(|| Sighting { error: Some(problem.to_owned()), ..known })
@@ -230,7 +230,7 @@ impl Said {
     }
 
     fn from_value(value: &Value) -> Self {
-        Self::deserialize(value).unwrap_or_default()
+        reader::read(value).unwrap_or_default()
     }
 
     fn to_value(self) -> Value {
@@ -251,6 +251,9 @@ mod tests {
     use crate::split::Split;
     use crate::testing::{MemoryStore, iris, percent};
     use crate::wish::Outcome;
+
+    /// Keys of `iris` with their values.
+    type Keys<'a> = &'a [(&'a str, &'a str)];
 
     /// Envoy, as its admin interface shows it, and one who asks it.
     struct Asked {
@@ -277,7 +280,7 @@ mod tests {
         }
 
         /// What a round finds when the keys of `iris` have these values.
-        fn round(&mut self, keys: &[(&str, &str)]) -> Findings {
+        fn round(&mut self, keys: Keys<'_>) -> Findings {
             let entry = |(key, value): &(&str, &str)| {
                 (format!("bluegreen.iris.{key}"), json!({"layer_values": ["", value], "final_value": value}))
             };
@@ -287,7 +290,7 @@ mod tests {
         }
 
         /// The patch that a round wants.
-        fn wanted(&mut self, keys: &[(&str, &str)]) -> Option<Patch> {
+        fn wanted(&mut self, keys: Keys<'_>) -> Option<Patch> {
             let mut findings = self.round(keys);
             assert!(findings.wishes.len() < 2 && findings.news.is_empty(), "{findings:?}");
             match findings.wishes.pop()?.command {
@@ -326,7 +329,7 @@ mod tests {
     fn only_a_value_that_was_not_seen_before_is_wanted_key_by_key() {
         let mut envoy = Asked::new();
         let both = Patch { active: Some(Colour::Green), canary_percent: Some(percent("12.5")), shadow_percent: None };
-        let rounds: [(&[(&str, &str)], Option<Patch>); 9] = [
+        let rounds: [(Keys<'_>, Option<Patch>); 9] = [
             (&[], None),
             (&[("canary_percent", "10")], canary("10")),
             (&[("canary_percent", "10.0")], None),

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::reader;
 use crate::history::Source;
 use crate::name::DeploymentName;
 use crate::split::Revision;
@@ -48,7 +49,7 @@ const ATTEMPTS: usize = 8;
 
 /// What `source` was last seen to say; none when it was not seen yet, or while the store is out of reach.
 pub fn read(store: &dyn Store, name: &DeploymentName, source: Source) -> Option<Sighting> {
-    serde_json::from_slice(&store.read(&key(name, source)).ok()?.value?).ok()
+    decode(&store.read(&key(name, source)).ok()?.value?)
 }
 
 /// Replaces a sighting by what `change` makes of it; `None` leaves it as it is. Whether it was replaced.
@@ -58,11 +59,11 @@ pub fn record(
     store: &dyn Store,
     name: &DeploymentName,
     source: Source,
-    mut change: impl FnMut(Option<Sighting>) -> Option<Sighting>,
+    change: &mut dyn FnMut(Option<Sighting>) -> Option<Sighting>,
 ) -> bool {
     for _ in 0..ATTEMPTS {
         let Ok(stored) = store.read(&key(name, source)) else { return false };
-        let before = stored.value.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let before = stored.value.and_then(|bytes| decode(&bytes));
         let Some(after) = change(before) else { return false };
         let Ok(bytes) = serde_json::to_vec(&after) else { return false };
         match store.swap(&key(name, source), &bytes, stored.seen) {
@@ -78,12 +79,16 @@ pub fn record(
 /// again is worth one line in the log.
 pub fn settle(store: &dyn Store, name: &DeploymentName, source: Source, outcome: &Outcome, now: Timestamp) -> bool {
     let mut is_news = false;
-    let noted = record(store, name, source, |before| {
+    let noted = record(store, name, source, &mut |before| {
         let is_new = before.is_none();
         let before = before.unwrap_or_else(|| Sighting { at: now, ..Sighting::default() });
         let after = match outcome {
             Outcome::Granted => Sighting { pending: None, refusal: None, ..before.clone() },
-            Outcome::Overtaken => Sighting { pending: None, refusal: Some(OVERTAKEN.to_owned()), ..before.clone() },
+            Outcome::Overtaken if before.pending.is_some() => {
+                Sighting { pending: None, refusal: Some(OVERTAKEN.to_owned()), ..before.clone() }
+            }
+            // Another instance brought it about meanwhile, or the source keeps no sightings.
+            Outcome::Overtaken => before.clone(),
             Outcome::Refused(why) => Sighting { refusal: Some(why.clone()), ..before.clone() },
         };
         is_news = matches!(outcome, Outcome::Refused(_)) && before.refusal.is_none();
@@ -91,6 +96,11 @@ pub fn settle(store: &dyn Store, name: &DeploymentName, source: Source, outcome:
         (after != before || (is_new && is_news)).then_some(after)
     });
     noted && is_news
+}
+
+/// By way of a document, as a configuration is read: that code is there anyway.
+fn decode(bytes: &[u8]) -> Option<Sighting> {
+    reader::read(&serde_json::from_slice(bytes).ok()?).ok()
 }
 
 fn key(name: &DeploymentName, source: Source) -> String {
@@ -113,7 +123,7 @@ mod tests {
     fn waiting(store: &dyn Store) -> Sighting {
         let pending = Some(Pending { on: Revision::new(3), value: "green".into() });
         let sighting = Sighting { value: "green".into(), pending, ..Sighting::default() };
-        assert!(record(store, &iris(), Source::Runtime, |_| Some(sighting.clone())));
+        assert!(record(store, &iris(), Source::Runtime, &mut |_| Some(sighting.clone())));
         sighting
     }
 

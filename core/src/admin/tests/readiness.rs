@@ -198,7 +198,7 @@ fn a_pass_counts_for_the_version_that_the_registry_names() {
         let value = serde_json::json!({"follows": "", "version": "7", "colours": {"blue": "7", "green": green}});
         let sighting = crate::source::Sighting { value, ..Default::default() };
         let name = &api.router.routes()[0].name;
-        crate::source::record(&api.store, name, Source::Mlflow, |_| Some(sighting.clone()));
+        crate::source::record(&api.store, name, Source::Mlflow, &mut |_| Some(sighting.clone()));
     };
     names("8");
     let shown = api.operate("GET", IRIS).1;
