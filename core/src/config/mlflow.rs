@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::readiness::yes;
+use super::sources::deserialize_interval;
 use crate::colour::{Colour, PerColour};
 use crate::name::{Alias, ClusterName, HeaderName, HostName, ModelName, RegisteredVersion};
 use crate::percent::Percent;
-use crate::time::deserialize_span;
 
 /// The `mlflow` section.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -26,7 +27,7 @@ pub struct Mlflow {
     /// Which registered version each colour serves.
     pub colours: PerColour<Served>,
     /// How often the registry is asked.
-    #[serde(default = "two_seconds", deserialize_with = "deserialize_span")]
+    #[serde(default = "two_seconds", deserialize_with = "deserialize_interval")]
     pub poll_interval: Duration,
     /// The canary that a move of the mark begins, in place of a promote; absent: it promotes.
     pub canary_percent: Option<Percent>,
@@ -80,10 +81,6 @@ pub(super) type Broken = (String, String);
 
 const fn two_seconds() -> Duration {
     Duration::from_secs(2)
-}
-
-const fn yes() -> bool {
-    true
 }
 
 fn localhost() -> HostName {
@@ -190,6 +187,7 @@ mod tests {
             (FULL.replace(r#"{"alias": "blue"}"#, r#"{"version": "2"}"#), "colours.green: it is blue's too"),
             (FULL.replace(r#""version": "2""#, r#""version": "two""#), "is not a registered version"),
             (FULL.replace("10", "0"), "leave it out to promote"),
+            (FULL.replace("500ms", "100ms"), "100ms is too short"),
             (FULL.replace("my-model", "a/b"), "is not a registered model's name"),
             (FULL.replace("mlflow.example.com", "http://x"), "is not a host"),
             (FULL.replace("secret_header", "secret"), "unknown field `secret`"),

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::sighting::{self, Pending, Sighting};
 use super::{Findings, Polled, Step};
 use crate::colour::{Colour, PerColour};
-use crate::config::{Follow, Mlflow, Served};
+use crate::config::{Follow, Mlflow, Served, reader};
 use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::name::{DeploymentName, Reason, RegisteredVersion, Version};
@@ -311,7 +311,7 @@ pub fn versions(store: &dyn Store, route: &Route) -> PerColour<Version> {
 
 impl Mark {
     fn of(sighting: &Sighting) -> Option<Self> {
-        serde_json::from_value(sighting.value.clone()).ok()
+        reader::read(&sighting.value).ok()
     }
 
     /// The same mark while the colours serve other versions.

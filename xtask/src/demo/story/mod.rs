@@ -97,6 +97,7 @@ impl<'a> Story<'a> {
         self.blue_is_stopped(&traffic).await?;
         self.marking_the_departed(&traffic).await?;
         self.history_of(3).await?;
+        self.three_mistakes().await;
         self.balance(traffic).await
     }
 

@@ -141,6 +141,15 @@ impl Story<'_> {
         Ok(())
     }
 
+    pub(super) async fn three_mistakes(&mut self) {
+        self.narrator.step("The tutorial's three mistakes").await;
+        self.narrator.answer(
+            "stopping the old model first          blue stopped last, when the filter said that nothing needs it\n\
+             one port for both                     two servers, two ports; the router chooses\n\
+             believing that a mark moves traffic   here it does, and where it cannot, the deployment says why",
+        );
+    }
+
     /// Moves the mark to a version whose server is not there, and shows what the filter says about it.
     async fn refused_mark(&mut self, model: &Model) -> Result<()> {
         self.python(&set_alias(MARK, model)).await?;
