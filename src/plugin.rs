@@ -13,6 +13,7 @@ use bluegreen_core::guard::{verdict, watch};
 use bluegreen_core::leader::{Member, lease_key};
 use bluegreen_core::matching::DeploymentIndex;
 use bluegreen_core::name::Version;
+use bluegreen_core::percent::Percent;
 use bluegreen_core::readiness::failover::{self, Reach};
 use bluegreen_core::readiness::probe;
 use bluegreen_core::rollout::conduct;
@@ -187,6 +188,16 @@ impl Plugin {
     pub fn conduct(&self, now: Timestamp) -> Vec<Wish> {
         let routes = self.router.routes().iter().zip(&self.workings).enumerate();
         routes.filter_map(|(index, (route, working))| working.conduct(index, route, now)).collect()
+    }
+}
+
+/// Whether answers have to be followed to their end.
+impl Plugin {
+    /// Whether a guard compares the colours of a deployment now, as far as this worker knows.
+    pub fn guards(&self, index: DeploymentIndex) -> bool {
+        let guarded = self.router.routes().get(index).is_some_and(|route| route.guard.is_some());
+        let known = self.workings.get(index).and_then(|working| working.known.get());
+        guarded && known.is_some_and(|known| known.split.canary_percent > Percent::ZERO)
     }
 }
 

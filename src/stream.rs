@@ -90,16 +90,9 @@ impl HttpContext for Stream {
         Action::Continue
     }
 
-    fn on_http_response_body(&mut self, _size: usize, end_of_stream: bool) -> Action {
-        if let (Kind::Traffic(exchange), true) = (&mut self.kind, end_of_stream) {
-            exchange.on_last_byte();
-        }
-        Action::Continue
-    }
-
     fn on_http_response_trailers(&mut self, _count: usize) -> Action {
         if let Kind::Traffic(exchange) = &mut self.kind {
-            exchange.on_end(true);
+            exchange.on_grpc_status(true);
         }
         Action::Continue
     }

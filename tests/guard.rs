@@ -127,6 +127,15 @@ async fn grpc_errors_under_http_200_are_errors() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_green_that_breaks_its_answers_off_is_taken_back() -> Result<()> {
+    let stage = stage(json!({}), "60s").await?;
+    stage.green.behave(Behaviour::BreakOff { one_in: 5 });
+    let load = traffic(&stage)?;
+    stage.envoy.admin()?.rollout(IRIS, "start").await?;
+    taken_back(&stage, load, Instant::now(), "error").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_both_fail_alike_the_candidate_is_not_blamed() -> Result<()> {
     let guard = json!({"error": {"max_rate": 0.2, "after": 20}});
     let stage = stage(guard, "4s").await?;

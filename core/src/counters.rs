@@ -55,9 +55,9 @@ pub enum DeploymentMetric {
 pub enum Class {
     /// An answer with a status of this hundred, 1 to 5.
     Status(u8),
-    /// No answer, or not all of it, because the client went away.
+    /// No answer because the client went away; while a guard watches a canary, also not all of it.
     Unanswered,
-    /// An answer that the model server broke off after its head.
+    /// An answer that the model server broke off after its head; known while a guard watches a canary.
     Cut,
 }
 
@@ -213,14 +213,14 @@ impl Class {
         }
     }
 
-    /// How an exchange ended whose answer, of this class, did not come to its end, by Envoy's `response.code_details`:
-    /// by the model server or on the way to it, or by the client. A failure stays one.
-    pub fn broken_off(self, code_details: &str) -> Self {
-        let by_client = !code_details.starts_with("upstream");
+    /// How an exchange ended whose answer began with this class, by Envoy's `response.code_details`: an answer that broke
+    /// off counts against whoever broke it off. A failure stays one.
+    pub fn at_the_end(self, code_details: &str) -> Self {
         match self {
             Self::Status(5) => self,
-            _ if by_client => Self::Unanswered,
-            _ => Self::Cut,
+            _ if code_details.starts_with("upstream") => Self::Cut,
+            _ if code_details.starts_with("downstream") => Self::Unanswered,
+            _ => self,
         }
     }
 
@@ -357,11 +357,12 @@ mod tests {
         let cases = [
             (Class::Status(2), cut, Class::Cut),
             (Class::Status(2), "downstream_remote_disconnect", Class::Unanswered),
-            (Class::Status(2), "", Class::Unanswered),
+            (Class::Status(2), "via_upstream", Class::Status(2)),
+            (Class::Status(2), "", Class::Status(2)),
             (Class::Status(5), "downstream_remote_disconnect", Class::Status(5)),
         ];
         for (class, details, expected) in cases {
-            assert_eq!(class.broken_off(details), expected, "{details}");
+            assert_eq!(class.at_the_end(details), expected, "{details}");
         }
     }
 

@@ -71,7 +71,6 @@ unsafe extern "C" {
     fn proxy_on_request_body(context_id: u32, size: usize, end_of_stream: bool) -> u32;
     fn proxy_on_request_trailers(context_id: u32, count: usize) -> u32;
     fn proxy_on_response_headers(context_id: u32, count: usize, end_of_stream: bool) -> u32;
-    fn proxy_on_response_body(context_id: u32, size: usize, end_of_stream: bool) -> u32;
     fn proxy_on_http_call_response(context_id: u32, token: u32, headers: usize, body_size: usize, trailers: usize);
     fn proxy_on_done(context_id: u32) -> bool;
     fn proxy_on_log(context_id: u32);
@@ -247,16 +246,8 @@ impl Exchange {
         unsafe { proxy_on_response_headers(self.0, head.len(), true) };
     }
 
-    /// The stream is over; if an answer had begun, it is complete.
+    /// The stream is over.
     pub fn end(self) {
-        if self.with(|stream| !stream.response.is_empty()) {
-            unsafe { proxy_on_response_body(self.0, 0, true) };
-        }
-        self.break_off();
-    }
-
-    /// The stream is over, wherever it was.
-    pub fn break_off(self) {
         self.with(|_| ());
         unsafe {
             proxy_on_done(self.0);

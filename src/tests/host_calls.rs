@@ -74,6 +74,12 @@ fn an_exchange_with_everything_turned_on_makes_20() {
 }
 
 #[test]
+fn a_guarded_exchange_makes_17_and_18_while_a_canary_runs() {
+    assert_eq!(of_exchange(r#", "guard": {}"#, &[]).len(), 17);
+    assert_eq!(of_exchange(r#", "guard": {}, "initial": {"canary_percent": 10}"#, &[]).len(), 18);
+}
+
+#[test]
 fn a_request_without_a_deployment_makes_4_and_its_answer_none() {
     let envoy = FakeEnvoy::start();
     let worker = worker(&envoy, &config("", ""));

@@ -36,14 +36,15 @@ fn a_grpc_error_under_http_200_counts_as_what_it_means() {
 }
 
 #[test]
-fn an_answer_that_breaks_off_counts_against_whoever_broke_it_off() {
+fn while_a_guard_watches_an_answer_that_breaks_off_counts_against_whoever_broke_it_off() {
     let envoy = FakeEnvoy::start();
-    let traffic = worker(&envoy, &config("", ""));
+    let canary = r#", "initial": {"canary_percent": 1}, "guard": {}"#;
+    let traffic = worker(&envoy, &config(canary, ""));
     for details in ["upstream_reset_after_response_started{connection_termination}", "downstream_remote_disconnect"] {
         envoy.set_code_details(details);
         let exchange = infer(traffic, &[]);
         exchange.answer("200");
-        exchange.break_off();
+        exchange.end();
     }
     let ended = ["cut", "none", "2xx"].map(|class| metric(&envoy, &format!("class.{class}.responses_total")));
     assert_eq!(ended, [1, 1, 0]);

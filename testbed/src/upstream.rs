@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -57,6 +58,11 @@ pub enum Behaviour {
         /// The status.
         status: u16,
         /// One request in so many gets it.
+        one_in: u64,
+    },
+    /// The same as [`Behaviour::Answer`], but every so many-th answer breaks off after its first bytes.
+    BreakOff {
+        /// One answer in so many does.
         one_in: u64,
     },
     /// Answers 200 with so many bytes.
@@ -247,6 +253,8 @@ impl State {
                 request.into_body().collect().await?;
                 return Ok(grpc_answer(if is_one_in(one_in) { status } else { 0 }));
             }
+            Behaviour::BreakOff { one_in } if is_one_in(one_in) => return Ok(Response::new(broken_off())),
+            Behaviour::BreakOff { .. } => {}
             Behaviour::Bytes(size) => return Ok(Response::new(full(vec![b'.'; size]))),
             Behaviour::Status(code) => status = StatusCode::from_u16(code)?,
             Behaviour::Slow(duration) => sleep(duration).await,
@@ -276,6 +284,18 @@ impl State {
 
 fn full(body: impl Into<Bytes>) -> ReplyBody {
     Full::new(body.into()).map_err(|never: Infallible| match never {}).boxed()
+}
+
+/// A body that ends with an error after its first bytes.
+fn broken_off() -> ReplyBody {
+    let (mut frames, body) = Channel::new(1);
+    tokio::spawn(async move {
+        let _ = frames.send_data(Bytes::from_static(b"first ")).await;
+        // The bytes have left before the connection is closed.
+        sleep(Duration::from_millis(20)).await;
+        frames.abort(anyhow::anyhow!("breaking off, as told"));
+    });
+    body.boxed()
 }
 
 /// The form of a gRPC answer, which needs HTTP/2: the status comes after an empty message.
