@@ -16,8 +16,11 @@ use crate::toolchain::WasmToolchain;
 
 mod bench;
 mod checkout;
+mod compose;
 mod demo;
+mod dist;
 mod envoy;
+mod image;
 mod interrupt;
 mod lint;
 mod missing;
@@ -26,6 +29,7 @@ mod packages;
 mod prepare;
 mod process;
 mod progress;
+mod sbom;
 mod test;
 mod toolchain;
 mod trim;
@@ -56,6 +60,10 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
+    /// Write dist/image, the module as an OCI image for meshes; no Docker engine needed
+    Image,
+    /// Write everything that a release has to dist/: module, image, bill of materials, checksums
+    Dist,
     /// Measure the filter against what people would use instead
     Bench(BenchOptions),
 }
@@ -76,6 +84,8 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Build => module::build(&checkout, &WasmToolchain::obtain(&checkout)?).map(|_| ExitCode::SUCCESS),
         Task::Lint => lint::run(&checkout).map(|()| ExitCode::SUCCESS),
+        Task::Image => dist::image(&checkout).map(|()| ExitCode::SUCCESS),
+        Task::Dist => dist::run(&checkout).map(|()| ExitCode::SUCCESS),
         Task::Test(options) => test::run(&checkout, &options),
         Task::Bench(options) => bench::run(&checkout, &options).map(|()| ExitCode::SUCCESS),
         Task::Demo { check, keep } => demo::run(&DemoOptions { check, keep }, &checkout).map(|()| ExitCode::SUCCESS),

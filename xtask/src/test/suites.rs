@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 use bluegreen_testbed::repository;
 
+use crate::compose;
 use crate::envoy::Envoy;
 use crate::lint;
 use crate::process;
@@ -32,6 +33,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "tools", has_tests: true, run: tools },
     Suite { name: "wasm", has_tests: true, run: wasm },
     Suite { name: "e2e", has_tests: true, run: end_to_end },
+    Suite { name: "compose", has_tests: true, run: docker_compose },
     Suite { name: "bench", has_tests: false, run: bench },
 ];
 
@@ -99,6 +101,19 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
             session.count_native(session.native_tests(&["bluegreen-tests"]).env(repository::ENVOY, &binary))
         });
     }
+}
+
+/// `docker-compose.yml`, where a Docker engine runs.
+fn docker_compose(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.tests("docker compose", || {
+        compose::require()?;
+        session.build_module()?;
+        let prepared = compose::Prepared::obtain(session.checkout, &envoy.obtain(session.checkout)?)?;
+        let mut cargo = session.native_tests(&["bluegreen-tests"]);
+        cargo.args(["--features", "compose", "--test", "compose"]).env(compose::PROGRAM, prepared.program);
+        session.count_native(&mut cargo)
+    });
 }
 
 /// The benches run at all; what they measure in so short a time, beside the tests, says nothing.
