@@ -18,6 +18,7 @@ mod bench;
 mod checkout;
 mod compose;
 mod demo;
+mod deny;
 mod dist;
 mod envoy;
 mod image;

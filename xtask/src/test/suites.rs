@@ -1,12 +1,14 @@
 //! The table of suites. A new suite is a line here and a function that adds its rows to the report.
 
-use std::path::Path;
+use std::env;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
 use bluegreen_testbed::repository;
 
 use crate::compose;
+use crate::deny;
 use crate::envoy::Envoy;
 use crate::lint;
 use crate::process;
@@ -28,6 +30,7 @@ pub struct Suite {
 /// In the order of running: what fails soonest comes first.
 pub const SUITES: &[Suite] = &[
     Suite { name: "lint", has_tests: false, run: lint },
+    Suite { name: "dependencies", has_tests: false, run: dependencies },
     Suite { name: "core", has_tests: true, run: core },
     Suite { name: "filter", has_tests: true, run: filter },
     Suite { name: "tools", has_tests: true, run: tools },
@@ -37,6 +40,9 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "bench", has_tests: false, run: bench },
 ];
 
+/// Names the folder with the CustomResourceDefinitions that manifests are checked against.
+const DEFINITIONS: &str = "BLUEGREEN_CRDS";
+
 /// What ships and has to be valid by itself.
 const ENVOY_CONFIGURATIONS: &[&str] = &["envoy/envoy.yaml", "envoy/ecds/envoy.yaml"];
 
@@ -44,6 +50,12 @@ fn lint(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
     report.check("lint, format", || lint::format(session.checkout));
     report.check("lint, clippy for the host", || lint::clippy_for_host(session.checkout));
     report.check("lint, clippy for wasm32", || lint::clippy_for_wasm(session.toolchain()?));
+}
+
+/// What the project is built from.
+fn dependencies(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
+    report.check("dependencies: licences, duplicates, sources", || deny::check(session.checkout));
+    report.check("dependencies: advisories", || deny::advisories(session.checkout));
 }
 
 fn core(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
@@ -85,6 +97,11 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     if !report.check("wasm module", || session.build_module()) {
         return report.skip("end to end", "there is no wasm module to load");
     }
+    let definitions = definitions(session);
+    if definitions.is_none() {
+        let reason = format!("set {DEFINITIONS} to a folder with the CustomResourceDefinitions");
+        report.skip("Kubernetes manifests against their schemas", &reason);
+    }
     for envoy in envoys {
         let title = format!("end to end, {}", envoy.name());
         let binary = match envoy.obtain(session.checkout) {
@@ -98,9 +115,17 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
             report.check(&format!("{configuration}, {}", envoy.name()), || validate(&binary, configuration, session));
         }
         report.tests(&title, || {
-            session.count_native(session.native_tests(&["bluegreen-tests"]).env(repository::ENVOY, &binary))
+            let mut cargo = session.native_tests(&["bluegreen-tests"]);
+            cargo.env(repository::ENVOY, &binary).envs(definitions.iter().map(|folder| (DEFINITIONS, folder)));
+            session.count_native(&mut cargo)
         });
     }
+}
+
+/// The folder with the schemas of Istio's and Envoy Gateway's resources: the user's, or the one beside the checkout.
+fn definitions(session: &Session<'_>) -> Option<PathBuf> {
+    let named = env::var_os(DEFINITIONS).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    named.or_else(|| Some(session.checkout.root().parent()?.join("shared/crds"))).filter(|folder| folder.is_dir())
 }
 
 /// `docker-compose.yml`, where a Docker engine runs.
