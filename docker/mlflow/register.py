@@ -13,7 +13,7 @@ MODEL = "iris"
 
 
 def wait_for_server() -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while True:
         try:
             urllib.request.urlopen(f"{mlflow.get_tracking_uri()}/health", timeout=2)

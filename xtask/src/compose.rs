@@ -36,6 +36,9 @@ const BASES: &[Base] = &[
     Base { repository: "rust", dockerfile: "rust.Dockerfile" },
 ];
 
+/// What is built from the base images without a profile.
+const BUILT: &[&str] = &["bluegreen/envoy", "bluegreen/model-local"];
+
 /// Where the base images are named.
 const NAMED_IN: &[&str] = &["docker/Dockerfile", "docker-compose.yml"];
 
@@ -71,9 +74,11 @@ impl Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        for name in &self.stand_ins {
+        let built = BUILT.iter().map(|name| format!("{name}:{}", env!("CARGO_PKG_VERSION")));
+        let built = built.filter(|_| !self.stand_ins.is_empty());
+        for name in self.stand_ins.iter().cloned().chain(built) {
             // What is left behind could be taken for the real one.
-            let _ = process::answer(Command::new("docker").args(["image", "rm", name]));
+            let _ = process::answer(Command::new("docker").args(["image", "rm", &name]));
         }
     }
 }
@@ -206,6 +211,17 @@ mod tests {
             let name = base.name(&checkout)?;
             let version = name.split(':').nth(1).unwrap_or_default();
             assert!(version.chars().any(|character| character.is_ascii_digit()) && version != "latest", "{name}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_compose_file_builds_what_is_removed_with_the_stand_ins() -> Result<()> {
+        let text = fs::read_to_string(Checkout::locate()?.root().join("docker-compose.yml"))?;
+        let text = text.replace("${COMPOSE_PROFILES:-local}", "local");
+        for name in BUILT {
+            let image = format!("image: {name}:{}\n", env!("CARGO_PKG_VERSION"));
+            assert!(text.contains(&image), "docker-compose.yml has no {image}");
         }
         Ok(())
     }
