@@ -5,6 +5,7 @@
 
 pub mod admin_call;
 pub mod following;
+pub mod kubernetes;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

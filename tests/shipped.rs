@@ -107,3 +107,22 @@ async fn both_ways_of_configuring_say_the_same() -> Result<()> {
     ensure!(traffic.1 == Value::Null, "the traffic listener serves the admin API: {:#}", traffic.1);
     Ok(())
 }
+
+#[tokio::test]
+async fn the_containers_are_configured_as_the_shipped_files_say() -> Result<()> {
+    let shipped = read("envoy/ecds/bluegreen.yaml")?.plugins();
+    for (profile, store) in [("local", Value::Null), ("mlflow", Value::Null), ("fleet", Value::from("etcd"))] {
+        let mut plugins = read(&format!("envoy/compose/bluegreen-{profile}.yaml"))?.plugins();
+        for plugin in plugins.iter_mut().filter_map(Value::as_object_mut) {
+            let etcd = plugin.remove("etcd").unwrap_or_default();
+            ensure!(etcd["cluster"] == store, "{profile}: {etcd}");
+        }
+        ensure!(plugins == shipped, "{profile} says {plugins:#?}");
+    }
+    let manager =
+        "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/early_header_mutation_extensions";
+    let (ecds, compose) = (read("envoy/ecds/envoy.yaml")?, read("envoy/compose/envoy.yaml")?);
+    ensure!(ecds.tree().pointer(manager) == compose.tree().pointer(manager), "another seed");
+    ensure!(ecds.tree()["stats_config"] == compose.tree()["stats_config"], "other labels");
+    Ok(())
+}

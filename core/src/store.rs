@@ -142,6 +142,8 @@ pub fn update<E>(
         let loaded = load(store, name, initial, now).map_err(|StoreError| ApplyError::Unavailable)?;
         let state = match decide(&loaded) {
             Ok(Some(state)) => state,
+            // What is answered has to be what requests follow, and they go on with what they knew before that.
+            Ok(None) if loaded.found == Found::Foreign => loaded.state.clone(),
             Ok(None) => {
                 return Ok(Applied { state: loaded.state, effect: Effect::None });
             }
@@ -222,5 +224,19 @@ mod tests {
         let loaded = load(&store, &iris(), Split::default(), Timestamp::default()).expect("in reach");
         assert_eq!(loaded.found, Found::Foreign);
         assert_eq!(promote(&store).expect("written").state.revision, Revision::new(1));
+    }
+
+    #[test]
+    fn a_foreign_value_is_written_over_even_by_a_command_that_asks_for_nothing_new() {
+        let store = MemoryStore::default();
+        store.put(&state_key(&iris()), b"not ours");
+        let now = Timestamp::from_millis(1);
+        let nothing = |_: &Loaded| Ok::<_, Refusal>(None);
+        let applied = update(&store, &iris(), Split::default(), now, nothing).expect("in reach");
+        assert_eq!(applied.effect, Effect::Noted, "the epoch has to move");
+        let loaded = load(&store, &iris(), Split::default(), now).expect("in reach");
+        assert_eq!((loaded.found, loaded.state), (Found::State, applied.state));
+        let again = update(&store, &iris(), Split::default(), now, nothing).expect("in reach");
+        assert_eq!(again.effect, Effect::None);
     }
 }

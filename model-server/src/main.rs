@@ -6,7 +6,7 @@ mod protocol;
 mod server;
 
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::model::Version;
 
-/// Serves one of two versions of an iris classifier behind MLflow's scoring protocol, on 127.0.0.1.
+/// Serves one of two versions of an iris classifier behind MLflow's scoring protocol.
 #[derive(Parser)]
 #[command(name = "model-server")]
 struct Arguments {
@@ -30,6 +30,9 @@ struct Arguments {
     /// How long each prediction takes longer than it has to, in milliseconds: a version that is slow.
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
+    /// The address to listen on; a container needs another one than the default.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    listen: IpAddr,
 }
 
 /// One thread is enough for a model this small, and leaves the machine to what is being shown or measured.
@@ -44,7 +47,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(Arguments { model_version, port, delay_ms }: Arguments) -> Result<()> {
+async fn run(Arguments { model_version, port, listen, delay_ms }: Arguments) -> Result<()> {
     // Before the port opens: whoever sees it open may end this server at once, and gracefully.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
@@ -54,12 +57,12 @@ async fn run(Arguments { model_version, port, delay_ms }: Arguments) -> Result<(
             _ = interrupt.recv() => {}
         }
     };
-    let listener = match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+    let listener = match TcpListener::bind((listen, port)).await {
         Ok(listener) => listener,
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             bail!("port {port} is in use; end what listens there, or choose another one with --port")
         }
-        Err(error) => return Err(error).with_context(|| format!("cannot listen on 127.0.0.1:{port}")),
+        Err(error) => return Err(error).with_context(|| format!("cannot listen on {listen}, port {port}")),
     };
     let address = listener.local_addr().context("cannot tell the address that was bound")?;
     println!("model-server: version {model_version} listens on http://{address}");

@@ -35,6 +35,7 @@ pub const COLOUR_HEADER: &str = "x-bluegreen-colour";
 #[derive(Clone, Debug)]
 pub struct Load {
     address: SocketAddr,
+    host: Option<String>,
     path: String,
     method: Method,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -81,6 +82,7 @@ impl Load {
     pub fn new(address: SocketAddr, path: &str) -> Self {
         Self {
             address,
+            host: None,
             path: path.to_owned(),
             method: Method::GET,
             headers: Vec::new(),
@@ -109,6 +111,13 @@ impl Load {
         let value = HeaderValue::from_bytes(value).with_context(|| format!("value of header {name}"))?;
         self.headers.push((name, value));
         Ok(self)
+    }
+
+    /// The host that requests are for; the address if not said.
+    #[must_use]
+    pub fn host(mut self, host: &str) -> Self {
+        self.host = Some(host.to_owned());
+        self
     }
 
     /// How many connections.
@@ -188,13 +197,13 @@ impl Load {
     fn request(&self) -> Result<Request<Full<Bytes>>> {
         let mut request = Request::new(Full::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
+        let host = self.host.clone().unwrap_or_else(|| self.address.to_string());
         if self.http2 {
-            *request.uri_mut() = Uri::try_from(format!("http://{}{}", self.address, self.path))?;
+            *request.uri_mut() = Uri::try_from(format!("http://{host}{}", self.path))?;
             *request.version_mut() = Version::HTTP_2;
         } else {
             *request.uri_mut() = Uri::try_from(self.path.as_str())?;
-            let host = HeaderValue::try_from(self.address.to_string())?;
-            request.headers_mut().insert(HOST, host);
+            request.headers_mut().insert(HOST, HeaderValue::try_from(host)?);
         }
         for (name, value) in &self.headers {
             request.headers_mut().append(name, value.clone());

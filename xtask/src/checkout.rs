@@ -54,8 +54,18 @@ impl Checkout {
         self.target.join("bench")
     }
 
+    /// A program of this workspace, as `cargo build` leaves it.
+    pub fn debug_binary(&self, name: &str) -> PathBuf {
+        self.target.join("debug").join(name)
+    }
+
+    /// What is built for others.
+    pub fn dist(&self) -> PathBuf {
+        self.root.join("dist")
+    }
+
     pub fn module(&self) -> PathBuf {
-        self.root.join("dist").join("bluegreen.wasm")
+        self.dist().join("bluegreen.wasm")
     }
 
     /// The cargo that called, in the repository's root.

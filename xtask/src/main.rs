@@ -16,8 +16,12 @@ use crate::toolchain::WasmToolchain;
 
 mod bench;
 mod checkout;
+mod compose;
 mod demo;
+mod deny;
+mod dist;
 mod envoy;
+mod image;
 mod interrupt;
 mod lint;
 mod missing;
@@ -28,6 +32,7 @@ mod prepare;
 mod process;
 mod progress;
 mod python;
+mod sbom;
 mod test;
 mod toolchain;
 mod trim;
@@ -61,6 +66,10 @@ enum Task {
         #[arg(long)]
         mlflow: bool,
     },
+    /// Write dist/image, the module as an OCI image for meshes; no Docker engine needed
+    Image,
+    /// Write everything that a release has to dist/: module, image, bill of materials, checksums
+    Dist,
     /// Measure the filter against what people would use instead
     Bench(BenchOptions),
 }
@@ -81,6 +90,8 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Build => module::build(&checkout, &WasmToolchain::obtain(&checkout)?).map(|_| ExitCode::SUCCESS),
         Task::Lint => lint::run(&checkout).map(|()| ExitCode::SUCCESS),
+        Task::Image => dist::image(&checkout).map(|()| ExitCode::SUCCESS),
+        Task::Dist => dist::run(&checkout).map(|()| ExitCode::SUCCESS),
         Task::Test(options) => test::run(&checkout, &options),
         Task::Bench(options) => bench::run(&checkout, &options).map(|()| ExitCode::SUCCESS),
         Task::Demo { check, keep, mlflow } => {

@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use crate::checkout::Checkout;
-use crate::envoy::{DEFAULT_VERSION, Envoy, Version};
+use crate::envoy::{Choice, DEFAULT_VERSION, Envoy};
 
 use self::report::Report;
 use self::session::Session;
@@ -21,9 +21,10 @@ mod totals;
 /// Which tests to run, and in which Envoy.
 #[derive(Args)]
 pub struct TestOptions {
-    /// Release of Envoy for the end-to-end tests, several with commas; ENVOY=/path to a binary wins over it
+    /// Release of Envoy for the end-to-end tests, several with commas, or `all` supported ones; ENVOY=/path to a
+    /// binary wins over it
     #[arg(long, env = "ENVOY_VERSION", default_value = DEFAULT_VERSION, value_delimiter = ',')]
-    envoy: Vec<Version>,
+    envoy: Vec<Choice>,
     /// Run only the tests whose name contains this
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
@@ -36,7 +37,7 @@ pub struct TestOptions {
 pub fn run(checkout: &Checkout, options: &TestOptions) -> Result<ExitCode> {
     let envoys = match Envoy::named_by_user()? {
         Some(named) => vec![named],
-        None => options.envoy.iter().cloned().map(Envoy::Release).collect(),
+        None => options.envoy.iter().flat_map(Choice::versions).map(Envoy::Release).collect(),
     };
     let mut report = Report::new(!options.suite.is_empty());
     let session = Session::new(checkout, options.filter.clone());

@@ -1,11 +1,14 @@
 //! The table of suites. A new suite is a line here and a function that adds its rows to the report.
 
-use std::path::Path;
+use std::env;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
 use bluegreen_testbed::repository;
 
+use crate::compose;
+use crate::deny;
 use crate::envoy::Envoy;
 use crate::lint;
 use crate::process;
@@ -27,14 +30,19 @@ pub struct Suite {
 /// In the order of running: what fails soonest comes first.
 pub const SUITES: &[Suite] = &[
     Suite { name: "lint", has_tests: false, run: lint },
+    Suite { name: "dependencies", has_tests: false, run: dependencies },
     Suite { name: "core", has_tests: true, run: core },
     Suite { name: "filter", has_tests: true, run: filter },
     Suite { name: "tools", has_tests: true, run: tools },
     Suite { name: "wasm", has_tests: true, run: wasm },
     Suite { name: "e2e", has_tests: true, run: end_to_end },
     Suite { name: "mlflow", has_tests: true, run: mlflow },
+    Suite { name: "compose", has_tests: true, run: docker_compose },
     Suite { name: "bench", has_tests: false, run: bench },
 ];
+
+/// Names the folder with the CustomResourceDefinitions that manifests are checked against.
+const DEFINITIONS: &str = "BLUEGREEN_CRDS";
 
 /// What ships and has to be valid by itself.
 const ENVOY_CONFIGURATIONS: &[&str] = &["envoy/envoy.yaml", "envoy/ecds/envoy.yaml", "envoy/mlflow/envoy.yaml"];
@@ -43,6 +51,12 @@ fn lint(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
     report.check("lint, format", || lint::format(session.checkout));
     report.check("lint, clippy for the host", || lint::clippy_for_host(session.checkout));
     report.check("lint, clippy for wasm32", || lint::clippy_for_wasm(session.toolchain()?));
+}
+
+/// What the project is built from.
+fn dependencies(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
+    report.check("dependencies: licences, duplicates, sources", || deny::check(session.checkout));
+    report.check("dependencies: advisories", || deny::advisories(session.checkout));
 }
 
 fn core(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
@@ -84,6 +98,11 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     if !report.check("wasm module", || session.build_module()) {
         return report.skip("end to end", "there is no wasm module to load");
     }
+    let definitions = definitions(session);
+    if definitions.is_none() {
+        let reason = format!("set {DEFINITIONS} to a folder with the CustomResourceDefinitions");
+        report.skip("Kubernetes manifests against their schemas", &reason);
+    }
     for envoy in envoys {
         let title = format!("end to end, {}", envoy.name());
         let binary = match envoy.obtain(session.checkout) {
@@ -97,7 +116,9 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
             report.check(&format!("{configuration}, {}", envoy.name()), || validate(&binary, configuration, session));
         }
         report.tests(&title, || {
-            session.count_native(session.native_tests(&["bluegreen-tests"]).env(repository::ENVOY, &binary))
+            let mut cargo = session.native_tests(&["bluegreen-tests"]);
+            cargo.env(repository::ENVOY, &binary).envs(definitions.iter().map(|folder| (DEFINITIONS, folder)));
+            session.count_native(&mut cargo)
         });
     }
 }
@@ -111,6 +132,25 @@ fn mlflow(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         let mut cargo = session.native_tests(&["bluegreen-tests"]);
         cargo.args(["--features", "mlflow", "--test", "mlflow"]);
         cargo.env(repository::MLFLOW, environment).env(repository::ENVOY, envoy.obtain(session.checkout)?);
+        session.count_native(&mut cargo)
+    });
+}
+
+/// The folder with the schemas of Istio's and Envoy Gateway's resources: the user's, or the one beside the checkout.
+fn definitions(session: &Session<'_>) -> Option<PathBuf> {
+    let named = env::var_os(DEFINITIONS).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    named.or_else(|| Some(session.checkout.root().parent()?.join("shared/crds"))).filter(|folder| folder.is_dir())
+}
+
+/// `docker-compose.yml`, where a Docker engine runs.
+fn docker_compose(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.tests("docker compose", || {
+        compose::require()?;
+        session.build_module()?;
+        let prepared = compose::Prepared::obtain(session.checkout, &envoy.obtain(session.checkout)?)?;
+        let mut cargo = session.native_tests(&["bluegreen-tests"]);
+        cargo.args(["--features", "compose", "--test", "compose"]).env(compose::PROGRAM, prepared.program);
         session.count_native(&mut cargo)
     });
 }

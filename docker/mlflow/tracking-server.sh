@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# MLflow's tracking server; on its first start it gets versions 1 and 2 of the model `iris`.
+set -euo pipefail
+
+mlflow server --host 0.0.0.0 --port 5000 --workers 1 --allowed-hosts 'mlflow:5000,localhost:5000,127.0.0.1:5000' \
+  --backend-store-uri sqlite:////mlflow/mlflow.db --artifacts-destination /mlflow/artifacts &
+server=$!
+trap 'kill "$server"' TERM INT
+MLFLOW_TRACKING_URI=http://127.0.0.1:5000 python /opt/bluegreen/register.py
+wait "$server"

@@ -1,0 +1,146 @@
+//! The Kubernetes manifests under `envoy/` against the schemas of their kinds, and against each other.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use bluegreen_testbed::Bootstrap;
+use bluegreen_testbed::repository;
+use bluegreen_tests::IRIS;
+use bluegreen_tests::kubernetes::crds::Schemas;
+use bluegreen_tests::kubernetes::{list, manifests, patch, text, the};
+use serde_json::{Value, json};
+
+/// Every file with manifests.
+const FILES: [&str; 7] = [
+    "envoy/istio/authorizationpolicy.yaml",
+    "envoy/istio/envoyfilter.yaml",
+    "envoy/istio/routes.yaml",
+    "envoy/istio/trafficextension.yaml",
+    "envoy/istio/wasmplugin.yaml",
+    "envoy/gateway/extensionpolicy.yaml",
+    "envoy/gateway/routes.yaml",
+];
+
+#[test]
+fn every_file_under_the_two_folders_is_looked_at() -> Result<()> {
+    let mut found = BTreeSet::new();
+    for folder in ["envoy/istio", "envoy/gateway"] {
+        for entry in repository::root().join(folder).read_dir()? {
+            found.insert(format!("{folder}/{}", entry?.file_name().to_string_lossy()));
+        }
+    }
+    let known = FILES.map(str::to_owned).into();
+    ensure!(found == known, "found {found:?}");
+    Ok(())
+}
+
+#[test]
+fn the_manifests_are_what_an_api_server_accepts() -> Result<()> {
+    let Some(schemas) = Schemas::from_environment()? else { return Ok(()) };
+    for file in FILES {
+        for manifest in manifests(file)? {
+            schemas.check(&manifest).with_context(|| file.to_owned())?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_misspelt_field_would_be_refused() -> Result<()> {
+    let Some(schemas) = Schemas::from_environment()? else { return Ok(()) };
+    let misspelt: [(&str, &str, &str, Value); 6] = [
+        ("envoy/istio/wasmplugin.yaml", "WasmPlugin", "/spec/failstrategy", json!("FAIL_OPEN")),
+        ("envoy/istio/wasmplugin.yaml", "WasmPlugin", "/spec/failStrategy", json!("FAIL_OPENED")),
+        ("envoy/istio/trafficextension.yaml", "TrafficExtension", "/spec/wasm/pluginConf", json!({})),
+        ("envoy/istio/routes.yaml", "VirtualService", "/spec/http/0/mirror_s", json!([])),
+        ("envoy/istio/authorizationpolicy.yaml", "AuthorizationPolicy", "/spec/action", json!("REFUSE")),
+        ("envoy/gateway/extensionpolicy.yaml", "EnvoyExtensionPolicy", "/spec/wasm/0/code/type", json!("Oci")),
+    ];
+    for (file, kind, pointer, value) in misspelt {
+        let mut manifest = the(&manifests(file)?, kind)?.clone();
+        let (parent, field) = pointer.rsplit_once('/').context("no pointer")?;
+        manifest.pointer_mut(parent).with_context(|| format!("{kind} has no {parent}"))?[field] = value;
+        ensure!(schemas.check(&manifest).is_err(), "{kind} with {pointer} was accepted");
+    }
+    Ok(())
+}
+
+#[test]
+fn both_kinds_of_plugin_say_the_same() -> Result<()> {
+    let (older, newer) = (manifests("envoy/istio/wasmplugin.yaml")?, manifests("envoy/istio/trafficextension.yaml")?);
+    let (older, newer) = (&the(&older, "WasmPlugin")?["spec"], &the(&newer, "TrafficExtension")?["spec"]);
+    ensure!(older["selector"] == newer["selector"], "they select differently");
+    let wasm = newer["wasm"].as_object().context("no wasm")?;
+    for (field, value) in wasm {
+        ensure!(older[field] == *value, "{field}: {:#} and {value:#}", older[field]);
+    }
+    ensure!(older.as_object().map(serde_json::Map::len) == Some(wasm.len() + 1), "WasmPlugin says more");
+    Ok(())
+}
+
+#[test]
+fn the_filter_names_the_clusters_that_the_control_plane_makes() -> Result<()> {
+    let routes = manifests("envoy/istio/routes.yaml")?;
+    let rule = the(&routes, "DestinationRule")?;
+    let host = text(rule, "/spec/host")?;
+    let istio = list(&rule["spec"]["subsets"])
+        .iter()
+        .map(|subset| Ok(format!("outbound|8080|{}|{host}", text(subset, "/name")?)));
+    let istio = istio.collect::<Result<BTreeSet<_>>>()?;
+    let plugin = manifests("envoy/istio/wasmplugin.yaml")?;
+    let plugin = &the(&plugin, "WasmPlugin")?["spec"]["pluginConfig"];
+    ensure!(clusters(plugin)? == istio, "the WasmPlugin names {:?}, Istio {istio:?}", clusters(plugin)?);
+
+    let filter = manifests("envoy/istio/envoyfilter.yaml")?;
+    let resources = patch::extension_configs(the(&filter, "EnvoyFilter")?);
+    ensure!(resources.len() == 2, "{} EXTENSION_CONFIGs", resources.len());
+    for resource in resources {
+        let plugin = &resource["typed_config"]["config"]["configuration"]["value"];
+        ensure!(clusters(plugin)? == istio, "the EnvoyFilter names {:?}, Istio {istio:?}", clusters(plugin)?);
+    }
+
+    let policy = manifests("envoy/gateway/extensionpolicy.yaml")?;
+    let plugin = &the(&policy, "EnvoyExtensionPolicy")?["spec"]["wasm"][0]["config"];
+    let rules = ["httproute/default/iris/rule/0", "httproute/default/iris/rule/1"].map(str::to_owned).into();
+    ensure!(clusters(plugin)? == rules, "the EnvoyExtensionPolicy names {:?}", clusters(plugin)?);
+    Ok(())
+}
+
+/// The clusters of a plugin configuration's deployment.
+fn clusters(plugin: &Value) -> Result<BTreeSet<String>> {
+    let colours = &plugin["deployments"][IRIS]["colours"];
+    ["/blue/cluster", "/green/cluster"].iter().map(|colour| Ok(text(colours, colour)?.to_owned())).collect()
+}
+
+#[test]
+fn the_default_route_goes_to_the_initially_active_colour() -> Result<()> {
+    let routes = manifests("envoy/istio/routes.yaml")?;
+    let last = list(&the(&routes, "VirtualService")?["spec"]["http"]).last().context("no route")?;
+    ensure!(last["match"][0]["headers"].is_null(), "the last route is not a default: {last:#}");
+    ensure!(last["route"][0]["destination"]["subset"] == "blue", "{last:#}");
+
+    let routes = manifests("envoy/gateway/routes.yaml")?;
+    let iris = routes.iter().find(|route| route["kind"] == "HTTPRoute" && route["metadata"]["name"] == IRIS);
+    let rules = list(&iris.context("no route")?["spec"]["rules"]);
+    let mut defaults = rules.iter().filter(|rule| rule["matches"][0]["headers"].is_null());
+    let default = defaults.next().context("no default rule")?;
+    ensure!(default["backendRefs"][0]["name"] == "iris-blue" && defaults.next().is_none(), "{default:#}");
+    Ok(())
+}
+
+#[test]
+fn the_patched_in_filter_is_configured_as_the_shipped_one() -> Result<()> {
+    let filter = manifests("envoy/istio/envoyfilter.yaml")?;
+    let resources = patch::extension_configs(the(&filter, "EnvoyFilter")?);
+    let shipped = Bootstrap::read(&repository::root().join("envoy/envoy.yaml"))?.filters();
+    for (resource, shipped) in resources.iter().zip(&shipped) {
+        let (patched, shipped) = (&resource["typed_config"]["config"], &shipped["config"]);
+        for field in ["fail_open", "root_id", "allow_on_headers_stop_iteration"] {
+            ensure!(patched[field] == shipped[field], "{field}: {} and {}", patched[field], shipped[field]);
+        }
+        ensure!(patched["vm_config"]["vm_id"] == shipped["vm_config"]["vm_id"], "another vm_id");
+        let admin = |config: &Value| config["configuration"]["value"]["admin"].clone();
+        ensure!(admin(patched) == admin(shipped), "another admin section");
+    }
+    Ok(())
+}

@@ -1,0 +1,235 @@
+//! What the tests of `docker-compose.yml` need: an engine, a compose program, and the base images that the project's
+//! images are built from. Where those can neither be found nor pulled, stand-ins under their names:
+//! `tests/compose/README.md`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use nix::unistd::geteuid;
+
+use crate::checkout::Checkout;
+use crate::missing::Missing;
+use crate::packages;
+use crate::process;
+use crate::progress::Progress;
+
+/// The variable that tells the tests which compose program there is.
+pub const PROGRAM: &str = "BLUEGREEN_COMPOSE";
+
+/// What every stand-in is made from.
+const ROOT: &str = "bluegreen-tests/root:bookworm";
+
+/// A base image and what stands in for it.
+struct Base {
+    /// The name up to the version, as in the Dockerfile or the compose file.
+    repository: &'static str,
+    /// The Dockerfile of the stand-in.
+    dockerfile: &'static str,
+}
+
+const BASES: &[Base] = &[
+    Base { repository: "debian", dockerfile: "debian.Dockerfile" },
+    Base { repository: "envoyproxy/envoy", dockerfile: "envoy.Dockerfile" },
+    Base { repository: "prom/prometheus", dockerfile: "prometheus.Dockerfile" },
+    Base { repository: "rust", dockerfile: "rust.Dockerfile" },
+];
+
+/// What is built from the base images without a profile.
+const BUILT: &[&str] = &["bluegreen/envoy", "bluegreen/model-local"];
+
+/// Where the base images are named.
+const NAMED_IN: &[&str] = &["docker/Dockerfile", "docker-compose.yml"];
+
+/// Everything is there; stand-ins go when this does.
+pub struct Prepared {
+    /// `docker compose` or `docker-compose`.
+    pub program: &'static str,
+    stand_ins: Vec<String>,
+}
+
+// === impl Prepared ===
+
+impl Prepared {
+    /// `envoy` is what a stand-in for Envoy's image is made of; the module has been built.
+    pub fn obtain(checkout: &Checkout, envoy: &Path) -> Result<Self> {
+        let program = program()?;
+        let mut prepared = Self { program, stand_ins: Vec::new() };
+        for base in BASES {
+            let name = base.name(checkout)?;
+            let progress = Progress::start(format!("Looking for the image {name}"));
+            let present = docker_says(&["image", "inspect", &name]);
+            if present || process::quiet(Command::new("docker").args(["pull", "--quiet", &name]), &progress).is_ok() {
+                progress.done(&format!("The image {name} is there"));
+                continue;
+            }
+            progress.done(&format!("The image {name} cannot be pulled here: making a stand-in for it"));
+            prepared.stand_ins.push(name.clone());
+            stand_in(base, &name, checkout, envoy)?;
+        }
+        Ok(prepared)
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        let built = BUILT.iter().map(|name| format!("{name}:{}", env!("CARGO_PKG_VERSION")));
+        let built = built.filter(|_| !self.stand_ins.is_empty());
+        for name in self.stand_ins.iter().cloned().chain(built) {
+            // What is left behind could be taken for the real one.
+            let _ = process::answer(Command::new("docker").args(["image", "rm", &name]));
+        }
+    }
+}
+
+// === impl Base ===
+
+impl Base {
+    /// The full name with the pinned version.
+    fn name(&self, checkout: &Checkout) -> Result<String> {
+        for file in NAMED_IN {
+            let text = fs::read_to_string(checkout.root().join(file)).with_context(|| (*file).to_owned())?;
+            if let Some(name) = self.pinned(&text) {
+                return Ok(name.to_owned());
+            }
+        }
+        anyhow::bail!("no image {} is named in {NAMED_IN:?}", self.repository)
+    }
+
+    fn pinned<'t>(&self, text: &'t str) -> Option<&'t str> {
+        let of_this = |word: &&str| word.strip_prefix(self.repository).is_some_and(|rest| rest.starts_with(':'));
+        text.split_whitespace().find(of_this)
+    }
+}
+
+/// Fails at once where the tests cannot run, before anything is built for them.
+pub fn require() -> Result<()> {
+    program().map(drop)
+}
+
+fn program() -> Result<&'static str> {
+    if !docker_says(&["version", "--format", "{{.Server.Version}}"]) {
+        return Err(Missing::error("the tests of docker-compose.yml need a Docker engine that this user may use"));
+    }
+    if docker_says(&["compose", "version"]) {
+        return Ok("docker compose");
+    }
+    if process::exists("docker-compose") {
+        return Ok("docker-compose");
+    }
+    Err(Missing::error("the tests of docker-compose.yml need `docker compose` or docker-compose"))
+}
+
+fn docker_says(arguments: &[&str]) -> bool {
+    process::answer(Command::new("docker").args(arguments)).is_ok()
+}
+
+/// Builds a stand-in under `name`.
+fn stand_in(base: &Base, name: &str, checkout: &Checkout, envoy: &Path) -> Result<()> {
+    make_root(checkout)?;
+    let sources = checkout.root().join("tests/compose");
+    let context = tempfile::tempdir()?;
+    let copy = |from: &Path, to: &str| {
+        fs::copy(from, context.path().join(to)).map(drop).with_context(|| format!("cannot copy {}", from.display()))
+    };
+    match base.repository {
+        "envoyproxy/envoy" => copy(envoy, "envoy")?,
+        "prom/prometheus" => copy(&prometheus(checkout)?, "prometheus")?,
+        "rust" => {
+            process::show(checkout.cargo("build").args(["--package", "bluegreen-model-server"]))?;
+            copy(&checkout.debug_binary("model-server"), "model-server")?;
+            copy(&checkout.module(), "bluegreen.wasm")?;
+            copy(&sources.join("cargo"), "cargo")?;
+        }
+        _ => {}
+    }
+    let progress = Progress::start(format!("Making a stand-in for {name}"));
+    let mut docker = Command::new("docker");
+    docker.args(["build", "--tag", name, "--file"]).arg(sources.join(base.dockerfile)).arg(context.path());
+    process::quiet(&mut docker, &progress)?;
+    progress.done(&format!("Made a stand-in for {name}"));
+    Ok(())
+}
+
+/// The root that all stand-ins have: Debian's packages. It stays in the engine.
+fn make_root(checkout: &Checkout) -> Result<()> {
+    if docker_says(&["image", "inspect", ROOT]) {
+        return Ok(());
+    }
+    if !geteuid().is_root() {
+        return Err(Missing::error("no base image can be pulled, and making stand-ins with debootstrap needs root"));
+    }
+    if !process::exists("debootstrap") {
+        packages::install(&["debootstrap"], "making stand-ins for base images")?;
+    }
+    let folder = checkout.tool("compose-root");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    let progress = Progress::start("Making a root of Debian's packages");
+    let mut debootstrap = Command::new("debootstrap");
+    debootstrap.args(["--variant=minbase", "--include=busybox", "bookworm"]).arg(&folder);
+    process::quiet(&mut debootstrap, &progress)
+        .map_err(|error| Missing::error(format!("debootstrap cannot make stand-ins for base images: {error:#}")))?;
+    let archive = folder.with_extension("tar");
+    process::quiet(Command::new("tar").arg("-C").arg(&folder).arg("-cf").arg(&archive).arg("."), &progress)?;
+    process::quiet(Command::new("docker").arg("import").arg(&archive).arg(ROOT), &progress)?;
+    fs::remove_dir_all(&folder)?;
+    fs::remove_file(&archive)?;
+    progress.done("Made a root of Debian's packages");
+    Ok(())
+}
+
+/// The binary out of Debian's package.
+fn prometheus(checkout: &Checkout) -> Result<PathBuf> {
+    let folder = checkout.tool("compose-prometheus");
+    let binary = folder.join("usr/bin/prometheus");
+    if binary.is_file() {
+        return Ok(binary);
+    }
+    fs::create_dir_all(&folder)?;
+    let progress = Progress::start("Downloading Debian's prometheus");
+    let unpack = "apt-get download prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb";
+    process::quiet(Command::new("sh").args(["-c", unpack]).current_dir(&folder), &progress)
+        .map_err(|error| Missing::error(format!("Debian's prometheus cannot be downloaded: {error:#}")))?;
+    ensure!(binary.is_file(), "Debian's package prometheus has no {}", binary.display());
+    progress.done("Downloaded Debian's prometheus");
+    Ok(binary)
+}
+
+// === tests ===
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_base_image_is_named_with_a_version() -> Result<()> {
+        let checkout = Checkout::locate()?;
+        for base in BASES {
+            let name = base.name(&checkout)?;
+            let version = name.split(':').nth(1).unwrap_or_default();
+            assert!(version.chars().any(|character| character.is_ascii_digit()) && version != "latest", "{name}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_compose_file_builds_what_is_removed_with_the_stand_ins() -> Result<()> {
+        let text = fs::read_to_string(Checkout::locate()?.root().join("docker-compose.yml"))?;
+        let text = text.replace("${COMPOSE_PROFILES:-local}", "local");
+        for name in BUILT {
+            let image = format!("image: {name}:{}\n", env!("CARGO_PKG_VERSION"));
+            assert!(text.contains(&image), "docker-compose.yml has no {image}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_name_that_only_begins_alike_is_another_image() {
+        let base = Base { repository: "rust", dockerfile: "" };
+        assert_eq!(base.pinned("FROM rust-web:1 AS a\nFROM rust:1.95.0-slim AS b"), Some("rust:1.95.0-slim"));
+        assert_eq!(base.pinned("FROM trust:1"), None);
+    }
+}

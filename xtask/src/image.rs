@@ -1,0 +1,258 @@
+//! The module as a container image, in the form that meshes fetch ("compat"): an OCI layout, written without a Docker
+//! engine.
+//!
+//! `FROM scratch`, one layer with `plugin.wasm`. Beside the image, as its referrer, the layout has the software bill of
+//! materials. Nothing in it is of this machine or this moment: equal modules give equal digests.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use flate2::{Compression, GzBuilder};
+use oci_spec::image::{
+    Arch, ConfigBuilder, Descriptor, DescriptorBuilder, Digest as OciDigest, ImageConfigurationBuilder,
+    ImageIndexBuilder, ImageManifestBuilder, MediaType, OciLayoutBuilder, Os, RootFsBuilder, SCHEMA_VERSION,
+};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+/// The name that Istio's agent and Envoy Gateway look for in the layer.
+const FILE: &str = "plugin.wasm";
+
+/// The type of the bill of materials.
+const CYCLONEDX: &str = "application/vnd.cyclonedx+json";
+
+/// The type of an empty config blob, as OCI's image specification 1.1 names it.
+const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+
+/// What an image is made of.
+pub struct Image<'a> {
+    /// The wasm module.
+    pub module: &'a [u8],
+    /// Its bill of materials.
+    pub sbom: &'a [u8],
+    /// The version, which is also the tag.
+    pub version: &'a str,
+    /// The commit that it was built from; none when the checkout has changes of its own.
+    pub revision: Option<&'a str>,
+}
+
+/// A folder of blobs.
+struct Blobs<'a> {
+    layout: &'a Path,
+}
+
+// === impl Image ===
+
+impl Image<'_> {
+    /// Replaces `layout` by this image, and returns the digest of its manifest.
+    pub fn write(&self, layout: &Path) -> Result<String> {
+        if layout.exists() {
+            fs::remove_dir_all(layout).with_context(|| format!("cannot replace {}", layout.display()))?;
+        }
+        let blobs = Blobs { layout };
+        fs::create_dir_all(layout.join("blobs/sha256"))
+            .with_context(|| format!("cannot create {}", layout.display()))?;
+
+        let archive = archive(self.module)?;
+        let layer = blobs.put(MediaType::ImageLayerGzip, &gzip(&archive)?)?;
+        let rootfs = RootFsBuilder::default().typ("layers").diff_ids(vec![digest(&archive)]).build()?;
+        let config = ImageConfigurationBuilder::default()
+            // What `docker build` writes into an image `FROM scratch`; who fetches plugins does not look at it.
+            .architecture(Arch::Amd64)
+            .os(Os::Linux)
+            .config(ConfigBuilder::default().labels(self.labels()).build()?)
+            .rootfs(rootfs)
+            .history(Vec::new())
+            .build()?;
+        let config = blobs.put_json(MediaType::ImageConfig, &config)?;
+        let mut annotations = self.labels();
+        annotations.insert("module.wasm.image/variant".to_owned(), "compat".to_owned());
+        let manifest = ImageManifestBuilder::default()
+            .schema_version(SCHEMA_VERSION)
+            .media_type(MediaType::ImageManifest)
+            .config(config)
+            .layers(vec![layer])
+            .annotations(annotations)
+            .build()?;
+        let image = blobs.put_json(MediaType::ImageManifest, &manifest)?;
+        let referrer = self.bill_of_materials(&blobs, &image)?;
+
+        let digest = image.digest().to_string();
+        let tag = HashMap::from([("org.opencontainers.image.ref.name".to_owned(), self.version.to_owned())]);
+        let mut tagged = image;
+        tagged.set_annotations(Some(tag));
+        let index = ImageIndexBuilder::default()
+            .schema_version(SCHEMA_VERSION)
+            .media_type(MediaType::ImageIndex)
+            .manifests(vec![tagged, referrer])
+            .build()?;
+        fs::write(layout.join("index.json"), canonical(&index)?)?;
+        let marker = OciLayoutBuilder::default().image_layout_version("1.0.0").build()?;
+        fs::write(layout.join("oci-layout"), canonical(&marker)?)?;
+        Ok(digest)
+    }
+
+    /// The referrer that says what the image contains.
+    fn bill_of_materials(&self, blobs: &Blobs<'_>, image: &Descriptor) -> Result<Descriptor> {
+        let kind = MediaType::Other(CYCLONEDX.to_owned());
+        let manifest = ImageManifestBuilder::default()
+            .schema_version(SCHEMA_VERSION)
+            .media_type(MediaType::ImageManifest)
+            .artifact_type(kind.clone())
+            .config(blobs.put(MediaType::Other(EMPTY.to_owned()), b"{}")?)
+            .layers(vec![blobs.put(kind.clone(), self.sbom)?])
+            .subject(image.clone())
+            .build()?;
+        let mut referrer = blobs.put_json(MediaType::ImageManifest, &manifest)?;
+        referrer.set_artifact_type(Some(kind));
+        Ok(referrer)
+    }
+
+    fn labels(&self) -> HashMap<String, String> {
+        let described = "Blue-green routing of inference requests, an Envoy filter (proxy-wasm)";
+        let mut labels = HashMap::from([
+            ("title", "bluegreen"),
+            ("description", described),
+            ("version", self.version),
+            ("licenses", "Apache-2.0"),
+        ]);
+        if let Some(revision) = self.revision {
+            labels.insert("revision", revision);
+        }
+        labels.into_iter().map(|(name, value)| (format!("org.opencontainers.image.{name}"), value.to_owned())).collect()
+    }
+}
+
+// === impl Blobs ===
+
+impl Blobs<'_> {
+    fn put(&self, media_type: MediaType, bytes: &[u8]) -> Result<Descriptor> {
+        let digest = digest(bytes);
+        let path = self.layout.join("blobs").join(digest.replace(':', "/"));
+        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        let digest = OciDigest::from_str(&digest)?;
+        let size = u64::try_from(bytes.len())?;
+        Ok(DescriptorBuilder::default().media_type(media_type).digest(digest).size(size).build()?)
+    }
+
+    fn put_json(&self, media_type: MediaType, value: &impl Serialize) -> Result<Descriptor> {
+        self.put(media_type, &canonical(value)?)
+    }
+}
+
+/// JSON with its members in order: annotations come in that of a hash map.
+fn canonical(value: &impl Serialize) -> Result<Vec<u8>> {
+    let mut tree = serde_json::to_value(value)?;
+    tree.sort_all_objects();
+    Ok(serde_json::to_vec(&tree)?)
+}
+
+fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+/// A tar archive of the module, which belongs to nobody and is of no time.
+fn archive(module: &[u8]) -> Result<Vec<u8>> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(u64::try_from(module.len())?);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_entry_type(tar::EntryType::Regular);
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_data(&mut header, FILE, module)?;
+    Ok(archive.into_inner()?)
+}
+
+fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    // 255: no particular operating system.
+    let mut encoder = GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), Compression::best());
+    std::io::Write::write_all(&mut encoder, bytes)?;
+    Ok(encoder.finish()?)
+}
+
+// === tests ===
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use flate2::read::GzDecoder;
+    use oci_spec::image::{ImageIndex, ImageManifest};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const IMAGE: Image<'_> = Image {
+        module: b"\0asm and more",
+        sbom: b"{\"bomFormat\": \"CycloneDX\"}",
+        version: "0.1.0",
+        revision: Some("abc"),
+    };
+
+    fn blob(layout: &Path, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let bytes = fs::read(layout.join("blobs").join(descriptor.digest().to_string().replace(':', "/")))?;
+        assert_eq!(digest(&bytes), descriptor.digest().to_string());
+        assert_eq!(bytes.len() as u64, descriptor.size());
+        Ok(bytes)
+    }
+
+    #[test]
+    fn what_istios_agent_and_envoy_gateway_look_for_is_there() -> Result<()> {
+        let folder = TempDir::new()?;
+        let layout = folder.path().join("image");
+        let digest = IMAGE.write(&layout)?;
+        let index = ImageIndex::from_file(layout.join("index.json"))?;
+        let [image, referrer] = &index.manifests()[..] else { panic!("{index:#?}") };
+        assert_eq!(image.digest().to_string(), digest);
+        let name =
+            image.annotations().as_ref().and_then(|annotations| annotations.get("org.opencontainers.image.ref.name"));
+        assert_eq!(name.map(String::as_str), Some("0.1.0"));
+
+        let manifest = ImageManifest::from_reader(&blob(&layout, image)?[..])?;
+        // One layer of this very type, in which a file of this name is looked for.
+        let [layer] = &manifest.layers()[..] else { panic!("{manifest:#?}") };
+        assert_eq!(layer.media_type().to_string(), "application/vnd.oci.image.layer.v1.tar+gzip");
+        let packed = blob(&layout, layer)?;
+        let mut archive = tar::Archive::new(GzDecoder::new(&packed[..]));
+        let mut entry = archive.entries()?.next().context("an empty layer")??;
+        assert_eq!(entry.path()?.to_string_lossy(), "plugin.wasm");
+        let mut module = Vec::new();
+        entry.read_to_end(&mut module)?;
+        assert_eq!(module, IMAGE.module);
+
+        let config: serde_json::Value = serde_json::from_slice(&blob(&layout, manifest.config())?)?;
+        assert_eq!(config["config"]["Labels"]["org.opencontainers.image.revision"], "abc");
+        let bill = ImageManifest::from_reader(&blob(&layout, referrer)?[..])?;
+        assert_eq!(bill.subject().as_ref().map(|subject| subject.digest().to_string()), Some(digest));
+        assert_eq!(blob(&layout, &bill.layers()[0])?, IMAGE.sbom);
+        Ok(())
+    }
+
+    #[test]
+    fn equal_modules_give_equal_bytes_and_others_do_not() -> Result<()> {
+        let folder = TempDir::new()?;
+        let (one, two, other) = (folder.path().join("one"), folder.path().join("two"), folder.path().join("other"));
+        assert_eq!(IMAGE.write(&one)?, IMAGE.write(&two)?);
+        for file in ["index.json", "oci-layout"] {
+            assert_eq!(fs::read(one.join(file))?, fs::read(two.join(file))?, "{file}");
+        }
+        assert_ne!(IMAGE.write(&one)?, Image { module: b"\0asm", ..IMAGE }.write(&other)?);
+        Ok(())
+    }
+
+    #[test]
+    fn an_older_image_is_gone_after_writing() -> Result<()> {
+        let folder = TempDir::new()?;
+        let layout = folder.path().join("image");
+        Image { module: b"\0asm", ..IMAGE }.write(&layout)?;
+        IMAGE.write(&layout)?;
+        // Layer, config, manifest; empty config, bill, referrer.
+        assert_eq!(layout.join("blobs/sha256").read_dir()?.count(), 6);
+        Ok(())
+    }
+}
