@@ -71,8 +71,9 @@ pub fn check(
     let Readiness { probe, smoke_test, .. } = &route.readiness;
     let Some(colour) = receiver(before, after) else { return Ok(()) };
     let Evidence::Probed(healthy) = evidence else { return Ok(()) };
-    // The colour that a rollback returns to has served production: a test of the candidate says nothing about it.
-    let is_the_way_back = before.rollback_to == Some(colour);
+    // The colour that a rollback returns to has served production: a test of the candidate says nothing about it. A
+    // promotion of the same colour is another matter: after each switch the next version is put there.
+    let is_the_way_back = before.rollback_to == Some(colour) && after.rollback_to.is_none();
     // A test that counted when a rollout began counts to its end, which may be days later.
     let ends_rollout = Rollout::ends_with(before.rollout, after.rollout);
     if let Some(test) = smoke_test.as_ref().filter(|test| test.required && !is_the_way_back && !ends_rollout) {
@@ -225,6 +226,14 @@ mod tests {
         for evidence in [Evidence::none(), healthy(Colour::Blue)] {
             assert_eq!(verdict(&before, Command::Promote, evidence), Err(Closed::AskFirst(Colour::Green)));
         }
+    }
+
+    #[test]
+    fn the_next_version_needs_a_test_of_its_own_though_it_stands_where_the_way_back_leads() {
+        let promoted = after(&tested(state("blue", "0"), "2", Duration::ZERO), Command::Promote);
+        let untested = Err(Closed::Untested { colour: Colour::Blue, missing: Missing::NeverPassed });
+        assert_eq!(verdict(&promoted, Command::Promote, healthy(Colour::Blue)), untested);
+        assert_eq!(verdict(&promoted, canary("1"), healthy(Colour::Blue)), untested);
     }
 
     #[test]
