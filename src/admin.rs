@@ -1,6 +1,6 @@
 //! One admin call: head, then body if there is one, then whatever it has to ask or to wait for, then the answer.
 
-use bluegreen_core::admin::{Answer, Api, Asking, Call, Head, MAX_BODY, Problem, Response, Step};
+use bluegreen_core::admin::{Answer, Api, Asking, Call, Delivery, Head, MAX_BODY, Problem, Response, Step};
 use bluegreen_core::matching::RequestHeaders;
 use bluegreen_core::readiness::outgoing::Reply;
 use bluegreen_core::time::Timestamp;
@@ -36,11 +36,13 @@ impl AdminCall {
     /// Takes a call whose headers are under way, and acts on it if they are all there is.
     pub fn receive(plugin: &Plugin, api: &Api, context_id: u32, path: Vec<u8>, end_of_stream: bool) -> Self {
         let header = |name: &str| host::Request.header(name);
+        let delivery = api.is_webhook(&path).then(|| Delivery::read(&plugin.router, &host::Request));
         let head = Head {
             method: header(":method").unwrap_or_default(),
             path,
             authorization: header("authorization"),
             if_match: header("if-match"),
+            delivery,
         };
         let mut this = Self { context_id, progress: Progress::Answered };
         match api.receive(&head) {

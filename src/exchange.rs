@@ -76,9 +76,7 @@ impl Exchange {
         }
         self.note_reach(plugin, status == b"503");
         host::set_response_header(COLOUR_HEADER, self.colour.as_str());
-        if let Some(route) = plugin.router.routes().get(self.deployment) {
-            host::set_response_header(VERSION_HEADER, route.colours.get(self.colour).version.as_str());
-        }
+        plugin.show_version(self.deployment, self.colour, |version| host::set_response_header(VERSION_HEADER, version));
         if let Some(set_cookie) = self.set_cookie.take() {
             host::add_response_header("set-cookie", &set_cookie);
         }

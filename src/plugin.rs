@@ -7,16 +7,18 @@ use std::cell::{Cell, RefCell};
 use bluegreen_core::admin::{Api, Backend};
 use bluegreen_core::colour::{Colour, PerColour};
 use bluegreen_core::comparison::{self, Sample, period_of};
-use bluegreen_core::config::{Config, Failover, Routing};
+use bluegreen_core::config::{Config, ConfigPush, Failover, Routing};
 use bluegreen_core::counters::ColourCounts;
 use bluegreen_core::guard::{verdict, watch};
 use bluegreen_core::leader::{Member, lease_key};
 use bluegreen_core::matching::DeploymentIndex;
+use bluegreen_core::name::Version;
 use bluegreen_core::percent::Percent;
 use bluegreen_core::readiness::failover::{self, Reach};
 use bluegreen_core::readiness::probe;
 use bluegreen_core::rollout::conduct;
 use bluegreen_core::routing::{Rotations, Route, Router};
+use bluegreen_core::source::{self, Adoption, mlflow};
 use bluegreen_core::split::Split;
 use bluegreen_core::state::Command;
 use bluegreen_core::store::{self, Applied, Effect, Found, Store};
@@ -40,6 +42,8 @@ pub struct Plugin {
     pub member: Member,
     /// Admin calls that wait for something.
     pub waiting: RefCell<Waiting>,
+    /// The deployments whose pushed `initial` rules held back.
+    pub held: Vec<DeploymentIndex>,
     workings: Vec<Working>,
     lease: String,
     sampled: Cell<Option<u64>>,
@@ -49,6 +53,8 @@ pub struct Plugin {
 struct Working {
     known: Cell<Option<Known>>,
     rotations: Cell<Rotations>,
+    /// The versions that answers are marked with.
+    versions: RefCell<PerColour<Version>>,
     metrics: Metrics,
     warned: Cell<bool>,
     /// The epoch at which there was nothing to conduct.
@@ -71,29 +77,40 @@ impl Plugin {
         let working = |route: &Route| Working {
             known: Cell::new(None),
             rotations: Cell::default(),
+            versions: RefCell::new(PerColour::from_fn(|colour| route.colours.get(colour).version.clone())),
             metrics: Metrics::new(route.name.clone()),
             warned: Cell::new(false),
             rests_at: Cell::new(None),
         };
-        let plugin = Self {
+        let mut plugin = Self {
             workings: router.routes().iter().map(working).collect(),
             router,
             routing: config.routing.clone(),
             api: config.admin.clone().map(Api::new),
-            member: Member::enrol(&SharedData),
+            member: Member::enrol(&SharedData, Timestamp::from(host::now())),
             waiting: RefCell::default(),
+            held: Vec::new(),
             lease: lease_key(config),
             sampled: Cell::new(None),
         };
-        plugin.adopt_initials();
+        plugin.held = plugin.adopt_initials(config.config_push);
         plugin
     }
 
-    fn adopt_initials(&self) {
+    /// Gives the deployments whose `initial` is held back.
+    fn adopt_initials(&self, push: ConfigPush) -> Vec<DeploymentIndex> {
         let now = Timestamp::from(host::now());
-        for (route, working) in self.router.routes().iter().zip(&self.workings) {
-            match store::adopt_initial(&SharedData, &route.name, route.initial, now) {
-                Ok(applied) => {
+        let mut held = Vec::new();
+        for (index, (route, working)) in self.router.routes().iter().zip(&self.workings).enumerate() {
+            match source::adopt_initial(&SharedData, route, push, now) {
+                Ok(adoption) => {
+                    let applied = match adoption {
+                        Adoption::Done(applied) => applied,
+                        Adoption::Held(applied) => {
+                            held.push(index);
+                            applied
+                        }
+                    };
                     if applied.effect != Effect::None {
                         // Where comparisons begin.
                         working.sample(route, now);
@@ -103,6 +120,7 @@ impl Plugin {
                 Err(error) => log::warn!("bluegreen: deployment={}: {error}: requests follow initial", route.name),
             }
         }
+        held
     }
 
     /// The split in force for a deployment, and its rotations.
@@ -127,6 +145,20 @@ impl Plugin {
     pub fn publish(&self, index: DeploymentIndex, applied: &Applied) {
         if let (Some(working), Some(route)) = (self.workings.get(index), self.router.routes().get(index)) {
             working.publish(route, applied);
+        }
+    }
+
+    /// Has all workers read what is kept about a deployment anew.
+    pub fn refresh(&self, index: DeploymentIndex) {
+        if let Some(working) = self.workings.get(index) {
+            working.metrics.move_epoch();
+        }
+    }
+
+    /// Calls `show` with the version that answers of `colour` are marked with.
+    pub fn show_version(&self, index: DeploymentIndex, colour: Colour, show: impl FnOnce(&str)) {
+        if let Some(working) = self.workings.get(index) {
+            show(working.versions.borrow().get(colour).as_str());
         }
     }
 
@@ -225,6 +257,9 @@ impl Working {
     /// Reads the state after the epoch moved. The epoch was read first, so what is read is at least as new as it says.
     fn read(&self, route: &Route, epoch: Option<u64>, last_good: Option<Known>) -> Split {
         let fallback = last_good.map_or(route.initial, |known| known.split);
+        if route.mlflow.is_some() {
+            self.versions.replace(mlflow::versions(&SharedData, route));
+        }
         match store::load(&SharedData, &route.name, route.initial, Timestamp::default()) {
             Ok(loaded) if loaded.found != Found::Foreign => {
                 self.known.set(Some(Known { epoch, split: loaded.state.split }));

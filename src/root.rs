@@ -11,7 +11,9 @@ use proxy_wasm::types::ContextType;
 use crate::admin;
 use crate::host::{self, CallId};
 use crate::plugin::Plugin;
+use crate::polling::Polling;
 use crate::probing::Probing;
+use crate::pushes::Pushes;
 use crate::stream::Stream;
 use crate::wishes::Wishes;
 
@@ -20,6 +22,8 @@ use crate::wishes::Wishes;
 pub struct Root {
     plugin: Option<Rc<Plugin>>,
     probing: Probing,
+    polling: Polling,
+    pushes: Pushes,
     wishes: Wishes,
 }
 
@@ -34,9 +38,12 @@ impl Context for Root {
     fn on_http_call_response(&mut self, token: u32, header_count: usize, _body_size: usize, _trailer_count: usize) {
         if let Some(plugin) = &self.plugin {
             let (call, reply) = (CallId(token), host::reply(header_count));
-            if !self.wishes.on_reply(plugin, call, &reply) {
-                self.probing.on_reply(plugin, call, &reply);
+            if self.wishes.on_reply(plugin, call, &reply)
+                || self.polling.on_reply(plugin, &mut self.wishes, call, &reply)
+            {
+                return;
             }
+            self.probing.on_reply(plugin, call, &reply);
         }
     }
 }
@@ -46,7 +53,10 @@ impl RootContext for Root {
     fn on_configure(&mut self, _size: usize) -> bool {
         match Config::from_bytes(&host::plugin_configuration()) {
             Ok(config) => {
-                self.plugin = Some(Rc::new(Plugin::new(&config)));
+                let plugin = Plugin::new(&config);
+                self.pushes = Pushes::new(&config, &plugin);
+                self.polling = Polling::new(&config);
+                self.plugin = Some(Rc::new(plugin));
                 host::tick_every(TICK);
                 true
             }
@@ -67,6 +77,8 @@ impl RootContext for Root {
                     self.wishes.fulfil(plugin, wish);
                 }
             }
+            self.pushes.tick(plugin, &mut self.wishes, now);
+            self.polling.tick(plugin, &mut self.wishes, now);
             admin::tick(plugin, now);
         }
     }

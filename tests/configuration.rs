@@ -189,3 +189,18 @@ async fn deployments_come_and_go_with_the_configuration() -> Result<()> {
     wait::until("404 for the deployment that is gone", gone, |reply| reply.status == 404).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn what_one_thread_does_for_all_follows_a_new_listener_configuration_while_the_old_one_drains() -> Result<()> {
+    let mut watched = Watched::lds()?;
+    let stage = Stage::with(2, watched.bootstrap()).await?;
+    wait::until("a probe", || async { Ok(stage.green.probes()) }, |probes| *probes > 0).await?;
+    watched.deliver(|resource| resource.deployment(IRIS, |iris| iris["probe"]["path"] = json!("/other")))?;
+    let asked = || async { Ok(stage.green.seen().iter().any(|seen| seen.path == "/other")) };
+    wait::until("a probe of the new configuration", asked, |asked| *asked).await?;
+    let probes = stage.green.probes();
+    let others = || async { Ok(stage.green.seen().iter().filter(|seen| seen.path == "/other").count()) };
+    wait::until("two more", others, |others| *others > 2).await?;
+    ensure!(stage.green.probes() <= probes + 1, "the old configuration still probes");
+    Ok(())
+}

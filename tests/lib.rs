@@ -4,6 +4,7 @@
 //! tests alone is here.
 
 pub mod admin_call;
+pub mod following;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -13,7 +13,7 @@ use bluegreen_tests::IRIS;
 use serde_json::Value;
 
 /// Every Envoy configuration that ships, as opposed to a resource that one of them watches.
-const BOOTSTRAPS: [&str; 2] = ["envoy/envoy.yaml", "envoy/ecds/envoy.yaml"];
+const BOOTSTRAPS: [&str; 3] = ["envoy/envoy.yaml", "envoy/ecds/envoy.yaml", "envoy/mlflow/envoy.yaml"];
 
 /// `envoy --mode validate` of a file, from the repository's root.
 async fn validate(file: &Path) -> Result<()> {
@@ -66,9 +66,11 @@ async fn the_shipped_ports_and_addresses_are_the_documented_ones() -> Result<()>
 #[tokio::test]
 async fn the_seeded_cluster_is_the_one_of_the_initially_active_colour() -> Result<()> {
     let mut checked = 0;
-    for (file, plugins) in
-        [("envoy/envoy.yaml", "envoy/envoy.yaml"), ("envoy/ecds/envoy.yaml", "envoy/ecds/bluegreen.yaml")]
-    {
+    for (file, plugins) in [
+        ("envoy/envoy.yaml", "envoy/envoy.yaml"),
+        ("envoy/ecds/envoy.yaml", "envoy/ecds/bluegreen.yaml"),
+        ("envoy/mlflow/envoy.yaml", "envoy/mlflow/envoy.yaml"),
+    ] {
         let bootstrap = read(file)?;
         let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
         let mutations = format!("{manager}/early_header_mutation_extensions/0/typed_config/mutations");
@@ -87,7 +89,7 @@ async fn the_seeded_cluster_is_the_one_of_the_initially_active_colour() -> Resul
             checked += 1;
         }
     }
-    ensure!(checked == 3, "{checked} plugin configurations were checked instead of 3");
+    ensure!(checked == 5, "{checked} plugin configurations were checked instead of 5");
     Ok(())
 }
 

@@ -36,6 +36,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::time::Timestamp;
 
     #[test]
     fn the_cookie_is_found_among_others_by_its_exact_name() {
@@ -67,7 +68,7 @@ mod tests {
     #[test]
     fn keys_made_in_the_same_nanosecond_differ_by_worker_and_request() {
         let store = crate::testing::MemoryStore::default();
-        let workers = [Member::enrol(&store), Member::enrol(&store)];
+        let workers = [0, 1].map(|_| Member::enrol(&store, Timestamp::default()));
         let keys: std::collections::BTreeSet<String> =
             workers.into_iter().flat_map(|worker| (0..100).map(move |request| fresh_key(1, worker, request))).collect();
         assert_eq!(keys.len(), 200);

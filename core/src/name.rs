@@ -90,6 +90,18 @@ names! {
     /// Who holds an admin token, as history and log name them.
     HolderName, "is not a token holder's name: use 1 to 64 letters, digits and -_.@", is_holder_name;
 
+    /// Name of a registered model in MLflow.
+    ModelName, "is not a registered model's name: use 1 to 256 characters without / and : and control characters", is_model_name;
+
+    /// A pointer of MLflow's to one version of a registered model.
+    Alias, "is not an alias: use 1 to 255 letters, digits and -_, but not `latest` nor `v` with a number, which MLflow keeps for itself", is_alias;
+
+    /// MLflow's number of a registered model's version.
+    RegisteredVersion, "is not a registered version: use its number as a text, such as \"2\"", is_registered_version;
+
+    /// What stands in the host header of a request, such as `mlflow.example.com` or `localhost:5000`.
+    HostName, "is not a host: use 1 to 255 visible ASCII characters without /, ? and @", |text| is_visible_ascii(text, 255) && !text.contains(['/', '?', '@']);
+
     /// Why somebody changed a state: free text that stays on one line of a log.
     Reason, "is not a reason: use at most 200 characters and no control characters", |text| text.chars().count() <= 200 && !text.chars().any(char::is_control);
 }
@@ -118,6 +130,23 @@ fn is_holder_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(allowed)
 }
 
+fn is_model_name(text: &str) -> bool {
+    let allowed = |letter: char| !letter.is_control() && letter != '/' && letter != ':';
+    (1..=256).contains(&text.chars().count()) && text.chars().all(allowed)
+}
+
+/// MLflow's own rule, with its reserved words.
+fn is_alias(text: &str) -> bool {
+    let allowed = |letter: char| letter.is_alphanumeric() || matches!(letter, '-' | '_');
+    let number = text.strip_prefix(['v', 'V']).is_some_and(is_registered_version);
+    let reserved = number || text.eq_ignore_ascii_case("latest");
+    (1..=255).contains(&text.chars().count()) && text.chars().all(allowed) && !reserved
+}
+
+fn is_registered_version(text: &str) -> bool {
+    (1..=20).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 // === impl NameError ===
 
 impl fmt::Display for NameError {
@@ -128,12 +157,26 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
+// === impl Version ===
+
+impl Version {
+    /// A registered version, as clients and operators see it.
+    pub fn of(registered: &RegisteredVersion) -> Self {
+        Self(registered.0.clone())
+    }
+}
+
 // === impl Reason ===
 
 impl Reason {
     /// No reason was given.
     pub const fn none() -> Self {
         Self::literal("")
+    }
+
+    /// What a part of the filter has to say, as much of it as a reason holds.
+    pub fn of(text: &str) -> Self {
+        Self(Cow::Owned(text.chars().filter(|letter| !letter.is_control()).take(200).collect()))
     }
 }
 
@@ -174,6 +217,30 @@ mod tests {
         assert!(Reason::new("two\nlines").is_err());
         assert!(Reason::new("x".repeat(200)).is_ok());
         assert!(Reason::new("x".repeat(201)).is_err());
+    }
+
+    #[test]
+    fn mlflows_names_keep_to_its_own_rules() {
+        for good in ["production", "champion-2", "v", "vv1", "late", "\u{e9}"] {
+            assert!(Alias::new(good).is_ok(), "{good:?}");
+        }
+        for bad in ["", "latest", "LATEST", "v1", "V23", "a b", "a.b", "a@b", &"x".repeat(256)] {
+            assert!(Alias::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(ModelName::new("catalog.schema.my model").is_ok());
+        for bad in ["", "a/b", "a:b", "a\nb"] {
+            assert!(ModelName::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(RegisteredVersion::new("12").is_ok());
+        for bad in ["", "v1", "1.0", "-1", " 1"] {
+            assert!(RegisteredVersion::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_filter_has_to_say_becomes_one_short_line() {
+        assert_eq!(Reason::of("two\nlines").as_str(), "twolines");
+        assert!(Reason::new(Reason::of(&"\u{e9}".repeat(300)).as_str()).is_ok());
     }
 
     #[test]

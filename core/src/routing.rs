@@ -1,7 +1,9 @@
 //! What becomes of one request: deployment, then override, then stickiness, then the canary's rotation.
 
 use crate::colour::{Colour, PerColour};
-use crate::config::{Bake, Config, Deployment, Failover, Guard, Probe, RolloutPlan, SmokeTest, Sticky, Upstream};
+use crate::config::{
+    Bake, Config, Deployment, Failover, Guard, Mlflow, Probe, RolloutPlan, SmokeTest, Sticky, Upstream,
+};
 use crate::cookie;
 use crate::history::Source;
 use crate::matching::{DeploymentIndex, Matcher, RequestHeaders};
@@ -29,11 +31,13 @@ pub struct Route {
     pub initial: Split,
     /// What a colour has to be before it gets traffic.
     pub readiness: Readiness,
+    /// The model registry that it follows.
+    pub mlflow: Option<Mlflow>,
     /// The steps in which a candidate gets its share.
     pub rollout: Option<RolloutPlan>,
     /// The rules that compare candidate and active colour.
     pub guard: Option<Guard>,
-    /// The sources that say which state it should be in, besides its configuration's `initial`.
+    /// The sources that say which state it should be in.
     pub sources: Vec<Source>,
     sticky: Option<Sticky>,
     r#override: Option<HeaderName>,
@@ -77,7 +81,12 @@ pub struct Decision {
 impl Router {
     /// Compiles a configuration.
     pub fn new(config: &Config) -> Self {
-        let route = |(name, deployment): (&DeploymentName, &Deployment)| Route::new(name, deployment);
+        let polled = config.runtime.is_some().then_some(Source::Runtime);
+        let route = |(name, deployment): (&DeploymentName, &Deployment)| {
+            let registry = deployment.mlflow.is_some().then_some(Source::Mlflow);
+            let sources = [Source::Config].into_iter().chain(polled).chain(registry).collect();
+            Route { sources, ..Route::new(name, deployment) }
+        };
         Self { matcher: Matcher::new(config), routes: config.deployments.iter().map(route).collect() }
     }
 
@@ -107,6 +116,7 @@ impl Route {
                 bake: deployment.bake,
                 failover: deployment.failover,
             },
+            mlflow: deployment.mlflow.clone(),
             rollout: deployment.rollout.clone(),
             guard: deployment.guard,
             sources: Vec::new(),

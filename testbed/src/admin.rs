@@ -70,9 +70,30 @@ pub struct Deployment {
     /// Why.
     #[serde(default)]
     pub reason: Option<String>,
+    /// What the sources were seen to say, by their names.
+    #[serde(default)]
+    pub sources: BTreeMap<String, Sighting>,
     /// The rollout under way, or the last one.
     #[serde(default)]
     pub rollout: Option<Rollout>,
+}
+
+/// What a source was seen to say about a deployment.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Sighting {
+    /// What it says.
+    pub value: Value,
+    /// Since when.
+    pub at: String,
+    /// What of it has still to be brought about.
+    #[serde(default)]
+    pub pending: Option<Value>,
+    /// Why it was not brought about.
+    #[serde(default)]
+    pub refusal: Option<String>,
+    /// Why the source could not be asked or understood.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// A rollout.
@@ -205,6 +226,12 @@ impl Admin {
         self.get(&format!("/v1/deployments/{name}")).await?.deployment()
     }
 
+    /// What a source was last seen to say about a deployment, and what became of it; null before it was seen.
+    pub async fn sighting(&self, name: &str, source: &str) -> Result<Value> {
+        let state = self.get(&format!("/v1/deployments/{name}")).await?.accepted()?.json()?;
+        Ok(state["sources"][source].clone())
+    }
+
     /// The states of all deployments.
     pub async fn deployments(&self) -> Result<Vec<Deployment>> {
         Ok(self.get("/v1/deployments").await?.accepted()?.decode::<Deployments>()?.deployments)
@@ -279,6 +306,11 @@ impl Deployment {
     /// What the probes of a colour found; an error before the first.
     pub fn probe(&self, colour: &str) -> Result<&Probe> {
         self.colour(colour)?.probe.as_ref().with_context(|| format!("{colour} was not probed: {self:?}"))
+    }
+
+    /// What a source was seen to say; an error before it was asked.
+    pub fn sighting(&self, source: &str) -> Result<&Sighting> {
+        self.sources.get(source).with_context(|| format!("nothing was seen of {source}: {self:?}"))
     }
 
     /// What a change changes, without what moves by itself: requests under way and probes.

@@ -31,6 +31,12 @@ impl Bootstrap {
         Ok(shipped.with_free_ports().with_wasm(&repository::wasm()?))
     }
 
+    /// `envoy/mlflow/envoy.yaml`, changed in the same way.
+    pub fn shipped_with_mlflow() -> Result<Self> {
+        let shipped = Self::read(&repository::root().join("envoy/mlflow/envoy.yaml"))?;
+        Ok(shipped.with_free_ports().with_wasm(&repository::wasm()?))
+    }
+
     /// A file, unchanged.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;

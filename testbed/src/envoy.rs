@@ -48,6 +48,7 @@ pub struct Options {
     log_level: String,
     working_directory: PathBuf,
     binary: Option<PathBuf>,
+    processors: Option<String>,
 }
 
 // === impl Options ===
@@ -71,6 +72,13 @@ impl Options {
     #[must_use]
     pub fn binary(mut self, path: &Path) -> Self {
         self.binary = Some(path.to_owned());
+        self
+    }
+
+    /// The processors that it may use, as `taskset --cpu-list` takes them; all of them if not said.
+    #[must_use]
+    pub fn processors(mut self, list: &str) -> Self {
+        self.processors = Some(list.to_owned());
         self
     }
 
@@ -119,7 +127,16 @@ impl Options {
         // By its name Envoy chooses the parser: the one for YAML, which users' files go through too.
         let configuration = directory.join("envoy.yaml");
         self.bootstrap.write(&configuration)?;
-        let mut command = Command::new(self.binary.clone().map_or_else(repository::envoy, Ok)?);
+        let binary = self.binary.clone().map_or_else(repository::envoy, Ok)?;
+        let mut command = match &self.processors {
+            // It becomes Envoy, with the same process id.
+            Some(list) => {
+                let mut taskset = Command::new("taskset");
+                taskset.args(["--cpu-list", list]).arg(binary);
+                taskset
+            }
+            None => Command::new(binary),
+        };
         command
             .current_dir(&self.working_directory)
             .arg("--config-path")
@@ -143,6 +160,7 @@ impl Envoy {
             log_level: "warning".to_owned(),
             working_directory: repository::root().to_owned(),
             binary: None,
+            processors: None,
         }
     }
 
@@ -204,6 +222,16 @@ impl Envoy {
         let status = answer.status();
         let text = answer.text().await?;
         ensure!(status.is_success(), "GET {url} answered {status}: {text}");
+        Ok(text)
+    }
+
+    /// `POST path` of Envoy's own admin interface.
+    pub async fn tell(&self, path: &str) -> Result<String> {
+        let url = format!("http://{}{path}", self.own_admin);
+        let answer = self.http.post(&url).timeout(Duration::from_secs(10)).send().await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        ensure!(status.is_success(), "POST {url} answered {status}: {text}");
         Ok(text)
     }
 

@@ -9,13 +9,17 @@
 
 pub mod admin;
 pub mod bootstrap;
+pub mod control_plane;
 pub mod discovery;
 pub mod envoy;
 pub mod load;
+pub mod mlflow;
 pub mod ports;
 pub mod process;
 pub mod prometheus;
 pub mod raw;
+pub mod registry;
+pub mod relay;
 pub mod report;
 pub mod repository;
 pub mod script;
@@ -24,6 +28,8 @@ pub mod wait;
 
 pub use admin::Admin;
 pub use bootstrap::Bootstrap;
+pub use control_plane::ControlPlane;
 pub use envoy::Envoy;
 pub use load::Load;
+pub use relay::Relay;
 pub use upstream::Upstream;

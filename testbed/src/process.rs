@@ -5,11 +5,14 @@
 //! children and lives as long as the owner's process does.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::wait;
 
@@ -30,6 +33,15 @@ pub struct Log {
 /// A command to start, and where to send the child.
 type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
 
+/// The signal that ends a child when its owner is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastSignal {
+    /// SIGKILL: nothing is left to chance.
+    Kill,
+    /// SIGTERM: for a child that has children of its own, which it then ends.
+    Terminate,
+}
+
 /// The thread that starts children.
 static STARTER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
     let (orders, inbox) = mpsc::channel::<Order>();
@@ -49,9 +61,14 @@ static STARTER: LazyLock<mpsc::Sender<Order>> = LazyLock::new(|| {
 
 impl Process {
     /// Starts `command`; `name` is for messages.
-    pub fn start(name: &str, mut command: Command) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        die_with_parent(&mut command);
+    pub fn start(name: &str, command: Command) -> Result<Self> {
+        Self::start_with(name, command, Stdio::null(), LastSignal::Kill)
+    }
+
+    /// Starts `command` with this as its standard input, and with this as the end that it gets.
+    pub fn start_with(name: &str, mut command: Command, input: Stdio, last: LastSignal) -> Result<Self> {
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+        die_with_parent(&mut command, last);
         let program = command.get_program().to_string_lossy().into_owned();
         let (reply, child) = mpsc::channel();
         STARTER.send((command, reply)).ok().context("the thread that starts processes has ended")?;
@@ -70,6 +87,11 @@ impl Process {
     /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its standard input, once, if that is a pipe.
+    pub fn input(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
     }
 
     /// What it has written.
@@ -97,6 +119,12 @@ impl Process {
         let look = || async { Ok(lock(&child).try_wait()?) };
         let status = wait::until(&what, look, Option::is_some).await?;
         status.context("the process has no exit status")
+    }
+
+    /// Asks it to end (SIGTERM).
+    pub fn terminate(&self) -> Result<()> {
+        let id = i32::try_from(self.child.id()).context("a process id out of range")?;
+        kill(Pid::from_raw(id), Signal::SIGTERM).with_context(|| format!("{}: cannot be signalled", self.name))
     }
 
     /// Ends it with SIGKILL, as a crash or an out-of-memory killer would, and waits until it is gone.
@@ -163,21 +191,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(target_os = "linux")]
-fn die_with_parent(command: &mut Command) {
+fn die_with_parent(command: &mut Command, last: LastSignal) {
     use std::os::unix::process::CommandExt;
 
     use nix::sys::prctl::set_pdeathsig;
-    use nix::sys::signal::Signal;
 
+    let signal = match last {
+        LastSignal::Kill => Signal::SIGKILL,
+        LastSignal::Terminate => Signal::SIGTERM,
+    };
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; prctl is a plain system call and the
     // conversion of its error allocates nothing.
     unsafe {
-        command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from));
+        command.pre_exec(move || set_pdeathsig(signal).map_err(std::io::Error::from));
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn die_with_parent(_command: &mut Command) {}
+fn die_with_parent(_command: &mut Command, _last: LastSignal) {}
 
 #[cfg(test)]
 mod tests {

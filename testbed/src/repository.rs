@@ -39,6 +39,20 @@ pub fn envoy() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The environment variable that names a Python environment with MLflow and scikit-learn in it.
+pub const MLFLOW: &str = "MLFLOW";
+
+/// The folder of the programs of the Python environment that the environment variable `MLFLOW` names.
+pub fn mlflow() -> Result<PathBuf> {
+    let value = env::var_os(MLFLOW).context(
+        "MLFLOW is not set: run `cargo xtask test --suite mlflow`, which installs it, or set MLFLOW to a Python \
+         environment with mlflow and scikit-learn",
+    )?;
+    let programs = PathBuf::from(value).join("bin");
+    ensure!(programs.join("mlflow").is_file(), "{} holds no mlflow", programs.display());
+    Ok(programs)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

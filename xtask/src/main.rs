@@ -21,11 +21,13 @@ mod envoy;
 mod interrupt;
 mod lint;
 mod missing;
+mod mlflow;
 mod module;
 mod packages;
 mod prepare;
 mod process;
 mod progress;
+mod python;
 mod test;
 mod toolchain;
 mod trim;
@@ -55,6 +57,9 @@ enum Task {
         /// Leave everything running at the end
         #[arg(long)]
         keep: bool,
+        /// The tutorial's story with a real MLflow: its registry moves traffic
+        #[arg(long)]
+        mlflow: bool,
     },
     /// Measure the filter against what people would use instead
     Bench(BenchOptions),
@@ -78,7 +83,9 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Lint => lint::run(&checkout).map(|()| ExitCode::SUCCESS),
         Task::Test(options) => test::run(&checkout, &options),
         Task::Bench(options) => bench::run(&checkout, &options).map(|()| ExitCode::SUCCESS),
-        Task::Demo { check, keep } => demo::run(&DemoOptions { check, keep }, &checkout).map(|()| ExitCode::SUCCESS),
+        Task::Demo { check, keep, mlflow } => {
+            demo::run(&DemoOptions { check, keep, mlflow }, &checkout).map(|()| ExitCode::SUCCESS)
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub enum Endpoint {
     Deployments,
     /// `P/v1/deployments/{name}` and what is under it.
     Deployment(DeploymentName, Resource),
+    /// `P/v1/mlflow/webhook`
+    Webhook,
 }
 
 /// What is under a deployment's path.
@@ -43,6 +45,7 @@ pub enum Action {
     Write(DeploymentName, Write),
     Test(DeploymentName),
     Drain(DeploymentName),
+    Webhook,
 }
 
 /// A read of one deployment.
@@ -97,6 +100,7 @@ pub fn parse(prefix: &PathPrefix, path: &[u8]) -> Result<Endpoint, Problem> {
     match segments.as_slice() {
         ["healthz"] => Ok(Endpoint::Health),
         ["v1", "deployments"] => Ok(Endpoint::Deployments),
+        ["v1", "mlflow", "webhook"] => Ok(Endpoint::Webhook),
         ["v1", "deployments", name, rest @ ..] => {
             let resource = match rest {
                 [] => Resource::State,
@@ -143,6 +147,8 @@ impl Endpoint {
             (Endpoint::Health, _) => (None, "GET"),
             (Endpoint::Deployments, b"GET") => (Some(Action::List), "GET"),
             (Endpoint::Deployments, _) => (None, "GET"),
+            (Endpoint::Webhook, b"POST") => (Some(Action::Webhook), "POST"),
+            (Endpoint::Webhook, _) => (None, "POST"),
             (Endpoint::Deployment(name, resource), method) => match (resource, method) {
                 (Resource::State, b"GET") => (Some(Action::Read(name, Read::State)), "GET, PATCH"),
                 (Resource::State, b"PATCH") => (Some(Action::Write(name, Write::Patch)), "GET, PATCH"),
@@ -168,10 +174,10 @@ impl Endpoint {
 // === impl Action ===
 
 impl Action {
-    /// The role that it takes; none for liveness.
+    /// The role that it takes; none for liveness, and none for a delivery, which is signed.
     pub const fn role(&self) -> Option<Role> {
         match self {
-            Action::Health => None,
+            Action::Health | Action::Webhook => None,
             Action::List | Action::Read(..) => Some(Role::Viewer),
             Action::Write(..) | Action::Test(_) | Action::Drain(_) => Some(Role::Operator),
         }
@@ -180,7 +186,7 @@ impl Action {
     /// Refuses parameters that the action does not know.
     pub fn check(&self, params: Params) -> Result<Params, Problem> {
         let known: &'static [&'static str] = match self {
-            Action::Health | Action::List | Action::Read(..) | Action::Test(_) => &[],
+            Action::Health | Action::List | Action::Read(..) | Action::Test(_) | Action::Webhook => &[],
             Action::Drain(_) => &["colour", "timeout"],
             Action::Write(_, Write::Patch) => &["active", "canary_percent", "shadow_percent", "reason", "force"],
             Action::Write(_, Write::Promote | Write::Rollback | Write::Rollout(_)) => &["reason", "force"],

@@ -14,6 +14,7 @@ mod problem;
 mod response;
 mod trial;
 mod view;
+mod webhook;
 mod writing;
 
 use self::auth::Caller;
@@ -25,6 +26,7 @@ pub use self::problem::Problem;
 pub use self::response::Response;
 use self::trial::Trial;
 use self::view::{ChangesView, ComparisonView, DeploymentView, DeploymentsView};
+pub use self::webhook::Delivery;
 pub use self::writing::Writing;
 use crate::colour::{Colour, PerColour};
 use crate::comparison::{self, Sample};
@@ -59,6 +61,8 @@ pub struct Head {
     pub authorization: Option<Vec<u8>>,
     /// `if-match`.
     pub if_match: Option<Vec<u8>>,
+    /// The signed headers, of a request to [`Api::is_webhook`].
+    pub delivery: Option<Delivery>,
 }
 
 /// A call whose head was accepted.
@@ -68,6 +72,7 @@ pub struct Call {
     caller: Caller,
     query: Params,
     if_match: IfMatch,
+    delivery: Delivery,
 }
 
 /// What the API can reach.
@@ -133,6 +138,11 @@ impl Api {
         path.get(..end).is_some_and(|path| self.access.path_prefix.covers(path))
     }
 
+    /// Whether a request with this `:path` is one of MLflow's deliveries, whose head has a [`Delivery`].
+    pub fn is_webhook(&self, path: &[u8]) -> bool {
+        matches!(endpoint::parse(&self.access.path_prefix, endpoint::split(path).0), Ok(Endpoint::Webhook))
+    }
+
     /// Judges the head of a call.
     ///
     /// # Errors
@@ -147,14 +157,15 @@ impl Api {
         let target = endpoint::parse(&self.access.path_prefix, path);
         let caller = match (&target, Caller::identify(&self.access, head.authorization.as_deref())) {
             (_, Ok(caller)) => caller,
-            (Ok(Endpoint::Health), Err(_)) => Caller::anonymous(),
+            (Ok(Endpoint::Health | Endpoint::Webhook), Err(_)) => Caller::anonymous(),
             (_, Err(problem)) => return Err(problem),
         };
         let action = target?.action(&head.method)?;
         caller.require(action.role())?;
         let query = Params::from_query(query)?;
         let if_match = IfMatch::parse(head.if_match.as_deref())?;
-        Ok(Call { action, caller, query, if_match })
+        let delivery = head.delivery.clone().unwrap_or_default();
+        Ok(Call { action, caller, query, if_match, delivery })
     }
 }
 
@@ -164,7 +175,9 @@ impl Call {
     /// Acts on a call whose body has arrived (empty if there was none).
     pub fn start(self, body: &[u8], router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
         let refuse = |problem: &Problem| Step::done(Response::problem(problem, None));
-        let params = match self.query.clone().with_body(body).and_then(|params| self.action.check(params)) {
+        // A delivery's body is signed as a whole; it has no parameters.
+        let parameters = if self.action == Action::Webhook { &[][..] } else { body };
+        let params = match self.query.clone().with_body(parameters).and_then(|params| self.action.check(params)) {
             Ok(params) => params,
             Err(problem) => return refuse(&problem),
         };
@@ -172,6 +185,7 @@ impl Call {
         let step = match &self.action {
             Action::Health => Ok(Step::done(Response::json(200, &serde_json::json!({"status": "ok"})))),
             Action::List => Ok(Step::done(list(router, backend, now))),
+            Action::Webhook => Ok(Step::done(self.delivery.take(body, router, backend, now))),
             Action::Read(name, what) => {
                 located(name).map(|(index, route)| Step::done(read(*what, index, route, backend, now)))
             }

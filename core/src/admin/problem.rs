@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::MAX_BODY;
 use crate::colour::Colour;
-use crate::name::DeploymentName;
+use crate::name::{DeploymentName, HeaderName};
 use crate::readiness::gate::Missing;
 use crate::split::Revision;
 use crate::state::Refusal;
@@ -96,6 +96,16 @@ pub enum Problem {
     },
     /// A patch that names no field.
     EmptyPatch,
+    /// No deployment takes deliveries.
+    NoWebhook,
+    /// No webhook's secret came in this header, so that no delivery can be verified.
+    WebhookSecretMissing(HeaderName),
+    /// A delivery without the signature that its secret makes.
+    BadSignature,
+    /// A delivery that was signed too long ago, or by a clock that is ahead.
+    StaleDelivery,
+    /// A delivery that was taken before.
+    ReplayedDelivery,
     /// The shared store cannot be reached.
     StoreUnavailable,
 }
@@ -136,6 +146,11 @@ impl Problem {
             Self::Stale(_) => (412, "stale-revision", "Another change came first"),
             Self::InvalidValue { .. } => (422, "invalid-value", "Invalid value"),
             Self::EmptyPatch => (422, "empty-patch", "Nothing to change"),
+            Self::NoWebhook => (404, "no-webhook", "No webhook"),
+            Self::WebhookSecretMissing(_) => (503, "webhook-secret-missing", "Webhook not set up"),
+            Self::BadSignature => (401, "bad-signature", "Signature not valid"),
+            Self::StaleDelivery => (401, "stale-delivery", "Delivery too old"),
+            Self::ReplayedDelivery => (409, "replayed-delivery", "Delivery taken before"),
             Self::StoreUnavailable => (503, "store-unavailable", "Shared store out of reach"),
         }
     }
@@ -157,6 +172,7 @@ impl Problem {
     pub const fn header(&self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Unauthenticated { .. } => Some(("www-authenticate", "Bearer realm=\"bluegreen\"")),
+            Self::BadSignature | Self::StaleDelivery => Some(("www-authenticate", "MLflow-Signature")),
             Self::MethodNotAllowed { allow, .. } => Some(("allow", allow)),
             Self::StoreUnavailable => Some(("retry-after", "1")),
             _ => None,
@@ -228,6 +244,20 @@ impl fmt::Display for Problem {
             }
             Self::InvalidValue { name, problem } => write!(f, "{name}: {problem}."),
             Self::EmptyPatch => f.write_str("Name at least one of active, canary_percent, shadow_percent."),
+            Self::NoWebhook => f.write_str("No deployment's mlflow section has a webhook section."),
+            Self::WebhookSecretMissing(header) => write!(
+                f,
+                "Envoy put no secret into {header}: place its credential injector before this filter, with a secret \
+                 that is not empty. Until then the registry is polled only."
+            ),
+            Self::BadSignature => f.write_str(
+                "X-MLflow-Signature is not v1, and the HMAC-SHA256 of delivery id, timestamp and body with the secret \
+                 that Envoy holds: give the webhook in MLflow the same secret.",
+            ),
+            Self::StaleDelivery => {
+                f.write_str("X-MLflow-Timestamp is more than five minutes from this Envoy's clock: compare the clocks.")
+            }
+            Self::ReplayedDelivery => f.write_str("This X-MLflow-Delivery-Id was taken before."),
             Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
         }
     }

@@ -9,6 +9,7 @@ use crate::name::{DeploymentName, Version};
 use crate::readiness::outgoing::Reply;
 use crate::readiness::smoke::Outcome;
 use crate::routing::{Route, Router};
+use crate::source::mlflow;
 use crate::split::Revision;
 use crate::state::{SmokePass, State};
 use crate::store::{self, ApplyError};
@@ -72,7 +73,8 @@ impl Trial {
     }
 
     fn finish(&self, route: &Route, backend: &dyn Backend, now: Timestamp) -> Answer {
-        let version = &route.colours.get(self.candidate).version;
+        let versions = mlflow::versions(backend.store(), route);
+        let version = versions.get(self.candidate);
         let passed = self.outcomes.iter().all(|outcome| outcome.passed);
         let noted = store::update(backend.store(), &route.name, route.initial, now, |loaded| {
             if loaded.state.split.candidate() != self.candidate {

@@ -8,18 +8,17 @@ use serde::ser::{SerializeMap, Serializer};
 use super::Backend;
 use crate::colour::{Colour, PerColour};
 use crate::comparison::Window;
-use crate::config::Upstream;
 use crate::guard::verdict::Verdict;
 use crate::guard::watch;
 use crate::history::{Change, Source};
 use crate::matching::DeploymentIndex;
-use crate::name::{DeploymentName, Reason};
+use crate::name::{ClusterName, DeploymentName, Reason, Version};
 use crate::percent::Percent;
 use crate::readiness::hold::holds;
 use crate::readiness::probe;
 use crate::rollout::view::RolloutView;
 use crate::routing::Route;
-use crate::source::{self, Sighting};
+use crate::source::{self, Sighting, mlflow};
 use crate::split::Revision;
 use crate::state::State;
 use crate::time::Timestamp;
@@ -47,8 +46,8 @@ pub struct DeploymentView<'a> {
 /// A colour as configured, and as it is now.
 #[derive(Clone, Debug, Serialize)]
 pub struct ColourView<'a> {
-    #[serde(flatten)]
-    upstream: &'a Upstream,
+    cluster: &'a ClusterName,
+    version: Version,
     in_flight: u64,
     safe_to_stop: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,10 +102,12 @@ impl<'a> DeploymentView<'a> {
             Some(_) => probe::verdicts(backend.store(), &route.name),
             None => PerColour::default(),
         };
+        let versions = mlflow::versions(backend.store(), route);
         let colours = PerColour::from_fn(|colour| {
             let in_flight = backend.in_flight(index, colour);
             ColourView {
-                upstream: route.colours.get(colour),
+                cluster: &route.colours.get(colour).cluster,
+                version: versions.get(colour).clone(),
                 in_flight,
                 safe_to_stop: holds(state, colour, in_flight, route.readiness.bake, now).is_empty(),
                 probe: verdicts.get_mut(colour).take().map(|verdict| ProbeView {
@@ -116,7 +117,13 @@ impl<'a> DeploymentView<'a> {
                 }),
             }
         });
-        let seen = |source: &Source| Some((source.as_str(), source::read(backend.store(), &route.name, *source)?));
+        // One by one: collecting sorts, and that is a lot of code for a handful.
+        let mut sources = BTreeMap::new();
+        for source in &route.sources {
+            if let Some(sighting) = source::read(backend.store(), &route.name, *source) {
+                sources.insert(source.as_str(), sighting);
+            }
+        }
         Self {
             name: &route.name,
             revision: state.revision,
@@ -129,7 +136,7 @@ impl<'a> DeploymentView<'a> {
             changed_by: &state.author.by,
             source: state.author.source,
             reason: &state.author.reason,
-            sources: route.sources.iter().filter_map(seen).collect(),
+            sources,
             rollout: state.rollout.map(|rollout| {
                 let watch = watch::read(backend.store(), &route.name);
                 RolloutView::new(rollout, route, watch.as_ref(), backend.store(), now)

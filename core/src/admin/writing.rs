@@ -9,6 +9,7 @@ use crate::readiness::gate::{self, Closed, Evidence};
 use crate::readiness::outgoing::Reply;
 use crate::readiness::probe;
 use crate::routing::{Route, Router};
+use crate::source::mlflow;
 use crate::state::{Command, Refusal};
 use crate::store::{self, ApplyError};
 use crate::time::Timestamp;
@@ -81,6 +82,7 @@ impl Writing {
     pub fn attempt(self, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
         let deployment = self.deployment;
         let Some(route) = router.routes().get(deployment) else { return out_of_reach() };
+        let versions = mlflow::versions(backend.store(), route);
         let applied = store::update(backend.store(), &route.name, route.initial, now, |loaded| {
             let before = &loaded.state;
             if !self.if_match.allows(before.revision) {
@@ -88,10 +90,10 @@ impl Writing {
             }
             let after = before.after(self.command, self.author.clone(), now).map_err(Rule::Refused)?;
             let Some(after) = after else { return Ok(None) };
-            gate::check(before, &after, route, self.evidence, now).map_err(Rule::Closed)?;
+            gate::check(before, &after, route, &versions, self.evidence, now).map_err(Rule::Closed)?;
             // A source that is not under the rules overrode one only where one applied; an operator says so each time.
-            let overrides =
-                self.evidence == Evidence::Forced && gate::check(before, &after, route, Evidence::none(), now).is_err();
+            let overrides = self.evidence == Evidence::Forced
+                && gate::check(before, &after, route, &versions, Evidence::none(), now).is_err();
             if overrides && !self.author.forced {
                 let author = Author { forced: true, ..self.author.clone() };
                 return before.after(self.command, author, now).map_err(Rule::Refused);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::guard::Guard;
+use super::mlflow::Mlflow;
 use super::pattern::MatchRules;
 use super::readiness::{Bake, Failover, Probe, SmokeTest};
 use super::rollout::RolloutPlan;
@@ -37,6 +38,8 @@ pub struct Deployment {
     pub bake: Option<Bake>,
     /// Going back by itself; absent: never.
     pub failover: Option<Failover>,
+    /// The model registry that the deployment follows; absent: none.
+    pub mlflow: Option<Mlflow>,
     /// The steps in which a candidate gets its share; absent: operators take each step.
     pub rollout: Option<RolloutPlan>,
     /// The rules that compare candidate and active colour; absent: nobody does.

@@ -6,9 +6,12 @@ mod access;
 mod deployment;
 mod document;
 mod guard;
+mod mlflow;
 mod pattern;
+pub(crate) mod reader;
 mod readiness;
 mod rollout;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,11 +21,13 @@ use serde::Deserialize;
 pub use self::access::{Access, Role, Token};
 pub use self::deployment::{CookieSticky, Deployment, Override, Sticky, Upstream};
 pub use self::guard::{ErrorRule, Guard, LatencyOf, OnBreach, Over, SlowRule};
+pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
 pub use self::pattern::{Authority, MatchRules, PathPrefix, RequestPath};
 pub use self::readiness::{
     Bake, Expectation, Failover, JsonExpectation, JsonType, Method, Probe, SmokeRequest, SmokeTest, StatusCode, Times,
 };
 pub use self::rollout::{RolloutPlan, RolloutStep, Then};
+pub use self::sources::{ConfigPush, RuntimeSource};
 use crate::name::{DeploymentName, HeaderName};
 
 /// Everything that one listener's plugin configuration says.
@@ -36,6 +41,11 @@ pub struct Config {
     pub routing: Routing,
     /// Who may call the admin API on this listener; absent: the listener has no admin API.
     pub admin: Option<Access>,
+    /// How a pushed configuration's `initial` is brought about.
+    #[serde(default)]
+    pub config_push: ConfigPush,
+    /// Follows Envoy's runtime; absent: nobody looks there.
+    pub runtime: Option<RuntimeSource>,
 }
 
 /// The headers that carry the decision. A client's own copies never get past the filter.
@@ -68,10 +78,8 @@ impl Config {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ConfigError> {
         let document =
             document::parse(bytes).map_err(|error| ConfigError::at(String::new(), format!("not JSON: {error}")))?;
-        let config: Self = serde_path_to_error::deserialize(document).map_err(|error| {
-            let path = error.path().to_string();
-            ConfigError::at(if path == "." { String::new() } else { path }, error.into_inner().to_string())
-        })?;
+        let config: Self =
+            reader::read(&document).map_err(|misfit| ConfigError::at(misfit.path(), misfit.problem()))?;
         config.check()?;
         Ok(config)
     }
@@ -94,6 +102,11 @@ impl Config {
                     format!("deployments.{name}.failover"),
                     format!("goes back to a healthy colour inside its bake window: add a {section} section"),
                 ));
+            }
+        }
+        for (name, deployment) in &self.deployments {
+            if let Some(Err((field, problem))) = deployment.mlflow.as_ref().map(Mlflow::check) {
+                return Err(ConfigError::at(format!("deployments.{name}.mlflow.{field}"), problem));
             }
         }
         let headers = [

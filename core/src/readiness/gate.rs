@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::colour::{Colour, PerColour};
+use crate::name::Version;
 use crate::percent::Percent;
 use crate::rollout::Rollout;
 use crate::routing::{Readiness, Route};
@@ -55,11 +56,18 @@ pub fn receiver(before: &State, after: &State) -> Option<Colour> {
     }
 }
 
-/// Whether a change may happen, given the evidence.
+/// Whether a change may happen, given the evidence; `versions` are those that the colours serve.
 ///
 /// # Errors
 /// What has to be done first.
-pub fn check(before: &State, after: &State, route: &Route, evidence: Evidence, now: Timestamp) -> Result<(), Closed> {
+pub fn check(
+    before: &State,
+    after: &State,
+    route: &Route,
+    versions: &PerColour<Version>,
+    evidence: Evidence,
+    now: Timestamp,
+) -> Result<(), Closed> {
     let Readiness { probe, smoke_test, .. } = &route.readiness;
     let Some(colour) = receiver(before, after) else { return Ok(()) };
     let Evidence::Probed(healthy) = evidence else { return Ok(()) };
@@ -71,7 +79,7 @@ pub fn check(before: &State, after: &State, route: &Route, evidence: Evidence, n
         let pass = before.smoke.as_ref().filter(|pass| pass.colour == colour);
         let missing = match pass {
             None => Some(Missing::NeverPassed),
-            Some(pass) if pass.version != route.colours.get(colour).version => Some(Missing::OtherVersion),
+            Some(pass) if pass.version != *versions.get(colour) => Some(Missing::OtherVersion),
             Some(pass) if now.since(pass.at) > test.valid_for => Some(Missing::Expired(test.valid_for)),
             Some(_) => None,
         };
@@ -128,7 +136,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::history::{Author, Source};
-    use crate::name::{Reason, Version};
+    use crate::name::Reason;
     use crate::routing::Router;
     use crate::state::{Command, Patch, SmokePass};
 
@@ -174,7 +182,9 @@ mod tests {
             "colours": {"blue": {"cluster": "b", "version": "1"}, "green": {"cluster": "g", "version": "2"}},
             "probe": {"path": "/ping"}, "smoke_test": {"requests": [{"path": "/"}]}}}}"#;
         let router = Router::new(&Config::from_bytes(json.as_bytes()).expect("valid"));
-        check(before, &after(before, command), &router.routes()[0], evidence, NOW)
+        let route = &router.routes()[0];
+        let versions = PerColour::from_fn(|colour| route.colours.get(colour).version.clone());
+        check(before, &after(before, command), route, &versions, evidence, NOW)
     }
 
     fn tested(before: State, version: &str, ago: Duration) -> State {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::{Bootstrap, Envoy};
 use serde_json::{Value, json};
 
+use super::processors;
 use crate::prepare::Prepared;
 
 /// Everything that is needed to measure, and how thoroughly to do it.
@@ -35,7 +36,8 @@ impl Lab {
             })
             .to_string(),
         )?;
-        let upstream = Envoy::with(bootstrap).binary(&prepared.envoy).concurrency(1).start().await;
+        let upstream = Envoy::with(bootstrap).binary(&prepared.envoy).processors(&processors::others()?).concurrency(1);
+        let upstream = upstream.start().await;
         let upstream = upstream.context("the upstream of the benches")?;
         Ok(Self {
             binary: prepared.envoy.clone(),
@@ -52,7 +54,13 @@ impl Lab {
         if self.quick { quick } else { thorough }
     }
 
-    /// Starts an Envoy to be measured, with this many workers.
+    /// Starts an Envoy whose processor time is to be measured: one worker, on a processor of its own.
+    pub async fn start_alone(&self, bootstrap: Bootstrap) -> Result<Envoy> {
+        let envoy = Envoy::with(bootstrap).binary(&self.binary).processors(processors::MEASURED);
+        envoy.concurrency(1).start().await
+    }
+
+    /// Starts an Envoy with this many workers.
     pub async fn start(&self, bootstrap: Bootstrap, workers: u32) -> Result<Envoy> {
         Envoy::with(bootstrap).binary(&self.binary).concurrency(workers).start().await
     }

@@ -3,7 +3,8 @@
 //! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`size`], [`guard`]) measures and returns an [`outcome`], which is
 //! printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md` ([`document`]).
 //! [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is what all
-//! subjects measure with; [`wrk`] and [`pace`] are the loads, [`proc`] and [`machine`] ask the kernel.
+//! subjects measure with; [`wrk`] and [`pace`] are the loads, [`processors`] keeps them off Envoy's, [`proc`] and [`machine`]
+//! ask the kernel.
 
 mod document;
 mod ext_proc;
@@ -16,6 +17,7 @@ mod outcome;
 mod overhead;
 mod pace;
 mod proc;
+mod processors;
 mod rounds;
 mod scale;
 mod size;

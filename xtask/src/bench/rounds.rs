@@ -116,7 +116,7 @@ impl Variant {
         if let Some(processor) = &processor {
             bootstrap = bootstrap.with_cluster(ext_proc::CLUSTER, processor.address).with_http2(ext_proc::CLUSTER);
         }
-        let envoy = lab.start(bootstrap, 1).await?;
+        let envoy = lab.start_alone(bootstrap).await?;
         self.load(&envoy, plan, plan.warm_up).await?;
         let mut sample = self.count(&envoy, plan).await?;
         if let Some((rate, lasting)) = plan.pace {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::processors;
 use crate::packages;
 use crate::process;
 
@@ -31,14 +32,15 @@ pub fn obtain() -> Result<()> {
 impl Wrk {
     /// Sends until the time is over; an error if any answer was not 2xx or 3xx, or any connection broke.
     pub async fn run(&self) -> Result<()> {
-        let mut command = self.command();
+        let mut command = self.command(&processors::others()?);
         let said = tokio::task::spawn_blocking(move || process::answer(&mut command)).await.context("wrk")??;
         ensure!(all_went_well(&said), "requests failed under load:\n{said}");
         Ok(())
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new("wrk");
+    fn command(&self, processors: &str) -> Command {
+        let mut command = Command::new("taskset");
+        command.args(["--cpu-list", processors, "wrk"]);
         let seconds = self.lasting.as_secs().max(1);
         command.args(["--threads", "1", "--connections", &self.connections.to_string()]);
         command.args(["--duration", &format!("{seconds}s"), "--timeout", "10s"]);
@@ -69,7 +71,7 @@ mod tests {
             connections: 8,
             lasting: Duration::from_secs(3),
         };
-        let command = load.command();
+        let command = load.command("1");
         let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
         assert!(arguments.windows(2).any(|pair| pair == ["--duration", "3s"]), "{arguments:?}");
         assert!(arguments.windows(2).any(|pair| pair == ["--header", "x-user-id: 7"]), "{arguments:?}");

@@ -1,7 +1,7 @@
 //! The demo: two model versions, one Envoy, live traffic, and the switch between them told step by step.
 //!
 //! Read [`story`] first: it is what the user sees. [`stage`] starts and stops the parts (each a [`part`]), [`traffic`]
-//! sends and judges the requests that flow all along, [`call`] is a request that is shown as curl and sent,
+//! sends and judges the requests that flow all along, [`registry`] is the MLflow of `--mlflow`, [`call`] is a request that is shown as curl and sent,
 //! [`narrator`] prints and paces, [`summary`] is the table at the end, [`ports`] looks before all this whether there is
 //! room for it.
 
@@ -9,6 +9,7 @@ mod call;
 mod narrator;
 mod part;
 mod ports;
+mod registry;
 mod stage;
 mod story;
 mod summary;
@@ -21,7 +22,7 @@ use crate::interrupt;
 use crate::prepare::Prepared;
 
 use narrator::Narrator;
-use stage::Stage;
+use stage::{Models, Stage};
 use story::Story;
 
 /// How the demo runs.
@@ -30,21 +31,32 @@ pub struct DemoOptions {
     pub check: bool,
     /// Leave everything running at the end.
     pub keep: bool,
+    /// The story with a real MLflow.
+    pub mlflow: bool,
 }
 
 /// Tells the story; any step whose result is not the expected one is an error.
 pub fn run(options: &DemoOptions, checkout: &Checkout) -> Result<()> {
     // Before anything is downloaded or built: a port in use is found out in a moment.
-    ports::ensure_free()?;
+    ports::ensure_free(options.mlflow)?;
+    let models = if options.mlflow {
+        Models::Mlflow(registry::Registry::obtain(checkout)?)
+    } else {
+        Models::Small(stage::build_model_server(checkout)?)
+    };
     let prepared = Prepared::obtain(checkout)?;
-    let model_server = stage::build_model_server(checkout)?;
     // More than one thread, so that a slow terminal delays no request of the live traffic.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let told = runtime.context("cannot start the asynchronous runtime")?.block_on(async {
-        let mut stage = Stage::new(checkout, prepared, model_server)?;
+        let mut stage = Stage::new(checkout, prepared, models)?;
         let mut narrator = Narrator::new(options.check);
         narrator.introduction(&stage.introduction());
-        Story::new(&mut stage, &mut narrator)?.tell().await?;
+        let story = Story::new(&mut stage, &mut narrator)?;
+        if options.mlflow {
+            story.tell_with_registry().await?
+        } else {
+            story.tell().await?
+        }
         if options.keep { keep(&mut stage, &narrator).await } else { Ok(()) }
     });
     // A signal ends the parts under the story's feet; what it then says about them is of no interest.

@@ -78,6 +78,11 @@ impl Narrator {
         self.print(&format!("\n  {}", self.style(BOLD, &format!("$ {}", command.replace('\n', "\n  ")))));
     }
 
+    /// A line as the user would type it at Python's prompt.
+    pub fn python(&self, line: &str) {
+        self.print(&format!("\n  {}", self.style(BOLD, &format!(">>> {line}"))));
+    }
+
     /// What the command answered.
     pub fn answer(&self, text: &str) {
         for line in text.trim_end().lines() {

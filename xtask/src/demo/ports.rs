@@ -16,8 +16,10 @@ const PORTS: [(u16, &str); 5] = [
 ];
 
 /// Fails with one sentence that names each port that is taken.
-pub fn ensure_free() -> Result<()> {
-    let taken: Vec<String> = PORTS.into_iter().filter_map(|(port, purpose)| taken(port, purpose)).collect();
+pub fn ensure_free(with_registry: bool) -> Result<()> {
+    let registry = with_registry.then_some((super::registry::PORT, "MLflow's registry"));
+    let taken: Vec<String> =
+        PORTS.into_iter().chain(registry).filter_map(|(port, purpose)| taken(port, purpose)).collect();
     match taken[..] {
         [] => Ok(()),
         _ => bail!("{}; free {} and try again", taken.join(", "), if taken.len() == 1 { "it" } else { "them" }),

@@ -7,24 +7,31 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Client, StatusCode};
 
 use super::part::Part;
+use super::registry::{self, Registry};
 use crate::checkout::Checkout;
 use crate::prepare::Prepared;
 use crate::process;
 use crate::progress::Progress;
 
-/// How long a part may take to be ready.
+/// How long a part may take to be ready; Python's take their time to import what they need.
 const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE_WITH_PYTHON: Duration = Duration::from_secs(180);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// Workers of the demo's Envoy: more than one, because a switch has to reach them all.
 const WORKERS: &str = "2";
 
-/// The shipped configuration, relative to the repository's root.
-const CONFIGURATION: &str = "envoy/envoy.yaml";
+/// What serves the models.
+pub enum Models {
+    /// The two small model servers of this repository.
+    Small(PathBuf),
+    /// MLflow, from its registry.
+    Mlflow(Registry),
+}
 
 /// One colour's model server.
 pub struct Model {
@@ -47,7 +54,7 @@ pub const SLOW_GREEN: Model = Model { delay_ms: 120, ..GREEN };
 /// Everything that runs.
 pub struct Stage {
     prepared: Prepared,
-    model_server: PathBuf,
+    models: Models,
     logs: PathBuf,
     http: Client,
     parts: Vec<Part>,
@@ -68,11 +75,11 @@ pub fn build_model_server(checkout: &Checkout) -> Result<PathBuf> {
 // === impl Stage ===
 
 impl Stage {
-    pub fn new(checkout: &Checkout, prepared: Prepared, model_server: PathBuf) -> Result<Self> {
+    pub fn new(checkout: &Checkout, prepared: Prepared, models: Models) -> Result<Self> {
         let logs = checkout.demo_logs();
         fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
         let http = Client::builder().no_proxy().build().context("cannot make an HTTP client")?;
-        Ok(Self { prepared, model_server, logs, http, parts: Vec::new() })
+        Ok(Self { prepared, models, logs, http, parts: Vec::new() })
     }
 
     /// What the story will be told with.
@@ -87,15 +94,45 @@ impl Stage {
     }
 
     /// What a user would type, in the repository's root, to start a model server.
-    pub fn model_command(model: &Model) -> String {
-        let Model { version, port, delay_ms, .. } = model;
-        let delay = if *delay_ms > 0 { format!(" --delay-ms {delay_ms}") } else { String::new() };
-        format!("cargo run --package bluegreen-model-server -- --model-version {version} --port {port}{delay}")
+    pub fn model_command(&self, model: &Model) -> String {
+        let Model { colour, version, port, delay_ms, .. } = model;
+        match &self.models {
+            Models::Small(_) => {
+                let delay = if *delay_ms > 0 { format!(" --delay-ms {delay_ms}") } else { String::new() };
+                format!("cargo run --package bluegreen-model-server -- --model-version {version} --port {port}{delay}")
+            }
+            Models::Mlflow(_) => {
+                format!("mlflow models serve -m {} -p {port} --env-manager local", Registry::model_uri(colour))
+            }
+        }
+    }
+
+    /// MLflow, in the story about it.
+    pub fn registry(&mut self) -> Result<&mut Registry> {
+        match &mut self.models {
+            Models::Mlflow(registry) => Ok(registry),
+            Models::Small(_) => bail!("this story has no registry"),
+        }
+    }
+
+    /// Starts MLflow's tracking server and waits until it answers.
+    pub async fn start_registry(&mut self) -> Result<()> {
+        let command = self.registry()?.server();
+        self.start("mlflow", command)?;
+        self.until_ready("mlflow", &format!("http://{}/health", registry::address()), "OK").await
     }
 
     /// What a user would type, in the repository's root, to start Envoy.
     pub fn envoy_command(&self) -> String {
-        format!("{} {}", self.shown(&self.prepared.envoy), envoy_arguments().join(" "))
+        format!("{} {}", self.shown(&self.prepared.envoy), envoy_arguments(self.configuration()).join(" "))
+    }
+
+    /// The shipped configuration, relative to the repository's root.
+    const fn configuration(&self) -> &'static str {
+        match &self.models {
+            Models::Small(_) => "envoy/envoy.yaml",
+            Models::Mlflow(_) => "envoy/mlflow/envoy.yaml",
+        }
     }
 
     /// A path as seen from the repository's root.
@@ -105,9 +142,15 @@ impl Stage {
 
     /// Starts a model server and waits until it answers.
     pub async fn start_model(&mut self, model: &Model) -> Result<()> {
-        let mut command = Command::new(&self.model_server);
-        command.args(["--model-version", model.version, "--port", &model.port.to_string()]);
-        command.args(["--delay-ms", &model.delay_ms.to_string()]);
+        let command = match &self.models {
+            Models::Small(model_server) => {
+                let mut command = Command::new(model_server);
+                command.args(["--model-version", model.version, "--port", &model.port.to_string()]);
+                command.args(["--delay-ms", &model.delay_ms.to_string()]);
+                command
+            }
+            Models::Mlflow(registry) => registry.model_server(model)?,
+        };
         self.start(model.colour, command)?;
         self.until_ready(model.colour, &format!("http://127.0.0.1:{}/ping", model.port), "").await
     }
@@ -116,7 +159,7 @@ impl Stage {
     pub async fn start_envoy(&mut self) -> Result<()> {
         let mut command = Command::new(&self.prepared.envoy);
         // Relative paths in the configuration start at the repository's root.
-        command.args(envoy_arguments()).current_dir(&self.prepared.root);
+        command.args(envoy_arguments(self.configuration())).current_dir(&self.prepared.root);
         self.start("envoy", command)?;
         let workers = "http://127.0.0.1:9901/stats?filter=^listener_manager.workers_started$";
         self.until_ready("envoy", workers, "listener_manager.workers_started: 1").await
@@ -151,7 +194,11 @@ impl Stage {
 
     /// Waits until `url` answers 200 with a body that contains `expected`, or until the part has ended.
     async fn until_ready(&self, name: &str, url: &str, expected: &str) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let patience = match &self.models {
+            Models::Small(_) => PATIENCE,
+            Models::Mlflow(_) => PATIENCE_WITH_PYTHON,
+        };
+        let deadline = Instant::now() + patience;
         loop {
             self.ensure_running()?;
             let seen = match self.http.get(url).timeout(PATIENCE).send().await {
@@ -161,14 +208,14 @@ impl Stage {
                 },
                 Err(error) => error.without_url().to_string(),
             };
-            ensure!(Instant::now() < deadline, "{name} is not ready after {PATIENCE:?}: {url} says {seen}");
+            ensure!(Instant::now() < deadline, "{name} is not ready after {patience:?}: {url} says {seen}");
             tokio::time::sleep(BETWEEN_LOOKS).await;
         }
     }
 }
 
-fn envoy_arguments() -> Vec<&'static str> {
+fn envoy_arguments(configuration: &'static str) -> Vec<&'static str> {
     let levels = ["--log-level", "warning", "--component-log-level", "wasm:info"];
     // No shared memory between Envoys: another one on this machine does not matter.
-    [&["-c", CONFIGURATION, "--concurrency", WORKERS][..], &levels, &["--disable-hot-restart"]].concat()
+    [&["-c", configuration, "--concurrency", WORKERS][..], &levels, &["--disable-hot-restart"]].concat()
 }

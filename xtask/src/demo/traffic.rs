@@ -87,6 +87,11 @@ impl Traffic {
         self.switches.push(Switch { name: name.to_owned(), old, called: call.called, answered: call.at });
     }
 
+    /// Remembers that something else than a call took `old` out of service: begun then, in force since.
+    pub fn moved(&mut self, name: &str, old: &'static str, called: Instant, in_force: Instant) {
+        self.switches.push(Switch { name: name.to_owned(), old, called, answered: in_force });
+    }
+
     /// Lets the requests in flight end, and returns all that was sent and every switch.
     pub async fn stop(self) -> (Report, Vec<Switch>) {
         (self.running.stop().await, self.switches)

@@ -32,11 +32,12 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "tools", has_tests: true, run: tools },
     Suite { name: "wasm", has_tests: true, run: wasm },
     Suite { name: "e2e", has_tests: true, run: end_to_end },
+    Suite { name: "mlflow", has_tests: true, run: mlflow },
     Suite { name: "bench", has_tests: false, run: bench },
 ];
 
 /// What ships and has to be valid by itself.
-const ENVOY_CONFIGURATIONS: &[&str] = &["envoy/envoy.yaml", "envoy/ecds/envoy.yaml"];
+const ENVOY_CONFIGURATIONS: &[&str] = &["envoy/envoy.yaml", "envoy/ecds/envoy.yaml", "envoy/mlflow/envoy.yaml"];
 
 fn lint(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
     report.check("lint, format", || lint::format(session.checkout));
@@ -99,6 +100,19 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
             session.count_native(session.native_tests(&["bluegreen-tests"]).env(repository::ENVOY, &binary))
         });
     }
+}
+
+/// The filter and a real MLflow, in the first Envoy that was asked for: here the registry is what is tested.
+fn mlflow(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.tests(&format!("mlflow, {}", envoy.name()), || {
+        let environment = crate::mlflow::obtain(session.checkout)?;
+        session.build_module()?;
+        let mut cargo = session.native_tests(&["bluegreen-tests"]);
+        cargo.args(["--features", "mlflow", "--test", "mlflow"]);
+        cargo.env(repository::MLFLOW, environment).env(repository::ENVOY, envoy.obtain(session.checkout)?);
+        session.count_native(&mut cargo)
+    });
 }
 
 /// The benches run at all; what they measure in so short a time, beside the tests, says nothing.

@@ -2,6 +2,7 @@
 
 mod calls;
 mod readiness;
+mod webhook;
 
 use std::cell::{Cell, RefCell};
 
@@ -128,5 +129,6 @@ fn head(method: &str, path: &str, token: Option<&str>) -> Head {
         path: path.as_bytes().to_vec(),
         authorization: token.map(|token| format!("Bearer {token}").into_bytes()),
         if_match: None,
+        delivery: None,
     }
 }

@@ -187,3 +187,31 @@ fn a_bad_drain_is_a_clear_error() {
         assert_eq!(api.operate("POST", &format!("{IRIS}/drain?{query}")).0, status, "{query}");
     }
 }
+
+#[test]
+fn a_pass_counts_for_the_version_that_the_registry_names() {
+    let api = Fixture::with(
+        r#", "smoke_test": {"requests": [{"path": "/"}]}, "mlflow": {"cluster": "mlflow", "model": "my-model",
+             "follow": {"alias": "production"}, "colours": {"blue": {"alias": "blue"}, "green": {"alias": "green"}}}"#,
+    );
+    let names = |green: &str| {
+        let value = serde_json::json!({"follows": "", "version": "7", "colours": {"blue": "7", "green": green}});
+        let sighting = crate::source::Sighting { value, ..Default::default() };
+        let name = &api.router.routes()[0].name;
+        crate::source::record(&api.store, name, Source::Mlflow, &mut |_| Some(sighting.clone()));
+    };
+    names("8");
+    let shown = api.operate("GET", IRIS).1;
+    assert_eq!(
+        (&shown["colours"]["blue"]["version"], &shown["colours"]["green"]["version"]),
+        (&"7".into(), &"8".into())
+    );
+    assert_eq!(shown["sources"]["mlflow"]["value"]["version"], "7");
+    api.will_reply([Reply::Answered { status: 200, body: Vec::new() }]);
+    assert_eq!(api.operate("POST", &format!("{IRIS}/test")).1["version"], "8");
+    names("9");
+    let (status, problem) = api.operate("POST", &format!("{IRIS}/promote"));
+    assert_eq!((status, problem["type"].as_str()), (409, Some("urn:bluegreen:problem:smoke-test-missing")));
+    names("8");
+    assert_eq!(api.operate("POST", &format!("{IRIS}/promote")).0, 200);
+}

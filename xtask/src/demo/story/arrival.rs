@@ -8,7 +8,7 @@ use reqwest::Method;
 use super::{DEPLOYMENT, OPERATOR, Story, VIEWER};
 use crate::demo::call::Call;
 use crate::demo::narrator::members;
-use crate::demo::stage::{BLUE, GREEN, Stage};
+use crate::demo::stage::{BLUE, GREEN};
 use crate::demo::traffic::Traffic;
 
 // === impl Story ===
@@ -16,7 +16,7 @@ use crate::demo::traffic::Traffic;
 impl Story<'_> {
     pub(super) async fn blue_serves(&mut self) -> Result<Traffic> {
         self.narrator.step("Blue serves").await;
-        self.narrator.command(&Stage::model_command(&BLUE));
+        self.narrator.command(&self.stage.model_command(&BLUE));
         self.stage.start_model(&BLUE).await?;
         self.narrator.command(&self.stage.envoy_command());
         self.stage.start_envoy().await?;
@@ -47,7 +47,7 @@ impl Story<'_> {
 
     pub(super) async fn green_starts(&mut self, traffic: &Traffic) -> Result<()> {
         self.narrator.step("Green starts next to it, on a port of its own").await;
-        self.narrator.command(&Stage::model_command(&GREEN));
+        self.narrator.command(&self.stage.model_command(&GREEN));
         let before = Instant::now();
         self.stage.start_model(&GREEN).await?;
         for (path, expected) in [("ping", "\n"), ("version", GREEN.version)] {

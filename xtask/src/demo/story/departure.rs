@@ -78,6 +78,10 @@ impl Story<'_> {
     }
 
     pub(super) async fn history(&mut self) -> Result<()> {
+        self.history_of(6).await
+    }
+
+    pub(super) async fn history_of(&mut self, expected: usize) -> Result<()> {
         self.narrator.step("Who did what").await;
         let history = Call::get(format!("{DEPLOYMENT}/history")).token(VIEWER);
         let answer = self.show(&history).await?.reply.accepted()?.json()?;
@@ -85,7 +89,8 @@ impl Story<'_> {
         for change in changes {
             self.narrator.answer(&members(change, &["revision", "at", "by", "reason"]));
         }
-        ensure!(changes.len() == 6, "expected the history to have the story's 6 changes, got {}", changes.len());
+        let got = changes.len();
+        ensure!(got == expected, "expected the history to have the story's {expected} changes, got {got}");
         self.narrator.meaning("The history says who changed what, and why. What was refused changed nothing.");
         Ok(())
     }

@@ -9,7 +9,7 @@ use reqwest::Method;
 use super::{DEPLOYMENT, OPERATOR, Story, VIEWER};
 use crate::demo::call::Call;
 use crate::demo::narrator::members;
-use crate::demo::stage::{BLUE, GREEN, SLOW_GREEN, Stage};
+use crate::demo::stage::{BLUE, GREEN, SLOW_GREEN};
 use crate::demo::traffic::Traffic;
 use crate::progress::Progress;
 
@@ -22,7 +22,7 @@ impl Story<'_> {
     pub(super) async fn bad_green(&mut self, traffic: &Traffic) -> Result<()> {
         self.narrator.step("A bad green: its rollout starts, and nobody watches").await;
         self.stage.stop(GREEN.colour).await?;
-        self.narrator.command(&Stage::model_command(&SLOW_GREEN));
+        self.narrator.command(&self.stage.model_command(&SLOW_GREEN));
         self.stage.start_model(&SLOW_GREEN).await?;
         let call = Call::new(Method::POST, format!("{DEPLOYMENT}/rollout/start?reason=nightly%20release"));
         let (started, _) = self.write(&call.token(OPERATOR)).await?;
@@ -54,7 +54,7 @@ impl Story<'_> {
 
         self.narrator.command(&format!("kill {}    # the bad green", self.stage.id(GREEN.colour)?));
         self.stage.stop(GREEN.colour).await?;
-        self.narrator.command(&Stage::model_command(&GREEN));
+        self.narrator.command(&self.stage.model_command(&GREEN));
         self.stage.start_model(&GREEN).await?;
         self.narrator.meaning("The mended green is there. This time the share is given by hand.");
         Ok(())

@@ -1,0 +1,168 @@
+//! MLflow's webhook: a signed delivery makes the leader ask the registry at once.
+//!
+//! A delivery is only a hint. What it says is not acted upon: the registry is asked, as for a poll. So the worst that
+//! somebody could do who knew the secret is to have the registry asked too often.
+//!
+//! The signature is that of the Standard Webhooks specification as MLflow 3 writes it:
+//! `v1,` and base64(HMAC-SHA256(secret, "{delivery id}.{unix seconds}.{body}")).
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use hmac::{Hmac, KeyInit, Mac};
+use serde::Serialize;
+use sha2::Sha256;
+
+use super::{Backend, Problem, Response};
+use crate::matching::RequestHeaders;
+use crate::name::{DeploymentName, HeaderName};
+use crate::routing::{Route, Router};
+use crate::source::mlflow;
+use crate::store::{Store, SwapError};
+use crate::time::Timestamp;
+
+/// What the headers of a delivery say. Nothing in it is trusted before it is verified, except what Envoy put there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delivery {
+    id: Vec<u8>,
+    timestamp: Vec<u8>,
+    signature: Vec<u8>,
+    secrets: Vec<(HeaderName, Secret)>,
+}
+
+/// A webhook's secret, of which nothing is ever shown; empty when Envoy put none there.
+#[derive(Clone, PartialEq, Eq)]
+struct Secret(Vec<u8>);
+
+/// The answer to a delivery that was taken.
+#[derive(Serialize)]
+struct Accepted<'a> {
+    accepted: bool,
+    /// The deployments whose registry is asked now.
+    asks_for: Vec<&'a DeploymentName>,
+}
+
+/// How far a delivery's clock may be from Envoy's, in seconds. Older ones may be repeated by somebody who listened.
+const WINDOW: u64 = 300;
+
+/// How many deliveries are remembered. A repeated one that is older than as many others is taken again, at the price of
+/// one more look at the registry.
+const REMEMBERED: usize = 256;
+
+/// How often remembering is tried against others who do the same.
+const ATTEMPTS: usize = 32;
+
+const REMEMBERED_KEY: &str = "bluegreen/v1/mlflow/deliveries";
+
+// === impl Delivery ===
+
+impl Delivery {
+    /// Takes from a request's headers what is needed to verify it.
+    pub fn read(router: &Router, request: &dyn RequestHeaders) -> Self {
+        let header = |name: &str| request.header(name).unwrap_or_default();
+        let mut secrets: Vec<(HeaderName, Secret)> = Vec::new();
+        for (_, name) in webhooks(router) {
+            if !secrets.iter().any(|(known, _)| known == name) {
+                secrets.push((name.clone(), Secret(header(name.as_str()))));
+            }
+        }
+        Self {
+            id: header("x-mlflow-delivery-id"),
+            timestamp: header("x-mlflow-timestamp"),
+            signature: header("x-mlflow-signature"),
+            secrets,
+        }
+    }
+
+    /// Takes the delivery if it is MLflow's, new and recent.
+    pub(super) fn take(&self, body: &[u8], router: &Router, backend: &dyn Backend, now: Timestamp) -> Response {
+        match self.accept(body, router, backend.store(), now) {
+            Ok(response) => response,
+            Err(problem) => Response::problem(&problem, None),
+        }
+    }
+
+    fn accept(&self, body: &[u8], router: &Router, store: &dyn Store, now: Timestamp) -> Result<Response, Problem> {
+        let signers = self.verify(body)?;
+        self.check_age(now)?;
+        remember(store, &self.id, now)?;
+        let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let model = document.pointer("/data/name").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let concerned = webhooks(router).filter(|(route, header)| {
+            signers.contains(header) && route.mlflow.as_ref().is_some_and(|mlflow| mlflow.model.as_str() == model)
+        });
+        let asks_for: Vec<&DeploymentName> = concerned.map(|(route, _)| &route.name).collect();
+        for name in &asks_for {
+            mlflow::wake(store, name, &self.id).map_err(|_| Problem::StoreUnavailable)?;
+        }
+        Ok(Response::json(202, &Accepted { accepted: true, asks_for }))
+    }
+
+    /// The headers whose secrets the delivery is signed with.
+    fn verify(&self, body: &[u8]) -> Result<Vec<&HeaderName>, Problem> {
+        if self.secrets.is_empty() {
+            return Err(Problem::NoWebhook);
+        }
+        let known = self.secrets.iter().filter(|(_, secret)| !secret.0.is_empty());
+        if let (0, Some((header, _))) = (known.clone().count(), self.secrets.first()) {
+            return Err(Problem::WebhookSecretMissing(header.clone()));
+        }
+        let encoded = self.signature.strip_prefix(b"v1,").unwrap_or_default();
+        let signature = BASE64.decode(encoded).map_err(|_| Problem::BadSignature)?;
+        let signed = |(_, secret): &&(HeaderName, Secret)| {
+            let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&secret.0) else { return false };
+            for part in [self.id.as_slice(), b".", self.timestamp.as_slice(), b".", body] {
+                mac.update(part);
+            }
+            // In constant time.
+            mac.verify_slice(&signature).is_ok()
+        };
+        let signers: Vec<&HeaderName> = known.filter(signed).map(|(header, _)| header).collect();
+        if signers.is_empty() { Err(Problem::BadSignature) } else { Ok(signers) }
+    }
+
+    fn check_age(&self, now: Timestamp) -> Result<(), Problem> {
+        let sent: Option<u64> = std::str::from_utf8(&self.timestamp).ok().and_then(|text| text.parse().ok());
+        let now = now.as_millis() / 1_000;
+        if sent.is_some_and(|sent| sent.abs_diff(now) <= WINDOW) { Ok(()) } else { Err(Problem::StaleDelivery) }
+    }
+}
+
+/// The deployments that take deliveries, each with the header of its secret.
+fn webhooks(router: &Router) -> impl Iterator<Item = (&Route, &HeaderName)> {
+    router.routes().iter().filter_map(|route| Some((route, &route.mlflow.as_ref()?.webhook.as_ref()?.secret_header)))
+}
+
+/// Remembers a delivery that was verified, if it is not remembered already.
+fn remember(store: &dyn Store, id: &[u8], now: Timestamp) -> Result<(), Problem> {
+    // Whoever signs chooses the id: a long one must not fill the store.
+    let id = xxhash_rust::xxh64::xxh64(id, 0);
+    let until = now.as_millis() / 1_000;
+    for _ in 0..ATTEMPTS {
+        let stored = store.read(REMEMBERED_KEY).map_err(|_| Problem::StoreUnavailable)?;
+        let mut known: Vec<(u64, u64)> = serde_json::from_slice(&stored.value.unwrap_or_default()).unwrap_or_default();
+        if known.iter().any(|(remembered, _)| *remembered == id) {
+            return Err(Problem::ReplayedDelivery);
+        }
+        // One that was sent up to a window ahead of this clock is too old two windows after it was taken.
+        known.retain(|(_, taken)| until.saturating_sub(*taken) <= WINDOW.saturating_mul(2));
+        known.truncate(REMEMBERED.saturating_sub(1));
+        known.insert(0, (id, until));
+        let bytes = serde_json::to_vec(&known).map_err(|_| Problem::StoreUnavailable)?;
+        match store.swap(REMEMBERED_KEY, &bytes, stored.seen) {
+            Ok(()) => return Ok(()),
+            Err(SwapError::Conflict) => {}
+            Err(SwapError::Unavailable) => return Err(Problem::StoreUnavailable),
+        }
+    }
+    Err(Problem::StoreUnavailable)
+}
+
+// === impl Secret ===
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "absent" } else { "present" })
+    }
+}

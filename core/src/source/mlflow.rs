@@ -1,0 +1,731 @@
+//! MLflow's model registry: a deployment follows an alias or a stage of a registered model.
+//!
+//! One request tells where all marks of a model are. When the followed mark was moved to the candidate's version, that
+//! is a wish to promote it (or to begin a canary); moved back to a colour's version it is a wish to go back. Only a
+//! *moved* mark acts: one that stays where it is leaves an operator's switch alone. A mark that names neither colour, or
+//! both, moves nothing, and the sighting says so.
+
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::sighting::{self, Pending, Sighting};
+use super::{Findings, Polled, Step};
+use crate::colour::{Colour, PerColour};
+use crate::config::{Follow, Mlflow, Served, reader};
+use crate::history::{Author, Source};
+use crate::matching::DeploymentIndex;
+use crate::name::{DeploymentName, Reason, RegisteredVersion, Version};
+use crate::percent::Percent;
+use crate::readiness::outgoing::{Outgoing, Reply};
+use crate::routing::{Route, Router};
+use crate::state::{Command, Patch, State};
+use crate::store::{self, Seen, Store, StoreError, SwapError};
+use crate::time::Timestamp;
+use crate::wish::Wish;
+
+/// The registry that one deployment follows.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    deployment: DeploymentIndex,
+    section: Mlflow,
+    /// The delivery by which it was last woken, as far as this instance knows.
+    woken: Option<Seen>,
+}
+
+/// What one look at the registry found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The version that the followed mark is on; none when nothing bears it.
+    followed: Option<RegisteredVersion>,
+    /// The version of each colour; none when its alias is not set.
+    colours: PerColour<Option<RegisteredVersion>>,
+}
+
+/// What is kept between two looks, and shown as what the source says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Mark {
+    /// Which mark of which model.
+    follows: String,
+    /// The version that it is on.
+    version: Option<RegisteredVersion>,
+    /// The version that it was on before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    was: Option<RegisteredVersion>,
+    /// Whether it was moved back to the version that it had come from.
+    #[serde(default)]
+    moved_back: bool,
+    /// The version of each colour.
+    colours: PerColour<Option<RegisteredVersion>>,
+}
+
+/// Why a mark names no colour to switch to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nobody {
+    Unset,
+    Neither,
+    Both,
+}
+
+/// A registry that has not answered by then is away. A busy tracking server takes its time.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+// === impl Registry ===
+
+impl Registry {
+    /// The registry that `deployment` follows.
+    pub const fn new(deployment: DeploymentIndex, section: Mlflow) -> Self {
+        Self { deployment, section, woken: None }
+    }
+
+    /// Keeps what a look found and says what follows from it.
+    fn look(&self, reading: &Reading, route: &Route, store: &dyn Store, now: Timestamp) -> Findings {
+        let mut findings = Findings::default();
+        // The state is read first: a change after that is the later one, which a wish made here must not undo.
+        let Ok(loaded) = store::load(store, &route.name, route.initial, now) else { return findings };
+        let shown = versions(store, route);
+        let mut wish = None;
+        sighting::record(store, &route.name, Source::Mlflow, &mut |before| {
+            let (after, wished) =
+                self.section.follow(self.deployment, before.as_ref(), reading.clone(), &loaded.state, now);
+            wish = wished;
+            let refusal = after.refusal.as_ref().filter(|_| after.pending.is_none());
+            let is_news = before.as_ref().is_none_or(|before| before.refusal != after.refusal);
+            findings.news = refusal.filter(|_| is_news).map(|why| line(route, why)).into_iter().collect();
+            (before.as_ref() != Some(&after)).then_some(after)
+        });
+        findings.wishes.extend(wish);
+        if versions(store, route) != shown {
+            findings.renamed.push(self.deployment);
+        }
+        findings
+    }
+
+    /// Keeps that a look found nothing. It is news once.
+    fn miss(&self, why: &str, route: &Route, store: &dyn Store, now: Timestamp) -> Findings {
+        let mut is_news = false;
+        sighting::record(store, &route.name, Source::Mlflow, &mut |before| {
+            is_news = before.as_ref().is_none_or(|before| before.error.is_none());
+            let after = away(before.as_ref(), why, now);
+            (before.as_ref() != Some(&after)).then_some(after)
+        });
+        let news = format!("the registry is away, traffic goes on: {why}");
+        Findings { news: is_news.then(|| line(route, &news)).into_iter().collect(), ..Findings::default() }
+    }
+}
+
+impl Polled for Registry {
+    fn source(&self) -> Source {
+        Source::Mlflow
+    }
+
+    fn interval(&self) -> Duration {
+        self.section.poll_interval
+    }
+
+    fn hurries(&mut self, router: &Router, store: &dyn Store) -> bool {
+        let Some(route) = router.routes().get(self.deployment).filter(|_| self.section.webhook.is_some()) else {
+            return false;
+        };
+        let Ok(stored) = store.read(&wake_key(&route.name)) else { return false };
+        // The first look is no answer to a delivery: it is due anyway.
+        self.woken.replace(stored.seen).is_some_and(|known| known != stored.seen)
+    }
+
+    fn request(&mut self) -> Outgoing {
+        self.section.request()
+    }
+
+    fn on_reply(&mut self, reply: &Reply, router: &Router, store: &dyn Store, now: Timestamp) -> Step {
+        let Some(route) = router.routes().get(self.deployment) else { return Step::Done(Findings::default()) };
+        Step::Done(match self.section.reading(reply) {
+            Ok(reading) => self.look(&reading, route, store, now),
+            Err(why) => self.miss(&why, route, store, now),
+        })
+    }
+}
+
+fn line(route: &Route, text: &str) -> String {
+    format!("deployment={}: {text}", route.name)
+}
+
+// === impl Mlflow ===
+
+impl Mlflow {
+    /// The request that tells where all marks of the model are.
+    pub fn request(&self) -> Outgoing {
+        let name = utf8_percent_encode(self.model.as_str(), NON_ALPHANUMERIC);
+        let path = format!("/api/2.0/mlflow/registered-models/get?name={name}");
+        Outgoing::new(&self.cluster, self.host.as_str(), "GET", &path, ANSWER_WITHIN)
+    }
+
+    /// What a reply says.
+    ///
+    /// # Errors
+    /// Why it says nothing: the registry is away, has no such model, or is no registry.
+    pub fn reading(&self, reply: &Reply) -> Result<Reading, String> {
+        let Reply::Answered { status: 200, body } = reply else { return Err(reply.describe(ANSWER_WITHIN)) };
+        let document: Value = serde_json::from_slice(body).unwrap_or_default();
+        let Some(model) = document.get("registered_model") else {
+            return Err("answered 200 with something else than a registered model".to_owned());
+        };
+        let marked = |list: &str, mark: &str, name: &str| -> Option<RegisteredVersion> {
+            let found = model.get(list)?.as_array()?.iter().find(|entry| entry.get(mark).is_some_and(|is| is == name));
+            RegisteredVersion::new(found?.get("version")?.as_str()?).ok()
+        };
+        let aliased = |alias: &str| marked("aliases", "alias", alias);
+        Ok(Reading {
+            followed: match &self.follow {
+                Follow::Alias(alias) => aliased(alias.as_str()),
+                // One version for each stage: the newest in it.
+                Follow::Stage(stage) => marked("latest_versions", "current_stage", stage.as_str()),
+            },
+            colours: PerColour::from_fn(|colour| match self.colours.get(colour) {
+                Served::Alias(alias) => aliased(alias.as_str()),
+                Served::Version(version) => Some(version.clone()),
+            }),
+        })
+    }
+
+    /// What follows from a look: what to keep, and what to wish for.
+    pub fn follow(
+        &self,
+        deployment: DeploymentIndex,
+        before: Option<&Sighting>,
+        reading: Reading,
+        state: &State,
+        now: Timestamp,
+    ) -> (Sighting, Option<Wish>) {
+        let follows = format!("{} of {}", self.follow, self.model);
+        let last = before.and_then(Mark::of).filter(|last| last.follows == follows);
+        let moved = last.as_ref().is_none_or(|last| last.version != reading.followed);
+        let mark = match &last {
+            Some(last) if !moved => Mark { colours: reading.colours, ..last.clone() },
+            Some(last) => Mark {
+                follows,
+                moved_back: reading.followed.is_some() && last.was == reading.followed,
+                was: last.version.clone(),
+                version: reading.followed,
+                colours: reading.colours,
+            },
+            None => Mark { follows, version: reading.followed, colours: reading.colours, ..Mark::default() },
+        };
+        let kept = before.filter(|_| !moved);
+        let seen = Sighting {
+            value: serde_json::to_value(&mark).unwrap_or_default(),
+            at: kept.map_or(now, |kept| kept.at),
+            ..Sighting::default()
+        };
+        let wish = |command, on| Wish {
+            deployment,
+            command,
+            author: Author::new(Source::Mlflow.as_str(), Source::Mlflow, mark.reason(&self.follow)),
+            enforce: self.enforce,
+            on: Some(on),
+        };
+        // A wish that is still under way must not come true after the mark was moved on: staying takes its place.
+        let stay = Command::Patch(Patch { active: Some(state.split.active), ..Patch::default() });
+        let stays = || before.is_some_and(|before| before.pending.is_some()).then(|| wish(stay, state.revision));
+        let colour = match mark.names() {
+            Ok(colour) => colour,
+            Err(nobody) => return (Sighting { refusal: Some(mark.describe(&self.follow, nobody)), ..seen }, stays()),
+        };
+        // A mark acts when it was moved, or else as soon as it names a colour; and again while it was refused.
+        let named_nobody = last.as_ref().is_some_and(|last| last.names().is_err());
+        let (since, refusal, left) = match kept {
+            Some(kept) if !named_nobody => {
+                let since = kept.pending.as_ref().map(|pending| pending.on);
+                (since, kept.refusal.clone(), Some(state.split.candidate()))
+            }
+            _ => (Some(state.revision), None, last.and_then(|last| last.on(&mark.colours).names().ok())),
+        };
+        let Some((on, command)) = since.and_then(|on| Some((on, self.command(&mark, colour, left, state)?))) else {
+            return (Sighting { refusal, ..seen }, stays());
+        };
+        let pending = Some(Pending { on, value: Value::Null });
+        (Sighting { pending, refusal, ..seen }, Some(wish(command, on)))
+    }
+
+    /// What a mark on `colour`'s version asks for in this state; `left` is the colour whose version it was on before.
+    fn command(&self, mark: &Mark, colour: Colour, left: Option<Colour>, state: &State) -> Option<Command> {
+        let canary = state.split.canary_percent;
+        let set = |percent| Some(Command::Patch(Patch { canary_percent: Some(percent), ..Patch::default() }));
+        if colour == state.split.active {
+            // Taken back from the candidate: what its move began ends. A canary that it has nothing to do with goes on.
+            let ends = left == Some(state.split.candidate()) && canary > Percent::ZERO;
+            return if ends { set(Percent::ZERO) } else { None };
+        }
+        if mark.moved_back && state.rollback_to == Some(colour) {
+            return Some(Command::RollBack);
+        }
+        match self.canary_percent {
+            None => Some(Command::Promote),
+            // Whoever runs a canary already knows better how large it is to be.
+            Some(percent) if canary == Percent::ZERO => set(percent),
+            Some(_) => None,
+        }
+    }
+}
+
+/// What is known after a look that found nothing: the mark as it was, and since when the registry is away.
+pub fn away(before: Option<&Sighting>, why: &str, now: Timestamp) -> Sighting {
+    let known = before.cloned().unwrap_or_else(|| Sighting { at: now, ..Sighting::default() });
+    // The time stands at the beginning and stays while the reason may change.
+    let since = known.error.as_deref().and_then(|error| error.split_once(": ")).map(|(since, _)| since.to_owned());
+    let since = since.unwrap_or_else(|| format!("away since {now}"));
+    Sighting { error: Some(format!("{since}: {why}")), ..known }
+}
+
+/// Has the leader ask a deployment's registry at its next tick. `mark` is another one each time.
+///
+/// # Errors
+/// The store is out of reach.
+pub fn wake(store: &dyn Store, name: &DeploymentName, mark: &[u8]) -> Result<(), StoreError> {
+    let mark = xxhash_rust::xxh64::xxh64(mark, 0).to_string();
+    let stored = store.read(&wake_key(name))?;
+    match store.swap(&wake_key(name), mark.as_bytes(), stored.seen) {
+        // Whoever came first wakes it as well.
+        Ok(()) | Err(SwapError::Conflict) => Ok(()),
+        Err(SwapError::Unavailable) => Err(StoreError),
+    }
+}
+
+fn wake_key(name: &DeploymentName) -> String {
+    format!("bluegreen/v1/{name}/mlflow/woken")
+}
+
+/// The versions that a deployment's colours serve: the registry's where it knows them by an alias, else as configured.
+pub fn versions(store: &dyn Store, route: &Route) -> PerColour<Version> {
+    let configured = |colour: Colour| route.colours.get(colour).version.clone();
+    let Some(mlflow) = &route.mlflow else { return PerColour::from_fn(configured) };
+    let mark = sighting::read(store, &route.name, Source::Mlflow).as_ref().and_then(Mark::of).unwrap_or_default();
+    PerColour::from_fn(|colour| match (mlflow.colours.get(colour), mark.colours.get(colour)) {
+        (Served::Alias(_), Some(version)) => Version::of(version),
+        _ => configured(colour),
+    })
+}
+
+// === impl Mark ===
+
+impl Mark {
+    fn of(sighting: &Sighting) -> Option<Self> {
+        reader::read(&sighting.value).ok()
+    }
+
+    /// The same mark while the colours serve other versions.
+    fn on(self, colours: &PerColour<Option<RegisteredVersion>>) -> Self {
+        Self { colours: colours.clone(), ..self }
+    }
+
+    /// The colour whose version bears the mark.
+    fn names(&self) -> Result<Colour, Nobody> {
+        let version = self.version.as_ref().ok_or(Nobody::Unset)?;
+        let is = |colour: Colour| self.colours.get(colour).as_ref() == Some(version);
+        match (is(Colour::Blue), is(Colour::Green)) {
+            (true, false) => Ok(Colour::Blue),
+            (false, true) => Ok(Colour::Green),
+            (true, true) => Err(Nobody::Both),
+            (false, false) => Err(Nobody::Neither),
+        }
+    }
+
+    /// Why nothing moves.
+    fn describe(&self, follow: &Follow, nobody: Nobody) -> String {
+        let shown =
+            |version: &Option<RegisteredVersion>| version.as_ref().map_or("none", RegisteredVersion::as_str).to_owned();
+        let version = shown(&self.version);
+        match nobody {
+            Nobody::Unset => format!("no version bears the followed {follow}"),
+            Nobody::Both => format!("the followed {follow} names version {version}, which is both blue and green"),
+            Nobody::Neither => {
+                let (blue, green) = (shown(&self.colours.blue), shown(&self.colours.green));
+                format!(
+                    "the followed {follow} names version {version}, which is neither blue ({blue}) nor green ({green})"
+                )
+            }
+        }
+    }
+
+    fn reason(&self, follow: &Follow) -> Reason {
+        let version = self.version.as_ref().map_or("", RegisteredVersion::as_str);
+        // The versions first: an alias can be long, and a reason has an end.
+        Reason::of(&match &self.was {
+            Some(was) => format!("version {was} -> {version}: {follow} was moved"),
+            None => format!("version {version} bears {follow}"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::routing::Router;
+    use crate::testing::{MemoryStore, iris, percent, split};
+    use crate::wish::Outcome;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_795_446_000_000);
+
+    /// A registry as a test moves its marks, a deployment that follows it, and what is kept.
+    struct Scene {
+        router: Router,
+        store: MemoryStore,
+        state: State,
+        marks: Vec<(&'static str, &'static str)>,
+    }
+
+    impl Scene {
+        fn new(sections: &str) -> Self {
+            Self::following(&format!(
+                r#""follow": {{"alias": "production"}}, "colours": {{"blue": {{"alias": "blue"}}, "green": {{"alias": "green"}}}} {sections}"#
+            ))
+        }
+
+        fn following(fields: &str) -> Self {
+            let json = format!(
+                r#"{{"deployments": {{"iris": {{"colours": {{
+                    "blue": {{"cluster": "b", "version": "one"}}, "green": {{"cluster": "g", "version": "two"}}}},
+                    "mlflow": {{"cluster": "mlflow", "model": "my model", {fields}}}}}}}}}"#
+            );
+            let config = Config::from_bytes(json.as_bytes()).expect("valid");
+            Self {
+                router: Router::new(&config),
+                store: MemoryStore::default(),
+                state: State::initial(split("blue", "0", "0"), NOW),
+                marks: vec![("blue", "1"), ("green", "2"), ("production", "1")],
+            }
+        }
+
+        fn mlflow(&self) -> &Mlflow {
+            self.router.routes()[0].mlflow.as_ref().expect("configured")
+        }
+
+        fn set(&mut self, alias: &'static str, version: &'static str) {
+            self.marks.retain(|(known, _)| *known != alias);
+            if !version.is_empty() {
+                self.marks.push((alias, version));
+            }
+        }
+
+        fn reply(&self) -> Reply {
+            let alias = |(alias, version): &(&str, &str)| serde_json::json!({"alias": alias, "version": version});
+            let aliases: Vec<Value> = self.marks.iter().map(alias).collect();
+            answered(
+                200,
+                &serde_json::json!({"registered_model": {"name": "my model", "aliases": aliases}}).to_string(),
+            )
+        }
+
+        /// One look: the command that it leads to.
+        fn look(&mut self) -> Option<Wish> {
+            let reading = self.mlflow().reading(&self.reply()).expect("readable");
+            let mut wish = None;
+            sighting::record(&self.store, &iris(), Source::Mlflow, &mut |before| {
+                let (after, wished) = self.mlflow().follow(0, before.as_ref(), reading.clone(), &self.state, NOW);
+                wish = wished;
+                Some(after)
+            });
+            wish
+        }
+
+        /// A look whose wish is granted: the split after it.
+        fn obey(&mut self) -> crate::split::Split {
+            if let Some(wish) = self.look() {
+                assert_eq!(wish.on, Some(self.state.revision));
+                self.change(wish.command, Source::Mlflow);
+                self.settle(Outcome::Granted);
+            }
+            self.state.split
+        }
+
+        fn settle(&self, outcome: Outcome) {
+            sighting::settle(&self.store, &iris(), Source::Mlflow, &outcome, NOW);
+        }
+
+        fn change(&mut self, command: Command, source: Source) {
+            let author = Author::new("x", source, Reason::none());
+            self.state = self.state.after(command, author, NOW).expect("allowed").expect("a change");
+        }
+
+        fn sighting(&self) -> Sighting {
+            sighting::read(&self.store, &iris(), Source::Mlflow).expect("kept")
+        }
+
+        fn refusal(&self) -> String {
+            self.sighting().refusal.unwrap_or_default()
+        }
+    }
+
+    fn answered(status: u16, body: &str) -> Reply {
+        Reply::Answered { status, body: body.as_bytes().to_vec() }
+    }
+
+    fn command(wish: Option<Wish>) -> Option<Command> {
+        wish.map(|wish| wish.command)
+    }
+
+    #[test]
+    fn the_models_name_is_encoded_and_the_registry_gets_a_host_that_it_knows() {
+        let request = Scene::new("").mlflow().request();
+        assert!(
+            request
+                .headers
+                .contains(&(":path".to_owned(), "/api/2.0/mlflow/registered-models/get?name=my%20model".to_owned()))
+        );
+        assert!(request.headers.contains(&(":authority".to_owned(), "localhost".to_owned())));
+    }
+
+    #[test]
+    fn a_moved_alias_promotes_and_moving_it_back_rolls_back() {
+        let mut scene = Scene::new("");
+        assert_eq!(scene.obey(), split("blue", "0", "0"));
+        scene.set("production", "2");
+        let wish = scene.look().expect("a wish");
+        assert_eq!((wish.command, wish.enforce), (Command::Promote, true));
+        assert_eq!(wish.author.reason.as_str(), "version 1 -> 2: alias production was moved");
+        assert_eq!(scene.obey(), split("green", "0", "0"));
+        scene.set("production", "1");
+        assert_eq!(command(scene.look()), Some(Command::RollBack));
+        assert_eq!(scene.obey(), split("blue", "0", "0"));
+        scene.set("production", "2");
+        assert_eq!(scene.obey(), split("green", "0", "0"));
+    }
+
+    #[test]
+    fn a_new_version_on_the_colour_that_was_left_is_no_rollback() {
+        let mut scene = Scene::new("");
+        scene.set("production", "2");
+        scene.obey();
+        scene.set("blue", "3");
+        scene.obey();
+        scene.set("production", "3");
+        assert_eq!(command(scene.look()), Some(Command::Promote));
+    }
+
+    #[test]
+    fn a_stage_is_followed_by_the_newest_version_in_it() {
+        let scene = Scene::following(
+            r#""follow": {"stage": "Production"}, "colours": {"blue": {"version": "1"}, "green": {"version": "2"}}"#,
+        );
+        let body = r#"{"registered_model": {"name": "my model", "latest_versions": [
+            {"version": "3", "current_stage": "None"}, {"version": "2", "current_stage": "Production"}]}}"#;
+        let reading = scene.mlflow().reading(&answered(200, body)).expect("readable");
+        assert_eq!(reading.followed, RegisteredVersion::new("2").ok());
+        assert_eq!(reading.colours.blue, RegisteredVersion::new("1").ok());
+        let (_, wish) = scene.mlflow().follow(0, None, reading, &scene.state, NOW);
+        assert_eq!(command(wish), Some(Command::Promote));
+    }
+
+    #[test]
+    fn an_alias_that_stays_where_it_is_leaves_an_operators_switch_alone() {
+        let mut scene = Scene::new("");
+        scene.set("production", "2");
+        scene.obey();
+        scene.change(Command::RollBack, Source::Admin);
+        assert_eq!(scene.look(), None);
+        scene.set("blue", "3");
+        assert_eq!(scene.look(), None);
+        scene.set("production", "7");
+        assert_eq!(scene.look(), None);
+        scene.set("production", "2");
+        assert_eq!(scene.obey(), split("green", "0", "0"));
+    }
+
+    #[test]
+    fn what_names_neither_colour_or_both_or_nothing_moves_nothing_and_says_so() {
+        let neither = "the followed alias production names version 7, which is neither blue (1) nor green (2)";
+        let cases = [
+            ("production", "7", neither),
+            ("production", "", "no version bears the followed alias production"),
+            ("blue", "2", "no version bears"),
+            ("production", "2", "names version 2, which is both blue and green"),
+            ("green", "", "both"),
+        ];
+        let mut scene = Scene::new("");
+        for (alias, version, words) in &cases[..4] {
+            scene.set(alias, version);
+            assert_eq!(scene.look(), None, "{words}");
+            assert!(scene.refusal().contains(words), "{words}: {}", scene.refusal());
+        }
+        scene.set("blue", "");
+        assert_eq!(command(scene.look()), Some(Command::Promote));
+        assert_eq!(scene.refusal(), "");
+        scene.set("green", "");
+        scene.look();
+        assert!(scene.refusal().ends_with("neither blue (none) nor green (none)"), "{}", scene.refusal());
+    }
+
+    #[test]
+    fn a_mark_acts_once_as_soon_as_it_names_a_colour() {
+        let mut scene = Scene::new("");
+        scene.set("production", "3");
+        assert_eq!(scene.look(), None);
+        scene.set("green", "3");
+        assert_eq!(scene.obey(), split("green", "0", "0"));
+        scene.change(Command::RollBack, Source::Admin);
+        assert_eq!(scene.look(), None);
+    }
+
+    #[test]
+    fn with_a_canary_configured_a_move_begins_it_and_moving_back_ends_it() {
+        let mut scene = Scene::new(r#", "canary_percent": 10"#);
+        scene.obey();
+        scene.set("production", "2");
+        assert_eq!(scene.obey(), split("blue", "10", "0"));
+        assert_eq!(scene.look(), None);
+        let grown = Patch { canary_percent: Some(percent("50")), ..Patch::default() };
+        scene.change(Command::Patch(grown), Source::Admin);
+        scene.set("production", "1");
+        assert_eq!(scene.obey(), split("blue", "0", "0"));
+        scene.set("production", "2");
+        scene.obey();
+        scene.change(Command::Promote, Source::Admin);
+        assert_eq!(scene.look(), None);
+        // All the way back at once: only the way forward is made in steps.
+        scene.set("production", "1");
+        assert_eq!(scene.obey(), split("blue", "0", "0"));
+    }
+
+    #[test]
+    fn a_canary_that_the_mark_has_nothing_to_do_with_goes_on() {
+        let mut scene = Scene::new(r#", "canary_percent": 10"#);
+        let canary = Patch { canary_percent: Some(percent("5")), ..Patch::default() };
+        scene.change(Command::Patch(canary), Source::Admin);
+        for version in ["1", "7", "1", "2"] {
+            scene.set("production", version);
+            assert_eq!(scene.look(), None, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_refused_wish_is_repeated_until_somebody_else_changes_the_state_or_the_mark_moves() {
+        let mut scene = Scene::new("");
+        scene.set("production", "2");
+        let first = scene.look();
+        scene.settle(Outcome::Refused("answered 500".to_owned()));
+        assert_eq!(scene.look(), first);
+        assert_eq!(scene.refusal(), "answered 500");
+        scene.settle(Outcome::Overtaken);
+        assert_eq!(scene.look(), None);
+        scene.set("production", "1");
+        assert_eq!(scene.look(), None);
+        assert_eq!(scene.refusal(), "");
+    }
+
+    #[test]
+    fn a_delivery_hurries_the_registry_once() {
+        let scene = Scene::new(r#", "webhook": {}"#);
+        let mut registry = Registry::new(0, scene.mlflow().clone());
+        let mut hurries = || registry.hurries(&scene.router, &scene.store);
+        assert!(!hurries());
+        wake(&scene.store, &iris(), b"a").expect("in reach");
+        assert!(hurries());
+        assert!(!hurries());
+        wake(&scene.store, &iris(), b"b").expect("in reach");
+        assert!(hurries());
+    }
+
+    #[test]
+    fn what_an_operator_has_to_know_is_news_once() {
+        let mut scene = Scene::new("");
+        let mut registry = Registry::new(0, scene.mlflow().clone());
+        let mut news = |scene: &Scene, reply: &Reply| match registry.on_reply(reply, &scene.router, &scene.store, NOW) {
+            Step::Done(findings) => (findings.news, findings.renamed),
+            Step::Ask(request) => panic!("{request:?}"),
+        };
+        assert_eq!(news(&scene, &scene.reply()), (vec![], vec![0]));
+        scene.set("production", "7");
+        let (lines, renamed) = news(&scene, &scene.reply());
+        assert!(lines[0].starts_with("deployment=iris: the followed alias production names version 7"), "{lines:?}");
+        assert_eq!((lines.len(), renamed), (1, vec![]));
+        assert_eq!(news(&scene, &scene.reply()), (vec![], vec![]));
+        let (lines, _) = news(&scene, &Reply::Broken);
+        assert_eq!(
+            lines,
+            ["deployment=iris: the registry is away, traffic goes on: the connection broke before an answer"]
+        );
+        assert_eq!(news(&scene, &Reply::Broken).0, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_wish_under_way_is_given_up_when_the_mark_moves_on() {
+        let stay = Command::Patch(Patch { active: Some(Colour::Blue), ..Patch::default() });
+        for elsewhere in ["1", "7", ""] {
+            let mut scene = Scene::new("");
+            scene.obey();
+            scene.set("production", "2");
+            let promote = scene.look().expect("a wish");
+            scene.set("production", elsewhere);
+            let instead = scene.look().expect("a wish");
+            assert_eq!(instead.command, stay, "{elsewhere}");
+            assert!(instead.supersedes(&promote));
+            scene.settle(Outcome::Granted);
+            assert_eq!(scene.look(), None);
+        }
+    }
+
+    #[test]
+    fn the_first_sight_acts_and_another_mark_to_follow_is_a_first_sight() {
+        let mut scene = Scene::new("");
+        scene.set("production", "2");
+        assert_eq!(command(scene.look()), Some(Command::Promote));
+        scene.change(Command::Promote, Source::Mlflow);
+        scene.settle(Outcome::Granted);
+        scene.change(Command::RollBack, Source::Admin);
+        let other = Scene::following(
+            r#""follow": {"alias": "champion"}, "colours": {"blue": {"alias": "blue"}, "green": {"alias": "green"}}"#,
+        );
+        scene.router = other.router;
+        scene.set("champion", "2");
+        assert_eq!(command(scene.look()), Some(Command::Promote));
+    }
+
+    #[test]
+    fn a_registry_that_is_away_is_told_with_the_time_since_which_and_the_mark_is_kept() {
+        let mut scene = Scene::new("");
+        scene.set("production", "2");
+        scene.obey();
+        let later = NOW.plus(Duration::from_secs(60));
+        let replies = [
+            (answered(503, "no healthy upstream"), "answered 503: no healthy upstream"),
+            (answered(404, r#"{"error_code": "RESOURCE_DOES_NOT_EXIST"}"#), "answered 404"),
+            (answered(200, "<html>"), "something else than a registered model"),
+            (Reply::Broken, "the connection broke"),
+        ];
+        let mut known = scene.sighting();
+        for (reply, words) in replies {
+            let why = scene.mlflow().reading(&reply).expect_err(words);
+            known = away(Some(&known), &why, if known.error.is_none() { NOW } else { later });
+            let error = known.error.clone().expect("away");
+            assert!(error.starts_with("away since 2026-11-23T15:00:00.000Z: "), "{error}");
+            assert!(error.contains(words), "{error}");
+        }
+        assert_eq!(known.value, scene.sighting().value);
+        let reading = scene.mlflow().reading(&scene.reply()).expect("back");
+        let (back, wish) = scene.mlflow().follow(0, Some(&known), reading, &scene.state, later);
+        assert_eq!((back, wish), (scene.sighting(), None));
+    }
+
+    #[test]
+    fn versions_come_from_the_registry_where_a_colour_is_an_alias() {
+        let shown = |scene: &Scene| {
+            let versions = versions(&scene.store, &scene.router.routes()[0]);
+            (versions.blue.as_str().to_owned(), versions.green.as_str().to_owned())
+        };
+        let mut scene = Scene::new("");
+        assert_eq!(shown(&scene), ("one".to_owned(), "two".to_owned()));
+        scene.set("green", "");
+        scene.look();
+        assert_eq!(shown(&scene), ("1".to_owned(), "two".to_owned()));
+        let mut fixed = Scene::following(
+            r#""follow": {"alias": "production"}, "colours": {"blue": {"version": "1"}, "green": {"version": "2"}}"#,
+        );
+        fixed.look();
+        assert_eq!(shown(&fixed), ("one".to_owned(), "two".to_owned()));
+    }
+}
