@@ -4,12 +4,13 @@
 //! was, and any worker can show it.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::interval::interval;
 use super::outcomes::{Block, Outcomes};
 use super::sequential::SequentialTest;
 use crate::colour::{Colour, PerColour};
-use crate::config::{ErrorRule, Guard, LatencyOf, Over, SlowRule};
+use crate::config::{ErrorRule, Guard, LatencyOf, Over, SlowRule, reader};
 use crate::counters::ColourCounts;
 use crate::latency::{Bucket, Histogram};
 use crate::name::DeploymentName;
@@ -105,7 +106,8 @@ const SLOW_PERCENT: u8 = 95;
 
 /// What is known of a deployment's canary; none before the first, and while the store is out of reach.
 pub fn read(store: &dyn Store, name: &DeploymentName) -> Option<Watch> {
-    serde_json::from_slice(&store.read(&key(name)).ok()?.value?).ok()
+    let value: Value = serde_json::from_slice(&store.read(&key(name)).ok()?.value?).ok()?;
+    reader::read(&value).ok()
 }
 
 /// Writes it down, over what is there: there is one leader.
