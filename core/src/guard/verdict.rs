@@ -98,9 +98,9 @@ impl Verdict {
         Self {
             candidate: watch.candidate,
             stage: match watch.stage {
+                _ if watch.over => "over",
                 Stage::Canary => "canary",
                 Stage::Promoted(_) => "promoted",
-                Stage::Over => "over",
             },
             since: watch.began,
             confidence: guard.confidence,
@@ -131,7 +131,7 @@ pub fn sentence(watch: &Watch, guard: &Guard) -> String {
         return format!("{candidate} has answered nothing yet");
     };
     let beside = match (of(active).share(), watch.stage) {
-        (Some(share), Stage::Canary | Stage::Over) => format!(", {active} {}", percent(share)),
+        (Some(share), Stage::Canary) => format!(", {active} {}", percent(share)),
         (_, Stage::Promoted(allowed)) => {
             let allowed = if slow { allowed.slow } else { allowed.error };
             format!(" since its promotion, {active} before it at most {}", percent(allowed))

@@ -4,12 +4,13 @@
 //! was, and any worker can show it.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::interval::interval;
 use super::outcomes::{Block, Outcomes};
 use super::sequential::SequentialTest;
 use crate::colour::{Colour, PerColour};
-use crate::config::{ErrorRule, Guard, LatencyOf, Over, SlowRule};
+use crate::config::{ErrorRule, Guard, LatencyOf, Over, SlowRule, reader};
 use crate::counters::ColourCounts;
 use crate::latency::{Bucket, Histogram};
 use crate::name::DeploymentName;
@@ -26,6 +27,8 @@ pub struct Watch {
     pub candidate: Colour,
     /// How far it has come.
     pub stage: Stage,
+    /// Whether it is not watched any more: what is here is how it ended.
+    pub over: bool,
     /// When it began.
     pub began: Timestamp,
     /// Since the canary began.
@@ -54,8 +57,6 @@ pub enum Stage {
     Canary,
     /// The candidate was promoted, and is compared with what the other colour was like before.
     Promoted(Allowed),
-    /// It is not watched any more.
-    Over,
 }
 
 /// The shares that a promoted candidate is allowed; 1 where nothing is known.
@@ -105,7 +106,8 @@ const SLOW_PERCENT: u8 = 95;
 
 /// What is known of a deployment's canary; none before the first, and while the store is out of reach.
 pub fn read(store: &dyn Store, name: &DeploymentName) -> Option<Watch> {
-    serde_json::from_slice(&store.read(&key(name)).ok()?.value?).ok()
+    let value: Value = serde_json::from_slice(&store.read(&key(name)).ok()?.value?).ok()?;
+    reader::read(&value).ok()
 }
 
 /// Writes it down, over what is there: there is one leader.
@@ -139,22 +141,22 @@ impl Watch {
     ) -> Option<Self> {
         let (active, candidate) = (state.split.active, state.split.candidate());
         if state.split.canary_percent > Percent::ZERO {
-            let same = |watch: &Self| watch.candidate == candidate && watch.stage == Stage::Canary;
+            let same = |watch: &Self| watch.candidate == candidate && watch.stage == Stage::Canary && !watch.over;
             return Some(before.filter(same).unwrap_or_else(|| Self::begin(candidate, state, guard, counts, now)));
         }
         let watched_for = guard.and_then(|guard| guard.also_after_promote);
         let promoted = state.rollback_to == Some(candidate)
             && state.switched_at.zip(watched_for).is_some_and(|(at, span)| now < at.plus(span));
         match before {
-            Some(watch) if promoted && watch.candidate == active && watch.stage == Stage::Canary => {
+            Some(watch) if promoted && watch.candidate == active && watch.stage == Stage::Canary && !watch.over => {
                 Some(watch.promoted(guard, now))
             }
-            Some(watch) if promoted && watch.candidate == active && watch.stage != Stage::Over => Some(watch),
+            Some(watch) if promoted && watch.candidate == active && !watch.over => Some(watch),
             // Promoted without a canary: there is the limit at least.
             _ if promoted && before.as_ref().is_none_or(|watch| watch.candidate != active) => {
                 Some(Self::begin(active, state, guard, counts, now).promoted(guard, now))
             }
-            Some(watch) => Some(Self { stage: Stage::Over, ..watch }),
+            Some(watch) => Some(Self { over: true, ..watch }),
             None => None,
         }
     }
@@ -176,6 +178,7 @@ impl Watch {
         let mut watch = Self {
             candidate,
             stage: Stage::Canary,
+            over: false,
             began: now,
             since_began: PerColour::default(),
             since_set: PerColour::default(),
@@ -279,13 +282,12 @@ impl Watch {
                     self.slow.observe_alone(allowed.slow, candidate.slow);
                 }
             }
-            Stage::Over => {}
         }
     }
 
     fn broken(&self, guard: &Guard) -> Option<Rule> {
         let threshold = self.threshold(guard);
-        if self.stage == Stage::Over {
+        if self.over {
             None
         } else if self.is_beyond_limit(guard.error) {
             Some(Rule::MaxRate)
@@ -300,7 +302,7 @@ impl Watch {
     pub fn threshold(&self, guard: &Guard) -> f64 {
         match self.stage {
             Stage::Promoted(_) => 2.0 / guard.alpha_per_rule(),
-            Stage::Canary | Stage::Over => 1.0 / guard.alpha_per_rule(),
+            Stage::Canary => 1.0 / guard.alpha_per_rule(),
         }
     }
 

@@ -35,7 +35,7 @@ pub fn turn(
     let guard = route.guard.as_ref();
     let before = watch.filter(|watch| !resumed_after_breach(watch, state));
     let Some(mut watch) = Watch::follow(before, state, guard, counts, now) else { return Turn::default() };
-    if watch.stage != Stage::Over {
+    if !watch.over {
         watch.observe(state, guard, counts, now);
     }
     let breach = guard.and_then(|guard| on_breach(&watch, guard, state));
@@ -54,7 +54,7 @@ pub fn turn(
 /// Whether nothing can happen until the state changes, so that the ticks until then need not look at it.
 pub fn rests(state: &State, turn: &Turn) -> bool {
     state.split.canary_percent == Percent::ZERO
-        && turn.watch.as_ref().is_none_or(|watch| watch.stage == Stage::Over)
+        && turn.watch.as_ref().is_none_or(|watch| watch.over)
         && turn.wish.is_none()
 }
 
@@ -67,9 +67,8 @@ fn resumed_after_breach(watch: &Watch, state: &State) -> bool {
 type Change = (Command, Source, String);
 
 fn on_breach(watch: &Watch, guard: &Guard, state: &State) -> Option<Change> {
-    watch.breach?;
+    watch.breach.filter(|_| !watch.over)?;
     let command = match (guard.on_breach, watch.stage) {
-        (_, Stage::Over) => None,
         // Not a rollback of the state: before its first promotion that could lead to the candidate itself.
         (OnBreach::Rollback, Stage::Canary) => {
             Some(Command::Patch(Patch { canary_percent: Some(Percent::ZERO), ..Patch::default() }))
@@ -109,7 +108,7 @@ pub fn waits_for(rollout: Rollout, route: &Route, watch: Option<&Watch>, now: Ti
         waits.push(format!("until {until}"));
     }
     let answers = watch
-        .filter(|watch| watch.candidate == rollout.candidate && watch.stage == Stage::Canary)
+        .filter(|watch| watch.candidate == rollout.candidate && watch.stage == Stage::Canary && !watch.over)
         .map_or(0, |watch| watch.since_set.get(rollout.candidate).errors.total);
     if answers < step.min_requests {
         waits.push(format!("for {} more answers of {}", step.min_requests.saturating_sub(answers), rollout.candidate));
@@ -222,7 +221,7 @@ mod tests {
         assert_eq!(sources, [Source::Rollout, Source::Rollout, Source::Rollout, Source::Admin]);
         world.run(900, 0.01, 0.01);
         assert_eq!(world.state.split.active, Colour::Green);
-        assert_eq!(world.watch.map(|watch| watch.stage), Some(Stage::Over));
+        assert_eq!(world.watch.map(|watch| watch.over), Some(true));
     }
 
     #[test]
