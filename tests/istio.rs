@@ -266,9 +266,8 @@ async fn a_pushed_plugin_keeps_an_operators_switch_and_moves_traffic_when_its_in
     back.pointer_mut(&iris).context("no deployment")?["initial"] = json!({"active": "blue"});
     // Only a change of `initial` counts; until the first push has arrived the second would be none.
     let admin = mesh.admin(PUBLIC)?;
-    let known = || async {
-        Ok(mesh.envoy.stat("extension_config_discovery.http_filter.istio-system.bluegreen.config_reload").await?)
-    };
+    let reloads = "extension_config_discovery.http_filter.istio-system.bluegreen.config_reload";
+    let known = || mesh.envoy.stat(reloads);
     wait::until("the first push", known, |reloads| *reloads >= 3).await?;
     mesh.proxy.deliver(plugin(&back, &wasm)?)?;
     let state = || admin.deployment(IRIS);
