@@ -18,6 +18,7 @@
 //! | source | [`history::Source`]; what it wants: [`wish::Wish`]; what it was seen to say: [`source`] |
 //! | sticky, rotation, override | [`sticky`], [`rotation`], and [`routing`] for their order |
 //! | probe, smoke test, drain, bake, failover | [`readiness`] |
+//! | fleet | [`etcd`]: [`etcd::Fleet`] |
 //!
 //! Rollout and guard are not there yet.
 
@@ -52,6 +53,8 @@ pub mod readiness;
 
 pub mod source;
 pub mod wish;
+
+pub mod etcd;
 
 pub mod admin;
 

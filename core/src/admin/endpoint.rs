@@ -13,6 +13,8 @@ use crate::state::{Command, Patch};
 pub enum Endpoint {
     /// `P/healthz`
     Health,
+    /// `P/readyz`
+    Ready,
     /// `P/v1/deployments`
     Deployments,
     /// `P/v1/deployments/{name}` and what is under it.
@@ -35,6 +37,7 @@ pub enum Resource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     Health,
+    Ready,
     List,
     Read(DeploymentName, Read),
     Write(DeploymentName, Write),
@@ -82,6 +85,7 @@ pub fn parse(prefix: &PathPrefix, path: &[u8]) -> Result<Endpoint, Problem> {
     }
     match segments.as_slice() {
         ["healthz"] => Ok(Endpoint::Health),
+        ["readyz"] => Ok(Endpoint::Ready),
         ["v1", "deployments"] => Ok(Endpoint::Deployments),
         ["v1", "deployments", name, rest @ ..] => {
             let resource = match rest {
@@ -121,7 +125,8 @@ impl Endpoint {
     pub fn action(self, method: &[u8]) -> Result<Action, Problem> {
         let (action, allow) = match (self, method) {
             (Endpoint::Health, b"GET") => (Some(Action::Health), "GET"),
-            (Endpoint::Health, _) => (None, "GET"),
+            (Endpoint::Ready, b"GET") => (Some(Action::Ready), "GET"),
+            (Endpoint::Health | Endpoint::Ready, _) => (None, "GET"),
             (Endpoint::Deployments, b"GET") => (Some(Action::List), "GET"),
             (Endpoint::Deployments, _) => (None, "GET"),
             (Endpoint::Deployment(name, resource), method) => match (resource, method) {
@@ -145,10 +150,10 @@ impl Endpoint {
 // === impl Action ===
 
 impl Action {
-    /// The role that it takes; none for liveness.
+    /// The role that it takes; none for liveness and readiness.
     pub const fn role(&self) -> Option<Role> {
         match self {
-            Action::Health => None,
+            Action::Health | Action::Ready => None,
             Action::List | Action::Read(..) => Some(Role::Viewer),
             Action::Write(..) | Action::Test(_) | Action::Drain(_) => Some(Role::Operator),
         }
@@ -157,7 +162,7 @@ impl Action {
     /// Refuses parameters that the action does not know.
     pub fn check(&self, params: Params) -> Result<Params, Problem> {
         let known: &'static [&'static str] = match self {
-            Action::Health | Action::List | Action::Read(..) | Action::Test(_) => &[],
+            Action::Health | Action::Ready | Action::List | Action::Read(..) | Action::Test(_) => &[],
             Action::Drain(_) => &["colour", "timeout"],
             Action::Write(_, Write::Patch) => &["active", "canary_percent", "shadow_percent", "reason", "force"],
             Action::Write(_, Write::Promote | Write::Rollback) => &["reason", "force"],

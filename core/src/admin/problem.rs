@@ -94,8 +94,12 @@ pub enum Problem {
     },
     /// A patch that names no field.
     EmptyPatch,
-    /// The shared store cannot be reached.
+    /// The shared store cannot be reached, and nothing was changed.
     StoreUnavailable,
+    /// The fleet's store has not said what became of a change.
+    OutcomeUnknown,
+    /// Not every deployment's state has come from the fleet's store.
+    NotReady(Vec<DeploymentName>),
 }
 
 /// How an operator gets past a rule about readiness.
@@ -131,6 +135,8 @@ impl Problem {
             Self::InvalidValue { .. } => (422, "invalid-value", "Invalid value"),
             Self::EmptyPatch => (422, "empty-patch", "Nothing to change"),
             Self::StoreUnavailable => (503, "store-unavailable", "Shared store out of reach"),
+            Self::OutcomeUnknown => (504, "outcome-unknown", "Outcome not known"),
+            Self::NotReady(_) => (503, "not-ready", "Not in step with the fleet yet"),
         }
     }
 
@@ -152,7 +158,7 @@ impl Problem {
         match self {
             Self::Unauthenticated { .. } => Some(("www-authenticate", "Bearer realm=\"bluegreen\"")),
             Self::MethodNotAllowed { allow, .. } => Some(("allow", allow)),
-            Self::StoreUnavailable => Some(("retry-after", "1")),
+            Self::StoreUnavailable | Self::NotReady(_) => Some(("retry-after", "1")),
             _ => None,
         }
     }
@@ -222,6 +228,14 @@ impl fmt::Display for Problem {
             Self::InvalidValue { name, problem } => write!(f, "{name}: {problem}."),
             Self::EmptyPatch => f.write_str("Name at least one of active, canary_percent, shadow_percent."),
             Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
+            Self::OutcomeUnknown => f.write_str(
+                "The change was sent to etcd, and etcd has not said what became of it: it may have been made, or may be \
+                 made yet. Look at the state and its history before you repeat the call.",
+            ),
+            Self::NotReady(names) => {
+                let names: Vec<&str> = names.iter().map(DeploymentName::as_str).collect();
+                write!(f, "The state in etcd is not known yet of: {}.", names.join(", "))
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use super::Backend;
 use crate::colour::{Colour, PerColour};
 use crate::comparison::Window;
 use crate::config::Upstream;
+use crate::etcd::contact;
 use crate::history::{Change, Source};
 use crate::matching::DeploymentIndex;
 use crate::name::{DeploymentName, Reason};
@@ -35,6 +36,9 @@ pub struct DeploymentView<'a> {
     changed_by: &'a str,
     source: Source,
     reason: &'a Reason,
+    /// Shown in a fleet only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale: Option<bool>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     sources: BTreeMap<&'static str, Sighting>,
 }
@@ -122,6 +126,7 @@ impl<'a> DeploymentView<'a> {
             changed_by: &state.author.by,
             source: state.author.source,
             reason: &state.author.reason,
+            stale: backend.fleet().map(|fleet| contact::is_lost(backend.store(), fleet, now)),
             sources: route.sources.iter().filter_map(seen).collect(),
         }
     }

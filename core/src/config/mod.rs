@@ -5,6 +5,7 @@
 mod access;
 mod deployment;
 mod document;
+mod etcd;
 mod pattern;
 mod readiness;
 
@@ -15,6 +16,7 @@ use serde::Deserialize;
 
 pub use self::access::{Access, Role, Token};
 pub use self::deployment::{CookieSticky, Deployment, Override, Sticky, Upstream};
+pub use self::etcd::{Etcd, KeyPrefix, OnUnreachable};
 pub use self::pattern::{Authority, MatchRules, PathPrefix, RequestPath};
 pub use self::readiness::{
     Bake, Expectation, Failover, JsonExpectation, JsonType, Method, Probe, SmokeRequest, SmokeTest, StatusCode, Times,
@@ -32,6 +34,8 @@ pub struct Config {
     pub routing: Routing,
     /// Who may call the admin API on this listener; absent: the listener has no admin API.
     pub admin: Option<Access>,
+    /// The store of record of a fleet; absent: this Envoy stands alone.
+    pub etcd: Option<Etcd>,
 }
 
 /// The headers that carry the decision. A client's own copies never get past the filter.
