@@ -9,7 +9,9 @@ use bluegreen_core::colour::{Colour, PerColour};
 use bluegreen_core::comparison::{self, Sample, period_of};
 use bluegreen_core::config::{Config, Failover, Routing};
 use bluegreen_core::counters::ColourCounts;
-use bluegreen_core::leader::{Member, lease_key};
+use bluegreen_core::etcd::{Fleet, push};
+use bluegreen_core::history::Author;
+use bluegreen_core::leader::{FOLLOWER_LEASE, Member, lease_key};
 use bluegreen_core::matching::DeploymentIndex;
 use bluegreen_core::readiness::failover::{self, Reach};
 use bluegreen_core::readiness::probe;
@@ -18,6 +20,7 @@ use bluegreen_core::split::Split;
 use bluegreen_core::state::Command;
 use bluegreen_core::store::{self, Applied, Effect, Found, Store};
 use bluegreen_core::time::Timestamp;
+use bluegreen_core::wish::Wish;
 
 use crate::host;
 use crate::metrics::Metrics;
@@ -36,6 +39,13 @@ pub struct Plugin {
     pub member: Member,
     /// Admin calls that wait for something.
     pub waiting: RefCell<Waiting>,
+    /// The fleet's record, when this Envoy belongs to one.
+    pub fleet: Option<Fleet>,
+    /// Changes to be made at the next tick, because only the root context can wait for their end.
+    wanted: RefCell<Vec<Wish>>,
+    /// Deployments whose new `initial` may still have to be carried into the fleet.
+    pushed: RefCell<Vec<DeploymentIndex>>,
+    pushes_due: Cell<Timestamp>,
     workings: Vec<Working>,
     lease: String,
     sampled: Cell<Option<u64>>,
@@ -48,6 +58,9 @@ struct Working {
     metrics: Metrics,
     warned: Cell<bool>,
 }
+
+/// How often a new `initial` is tried to be carried into the fleet.
+const PUSHES_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A split, current for as long as the epoch stands still.
 #[derive(Clone, Copy)]
@@ -75,11 +88,37 @@ impl Plugin {
             api: config.admin.clone().map(Api::new),
             member: Member::enrol(&SharedData),
             waiting: RefCell::default(),
+            fleet: config.etcd.as_ref().map(Fleet::new),
+            wanted: RefCell::default(),
+            pushed: RefCell::default(),
+            pushes_due: Cell::default(),
             lease: lease_key(config),
             sampled: Cell::new(None),
         };
-        plugin.adopt_initials();
+        if plugin.fleet.is_some() {
+            plugin.announce_initials();
+        } else {
+            plugin.adopt_initials();
+        }
         plugin
+    }
+
+    /// In a fleet the states come from etcd, and a configuration changes them there, if it does.
+    fn announce_initials(&self) {
+        let now = Timestamp::from(host::now());
+        for (index, (route, working)) in self.router.routes().iter().zip(&self.workings).enumerate() {
+            if let Err(error) = push::announce(&SharedData, &route.name, route.initial) {
+                log::warn!("bluegreen: deployment={}: {error}: requests follow initial", route.name);
+            }
+            if push::is_pending(&SharedData, &route.name, route.initial) {
+                self.pushed.borrow_mut().push(index);
+            }
+            match store::load(&SharedData, &route.name, route.initial, now) {
+                // Where comparisons begin.
+                Ok(loaded) if loaded.found == Found::Nothing => working.sample(route, now),
+                _ => {}
+            }
+        }
     }
 
     fn adopt_initials(&self) {
@@ -128,6 +167,43 @@ impl Plugin {
         self.member.leads(&SharedData, &self.lease, now)
     }
 
+    /// Whether this instance follows the fleet for all.
+    pub fn follows(&self, now: Timestamp) -> bool {
+        let Some(fleet) = &self.fleet else { return false };
+        let key = format!("{}/fleet/{:016x}", self.lease, fleet.id());
+        self.member.holds(&SharedData, &key, FOLLOWER_LEASE, now)
+    }
+
+    /// Whether the fleet's state of each deployment has come.
+    pub fn is_in_step(&self) -> bool {
+        self.router.routes().iter().all(|route| {
+            store::load(&SharedData, &route.name, route.initial, Timestamp::default())
+                .is_ok_and(|loaded| loaded.origin.is_some())
+        })
+    }
+
+    /// The changes that the root context has to make.
+    pub fn wishes(&self, now: Timestamp) -> Vec<Wish> {
+        let mut wishes = self.wanted.take();
+        let mut pushed = self.pushed.borrow_mut();
+        if !pushed.is_empty() && self.pushes_due.get() <= now {
+            self.pushes_due.set(now.plus(PUSHES_EVERY));
+            pushed.retain(|index| {
+                let route = self.router.routes().get(*index);
+                let route = route.filter(|route| push::is_pending(&SharedData, &route.name, route.initial));
+                wishes.extend(route.map(|route| Wish {
+                    deployment: *index,
+                    command: Command::AdoptInitial(route.initial),
+                    author: Author::config(),
+                    enforce: false,
+                    on: None,
+                }));
+                route.is_some()
+            });
+        }
+        wishes
+    }
+
     /// Takes the samples for comparisons, once in each period.
     pub fn sample(&self, now: Timestamp) {
         if self.sampled.replace(Some(period_of(now))) == Some(period_of(now)) {
@@ -162,7 +238,12 @@ impl Plugin {
             Reach::Unknown => {}
             Reach::Unreached => {
                 let failures = working.metrics.count_unreached();
-                if failures >= u64::from(failover.after.get()) {
+                if failures < u64::from(failover.after.get()) {
+                } else if self.fleet.is_some() {
+                    self.wanted
+                        .borrow_mut()
+                        .extend(working.wish_to_fail_over(index, route, failover, colour, failures, details));
+                } else {
                     working.fail_over(route, failover, colour, failures, details);
                 }
             }
@@ -181,6 +262,10 @@ impl Backend for Plugin {
 
     fn in_flight(&self, deployment: DeploymentIndex, colour: Colour) -> u64 {
         self.metrics(deployment).map(|metrics| metrics.in_flight(colour)).unwrap_or_default()
+    }
+
+    fn fleet(&self) -> Option<&Fleet> {
+        self.fleet.as_ref()
     }
 }
 
@@ -224,6 +309,31 @@ impl Working {
         if let Err(error) = comparison::record(&SharedData, &route.name, &sample) {
             self.warn_once(route, &error.to_string());
         }
+    }
+
+    /// In a fleet a failover is a change like any other: it goes through etcd, on the state that it was decided on.
+    fn wish_to_fail_over(
+        &self,
+        deployment: DeploymentIndex,
+        route: &Route,
+        failover: Failover,
+        from: Colour,
+        failures: u64,
+        last: &str,
+    ) -> Option<Wish> {
+        let now = Timestamp::from(host::now());
+        let state = store::load(&SharedData, &route.name, route.initial, now).ok()?.state;
+        let verdict = probe::verdicts(&SharedData, &route.name).get_mut(from.other()).take();
+        let bake = route.readiness.bake;
+        let author = failover::author(&state, failover, bake, verdict.as_ref(), failures, last, now)?;
+        let on = Some(state.revision);
+        (state.split.active == from).then_some(Wish {
+            deployment,
+            command: Command::RollBack,
+            author,
+            enforce: true,
+            on,
+        })
     }
 
     fn fail_over(&self, route: &Route, failover: Failover, from: Colour, failures: u64, last: &str) {

@@ -3,12 +3,14 @@
 use std::rc::Rc;
 
 use bluegreen_core::config::Config;
-use bluegreen_core::leader::TICK;
+use bluegreen_core::leader::{FIRST_TICKS, HURRY, TICK};
 use bluegreen_core::time::Timestamp;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
 use crate::admin;
+use crate::following::Following;
+use crate::grpc::{self, GrpcCallId, StreamId};
 use crate::host::{self, CallId};
 use crate::plugin::Plugin;
 use crate::probing::Probing;
@@ -21,6 +23,9 @@ pub struct Root {
     plugin: Option<Rc<Plugin>>,
     probing: Probing,
     wishes: Wishes,
+    following: Following,
+    /// Until when ticks come fast, because the fleet's states have not come yet.
+    hurry_until: Option<Timestamp>,
 }
 
 /// Makes a root context, as the SDK asks for one.
@@ -39,6 +44,26 @@ impl Context for Root {
             }
         }
     }
+
+    fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
+        if let Some(plugin) = &self.plugin {
+            let (call, reply) = (GrpcCallId(token), grpc::reply(status, size));
+            if !self.wishes.on_commit(plugin, call, &reply) {
+                self.following.on_reply(plugin, call, &reply);
+            }
+        }
+    }
+
+    fn on_grpc_stream_message(&mut self, token: u32, size: usize) {
+        if let Some(plugin) = &self.plugin {
+            self.following.on_message(plugin, StreamId(token), &grpc::received(size));
+        }
+    }
+
+    fn on_grpc_stream_close(&mut self, token: u32, _status: u32) {
+        grpc::cancel(StreamId(token));
+        self.following.on_closed(StreamId(token));
+    }
 }
 
 impl RootContext for Root {
@@ -46,8 +71,10 @@ impl RootContext for Root {
     fn on_configure(&mut self, _size: usize) -> bool {
         match Config::from_bytes(&host::plugin_configuration()) {
             Ok(config) => {
-                self.plugin = Some(Rc::new(Plugin::new(&config)));
-                host::tick_every(TICK);
+                let plugin = Plugin::new(&config);
+                self.hurry_until = plugin.fleet.is_some().then(|| Timestamp::from(host::now()).plus(HURRY));
+                host::tick_every(if self.hurry_until.is_some() { FIRST_TICKS } else { TICK });
+                self.plugin = Some(Rc::new(plugin));
                 true
             }
             Err(error) => {
@@ -64,7 +91,17 @@ impl RootContext for Root {
                 plugin.sample(now);
                 self.probing.tick(plugin, now);
             }
+            self.following.tick(plugin, now);
+            for wish in plugin.wishes(now) {
+                if !self.wishes.has(wish.deployment, wish.source()) {
+                    self.wishes.fulfil(plugin, wish);
+                }
+            }
             admin::tick(plugin, now);
+            if self.hurry_until.is_some_and(|until| until <= now || plugin.is_in_step()) {
+                self.hurry_until = None;
+                host::tick_every(TICK);
+            }
         }
     }
 

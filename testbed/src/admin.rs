@@ -70,6 +70,9 @@ pub struct Deployment {
     /// Why.
     #[serde(default)]
     pub reason: Option<String>,
+    /// In a fleet: whether a change may have been missed.
+    #[serde(default)]
+    pub stale: Option<bool>,
 }
 
 /// One colour of a deployment.
