@@ -239,12 +239,14 @@ impl Plugin {
             Reach::Unreached => {
                 let failures = working.metrics.count_unreached();
                 if failures < u64::from(failover.after.get()) {
-                } else if self.fleet.is_some() {
-                    self.wanted
-                        .borrow_mut()
-                        .extend(working.wish_to_fail_over(index, route, failover, colour, failures, details));
-                } else {
-                    working.fail_over(route, failover, colour, failures, details);
+                    return;
+                }
+                if self.fleet.is_none() {
+                    return working.fail_over(route, failover, colour, failures, details);
+                }
+                let mut wanted = self.wanted.borrow_mut();
+                if !wanted.iter().any(|wish| wish.deployment == index) {
+                    wanted.extend(working.wish_to_fail_over(index, route, failover, colour, failures, details));
                 }
             }
         }

@@ -77,8 +77,10 @@ impl Fleet {
 
     /// Waits until an Envoy says that it is in step.
     pub async fn until_ready(&self, index: usize) -> Result<()> {
-        let admin = self.admin(index)?;
-        wait::until("readyz", || admin.get("/readyz"), |reply| reply.status == 200).await?;
+        let envoy = self.envoy(index)?;
+        let admin = envoy.admin()?;
+        let ready = wait::until("readyz", || admin.get("/readyz"), |reply| reply.status == 200).await;
+        ready.with_context(|| format!("Envoy {index}'s log ends with:\n{}", envoy.log().tail(20)))?;
         Ok(())
     }
 
