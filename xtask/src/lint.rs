@@ -30,7 +30,7 @@ pub fn format(checkout: &Checkout) -> Result<()> {
 /// clippy for everything that this machine runs itself.
 pub fn clippy_for_host(checkout: &Checkout) -> Result<()> {
     require(checkout, "clippy", "clippy")?;
-    process::show(checkout.cargo("clippy").args(["--workspace", "--all-targets"]).args(DENY_WARNINGS))
+    process::show(checkout.cargo("clippy").args(["--workspace", "--all-targets", "--all-features"]).args(DENY_WARNINGS))
 }
 
 /// clippy for what runs in the VM, which has code that only wasm32 compiles.

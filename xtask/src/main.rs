@@ -18,6 +18,7 @@ mod bench;
 mod checkout;
 mod demo;
 mod envoy;
+mod etcd;
 mod interrupt;
 mod lint;
 mod missing;
@@ -55,6 +56,9 @@ enum Task {
         /// Leave everything running at the end
         #[arg(long)]
         keep: bool,
+        /// Four Envoys that follow one etcd
+        #[arg(long)]
+        fleet: bool,
     },
     /// Measure the filter against what people would use instead
     Bench(BenchOptions),
@@ -78,7 +82,9 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Lint => lint::run(&checkout).map(|()| ExitCode::SUCCESS),
         Task::Test(options) => test::run(&checkout, &options),
         Task::Bench(options) => bench::run(&checkout, &options).map(|()| ExitCode::SUCCESS),
-        Task::Demo { check, keep } => demo::run(&DemoOptions { check, keep }, &checkout).map(|()| ExitCode::SUCCESS),
+        Task::Demo { check, keep, fleet } => {
+            demo::run(&DemoOptions { check, keep, fleet }, &checkout).map(|()| ExitCode::SUCCESS)
+        }
     }
 }
 

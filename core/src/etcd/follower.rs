@@ -114,7 +114,7 @@ const PAGE: i64 = 64;
 
 /// How long to wait after a failure: the first time, and at most. In between it doubles.
 const FIRST_REST: Duration = Duration::from_millis(100);
-const LONGEST_REST: Duration = Duration::from_secs(2);
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// How many beats in a row may fail before etcd counts as out of reach: one for each of the usual three members.
 const FAILED_BEATS: u32 = 3;

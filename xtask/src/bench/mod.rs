@@ -1,12 +1,13 @@
 //! The benches: bluegreen beside what people would use instead, in a real Envoy.
 //!
-//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`size`]) measures and returns an [`outcome`], which is
+//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`size`], [`fleet`]) measures and returns an [`outcome`], which is
 //! printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md` ([`document`]).
 //! [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is what all
 //! subjects measure with; [`wrk`] and [`pace`] are the loads, [`proc`] and [`machine`] ask the kernel.
 
 mod document;
 mod ext_proc;
+mod fleet;
 mod gateway;
 mod lab;
 mod lean_filter;
@@ -62,9 +63,12 @@ enum Subject {
     Scale,
     /// Bytes of the module, and what loading it takes
     Size,
+    /// Four Envoys and etcd: how soon after a switch on one the others follow
+    Fleet,
 }
 
-const SUBJECTS: [Subject; 5] = [Subject::Overhead, Subject::Switch, Subject::Split, Subject::Scale, Subject::Size];
+const SUBJECTS: [Subject; 6] =
+    [Subject::Overhead, Subject::Switch, Subject::Split, Subject::Scale, Subject::Size, Subject::Fleet];
 
 /// Measures, prints and writes down.
 pub fn run(checkout: &Checkout, options: &BenchOptions) -> Result<()> {
@@ -135,6 +139,7 @@ impl Subject {
             Self::Split => "split",
             Self::Scale => "scale",
             Self::Size => "size",
+            Self::Fleet => "fleet",
         }
     }
 
@@ -145,6 +150,7 @@ impl Subject {
             Self::Split => split::run(lab).await,
             Self::Scale => scale::run(lab).await,
             Self::Size => size::run(lab).await,
+            Self::Fleet => fleet::run(lab).await,
         }
     }
 }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use bluegreen_testbed::repository;
 
 use crate::envoy::Envoy;
+use crate::etcd;
 use crate::lint;
 use crate::process;
 use crate::toolchain::WasmToolchain;
@@ -32,6 +33,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "tools", has_tests: true, run: tools },
     Suite { name: "wasm", has_tests: true, run: wasm },
     Suite { name: "e2e", has_tests: true, run: end_to_end },
+    Suite { name: "fleet", has_tests: true, run: fleet },
     Suite { name: "bench", has_tests: false, run: bench },
 ];
 
@@ -99,6 +101,19 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
             session.count_native(session.native_tests(&["bluegreen-tests"]).env(repository::ENVOY, &binary))
         });
     }
+}
+
+/// Four Envoys and three members of etcd.
+fn fleet(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.tests(&format!("fleet, {}", envoy.name()), || {
+        etcd::obtain()?;
+        session.build_module()?;
+        let mut cargo = session.native_tests(&["bluegreen-tests"]);
+        // One after the other: each has eleven processes, and a second is a promise that is checked.
+        cargo.args(["--features", "fleet", "--test", "fleet"]).env("RUST_TEST_THREADS", "1");
+        session.count_native(cargo.env(repository::ENVOY, envoy.obtain(session.checkout)?))
+    });
 }
 
 /// The benches run at all; what they measure in so short a time, beside the tests, says nothing.

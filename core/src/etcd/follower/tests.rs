@@ -311,7 +311,7 @@ fn pauses_double_up_to_a_limit_and_differ_between_members_and_moments() {
     let member = Member::enrol(&MemoryStore::default());
     let pauses: Vec<u128> = (1..12).map(|failures| rest_after(failures, member, START).as_millis()).collect();
     for (failures, pause) in pauses.iter().enumerate() {
-        let full = (100 << failures.min(10)).min(2_000);
+        let full = (100 << failures.min(10)).min(1_000);
         assert!((full / 2..=full).contains(pause), "{failures}: {pauses:?}");
     }
     let later = START.plus(Duration::from_millis(1));
