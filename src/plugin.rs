@@ -7,15 +7,15 @@ use std::cell::{Cell, RefCell};
 use bluegreen_core::admin::{Api, Backend};
 use bluegreen_core::colour::{Colour, PerColour};
 use bluegreen_core::comparison::{self, Sample, period_of};
-use bluegreen_core::config::{Config, Failover, Routing};
+use bluegreen_core::config::{Config, ConfigPush, Failover, Routing};
 use bluegreen_core::counters::ColourCounts;
-use bluegreen_core::etcd::{Fleet, push};
-use bluegreen_core::history::Author;
+use bluegreen_core::etcd::Fleet;
 use bluegreen_core::leader::{FOLLOWER_LEASE, Member, lease_key};
 use bluegreen_core::matching::DeploymentIndex;
 use bluegreen_core::readiness::failover::{self, Reach};
 use bluegreen_core::readiness::probe;
 use bluegreen_core::routing::{Rotations, Route, Router};
+use bluegreen_core::source::{self, Adoption};
 use bluegreen_core::split::Split;
 use bluegreen_core::state::Command;
 use bluegreen_core::store::{self, Applied, Effect, Found, Store};
@@ -43,9 +43,8 @@ pub struct Plugin {
     pub fleet: Option<Fleet>,
     /// Changes to be made at the next tick, because only the root context can wait for their end.
     wanted: RefCell<Vec<Wish>>,
-    /// Deployments whose new `initial` may still have to be carried into the fleet.
-    pushed: RefCell<Vec<DeploymentIndex>>,
-    pushes_due: Cell<Timestamp>,
+    /// The deployments whose pushed `initial` waits: held back by rules, or in a fleet for etcd.
+    pub held: Vec<DeploymentIndex>,
     workings: Vec<Working>,
     lease: String,
     sampled: Cell<Option<u64>>,
@@ -58,9 +57,6 @@ struct Working {
     metrics: Metrics,
     warned: Cell<bool>,
 }
-
-/// How often a new `initial` is tried to be carried into the fleet.
-const PUSHES_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A split, current for as long as the epoch stands still.
 #[derive(Clone, Copy)]
@@ -81,7 +77,7 @@ impl Plugin {
             metrics: Metrics::new(route.name.clone()),
             warned: Cell::new(false),
         };
-        let plugin = Self {
+        let mut plugin = Self {
             workings: router.routes().iter().map(working).collect(),
             router,
             routing: config.routing.clone(),
@@ -90,42 +86,32 @@ impl Plugin {
             waiting: RefCell::default(),
             fleet: config.etcd.as_ref().map(Fleet::new),
             wanted: RefCell::default(),
-            pushed: RefCell::default(),
-            pushes_due: Cell::default(),
+            held: Vec::new(),
             lease: lease_key(config),
             sampled: Cell::new(None),
         };
-        if plugin.fleet.is_some() {
-            plugin.announce_initials();
-        } else {
-            plugin.adopt_initials();
-        }
+        plugin.held = plugin.adopt_initials(config.config_push);
         plugin
     }
 
-    /// In a fleet the states come from etcd, and a configuration changes them there, if it does.
-    fn announce_initials(&self) {
+    /// Gives the deployments whose `initial` waits.
+    fn adopt_initials(&self, push: ConfigPush) -> Vec<DeploymentIndex> {
         let now = Timestamp::from(host::now());
+        let mut held = Vec::new();
         for (index, (route, working)) in self.router.routes().iter().zip(&self.workings).enumerate() {
-            if let Err(error) = push::announce(&SharedData, &route.name, route.initial) {
-                log::warn!("bluegreen: deployment={}: {error}: requests follow initial", route.name);
-            }
-            if push::is_pending(&SharedData, &route.name, route.initial) {
-                self.pushed.borrow_mut().push(index);
-            }
-            match store::load(&SharedData, &route.name, route.initial, now) {
-                // Where comparisons begin.
-                Ok(loaded) if loaded.found == Found::Nothing => working.sample(route, now),
-                _ => {}
-            }
-        }
-    }
-
-    fn adopt_initials(&self) {
-        let now = Timestamp::from(host::now());
-        for (route, working) in self.router.routes().iter().zip(&self.workings) {
-            match store::adopt_initial(&SharedData, &route.name, route.initial, now) {
-                Ok(applied) => {
+            let adopted = match self.fleet {
+                Some(_) => source::announce_initial(&SharedData, route, now),
+                None => source::adopt_initial(&SharedData, route, push, now),
+            };
+            match adopted {
+                Ok(adoption) => {
+                    let applied = match adoption {
+                        Adoption::Done(applied) => applied,
+                        Adoption::Held(applied) => {
+                            held.push(index);
+                            applied
+                        }
+                    };
                     if applied.effect != Effect::None {
                         // Where comparisons begin.
                         working.sample(route, now);
@@ -135,6 +121,7 @@ impl Plugin {
                 Err(error) => log::warn!("bluegreen: deployment={}: {error}: requests follow initial", route.name),
             }
         }
+        held
     }
 
     /// The split in force for a deployment, and its rotations.
@@ -183,25 +170,8 @@ impl Plugin {
     }
 
     /// The changes that the root context has to make.
-    pub fn wishes(&self, now: Timestamp) -> Vec<Wish> {
-        let mut wishes = self.wanted.take();
-        let mut pushed = self.pushed.borrow_mut();
-        if !pushed.is_empty() && self.pushes_due.get() <= now {
-            self.pushes_due.set(now.plus(PUSHES_EVERY));
-            pushed.retain(|index| {
-                let route = self.router.routes().get(*index);
-                let route = route.filter(|route| push::is_pending(&SharedData, &route.name, route.initial));
-                wishes.extend(route.map(|route| Wish {
-                    deployment: *index,
-                    command: Command::AdoptInitial(route.initial),
-                    author: Author::config(),
-                    enforce: false,
-                    on: None,
-                }));
-                route.is_some()
-            });
-        }
-        wishes
+    pub fn wanted(&self) -> Vec<Wish> {
+        self.wanted.take()
     }
 
     /// Takes the samples for comparisons, once in each period.

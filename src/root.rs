@@ -13,7 +13,9 @@ use crate::following::Following;
 use crate::grpc::{self, GrpcCallId, StreamId};
 use crate::host::{self, CallId};
 use crate::plugin::Plugin;
+use crate::polling::Polling;
 use crate::probing::Probing;
+use crate::pushes::Pushes;
 use crate::stream::Stream;
 use crate::wishes::Wishes;
 
@@ -22,6 +24,8 @@ use crate::wishes::Wishes;
 pub struct Root {
     plugin: Option<Rc<Plugin>>,
     probing: Probing,
+    polling: Polling,
+    pushes: Pushes,
     wishes: Wishes,
     following: Following,
     /// Until when ticks come fast, because the fleet's states have not come yet.
@@ -39,9 +43,12 @@ impl Context for Root {
     fn on_http_call_response(&mut self, token: u32, header_count: usize, _body_size: usize, _trailer_count: usize) {
         if let Some(plugin) = &self.plugin {
             let (call, reply) = (CallId(token), host::reply(header_count));
-            if !self.wishes.on_reply(plugin, call, &reply) {
-                self.probing.on_reply(plugin, call, &reply);
+            if self.wishes.on_reply(plugin, call, &reply)
+                || self.polling.on_reply(plugin, &mut self.wishes, call, &reply)
+            {
+                return;
             }
+            self.probing.on_reply(plugin, call, &reply);
         }
     }
 
@@ -73,8 +80,10 @@ impl RootContext for Root {
             Ok(config) => {
                 let plugin = Plugin::new(&config);
                 self.hurry_until = plugin.fleet.is_some().then(|| Timestamp::from(host::now()).plus(HURRY));
-                host::tick_every(if self.hurry_until.is_some() { FIRST_TICKS } else { TICK });
+                self.pushes = Pushes::new(&config, &plugin);
+                self.polling = Polling::new(&config);
                 self.plugin = Some(Rc::new(plugin));
+                host::tick_every(if self.hurry_until.is_some() { FIRST_TICKS } else { TICK });
                 true
             }
             Err(error) => {
@@ -92,11 +101,13 @@ impl RootContext for Root {
                 self.probing.tick(plugin, now);
             }
             self.following.tick(plugin, now);
-            for wish in plugin.wishes(now) {
+            for wish in plugin.wanted() {
                 if !self.wishes.has(wish.deployment, wish.source()) {
                     self.wishes.fulfil(plugin, wish);
                 }
             }
+            self.pushes.tick(plugin, &mut self.wishes, now);
+            self.polling.tick(plugin, &mut self.wishes, now);
             admin::tick(plugin, now);
             if self.hurry_until.is_some_and(|until| until <= now || plugin.is_in_step()) {
                 self.hurry_until = None;

@@ -1,12 +1,11 @@
 //! The leader's writes on behalf of sources: each goes the way of an operator's call, from the root context.
 
 use bluegreen_core::admin::{Answer, Asking, Committing, Step, Writing};
-use bluegreen_core::etcd::{self, push};
+use bluegreen_core::etcd;
 use bluegreen_core::history::Source;
 use bluegreen_core::matching::DeploymentIndex;
 use bluegreen_core::readiness::outgoing::Reply;
 use bluegreen_core::source;
-use bluegreen_core::state::Command;
 use bluegreen_core::time::Timestamp;
 use bluegreen_core::wish::{Outcome, Wish};
 
@@ -97,10 +96,6 @@ fn settle(plugin: &Plugin, wish: &Wish, answer: &Answer) {
     }
     let Some(route) = plugin.router.routes().get(wish.deployment) else { return };
     let outcome = Outcome::of(answer);
-    if let (Command::AdoptInitial(initial), Outcome::Granted) = (wish.command, &outcome) {
-        // Out of reach, the note is lost: the same change again is none.
-        let _ = push::settle(&SharedData, &route.name, initial);
-    }
     let is_news = source::settle(&SharedData, &route.name, wish.source(), &outcome, Timestamp::from(host::now()));
     if let (true, Outcome::Refused(why)) = (is_news, outcome) {
         log::warn!("bluegreen: deployment={} source={}: refused: {why}", route.name, wish.source().as_str());

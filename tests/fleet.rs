@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::admin::{Change, Reply};
-use bluegreen_testbed::relay::Line;
+use bluegreen_testbed::fleet::Line;
 use bluegreen_testbed::{Bootstrap, Fleet, Load, Upstream, wait};
 use bluegreen_tests::{IRIS, PATH};
 use serde_json::json;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::history::Source;
 use crate::store::{Seen, Store, SwapError};
 use crate::time::Timestamp;
 
@@ -38,6 +39,11 @@ const MEMBERS_KEY: &str = "bluegreen/v1/members";
 pub fn lease_key(config: &Config) -> String {
     let names: Vec<&str> = config.deployments.keys().map(crate::name::DeploymentName::as_str).collect();
     format!("bluegreen/v1/leader/{:016x}", xxhash_rust::xxh64::xxh64(names.join(" ").as_bytes(), 0))
+}
+
+/// The key of the lease for asking a source. It is apart because not every listener's configuration has the source.
+pub fn source_lease_key(config: &Config, source: Source) -> String {
+    format!("{}/{}", lease_key(config), source.as_str())
 }
 
 // === impl Member ===

@@ -29,7 +29,7 @@ pub struct Route {
     pub initial: Split,
     /// What a colour has to be before it gets traffic.
     pub readiness: Readiness,
-    /// The sources that say which state it should be in, besides its configuration's `initial`.
+    /// The sources that say which state it should be in.
     pub sources: Vec<Source>,
     sticky: Option<Sticky>,
     r#override: Option<HeaderName>,
@@ -73,7 +73,11 @@ pub struct Decision {
 impl Router {
     /// Compiles a configuration.
     pub fn new(config: &Config) -> Self {
-        let route = |(name, deployment): (&DeploymentName, &Deployment)| Route::new(name, deployment);
+        let polled = config.runtime.is_some().then_some(Source::Runtime);
+        let route = |(name, deployment): (&DeploymentName, &Deployment)| {
+            let sources = [Source::Config].into_iter().chain(polled).collect();
+            Route { sources, ..Route::new(name, deployment) }
+        };
         Self { matcher: Matcher::new(config), routes: config.deployments.iter().map(route).collect() }
     }
 

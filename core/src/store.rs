@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use crate::history::Author;
 use crate::name::DeploymentName;
 use crate::split::Split;
-use crate::state::{Command, State};
+use crate::state::State;
 use crate::time::Timestamp;
 
 /// A map of bytes that all threads of one Envoy share. The filter's is proxy-wasm shared data.
@@ -217,26 +216,6 @@ pub fn update<E>(
     Err(ApplyError::Unavailable)
 }
 
-/// Records a configuration's `initial`: the state of a new deployment, or a change if it is not the one applied last.
-///
-/// Every worker thread and the main thread call this with each configuration push; one of them makes the change.
-///
-/// # Errors
-/// The store cannot be reached. Requests are then routed by `initial`.
-pub fn adopt_initial(
-    store: &dyn Store,
-    name: &DeploymentName,
-    initial: Split,
-    now: Timestamp,
-) -> Result<Applied, StoreError> {
-    let author = Author::config();
-    update(store, name, initial, now, |loaded| match loaded.found {
-        Found::State => loaded.state.after(Command::AdoptInitial(initial), author.clone(), now),
-        Found::Nothing | Found::Foreign => Ok(Some(loaded.state.clone())),
-    })
-    .map_err(|_| StoreError)
-}
-
 // === impl StoreError ===
 
 impl fmt::Display for StoreError {
@@ -253,10 +232,10 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::history::Source;
+    use crate::history::{Author, Source};
     use crate::name::Reason;
     use crate::split::Revision;
-    use crate::state::Refusal;
+    use crate::state::{Command, Refusal};
     use crate::testing::{MemoryStore, iris, split};
 
     fn promote(store: &dyn Store) -> Result<Applied, ApplyError<Refusal>> {
@@ -265,10 +244,6 @@ mod tests {
         update(store, &iris(), Split::default(), now, |loaded| {
             loaded.state.after(Command::Promote, author.clone(), now)
         })
-    }
-
-    fn adopt(store: &dyn Store, initial: Split) -> Applied {
-        adopt_initial(store, &iris(), initial, Timestamp::from_millis(2)).expect("in reach")
     }
 
     #[test]
@@ -293,7 +268,6 @@ mod tests {
         let store = MemoryStore::default();
         store.set_reachable(false);
         assert_eq!(promote(&store), Err(ApplyError::Unavailable));
-        assert_eq!(adopt_initial(&store, &iris(), Split::default(), Timestamp::default()), Err(StoreError));
         store.set_reachable(true);
         assert_eq!(promote(&store).expect("in reach").state.revision, Revision::new(1));
     }
@@ -334,19 +308,5 @@ mod tests {
         promote(&store).expect("promoted");
         let adopted = super::adopt(&store, &iris(), &state_at(0), ModRevision(1), Precedence::Later).expect("in reach");
         assert_eq!((adopted.effect, adopted.state), (Effect::Changed, state_at(0)));
-    }
-
-    #[test]
-    fn a_configuration_is_adopted_once_and_never_undoes_an_operators_switch() {
-        let (store, blue, green) = (MemoryStore::default(), Split::default(), split("green", "0", "0"));
-        assert_eq!(adopt(&store, blue).effect, Effect::Noted);
-        assert_eq!(adopt(&store, blue).effect, Effect::None);
-        promote(&store).expect("promoted");
-        let kept = adopt(&store, blue);
-        assert_eq!((kept.effect, kept.state.split.active), (Effect::None, green.active));
-        assert_eq!(adopt(&store, green).effect, Effect::Noted);
-        let pushed = adopt(&store, blue);
-        assert_eq!((pushed.effect, pushed.state.split), (Effect::Changed, blue));
-        assert_eq!(pushed.state.author.source, Source::Config);
     }
 }

@@ -4,6 +4,7 @@ mod admin_calls;
 mod failure;
 mod host_calls;
 mod measuring;
+mod polling;
 mod readiness;
 mod switching;
 mod wishes;

@@ -110,8 +110,7 @@ fn a_wish_for_a_revision_that_is_gone_is_void() {
     assert_eq!(operate(operator, "PATCH", "?shadow_percent=5"), 200);
     assert!(reply(&mut wishes, &plugin, sent[0].token, 200));
     assert_eq!(active(&envoy), "blue");
-    let refusal = sighting(&plugin).and_then(|sighting| sighting.refusal).expect("a note");
-    assert!(refusal.contains("changed otherwise"), "{refusal}");
+    assert_eq!((envoy.take_sent().len(), sighting(&plugin)), (0, None));
 }
 
 #[test]
@@ -124,4 +123,45 @@ fn a_wish_that_is_not_under_the_rules_is_forced_where_one_applied() {
         assert_eq!(line.contains("source=runtime forced"), forced, "{line}");
     }
     assert!(envoy.take_sent().is_empty());
+}
+
+/// Configures a worker of a later push and ticks both until nothing more is sent.
+fn push(envoy: &FakeEnvoy, before: Worker, active: &str, status: &str) -> Worker {
+    let sections = format!(r#", "probe": {{"path": "/ping", "interval": "10m"}}, "initial": {{"active": "{active}"}}"#);
+    let pushed = worker(envoy, &config(&sections, ""));
+    for _ in 0..8 {
+        for worker in [before, pushed] {
+            worker.tick();
+            for sent in envoy.take_sent() {
+                envoy.reply(&sent, Some(status), "");
+            }
+        }
+        envoy.advance(Duration::from_millis(250));
+    }
+    pushed
+}
+
+#[test]
+fn a_pushed_initial_waits_until_its_colour_is_well() {
+    let envoy = FakeEnvoy::start();
+    let first = worker(&envoy, &config(PROBE, ""));
+    let sick = push(&envoy, first, "green", "500");
+    assert_eq!([first, sick].map(|worker| cluster(worker, &[])), ["b1", "b1"]);
+    let refused = envoy.logs().iter().filter(|line| line.contains("source=config: refused")).count();
+    assert_eq!(refused, 1);
+    let well = push(&envoy, sick, "green", "200");
+    assert_eq!([first, sick, well].map(|worker| cluster(worker, &[])), ["g2", "g2", "g2"]);
+    let line = envoy.logs().into_iter().rfind(|line| line.contains("state changed")).expect("a line");
+    assert!(line.contains("by=config source=config reason"), "{line}");
+    assert_eq!(envoy.metric("bluegreen.deployment.iris.revision"), Some(1));
+}
+
+#[test]
+fn a_pushed_initial_that_waits_gives_way_to_a_later_push() {
+    let envoy = FakeEnvoy::start();
+    let first = worker(&envoy, &config(PROBE, ""));
+    let waiting = push(&envoy, first, "green", "500");
+    let back = push(&envoy, waiting, "blue", "200");
+    assert_eq!(cluster(back, &[]), "b1");
+    assert_eq!(envoy.metric("bluegreen.deployment.iris.revision"), Some(0));
 }

@@ -73,6 +73,27 @@ pub struct Deployment {
     /// In a fleet: whether a change may have been missed.
     #[serde(default)]
     pub stale: Option<bool>,
+    /// What the sources were seen to say, by their names.
+    #[serde(default)]
+    pub sources: BTreeMap<String, Sighting>,
+}
+
+/// What a source was seen to say about a deployment.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Sighting {
+    /// What it says.
+    pub value: Value,
+    /// Since when.
+    pub at: String,
+    /// What of it has still to be brought about.
+    #[serde(default)]
+    pub pending: Option<Value>,
+    /// Why it was not brought about.
+    #[serde(default)]
+    pub refusal: Option<String>,
+    /// Why the source could not be asked or understood.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// One colour of a deployment.
@@ -255,6 +276,11 @@ impl Deployment {
     /// What the probes of a colour found; an error before the first.
     pub fn probe(&self, colour: &str) -> Result<&Probe> {
         self.colour(colour)?.probe.as_ref().with_context(|| format!("{colour} was not probed: {self:?}"))
+    }
+
+    /// What a source was seen to say; an error before it was asked.
+    pub fn sighting(&self, source: &str) -> Result<&Sighting> {
+        self.sources.get(source).with_context(|| format!("nothing was seen of {source}: {self:?}"))
     }
 
     /// What a change changes, without what moves by itself: requests under way and probes.

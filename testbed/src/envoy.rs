@@ -207,6 +207,16 @@ impl Envoy {
         Ok(text)
     }
 
+    /// `POST path` of Envoy's own admin interface.
+    pub async fn tell(&self, path: &str) -> Result<String> {
+        let url = format!("http://{}{path}", self.own_admin);
+        let answer = self.http.post(&url).timeout(Duration::from_secs(10)).send().await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        ensure!(status.is_success(), "POST {url} answered {status}: {text}");
+        Ok(text)
+    }
+
     /// One counter or gauge by Envoy's own name for it; 0 when it does not exist (yet).
     pub async fn stat(&self, name: &str) -> Result<u64> {
         let text = self.ask("/stats").await?;

@@ -7,8 +7,19 @@ use serde_json::{Value, json};
 
 use crate::admin::Admin;
 use crate::etcd::Etcd;
-use crate::relay::{Line, Relay};
+use crate::relay::Relay;
 use crate::{Bootstrap, Envoy, envoy, repository, wait};
+
+/// What lies between an Envoy and etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Everything is passed on.
+    Open,
+    /// Connections are closed.
+    Cut,
+    /// Connections stay, and nothing is passed on.
+    Silent,
+}
 
 /// The shipped configuration of the cluster `etcd`, relative to the repository's root.
 const CLUSTER: &str = "envoy/etcd/cluster.yaml";
@@ -52,7 +63,9 @@ impl Fleet {
     ) -> Result<()> {
         let mut lines = Vec::new();
         for member in self.etcd.clients() {
-            lines.push(Relay::start(member).await?);
+            let relay = Relay::start().await?;
+            relay.lead_to(member);
+            lines.push(relay);
         }
         let members: Vec<SocketAddr> = lines.iter().map(Relay::address).collect();
         self.envoys.push(options(Envoy::with(in_fleet(bootstrap.clone(), &members)?)).start().await?);
@@ -72,7 +85,13 @@ impl Fleet {
 
     /// Changes what lies between one Envoy and all members of etcd.
     pub fn set_line(&self, index: usize, line: Line) {
-        self.lines.get(index).into_iter().flatten().for_each(|relay| relay.set(line));
+        for (relay, member) in self.lines.get(index).into_iter().flatten().zip(self.etcd.clients()) {
+            match line {
+                Line::Open => relay.lead_to(member),
+                Line::Cut => relay.cut(),
+                Line::Silent => relay.fall_silent(),
+            }
+        }
     }
 
     /// Waits until an Envoy says that it is in step.

@@ -9,6 +9,7 @@
 
 pub mod admin;
 pub mod bootstrap;
+pub mod control_plane;
 pub mod discovery;
 pub mod envoy;
 pub mod etcd;
@@ -27,8 +28,10 @@ pub mod wait;
 
 pub use admin::Admin;
 pub use bootstrap::Bootstrap;
+pub use control_plane::ControlPlane;
 pub use envoy::Envoy;
 pub use etcd::Etcd;
 pub use fleet::Fleet;
 pub use load::Load;
+pub use relay::Relay;
 pub use upstream::Upstream;

@@ -1,154 +1,166 @@
-//! A stretch of network that can be cut: a TCP proxy on the loopback interface.
+//! A relay of TCP connections that can be cut: how a test takes the network away between two processes that both live.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::ports::loopback;
 
-/// What the stretch does with what is sent along it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Line {
-    /// It passes everything on.
-    Open,
-    /// It resets what there is and whatever comes.
-    Cut,
-    /// It passes nothing on and says nothing, as a failed switch or a firewall would.
-    Silent,
-}
-
-/// A relay to one address. It ends with this value.
+/// A port that leads to another one, while it leads anywhere. It closes all its connections when dropped.
 #[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
-    line: Arc<watch::Sender<Line>>,
-    accepting: JoinHandle<()>,
+    line: watch::Sender<Line>,
+    server: JoinHandle<()>,
+}
+
+/// Where a relay leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Nowhere,
+    To(SocketAddr),
+    Silent(SocketAddr),
 }
 
 // === impl Relay ===
 
 impl Relay {
-    /// Relays to `target`.
-    pub async fn start(target: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind(loopback(0)).await.context("no free loopback port")?;
+    /// Starts one, on a free port, that leads nowhere yet.
+    pub async fn start() -> Result<Self> {
+        let listener = TcpListener::bind(loopback(0)).await?;
         let address = listener.local_addr()?;
-        let line = Arc::new(watch::Sender::new(Line::Open));
-        let accepting = tokio::spawn({
-            let line = Arc::clone(&line);
-            async move {
-                while let Ok((near, _)) = listener.accept().await {
-                    tokio::spawn(connection(near, target, line.subscribe()));
-                }
-            }
-        });
-        Ok(Self { address, line, accepting })
+        let (line, watched) = watch::channel(Line::Nowhere);
+        Ok(Self { address, line, server: tokio::spawn(serve(listener, watched)) })
     }
 
-    /// Where to connect.
+    /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Changes what it does, for connections that there are and for new ones.
-    pub fn set(&self, line: Line) {
-        self.line.send_replace(line);
+    /// From now on it leads there; connections to elsewhere end, and those that fell silent go on.
+    pub fn lead_to(&self, target: SocketAddr) {
+        self.line.send_replace(Line::To(target));
+    }
+
+    /// Ends all connections, and each new one as soon as it is made.
+    pub fn cut(&self) {
+        self.line.send_replace(Line::Nowhere);
+    }
+
+    /// Keeps all connections and passes nothing on, as a broken switch or a firewall would.
+    pub fn fall_silent(&self) {
+        self.line.send_modify(|line| {
+            if let Line::To(target) = *line {
+                *line = Line::Silent(target);
+            }
+        });
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.accepting.abort();
-        self.line.send_replace(Line::Cut);
+        self.server.abort();
     }
 }
 
-async fn connection(near: TcpStream, target: SocketAddr, mut line: watch::Receiver<Line>) {
-    reset_when_dropped(&near);
+/// The connections are tasks of this one, so that they end with it.
+async fn serve(listener: TcpListener, line: watch::Receiver<Line>) {
+    let mut connections = JoinSet::new();
+    while let Ok((near, _)) = listener.accept().await {
+        while connections.try_join_next().is_some() {}
+        let mut line = line.clone();
+        let (Line::To(target) | Line::Silent(target)) = *line.borrow_and_update() else { continue };
+        connections.spawn(async move {
+            let here = line.clone();
+            tokio::select! {
+                () = connect(near, target, here) => {}
+                _ = line.wait_for(|line| !line.is_towards(target)) => {}
+            }
+        });
+    }
+}
+
+async fn connect(near: TcpStream, target: SocketAddr, mut line: watch::Receiver<Line>) {
     // While the line is silent the kernel has accepted the connection, and that is all that happens.
-    if passes(&mut line).await
-        && let Ok(far) = TcpStream::connect(target).await
-    {
-        reset_when_dropped(&far);
+    opens(&mut line).await;
+    if let Ok(far) = TcpStream::connect(target).await {
         let (near_read, near_write) = near.into_split();
         let (far_read, far_write) = far.into_split();
-        let mut cut = line.clone();
-        tokio::select! {
-            () = pump(near_read, far_write, line.clone()) => {}
-            () = pump(far_read, near_write, line) => {}
-            _ = cut.wait_for(|line| *line == Line::Cut) => {}
-        }
+        // How a connection ends is between its two ends.
+        tokio::join!(pump(near_read, far_write, line.clone()), pump(far_read, near_write, line));
     }
 }
 
-/// Passes on until one side ends. What has been read while the line was silent is passed on after that: nothing is lost.
+/// Passes on until the end. What is read while the line is silent is passed on afterwards: nothing is lost.
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut line: watch::Receiver<Line>) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(size @ 1..) = from.read(&mut buffer).await {
         let Some(bytes) = buffer.get(..size) else { return };
-        if !passes(&mut line).await || to.write_all(bytes).await.is_err() {
+        opens(&mut line).await;
+        if to.write_all(bytes).await.is_err() {
             return;
         }
     }
 }
 
-/// Waits while the line is silent. Whether it is open then.
-async fn passes(line: &mut watch::Receiver<Line>) -> bool {
-    line.wait_for(|line| *line != Line::Silent).await.is_ok_and(|line| *line == Line::Open)
+/// Waits while the line is silent.
+async fn opens(line: &mut watch::Receiver<Line>) {
+    // An error means that the relay is gone, and this task with it.
+    let _ = line.wait_for(|line| !matches!(line, Line::Silent(_))).await;
 }
 
-/// Has the connection reset when it is dropped, as the kernel does where nothing may linger.
-fn reset_when_dropped(stream: &TcpStream) {
-    // Where that fails, the connection is closed all the same.
-    let _ = stream.set_zero_linger();
+// === impl Line ===
+
+impl Line {
+    fn is_towards(self, target: SocketAddr) -> bool {
+        self == Self::To(target) || self == Self::Silent(target)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use anyhow::ensure;
+    use tokio::time::timeout;
+
     use super::*;
+    use crate::Upstream;
 
-    /// A server that sends back what it gets, and a relay to it.
-    async fn echo() -> Result<Relay> {
-        let listener = TcpListener::bind(loopback(0)).await?;
-        let relay = Relay::start(listener.local_addr()?).await?;
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let (mut read, mut write) = stream.split();
-                    let _ = tokio::io::copy(&mut read, &mut write).await;
-                });
-            }
-        });
-        Ok(relay)
-    }
-
-    async fn exchange(stream: &mut TcpStream) -> Result<u8> {
-        stream.write_all(b"x").await?;
-        Ok(tokio::time::timeout(Duration::from_millis(200), stream.read_u8()).await??)
+    #[tokio::test]
+    async fn what_is_cut_answers_nothing_and_what_is_mended_answers_again() -> Result<()> {
+        let (upstream, relay) = (Upstream::start("blue").await?, Relay::start().await?);
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let url = format!("http://{}/", relay.address());
+        let answers = async || client.get(&url).send().await.is_ok();
+        ensure!(!answers().await, "it leads nowhere yet");
+        for _ in 0..2 {
+            relay.lead_to(upstream.address());
+            ensure!(answers().await, "it leads to the upstream");
+            relay.cut();
+            ensure!(!answers().await, "it is cut");
+        }
+        Ok(())
     }
 
     #[tokio::test]
-    async fn a_line_passes_on_or_resets_or_says_nothing() -> Result<()> {
-        let relay = echo().await?;
-        let mut first = TcpStream::connect(relay.address()).await?;
-        assert_eq!(exchange(&mut first).await?, b'x');
-        relay.set(Line::Silent);
-        let silence = exchange(&mut first).await;
-        assert!(silence.is_err_and(|error| error.is::<tokio::time::error::Elapsed>()));
-        relay.set(Line::Cut);
-        assert!(exchange(&mut first).await.is_err());
-        let mut refused = TcpStream::connect(relay.address()).await?;
-        assert!(exchange(&mut refused).await.is_err());
-        relay.set(Line::Open);
-        let mut second = TcpStream::connect(relay.address()).await?;
-        assert_eq!(exchange(&mut second).await?, b'x');
+    async fn a_connection_that_fell_silent_goes_on_where_it_was() -> Result<()> {
+        let (upstream, relay) = (Upstream::start("blue").await?, Relay::start().await?);
+        relay.lead_to(upstream.address());
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let url = format!("http://{}/", relay.address());
+        ensure!(client.get(&url).send().await.is_ok(), "it leads to the upstream");
+        relay.fall_silent();
+        let mut waiting = Box::pin(client.get(&url).send());
+        ensure!(timeout(Duration::from_millis(100), &mut waiting).await.is_err(), "there was an answer");
+        relay.lead_to(upstream.address());
+        ensure!(waiting.await.is_ok(), "the same request is answered");
         Ok(())
     }
 }

@@ -1,8 +1,11 @@
-//! Takes out of the module what Envoy would call in vain.
+//! Takes out of the module what Envoy would call in vain, and shortens what it prints.
 //!
 //! The SDK exports every callback of the ABI, implemented or not, and Envoy enters the VM for each one that is exported:
 //! for every chunk of every answer's body, for instance. Without the export it does not, and what only that callback
 //! needed can go too.
+//!
+//! A backtrace shows a function's name as it stands in the module. Mangled names take a quarter of it, and nobody can
+//! read them.
 
 use anyhow::{Context, Result, ensure};
 use walrus::{Module, ModuleConfig, passes};
@@ -35,6 +38,9 @@ pub fn to_callbacks(bytes: &[u8]) -> Result<Vec<u8>> {
     }
     remove_other_exports(&mut module);
     passes::gc::run(&mut module);
+    for function in module.funcs.iter_mut() {
+        function.name = function.name.as_deref().map(readable);
+    }
     Ok(module.emit_wasm())
 }
 
@@ -48,6 +54,41 @@ fn remove_other_exports(module: &mut Module) {
     for export in others {
         module.exports.delete(export);
     }
+}
+
+/// A function's path without its hash, and with `_` in place of generic arguments that are several or have their own.
+fn readable(mangled: &str) -> String {
+    let path = format!("{:#}", rustc_demangle::demangle(mangled)).replace("->", "to");
+    let mut short = String::with_capacity(path.len());
+    let mut rest = path.as_str();
+    while let Some(bracket) = rest.find('<') {
+        let (before, opened) = rest.split_at(bracket);
+        short.push_str(before);
+        short.push('<');
+        rest = &opened[1..];
+        // After a name the bracket holds arguments; elsewhere it begins a path such as `<Type as Trait>::function`.
+        if before.ends_with(|letter: char| letter.is_alphanumeric() || matches!(letter, '_' | ':')) {
+            let length = arguments_length(rest);
+            let (arguments, after) = rest.split_at(length);
+            short.push_str(if arguments.contains([',', '<']) { "_" } else { arguments });
+            rest = after;
+        }
+    }
+    short + rest
+}
+
+/// The length of a list of generic arguments up to the bracket that closes it.
+fn arguments_length(text: &str) -> usize {
+    let mut depth = 1;
+    let closes = |letter: char| {
+        depth += match letter {
+            '<' => 1,
+            '>' => -1,
+            _ => 0,
+        };
+        depth == 0
+    };
+    text.find(closes).unwrap_or(text.len())
 }
 
 // === tests ===
@@ -73,6 +114,30 @@ mod tests {
         names.sort_unstable();
         assert_eq!(names, EXPORTS);
         assert_eq!(trimmed.funcs.iter().count(), EXPORTS.len() - 1);
+    }
+
+    #[test]
+    fn a_name_is_readable_and_says_no_more_than_where_the_function_stands() {
+        let cases = [
+            (
+                "_ZN14bluegreen_core6config6Config10from_bytes17h0123456789abcdefE",
+                "bluegreen_core::config::Config::from_bytes",
+            ),
+            (
+                "_ZN73_$LT$bluegreen..root..Root$u20$as$u20$proxy_wasm..traits..RootContext$GT$7on_tick17hf257e9a99e1f9272E",
+                "<bluegreen::root::Root as proxy_wasm::traits::RootContext>::on_tick",
+            ),
+            (
+                "_ZN5alloc11collections5btree3map25BTreeMap$LT$K$C$V$C$A$GT$6insert17h527d6209cff3d824E",
+                "alloc::collections::btree::map::BTreeMap<_>::insert",
+            ),
+            ("_ZN1a16drop$LT$b..C$GT$17h527d6209cff3d824E", "a::drop<b::C>"),
+            ("_ZN37$LT$b..C$LT$d..E$GT$$u20$as$u20$F$GT$1g17h527d6209cff3d824E", "<b::C<d::E> as F>::g"),
+            ("proxy_on_tick", "proxy_on_tick"),
+        ];
+        for (mangled, name) in cases {
+            assert_eq!(readable(mangled), name);
+        }
     }
 
     #[test]

@@ -113,7 +113,13 @@ impl<'a> DeploymentView<'a> {
                 }),
             }
         });
-        let seen = |source: &Source| Some((source.as_str(), source::read(backend.store(), &route.name, *source)?));
+        // One by one: collecting sorts, and that is a lot of code for a handful.
+        let mut sources = BTreeMap::new();
+        for source in &route.sources {
+            if let Some(sighting) = source::read(backend.store(), &route.name, *source) {
+                sources.insert(source.as_str(), sighting);
+            }
+        }
         Self {
             name: &route.name,
             revision: state.revision,
@@ -127,7 +133,7 @@ impl<'a> DeploymentView<'a> {
             source: state.author.source,
             reason: &state.author.reason,
             stale: backend.fleet().map(|fleet| contact::is_lost(backend.store(), fleet, now)),
-            sources: route.sources.iter().filter_map(seen).collect(),
+            sources,
         }
     }
 

@@ -92,17 +92,19 @@ impl Writing {
 
     /// The state after the write, or none if it is this one already.
     pub(super) fn decide(&self, before: &State, route: &Route, now: Timestamp) -> Result<Option<State>, Rule> {
+        // In a fleet every Envoy gets the configuration, and one of them was the first.
+        if matches!(self.command, Command::AdoptInitial(initial) if initial == before.initial) {
+            return Ok(None);
+        }
         if !self.if_match.allows(before.revision) {
             return Err(Rule::Stale);
         }
         let after = before.after(self.command, self.author.clone(), now).map_err(Rule::Refused)?;
         let Some(after) = after else { return Ok(None) };
         gate::check(before, &after, route, self.evidence, now).map_err(Rule::Closed)?;
-        // A source that is not under the rules overrode one only where one applied; an operator says so each time. A
-        // configuration is never under them.
-        let overrides = self.evidence == Evidence::Forced
-            && !matches!(self.command, Command::AdoptInitial(_))
-            && gate::check(before, &after, route, Evidence::none(), now).is_err();
+        // A source that is not under the rules overrode one only where one applied; an operator says so each time.
+        let overrides =
+            self.evidence == Evidence::Forced && gate::check(before, &after, route, Evidence::none(), now).is_err();
         if overrides && !self.author.forced {
             let author = Author { forced: true, ..self.author.clone() };
             return before.after(self.command, author, now).map_err(Rule::Refused);

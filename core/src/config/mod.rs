@@ -7,7 +7,9 @@ mod deployment;
 mod document;
 mod etcd;
 mod pattern;
+pub(crate) mod reader;
 mod readiness;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +23,7 @@ pub use self::pattern::{Authority, MatchRules, PathPrefix, RequestPath};
 pub use self::readiness::{
     Bake, Expectation, Failover, JsonExpectation, JsonType, Method, Probe, SmokeRequest, SmokeTest, StatusCode, Times,
 };
+pub use self::sources::{ConfigPush, RuntimeSource};
 use crate::name::{DeploymentName, HeaderName};
 
 /// Everything that one listener's plugin configuration says.
@@ -36,6 +39,11 @@ pub struct Config {
     pub admin: Option<Access>,
     /// The store of record of a fleet; absent: this Envoy stands alone.
     pub etcd: Option<Etcd>,
+    /// How a pushed configuration's `initial` is brought about.
+    #[serde(default)]
+    pub config_push: ConfigPush,
+    /// Follows Envoy's runtime; absent: nobody looks there.
+    pub runtime: Option<RuntimeSource>,
 }
 
 /// The headers that carry the decision. A client's own copies never get past the filter.
@@ -68,10 +76,8 @@ impl Config {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ConfigError> {
         let document =
             document::parse(bytes).map_err(|error| ConfigError::at(String::new(), format!("not JSON: {error}")))?;
-        let config: Self = serde_path_to_error::deserialize(document).map_err(|error| {
-            let path = error.path().to_string();
-            ConfigError::at(if path == "." { String::new() } else { path }, error.into_inner().to_string())
-        })?;
+        let config: Self =
+            reader::read(&document).map_err(|misfit| ConfigError::at(misfit.path(), misfit.problem()))?;
         config.check()?;
         Ok(config)
     }

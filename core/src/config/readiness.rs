@@ -168,7 +168,7 @@ const fn three() -> Times {
     Times(3)
 }
 
-const fn yes() -> bool {
+pub(super) const fn yes() -> bool {
     true
 }
 

@@ -1,5 +1,60 @@
 //! Sources: places outside of the admin API that say which state a deployment should be in.
+//!
+//! Only what a source was not seen to say before acts: an old value left there does not fight an operator. What was
+//! seen, and what became of it, is a [`Sighting`] in the store.
 
+mod config_push;
+mod runtime;
 mod sighting;
 
-pub use self::sighting::{Sighting, read, record, settle};
+use std::time::Duration;
+
+pub use self::config_push::{Adoption, adopt_initial, announce_initial, pushed};
+pub use self::runtime::Runtime;
+pub use self::sighting::{OVERTAKEN, Pending, Sighting, read, record, settle};
+use crate::config::Config;
+use crate::history;
+use crate::readiness::outgoing::{Outgoing, Reply};
+use crate::routing::Router;
+use crate::store::Store;
+use crate::time::Timestamp;
+use crate::wish::Wish;
+
+/// A source that one instance asks at a period, on behalf of all.
+pub trait Polled {
+    /// Its name.
+    fn source(&self) -> history::Source;
+
+    /// How often it is asked.
+    fn interval(&self) -> Duration;
+
+    /// The first request of a round.
+    fn request(&mut self) -> Outgoing;
+
+    /// Goes on with the round, now that there is a reply to its last request.
+    fn on_reply(&mut self, reply: &Reply, router: &Router, store: &dyn Store, now: Timestamp) -> Step;
+}
+
+/// How a round goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Something else has to be asked.
+    Ask(Outgoing),
+    /// It is over.
+    Done(Findings),
+}
+
+/// What a round led to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// What the source wants.
+    pub wishes: Vec<Wish>,
+    /// What an operator has to know: each is worth a line in the log.
+    pub news: Vec<String>,
+}
+
+/// The sources that a configuration turns on.
+pub fn polled(config: &Config) -> Vec<Box<dyn Polled>> {
+    let runtime = config.runtime.clone().map(|section| Box::new(Runtime::new(section)) as Box<dyn Polled>);
+    runtime.into_iter().collect()
+}

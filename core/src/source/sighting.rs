@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::config::reader;
 use crate::history::Source;
 use crate::name::DeploymentName;
 use crate::split::Revision;
@@ -20,10 +21,9 @@ pub struct Sighting {
     pub value: Value,
     /// Since when.
     pub at: Timestamp,
-    /// The revision from which it has still to be brought about. None: it was, or the state has changed since, or it
-    /// asks for nothing.
+    /// What of it has still to be brought about. None: all of it was, or the state has changed since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pending: Option<Revision>,
+    pub pending: Option<Pending>,
     /// Why it was not brought about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
@@ -32,15 +32,24 @@ pub struct Sighting {
     pub error: Option<String>,
 }
 
+/// What has still to be brought about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// The revision that it is for. A change by somebody else since then is the later one, and wins.
+    pub on: Revision,
+    /// What, in the source's own terms.
+    pub value: Value,
+}
+
 /// What stands in place of a refusal when somebody else changed the state before the wish could be carried out.
-const OVERTAKEN: &str = "the state was changed otherwise in the meantime: a new value is waited for";
+pub const OVERTAKEN: &str = "the state was changed otherwise in the meantime: a new value is waited for";
 
 /// How often a note is tried against others before it is given up: there are a leader and, for a moment, its predecessor.
 const ATTEMPTS: usize = 8;
 
 /// What `source` was last seen to say; none when it was not seen yet, or while the store is out of reach.
 pub fn read(store: &dyn Store, name: &DeploymentName, source: Source) -> Option<Sighting> {
-    serde_json::from_slice(&store.read(&key(name, source)).ok()?.value?).ok()
+    decode(&store.read(&key(name, source)).ok()?.value?)
 }
 
 /// Replaces a sighting by what `change` makes of it; `None` leaves it as it is. Whether it was replaced.
@@ -50,11 +59,11 @@ pub fn record(
     store: &dyn Store,
     name: &DeploymentName,
     source: Source,
-    mut change: impl FnMut(Option<Sighting>) -> Option<Sighting>,
+    change: &mut dyn FnMut(Option<Sighting>) -> Option<Sighting>,
 ) -> bool {
     for _ in 0..ATTEMPTS {
         let Ok(stored) = store.read(&key(name, source)) else { return false };
-        let before = stored.value.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let before = stored.value.and_then(|bytes| decode(&bytes));
         let Some(after) = change(before) else { return false };
         let Ok(bytes) = serde_json::to_vec(&after) else { return false };
         match store.swap(&key(name, source), &bytes, stored.seen) {
@@ -70,12 +79,16 @@ pub fn record(
 /// again is worth one line in the log.
 pub fn settle(store: &dyn Store, name: &DeploymentName, source: Source, outcome: &Outcome, now: Timestamp) -> bool {
     let mut is_news = false;
-    let noted = record(store, name, source, |before| {
+    let noted = record(store, name, source, &mut |before| {
         let is_new = before.is_none();
         let before = before.unwrap_or_else(|| Sighting { at: now, ..Sighting::default() });
         let after = match outcome {
             Outcome::Granted => Sighting { pending: None, refusal: None, ..before.clone() },
-            Outcome::Overtaken => Sighting { pending: None, refusal: Some(OVERTAKEN.to_owned()), ..before.clone() },
+            Outcome::Overtaken if before.pending.is_some() => {
+                Sighting { pending: None, refusal: Some(OVERTAKEN.to_owned()), ..before.clone() }
+            }
+            // Another instance brought it about meanwhile, or the source keeps no sightings.
+            Outcome::Overtaken => before.clone(),
             Outcome::Refused(why) => Sighting { refusal: Some(why.clone()), ..before.clone() },
         };
         is_news = matches!(outcome, Outcome::Refused(_)) && before.refusal.is_none();
@@ -83,6 +96,11 @@ pub fn settle(store: &dyn Store, name: &DeploymentName, source: Source, outcome:
         (after != before || (is_new && is_news)).then_some(after)
     });
     noted && is_news
+}
+
+/// By way of a document, as a configuration is read: that code is there anyway.
+fn decode(bytes: &[u8]) -> Option<Sighting> {
+    reader::read(&serde_json::from_slice(bytes).ok()?).ok()
 }
 
 fn key(name: &DeploymentName, source: Source) -> String {
@@ -103,23 +121,20 @@ mod tests {
     }
 
     fn waiting(store: &dyn Store) -> Sighting {
-        let pending = Some(Revision::new(3));
+        let pending = Some(Pending { on: Revision::new(3), value: "green".into() });
         let sighting = Sighting { value: "green".into(), pending, ..Sighting::default() };
-        assert!(record(store, &iris(), Source::Runtime, |_| Some(sighting.clone())));
+        assert!(record(store, &iris(), Source::Runtime, &mut |_| Some(sighting.clone())));
         sighting
     }
 
     #[test]
     fn a_refusal_is_news_once_however_often_it_is_tried_again() {
         let store = MemoryStore::default();
-        waiting(&store);
+        let waiting_for = waiting(&store).pending;
         let refused = |why: &str| Outcome::Refused(why.to_owned());
         let (news, first) = settled(&store, refused("answered 500"));
         let first = first.expect("kept");
-        assert_eq!(
-            (news, first.refusal.as_deref(), first.pending),
-            (true, Some("answered 500"), Some(Revision::new(3)))
-        );
+        assert_eq!((news, first.refusal.as_deref(), first.pending), (true, Some("answered 500"), waiting_for));
         let (news, again) = settled(&store, refused("answered 503"));
         assert_eq!((news, again.expect("kept").refusal.as_deref()), (false, Some("answered 503")));
         let (news, granted) = settled(&store, Outcome::Granted);

@@ -1,0 +1,317 @@
+//! Reading configuration types out of a document, with the path of the field that does not fit.
+//!
+//! The reader that serde_json has for its values forgets where it is. A tracker around it exists as a crate, which makes
+//! every configuration type's code twice and the module some 140 KB larger. This reader adds the path to an error on its
+//! way up, which costs next to nothing.
+
+use std::fmt;
+
+use serde::de::value::StrDeserializer;
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Unexpected,
+    VariantAccess, Visitor,
+};
+use serde::forward_to_deserialize_any;
+use serde_json::Value;
+
+/// What is wrong with a document, and with which of its fields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// The way to the field, innermost first.
+    steps: Vec<Step>,
+    problem: String,
+}
+
+/// One step from a value to a part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Member(String),
+    Place(usize),
+}
+
+/// A value of the document.
+#[derive(Clone, Copy)]
+struct Node<'de>(&'de Value);
+
+/// The members of an object that have not been read.
+struct Members<'de> {
+    rest: serde_json::map::Iter<'de>,
+    current: Option<(&'de String, &'de Value)>,
+}
+
+/// The elements of a list that have not been read.
+struct Elements<'de>(std::iter::Enumerate<std::slice::Iter<'de, Value>>);
+
+/// A variant of an enum: its name alone, or an object with its name and what it holds.
+struct Variant<'de> {
+    name: &'de str,
+    content: Option<&'de Value>,
+}
+
+/// Reads a `T` out of a document.
+///
+/// # Errors
+/// The first field that is missing, unknown, of the wrong kind or against its own rules.
+pub fn read<T: DeserializeOwned>(document: &Value) -> Result<T, Misfit> {
+    T::deserialize(Node(document))
+}
+
+// === impl Misfit ===
+
+impl Misfit {
+    /// The fields from the outermost in, joined by dots, with list places in brackets; empty for the whole document.
+    pub fn path(&self) -> String {
+        let mut path = String::new();
+        for step in self.steps.iter().rev() {
+            match step {
+                Step::Member(name) if path.is_empty() => path.push_str(name),
+                Step::Member(name) => path.extend([".", name]),
+                Step::Place(place) => path.push_str(&format!("[{place}]")),
+            }
+        }
+        path
+    }
+
+    /// What is wrong.
+    pub fn problem(self) -> String {
+        self.problem
+    }
+
+    fn within(mut self, step: Step) -> Self {
+        self.steps.push(step);
+        self
+    }
+
+    fn in_member(self, name: &str) -> Self {
+        self.within(Step::Member(name.to_owned()))
+    }
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problem)
+    }
+}
+
+impl std::error::Error for Misfit {}
+
+impl de::Error for Misfit {
+    fn custom<T: fmt::Display>(problem: T) -> Self {
+        Self { steps: Vec::new(), problem: problem.to_string() }
+    }
+}
+
+// === impl Node ===
+
+impl<'de> Deserializer<'de> for Node<'de> {
+    type Error = Misfit;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        match self.0 {
+            Value::Null => visitor.visit_unit(),
+            Value::Bool(truth) => visitor.visit_bool(*truth),
+            Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+                (Some(number), _) => visitor.visit_u64(number),
+                (None, Some(number)) => visitor.visit_i64(number),
+                (None, None) => visitor.visit_f64(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Value::String(text) => visitor.visit_borrowed_str(text),
+            Value::Array(elements) => visitor.visit_seq(Elements(elements.iter().enumerate())),
+            Value::Object(members) => visitor.visit_map(Members { rest: members.iter(), current: None }),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Misfit> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Misfit> {
+        match self.0 {
+            Value::String(name) => visitor.visit_enum(Variant { name, content: None }),
+            Value::Object(members) => {
+                let mut members = members.iter();
+                match (members.next(), members.next()) {
+                    (Some((name, content)), None) => visitor.visit_enum(Variant { name, content: Some(content) }),
+                    _ => Err(Misfit::invalid_value(Unexpected::Map, &"exactly one of the ways to write it")),
+                }
+            }
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    /// Sections are written with names: a list of values without them is nobody's intention.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Misfit> {
+        if self.0.is_array() {
+            Err(Misfit::invalid_type(Unexpected::Seq, &visitor))
+        } else {
+            self.deserialize_any(visitor)
+        }
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map identifier ignored_any
+    }
+}
+
+// === impl Members ===
+
+impl<'de> MapAccess<'de> for Members<'de> {
+    type Error = Misfit;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Misfit> {
+        self.current = self.rest.next();
+        let Some((name, _)) = self.current else { return Ok(None) };
+        seed.deserialize(StrDeserializer::new(name)).map(Some).map_err(|misfit: Misfit| misfit.in_member(name))
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Misfit> {
+        let Some((name, value)) = self.current else { return Err(Misfit::custom("a value without its name")) };
+        seed.deserialize(Node(value)).map_err(|misfit| misfit.in_member(name))
+    }
+}
+
+// === impl Elements ===
+
+impl<'de> SeqAccess<'de> for Elements<'de> {
+    type Error = Misfit;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Misfit> {
+        let Some((place, element)) = self.0.next() else { return Ok(None) };
+        seed.deserialize(Node(element)).map(Some).map_err(|misfit| misfit.within(Step::Place(place)))
+    }
+}
+
+// === impl Variant ===
+
+impl<'de> EnumAccess<'de> for Variant<'de> {
+    type Error = Misfit;
+    type Variant = Self;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Misfit> {
+        Ok((seed.deserialize(StrDeserializer::new(self.name))?, self))
+    }
+}
+
+impl<'de> Variant<'de> {
+    fn content(&self, visitor_expects: &dyn de::Expected) -> Result<Node<'de>, Misfit> {
+        self.content.map(Node).ok_or_else(|| Misfit::invalid_type(Unexpected::UnitVariant, visitor_expects))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Variant<'de> {
+    type Error = Misfit;
+
+    fn unit_variant(self) -> Result<(), Misfit> {
+        match self.content {
+            None => Ok(()),
+            Some(_) => Err(Misfit::invalid_type(Unexpected::NewtypeVariant, &"a name alone").in_member(self.name)),
+        }
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Misfit> {
+        seed.deserialize(self.content(&"an object with one member")?).map_err(|misfit| misfit.in_member(self.name))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Misfit> {
+        self.content(&visitor)?.deserialize_any(visitor).map_err(|misfit| misfit.in_member(self.name))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Misfit> {
+        self.content(&visitor)?.deserialize_any(visitor).map_err(|misfit| misfit.in_member(self.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+    use serde_json::json;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only read into")]
+    struct Outer {
+        #[serde(default)]
+        map: BTreeMap<String, Inner>,
+        #[serde(default)]
+        list: Vec<Inner>,
+        first: Option<Kind>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only read into")]
+    struct Inner {
+        number: std::num::NonZeroU8,
+        text: Option<String>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Kind {
+        One,
+        Two(u8),
+    }
+
+    #[test]
+    fn what_does_not_fit_is_reported_with_the_path_of_the_field() {
+        let cases = [
+            (json!([]), "", "invalid type: sequence, expected struct Outer"),
+            (json!(7), "", "invalid type: integer"),
+            (json!({"odd": 1}), "odd", "unknown field `odd`"),
+            (json!({"map": {"a": {}}}), "map.a", "missing field `number`"),
+            (json!({"map": {"a": {"text": "}{,\"\n"}}}), "map.a", "missing field `number`"),
+            (json!({"map": {"a": {"number": 1}, "b": {"text": "x"}}}), "map.b", "missing field `number`"),
+            (json!({"map": {"a": {"number": 0}}}), "map.a.number", "nonzero"),
+            (json!({"map": {"a": {"number": 1, "text": 2}}}), "map.a.text", "invalid type: integer `2`"),
+            (json!({"map": {"a": {"number": 1, "text": {"number": 2}}}}), "map.a.text", "invalid type: map"),
+            (json!({"map": {"a": 1}}), "map.a", "invalid type"),
+            (json!({"map": {"a": {"numbr": 1}}}), "map.a.numbr", "unknown field"),
+            (json!({"list": [{"number": 1}, {"number": 300}]}), "list[1].number", "invalid value: integer `300`"),
+            (json!({"list": [{"number": 1}, {"number": 2}, {}]}), "list[2]", "missing field"),
+            (json!({"list": {"number": 1}}), "list", "invalid type: map"),
+            (json!({"first": "three"}), "first", "unknown variant `three`"),
+            (json!({"first": {"two": "x"}}), "first.two", "invalid type: string"),
+            (json!({"first": {"one": 1}}), "first.one", "a name alone"),
+            (json!({"first": "two"}), "first", "an object with one member"),
+            (json!({"first": {"one": 1, "two": 2}}), "first", "exactly one"),
+            (json!({"first": {}}), "first", "exactly one"),
+            (json!({"list": [{"number": 1, "text": "a"}], "map": {"x": {"number": "1"}}}), "map.x.number", "string"),
+        ];
+        for (document, path, problem) in cases {
+            let misfit = read::<Outer>(&document).expect_err(problem);
+            assert_eq!(misfit.path(), path, "{document}: {misfit:?}");
+            assert!(misfit.problem().contains(problem), "{document}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_document_that_fits_is_read() {
+        let document = json!({"map": {"a": {"number": 1, "text": "x"}}, "list": [{"number": 2}], "first": "one"});
+        let outer: Outer = read(&document).expect("fits");
+        assert_eq!((outer.map["a"].number.get(), outer.list[0].number.get()), (1, 2));
+        assert!(matches!(outer.first, Some(Kind::One)));
+        let two: Outer = read(&json!({"first": {"two": 2}})).expect("fits");
+        assert!(matches!(two.first, Some(Kind::Two(2))));
+    }
+}
