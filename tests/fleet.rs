@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bluegreen_testbed::admin::{Change, Reply};
+use bluegreen_testbed::admin::{Change, Deployment, Reply};
+use bluegreen_testbed::discovery::Watched;
 use bluegreen_testbed::fleet::Line;
 use bluegreen_testbed::{Bootstrap, Fleet, Load, Upstream, wait};
 use bluegreen_tests::{IRIS, PATH};
@@ -17,7 +18,7 @@ const KEY: &str = "/bluegreen/iris";
 /// A fleet and its model servers.
 struct Stage {
     fleet: Fleet,
-    _models: [Upstream; 2],
+    models: [Upstream; 2],
 }
 
 // === impl Stage ===
@@ -31,7 +32,7 @@ impl Stage {
         let models = [Upstream::start("blue").await?, Upstream::start("green").await?];
         let bootstrap = bootstrap.with_cluster("blue", models[0].address()).with_cluster("green", models[1].address());
         let fleet = Fleet::start(envoys, &bootstrap, |options| options).await?;
-        Ok(Self { fleet, _models: models })
+        Ok(Self { fleet, models })
     }
 
     fn load(&self, index: usize) -> Result<Load> {
@@ -281,5 +282,68 @@ async fn an_envoy_that_starts_with_another_initial_joins_the_fleet_as_it_is() ->
     stage.fleet.until_ready(1).await?;
     stage.fleet.until_at(IRIS, 1).await?;
     ensure!(stage.history(0).await?.len() == 1, "{:?}", stage.history(0).await?);
+    stage.ensure_no_trap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_initial_pushed_to_all_envoys_is_one_change_and_an_operators_later_one_wins() -> Result<()> {
+    let models = [Upstream::start("blue").await?, Upstream::start("green").await?];
+    let mut watched = Watched::lds()?;
+    watched.deliver(|listeners| listeners.plugin(|plugin| plugin["etcd"] = json!({"cluster": "etcd"})))?;
+    let bootstrap =
+        watched.bootstrap().with_cluster("blue", models[0].address()).with_cluster("green", models[1].address());
+    let fleet = Fleet::start(3, &bootstrap, |options| options).await?;
+    let stage = Stage { fleet, models };
+    stage.switch(0).await?;
+    stage.fleet.until_at(IRIS, 1).await?;
+
+    let push = json!({"active": "blue", "canary_percent": 10});
+    watched.deliver(|listeners| listeners.deployment(IRIS, |iris| iris["initial"] = push.clone()))?;
+    stage.fleet.until_at(IRIS, 2).await?;
+    let newest = stage.history(1).await?.into_iter().next().context("no history")?;
+    let seen = (newest.source.as_str(), newest.from.active.as_str(), newest.to.active.as_str());
+    ensure!(seen == ("config", "green", "blue") && (newest.to.canary_percent - 10.0).abs() < 0.01, "{newest:?}");
+
+    ensure!(stage.switch(2).await? == 3, "one push made more than one change");
+    stage.fleet.until_at(IRIS, 3).await?;
+    // The same `initial` in another push changes nothing.
+    watched.deliver(|listeners| listeners.plugin(|plugin| plugin["config_push"] = json!({"enforce": false})))?;
+    for index in 0..3 {
+        let updates = "listener_manager.listener_modified";
+        let envoy = stage.fleet.envoy(index)?;
+        wait::until(updates, || envoy.stat(updates), |count| *count >= 4).await?;
+    }
+    for index in 0..3 {
+        let state = stage.fleet.admin(index)?.deployment(IRIS).await?;
+        ensure!((state.revision, state.active.as_str()) == (3, "green"), "{state:?}");
+    }
+    ensure!(stage.switch(0).await? == 4, "a push made a change of its own");
+    stage.ensure_no_trap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_on_one_envoy_is_the_whole_fleets() -> Result<()> {
+    let bootstrap = Bootstrap::shipped()?.deployment(IRIS, |iris| {
+        iris["failover"] = json!({"after": 5});
+        iris["bake"] = json!({"for": "1m"});
+        iris["probe"] = json!({"path": "/ping", "interval": "250ms", "timeout": "1s", "unhealthy_after": 2});
+    });
+    let mut stage = Stage::with(2, bootstrap).await?;
+    let admin = stage.fleet.admin(0)?;
+    let healthy = |state: &Deployment| state.probe("blue").is_ok_and(|probe| probe.healthy);
+    wait::until("a healthy blue", || admin.deployment(IRIS), healthy).await?;
+    stage.switch(0).await?;
+    stage.fleet.until_at(IRIS, 1).await?;
+    stage.models[1].stop().await;
+    // Only one of them has traffic, and sees that nothing reaches green.
+    let load = stage.load(0)?.connections(4).start();
+    stage.fleet.until_at(IRIS, 2).await?;
+    load.stop().await;
+    for index in 0..2 {
+        let newest = stage.history(index).await?.into_iter().next().context("no history")?;
+        let seen = (newest.source.as_str(), newest.to.active.as_str(), newest.forced);
+        ensure!(seen == ("guard", "blue", false), "Envoy {index}: {newest:?}");
+        stage.load(index)?.at_most(50).run().await.ensure_no_failures()?;
+    }
     stage.ensure_no_trap()
 }

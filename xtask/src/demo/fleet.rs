@@ -160,8 +160,10 @@ impl<'a> FleetStory<'a> {
         let problem = self.show(&call.token(envoy::OPERATOR)).await?.reply.json()?;
         self.narrator.answer(&members(&problem, &["title", "status", "detail"]));
         ensure!(problem["status"] == 503, "expected a refusal, got {problem}");
-        let admin = self.fleet.admin(0)?;
-        wait::until("a stale state", || admin.deployment("iris"), |state| state.stale == Some(true)).await?;
+        for index in 0..ENVOYS {
+            let admin = self.fleet.admin(index)?;
+            wait::until("a stale state", || admin.deployment("iris"), |state| state.stale == Some(true)).await?;
+        }
         let state = self.read(0).await?;
         ensure!(state["active"] == "green", "expected the last state to stay, got {state}");
         for load in self.loads.iter().flatten() {
