@@ -36,7 +36,7 @@ struct Member {
 impl Etcd {
     /// Starts this many members and waits until they agree.
     pub async fn start(count: usize) -> Result<Self> {
-        let folder = TempDir::with_prefix("bluegreen-etcd-")?;
+        let folder = folder()?;
         let member = |index: usize| -> Result<Member> {
             let (client, peer) = (loopback(ports::free()?), loopback(ports::free()?));
             Ok(Member { name: format!("m{index}"), client, peer, process: None })
@@ -150,6 +150,12 @@ impl Etcd {
         }
         Ok(())
     }
+}
+
+/// In memory where that can be: a disk that others use as well would take most of each write's time, and differ each time.
+fn folder() -> Result<TempDir> {
+    let prefix = "bluegreen-etcd-";
+    Ok(TempDir::with_prefix_in(prefix, "/dev/shm").or_else(|_| TempDir::with_prefix(prefix))?)
 }
 
 /// The etcd binary.

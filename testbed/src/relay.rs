@@ -90,6 +90,8 @@ async fn connect(near: TcpStream, target: SocketAddr, mut line: watch::Receiver<
     // While the line is silent the kernel has accepted the connection, and that is all that happens.
     opens(&mut line).await;
     if let Ok(far) = TcpStream::connect(target).await {
+        // What comes in one piece goes on at once: else the kernel would wait for more of it, for some 40 ms.
+        let _ = near.set_nodelay(true).and_then(|()| far.set_nodelay(true));
         let (near_read, near_write) = near.into_split();
         let (far_read, far_write) = far.into_split();
         // How a connection ends is between its two ends.

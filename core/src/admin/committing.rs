@@ -71,7 +71,10 @@ impl Committing {
                 let step = self.intent.conclude(Ok(applied), route, backend, now);
                 settle(step, deployment, route, &made.current, backend)
             }
-            Turn::Unchanged => out_of_reach(),
+            Turn::Unchanged(why) => {
+                let problem = Problem::FleetUnavailable(why);
+                Step::refused(Response::problem(&problem, None), problem)
+            }
             Turn::Unknown => outcome_unknown(),
         }
     }

@@ -96,6 +96,8 @@ pub enum Problem {
     EmptyPatch,
     /// The shared store cannot be reached, and nothing was changed.
     StoreUnavailable,
+    /// The fleet's store does not answer, for this reason, and nothing was changed.
+    FleetUnavailable(String),
     /// The fleet's store has not said what became of a change.
     OutcomeUnknown,
     /// Not every deployment's state has come from the fleet's store.
@@ -134,7 +136,9 @@ impl Problem {
             Self::Stale(_) => (412, "stale-revision", "Another change came first"),
             Self::InvalidValue { .. } => (422, "invalid-value", "Invalid value"),
             Self::EmptyPatch => (422, "empty-patch", "Nothing to change"),
-            Self::StoreUnavailable => (503, "store-unavailable", "Shared store out of reach"),
+            Self::StoreUnavailable | Self::FleetUnavailable(_) => {
+                (503, "store-unavailable", "Shared store out of reach")
+            }
             Self::OutcomeUnknown => (504, "outcome-unknown", "Outcome not known"),
             Self::NotReady(_) => (503, "not-ready", "Not in step with the fleet yet"),
         }
@@ -158,7 +162,7 @@ impl Problem {
         match self {
             Self::Unauthenticated { .. } => Some(("www-authenticate", "Bearer realm=\"bluegreen\"")),
             Self::MethodNotAllowed { allow, .. } => Some(("allow", allow)),
-            Self::StoreUnavailable | Self::NotReady(_) => Some(("retry-after", "1")),
+            Self::StoreUnavailable | Self::FleetUnavailable(_) | Self::NotReady(_) => Some(("retry-after", "1")),
             _ => None,
         }
     }
@@ -228,6 +232,7 @@ impl fmt::Display for Problem {
             Self::InvalidValue { name, problem } => write!(f, "{name}: {problem}."),
             Self::EmptyPatch => f.write_str("Name at least one of active, canary_percent, shadow_percent."),
             Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
+            Self::FleetUnavailable(why) => write!(f, "Nothing was changed. etcd: {why}. Repeat the call."),
             Self::OutcomeUnknown => f.write_str(
                 "The change was sent to etcd, and etcd has not said what became of it: it may have been made, or may be \
                  made yet. Look at the state and its history before you repeat the call.",

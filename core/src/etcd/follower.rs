@@ -192,7 +192,6 @@ impl Follower {
             }
             Ok(response) => {
                 self.failures = 0;
-                self.note_contact(store, now, &mut acts);
                 for event in &response.events {
                     self.on_event(event, router, store, &mut acts);
                 }

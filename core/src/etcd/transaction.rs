@@ -4,9 +4,10 @@
 //! could take effect later. Then the state that was decided on is put there, on condition that the key's last write is
 //! still the one that was read; else the winner's state comes back and is decided on anew.
 //!
-//! An answer to the put can get lost, and the put be carried out all the same, even later. Then the key is fenced: the
-//! state from before is put there on the same condition. Of the two puts only one can ever succeed, whichever comes
-//! first, so an answer to the fence settles what became of both.
+//! An answer to the put can get lost, and the put be carried out all the same, even later. Then it is sent again: its
+//! condition lets only one of the two succeed, and the answer to the other shows the state that came of it. Who has to
+//! give up fences the key: the state from before is put there on the same condition. Of all these puts only one can ever
+//! succeed, whichever comes first, so an answer to the fence settles what became of the others.
 
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ pub struct Transaction {
     began: Timestamp,
     failures: u32,
     races: u32,
+    fences: u32,
+    /// Whether something was sent that can take effect.
+    has_put: bool,
     phase: Phase,
     precedence: Precedence,
 }
@@ -47,6 +51,10 @@ struct Draft {
     on: ModRevision,
     before: State,
     after: State,
+    /// Whether it was sent before, and its answer lost.
+    is_repeated: bool,
+    /// Why the last answer was lost.
+    lost: String,
 }
 
 /// How a change goes on.
@@ -58,8 +66,8 @@ pub enum Turn {
     Decide(Box<Current>),
     /// The change was made.
     Made(Box<Made>),
-    /// Nothing was changed, and nothing will be.
-    Unchanged,
+    /// Nothing was changed, and nothing will be; this is why.
+    Unchanged(String),
     /// Nobody can say.
     Unknown,
 }
@@ -85,8 +93,17 @@ pub struct Made {
     pub current: Current,
 }
 
-/// The most calls of one change that may fail, however fast: one for each member of etcd that may be down, and more.
+/// The most calls of one change that may fail in a row, however fast: one for each member of etcd that may be down, and
+/// more.
 const FAILURES: u32 = 6;
+
+/// For how many times the longest call a change may go on that has sent nothing yet, and one that has: that one has more
+/// to lose. With the default of 2 s for a call, either ends within 8 s.
+const PATIENCE: u32 = 2;
+const PATIENCE_AFTER_PUT: u32 = 3;
+
+/// How often a fence is tried.
+const FENCES: u32 = 3;
 
 /// How often a change is decided on, at most: more than there are real concurrent writers.
 const RACES: u32 = 512;
@@ -110,6 +127,8 @@ impl Transaction {
             began: now,
             failures: 0,
             races: 0,
+            fences: 0,
+            has_put: false,
             phase: Phase::Reading,
             precedence: Precedence::Later,
         };
@@ -120,7 +139,9 @@ impl Transaction {
     /// Puts the state there that was decided on.
     pub fn put(&mut self, current: &Current, after: State) -> Call {
         let call = self.fleet.put_if(&self.name, current.on, &after);
-        self.phase = Phase::Putting(Box::new(Draft { on: current.on, before: current.state.clone(), after }));
+        self.has_put = true;
+        let (on, before) = (current.on, current.state.clone());
+        self.phase = Phase::Putting(Box::new(Draft { on, before, after, is_repeated: false, lost: String::new() }));
         call
     }
 
@@ -133,49 +154,67 @@ impl Transaction {
                     self.decide(Held::of(&response.kvs))
                 }
                 Err(_) if self.may_go_on(now) => Turn::Call(self.fleet.read(&self.name)),
-                Err(_) => Turn::Unchanged,
+                Err(why) => Turn::Unchanged(why),
             },
-            Phase::Putting(draft) => match reply.decode::<TxnResponse>() {
-                Ok(response) if response.succeeded => self.made(draft.after, response.header.as_ref()),
-                Ok(response) => self.decide(held(&response)),
-                // As before the put.
-                Err(_) if *reply == Reply::NotSent => Turn::Unchanged,
-                Err(_) => {
-                    self.failures = self.failures.saturating_add(1);
-                    self.fence(draft)
-                }
-            },
-            Phase::Fencing(draft) => match reply.decode::<TxnResponse>() {
-                Ok(response) if response.succeeded => {
-                    let revision = header_revision(response.header.as_ref());
-                    let held = Held { revision, state: Some(draft.before) };
-                    if self.may_go_on(now) { self.decide(held) } else { Turn::Unchanged }
-                }
-                Ok(response) => {
-                    let held = held(&response);
-                    match &held.state {
-                        Some(state) if draft.is_in(state) => {
-                            let current = self.current(held);
-                            Turn::Made(Box::new(Made { state: draft.after, current }))
-                        }
-                        _ => self.decide(held),
-                    }
-                }
-                Err(_) if self.may_go_on(now) => self.fence(draft),
-                Err(_) => Turn::Unknown,
-            },
+            Phase::Putting(draft) => self.on_put(draft, reply, now),
+            Phase::Fencing(draft) => self.on_fence(*draft, reply),
         }
     }
 
-    fn fence(&mut self, draft: Box<Draft>) -> Turn {
+    fn on_put(&mut self, mut draft: Box<Draft>, reply: &Reply, now: Timestamp) -> Turn {
+        match reply.decode::<TxnResponse>() {
+            Ok(response) if response.succeeded => self.made(draft.after, response.header.as_ref()),
+            Ok(response) => {
+                let held = held(&response);
+                if draft.is_repeated && held.state.as_ref().is_some_and(|state| draft.is_in(state)) {
+                    return self.found(draft.after, held);
+                }
+                self.decide(held)
+            }
+            // As before the put.
+            Err(why) if *reply == Reply::NotSent && !draft.is_repeated => Turn::Unchanged(why),
+            Err(_) if self.may_go_on(now) => {
+                let call = self.fleet.put_if(&self.name, draft.on, &draft.after);
+                draft.is_repeated = true;
+                self.phase = Phase::Putting(draft);
+                Turn::Call(call)
+            }
+            Err(why) => self.fence(draft, why),
+        }
+    }
+
+    fn on_fence(&mut self, draft: Draft, reply: &Reply) -> Turn {
+        match reply.decode::<TxnResponse>() {
+            Ok(response) if response.succeeded => Turn::Unchanged(draft.lost),
+            Ok(response) => {
+                let held = held(&response);
+                let is_made = held.state.as_ref().is_some_and(|state| draft.is_in(state));
+                if is_made { self.found(draft.after, held) } else { Turn::Unchanged(draft.lost) }
+            }
+            Err(_) if self.fences < FENCES => {
+                let why = draft.lost.clone();
+                self.fence(Box::new(draft), why)
+            }
+            Err(_) => Turn::Unknown,
+        }
+    }
+
+    fn fence(&mut self, draft: Box<Draft>, lost: String) -> Turn {
+        self.fences = self.fences.saturating_add(1);
         let call = self.fleet.put_if(&self.name, draft.on, &draft.before);
-        self.phase = Phase::Fencing(draft);
+        self.phase = Phase::Fencing(Box::new(Draft { lost, ..*draft }));
         Turn::Call(call)
     }
 
+    /// The change was made by a put whose answer was lost.
+    fn found(&self, state: State, held: Held) -> Turn {
+        Turn::Made(Box::new(Made { state, current: self.current(held) }))
+    }
+
     fn decide(&mut self, held: Held) -> Turn {
+        self.failures = 0;
         self.races = self.races.saturating_add(1);
-        if self.races > RACES { Turn::Unchanged } else { Turn::Decide(Box::new(self.current(held))) }
+        if self.races > RACES { unsettled() } else { Turn::Decide(Box::new(self.current(held))) }
     }
 
     fn current(&self, held: Held) -> Current {
@@ -201,7 +240,8 @@ impl Transaction {
     /// is down fails at once.
     fn may_go_on(&mut self, now: Timestamp) -> bool {
         self.failures = self.failures.saturating_add(1);
-        let patience = self.fleet.timeout.saturating_mul(2).saturating_sub(Duration::from_millis(1));
+        let calls = if self.has_put { PATIENCE_AFTER_PUT } else { PATIENCE };
+        let patience = self.fleet.timeout.saturating_mul(calls).saturating_sub(Duration::from_millis(1));
         self.failures < FAILURES && now.since(self.began) < patience
     }
 }
@@ -218,6 +258,10 @@ impl Draft {
         let made = self.after.history.newest();
         state.history.changes().any(|change| Some(change) == made)
     }
+}
+
+fn unsettled() -> Turn {
+    Turn::Unchanged("too many changes at once".to_owned())
 }
 
 fn held(response: &TxnResponse) -> Held {
@@ -331,7 +375,8 @@ mod tests {
     fn a_store_out_of_reach_means_certainly_nothing_was_changed() {
         for fate in [Fate::Refused, Fate::RequestLost] {
             let mut model = Model::default();
-            assert_eq!(Writer::new(1).run(&mut model, [fate; 50]), Turn::Unchanged, "{fate:?}");
+            let end = Writer::new(1).run(&mut model, [fate; 50]);
+            assert!(matches!(end, Turn::Unchanged(_)), "{fate:?}: {end:?}");
             assert_eq!(model.value("/bluegreen/iris"), None);
         }
     }
@@ -339,7 +384,7 @@ mod tests {
     #[test]
     fn a_lost_answer_is_found_out_about() {
         let (ok, lost, gone) = (Fate::Answered, Fate::AnswerLost, Fate::RequestLost);
-        // The read, the put, the fence: each revision is made once, whatever got lost.
+        // The read, the put, the put again: each revision is made once, whatever got lost.
         for fates in [vec![ok, lost, ok], vec![ok, lost, lost, ok], vec![ok, gone, ok], vec![ok, gone, gone, ok]] {
             let mut model = Model::default();
             let end = Writer::new(1).run(&mut model, fates.clone());
@@ -354,10 +399,11 @@ mod tests {
         let mut writer = Writer::new(1);
         writer.step(&mut model, Fate::Answered, START);
         let late = writer.next.clone().expect("a put");
-        writer.step(&mut model, Fate::RequestLost, START);
-        // The fence is answered, but there is no time left for another put.
-        writer.step(&mut model, Fate::Answered, START.plus(Duration::from_secs(60)));
-        assert_eq!(writer.end, Some(Turn::Unchanged));
+        // There is no time left for another put; the fence is answered.
+        let end = START.plus(Duration::from_secs(60));
+        writer.step(&mut model, Fate::RequestLost, end);
+        writer.step(&mut model, Fate::Answered, end);
+        assert!(matches!(writer.end, Some(Turn::Unchanged(_))), "{:?}", writer.end);
         model.call(&late, Fate::Answered);
         assert_eq!(stored(&model), initial());
     }
