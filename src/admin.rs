@@ -1,10 +1,12 @@
 //! One admin call: head, then body if there is one, then whatever it has to ask or to wait for, then the answer.
 
-use bluegreen_core::admin::{Answer, Api, Asking, Call, Delivery, Head, MAX_BODY, Problem, Response, Step};
+use bluegreen_core::admin::{Answer, Api, Asking, Call, Committing, Delivery, Head, MAX_BODY, Problem, Response, Step};
+use bluegreen_core::etcd;
 use bluegreen_core::matching::RequestHeaders;
 use bluegreen_core::readiness::outgoing::Reply;
 use bluegreen_core::time::Timestamp;
 
+use crate::grpc::{self, GrpcCallId};
 use crate::host::{self, CallId};
 use crate::plugin::Plugin;
 use crate::waiting::Until;
@@ -23,6 +25,8 @@ enum Progress {
     Receiving(Call),
     /// A model server is being asked.
     Asking(CallId, Box<Asking>),
+    /// Etcd is being asked.
+    Committing(GrpcCallId, Box<Committing>),
     /// It has its answer, or gets it at a tick; a second one would hang the stream.
     Answered,
 }
@@ -85,6 +89,17 @@ impl AdminCall {
         }
     }
 
+    /// Goes on with what etcd replied.
+    pub fn on_commit(&mut self, plugin: &Plugin, call: GrpcCallId, reply: &etcd::Reply) {
+        match std::mem::replace(&mut self.progress, Progress::Answered) {
+            Progress::Committing(awaited, committing) if awaited == call => {
+                let step = committing.resume(reply, &plugin.router, plugin, Timestamp::from(host::now()));
+                self.go_on(plugin, step);
+            }
+            other => self.progress = other,
+        }
+    }
+
     /// The stream is over, answered or not.
     pub fn end(self, plugin: &Plugin) {
         plugin.waiting.borrow_mut().remove(self.context_id);
@@ -118,6 +133,13 @@ impl AdminCall {
                         return;
                     }
                     Err(reply) => asking.resume(&reply, &plugin.router, plugin, Timestamp::from(host::now())),
+                },
+                Step::Commit(committing) => match grpc::call(&committing.call) {
+                    Ok(call) => {
+                        self.progress = Progress::Committing(call, committing);
+                        return;
+                    }
+                    Err(reply) => committing.resume(&reply, &plugin.router, plugin, Timestamp::from(host::now())),
                 },
             };
         }

@@ -11,6 +11,8 @@
 
 mod admin;
 mod exchange;
+mod following;
+mod grpc;
 mod host;
 mod metrics;
 mod plugin;

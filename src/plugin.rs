@@ -9,8 +9,9 @@ use bluegreen_core::colour::{Colour, PerColour};
 use bluegreen_core::comparison::{self, Sample, period_of};
 use bluegreen_core::config::{Config, ConfigPush, Failover, Routing};
 use bluegreen_core::counters::ColourCounts;
+use bluegreen_core::etcd::Fleet;
 use bluegreen_core::guard::{verdict, watch};
-use bluegreen_core::leader::{Member, lease_key};
+use bluegreen_core::leader::{FOLLOWER_LEASE, Member, lease_key};
 use bluegreen_core::matching::DeploymentIndex;
 use bluegreen_core::name::Version;
 use bluegreen_core::percent::Percent;
@@ -42,7 +43,11 @@ pub struct Plugin {
     pub member: Member,
     /// Admin calls that wait for something.
     pub waiting: RefCell<Waiting>,
-    /// The deployments whose pushed `initial` rules held back.
+    /// The fleet's record, when this Envoy belongs to one.
+    pub fleet: Option<Fleet>,
+    /// Changes to be made at the next tick, because only the root context can wait for their end.
+    wanted: RefCell<Vec<Wish>>,
+    /// The deployments whose pushed `initial` waits: held back by rules, or in a fleet for etcd.
     pub held: Vec<DeploymentIndex>,
     workings: Vec<Working>,
     lease: String,
@@ -89,6 +94,8 @@ impl Plugin {
             api: config.admin.clone().map(Api::new),
             member: Member::enrol(&SharedData, Timestamp::from(host::now())),
             waiting: RefCell::default(),
+            fleet: config.etcd.as_ref().map(Fleet::new),
+            wanted: RefCell::default(),
             held: Vec::new(),
             lease: lease_key(config),
             sampled: Cell::new(None),
@@ -97,12 +104,16 @@ impl Plugin {
         plugin
     }
 
-    /// Gives the deployments whose `initial` is held back.
+    /// Gives the deployments whose `initial` waits.
     fn adopt_initials(&self, push: ConfigPush) -> Vec<DeploymentIndex> {
         let now = Timestamp::from(host::now());
         let mut held = Vec::new();
         for (index, (route, working)) in self.router.routes().iter().zip(&self.workings).enumerate() {
-            match source::adopt_initial(&SharedData, route, push, now) {
+            let adopted = match self.fleet {
+                Some(_) => source::announce_initial(&SharedData, route, now),
+                None => source::adopt_initial(&SharedData, route, push, now),
+            };
+            match adopted {
                 Ok(adoption) => {
                     let applied = match adoption {
                         Adoption::Done(applied) => applied,
@@ -167,6 +178,26 @@ impl Plugin {
         self.member.leads(&SharedData, &self.lease, now)
     }
 
+    /// Whether this instance follows the fleet for all.
+    pub fn follows(&self, now: Timestamp) -> bool {
+        let Some(fleet) = &self.fleet else { return false };
+        let key = format!("{}/fleet/{:016x}", self.lease, fleet.id());
+        self.member.holds(&SharedData, &key, FOLLOWER_LEASE, now)
+    }
+
+    /// Whether the fleet's state of each deployment has come.
+    pub fn is_in_step(&self) -> bool {
+        self.router.routes().iter().all(|route| {
+            store::load(&SharedData, &route.name, route.initial, Timestamp::default())
+                .is_ok_and(|loaded| loaded.origin.is_some())
+        })
+    }
+
+    /// The changes that the root context has to make.
+    pub fn wanted(&self) -> Vec<Wish> {
+        self.wanted.take()
+    }
+
     /// Takes the samples for comparisons, once in each period.
     pub fn sample(&self, now: Timestamp) {
         if self.sampled.replace(Some(period_of(now))) == Some(period_of(now)) {
@@ -220,8 +251,15 @@ impl Plugin {
             Reach::Unknown => {}
             Reach::Unreached => {
                 let failures = working.metrics.count_unreached();
-                if failures >= u64::from(failover.after.get()) {
-                    working.fail_over(route, failover, colour, failures, details);
+                if failures < u64::from(failover.after.get()) {
+                    return;
+                }
+                if self.fleet.is_none() {
+                    return working.fail_over(route, failover, colour, failures, details);
+                }
+                let mut wanted = self.wanted.borrow_mut();
+                if !wanted.iter().any(|wish| wish.deployment == index) {
+                    wanted.extend(working.wish_to_fail_over(index, route, failover, colour, failures, details));
                 }
             }
         }
@@ -239,6 +277,10 @@ impl Backend for Plugin {
 
     fn in_flight(&self, deployment: DeploymentIndex, colour: Colour) -> u64 {
         self.metrics(deployment).map(|metrics| metrics.in_flight(colour)).unwrap_or_default()
+    }
+
+    fn fleet(&self) -> Option<&Fleet> {
+        self.fleet.as_ref()
     }
 }
 
@@ -309,6 +351,31 @@ impl Working {
         if let Err(error) = comparison::record(&SharedData, &route.name, &sample) {
             self.warn_once(route, &error.to_string());
         }
+    }
+
+    /// In a fleet a failover is a change like any other: it goes through etcd, on the state that it was decided on.
+    fn wish_to_fail_over(
+        &self,
+        deployment: DeploymentIndex,
+        route: &Route,
+        failover: Failover,
+        from: Colour,
+        failures: u64,
+        last: &str,
+    ) -> Option<Wish> {
+        let now = Timestamp::from(host::now());
+        let state = store::load(&SharedData, &route.name, route.initial, now).ok()?.state;
+        let verdict = probe::verdicts(&SharedData, &route.name).get_mut(from.other()).take();
+        let bake = route.readiness.bake;
+        let author = failover::author(&state, failover, bake, verdict.as_ref(), failures, last, now)?;
+        let on = Some(state.revision);
+        (state.split.active == from).then_some(Wish {
+            deployment,
+            command: Command::RollBack,
+            author,
+            enforce: true,
+            on,
+        })
     }
 
     fn fail_over(&self, route: &Route, failover: Failover, from: Colour, failures: u64, last: &str) {

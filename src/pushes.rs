@@ -8,15 +8,17 @@ use bluegreen_core::leader::source_lease_key;
 use bluegreen_core::matching::DeploymentIndex;
 use bluegreen_core::source;
 use bluegreen_core::time::Timestamp;
+use bluegreen_core::wish::Wish;
 
 use crate::plugin::Plugin;
 use crate::shared_data::SharedData;
 use crate::wishes::Wishes;
 
-/// The deployments whose `initial` was held back when this instance was configured. One of the instances tries.
+/// The deployments whose `initial` had to wait when this instance was configured. One of the instances tries.
 #[derive(Default)]
 pub struct Pushes {
     held: Vec<DeploymentIndex>,
+    enforce: bool,
     lease: String,
     due: Timestamp,
 }
@@ -29,7 +31,13 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 impl Pushes {
     /// Of a configuration that has just been loaded.
     pub fn new(config: &Config, plugin: &Plugin) -> Self {
-        Self { held: plugin.held.clone(), lease: source_lease_key(config, Source::Config), due: Timestamp::default() }
+        let enforce = config.config_push.enforce;
+        Self {
+            held: plugin.held.clone(),
+            enforce,
+            lease: source_lease_key(config, Source::Config),
+            due: Timestamp::default(),
+        }
     }
 
     /// Tries what is due.
@@ -42,6 +50,7 @@ impl Pushes {
         self.held.retain(|index| {
             let route = plugin.router.routes().get(*index);
             let wish = route.and_then(|route| source::pushed(&SharedData, *index, route));
+            let wish = wish.map(|wish| Wish { enforce: self.enforce, ..wish });
             let is_held = wish.is_some();
             if let (Some(wish), true) = (wish, leads) {
                 wishes.fulfil(plugin, wish);

@@ -3,12 +3,14 @@
 use std::rc::Rc;
 
 use bluegreen_core::config::Config;
-use bluegreen_core::leader::TICK;
+use bluegreen_core::leader::{FIRST_TICKS, HURRY, TICK};
 use bluegreen_core::time::Timestamp;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
 use crate::admin;
+use crate::following::Following;
+use crate::grpc::{self, GrpcCallId, StreamId};
 use crate::host::{self, CallId};
 use crate::plugin::Plugin;
 use crate::polling::Polling;
@@ -25,6 +27,9 @@ pub struct Root {
     polling: Polling,
     pushes: Pushes,
     wishes: Wishes,
+    following: Following,
+    /// Until when ticks come fast, because the fleet's states have not come yet.
+    hurry_until: Option<Timestamp>,
 }
 
 /// Makes a root context, as the SDK asks for one.
@@ -46,6 +51,26 @@ impl Context for Root {
             self.probing.on_reply(plugin, call, &reply);
         }
     }
+
+    fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
+        if let Some(plugin) = &self.plugin {
+            let (call, reply) = (GrpcCallId(token), grpc::reply(status, size));
+            if !self.wishes.on_commit(plugin, call, &reply) {
+                self.following.on_reply(plugin, call, &reply);
+            }
+        }
+    }
+
+    fn on_grpc_stream_message(&mut self, token: u32, size: usize) {
+        if let Some(plugin) = &self.plugin {
+            self.following.on_message(plugin, StreamId(token), &grpc::received(size));
+        }
+    }
+
+    fn on_grpc_stream_close(&mut self, token: u32, _status: u32) {
+        grpc::cancel(StreamId(token));
+        self.following.on_closed(StreamId(token));
+    }
 }
 
 impl RootContext for Root {
@@ -54,10 +79,11 @@ impl RootContext for Root {
         match Config::from_bytes(&host::plugin_configuration()) {
             Ok(config) => {
                 let plugin = Plugin::new(&config);
+                self.hurry_until = plugin.fleet.is_some().then(|| Timestamp::from(host::now()).plus(HURRY));
                 self.pushes = Pushes::new(&config, &plugin);
                 self.polling = Polling::new(&config);
                 self.plugin = Some(Rc::new(plugin));
-                host::tick_every(TICK);
+                host::tick_every(if self.hurry_until.is_some() { FIRST_TICKS } else { TICK });
                 true
             }
             Err(error) => {
@@ -77,9 +103,19 @@ impl RootContext for Root {
                     self.wishes.fulfil(plugin, wish);
                 }
             }
+            self.following.tick(plugin, now);
+            for wish in plugin.wanted() {
+                if !self.wishes.has(wish.deployment, wish.source()) {
+                    self.wishes.fulfil(plugin, wish);
+                }
+            }
             self.pushes.tick(plugin, &mut self.wishes, now);
             self.polling.tick(plugin, &mut self.wishes, now);
             admin::tick(plugin, now);
+            if self.hurry_until.is_some_and(|until| until <= now || plugin.is_in_step()) {
+                self.hurry_until = None;
+                host::tick_every(TICK);
+            }
         }
     }
 

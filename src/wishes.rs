@@ -1,19 +1,31 @@
 //! The leader's writes on behalf of sources: each goes the way of an operator's call, from the root context.
 
-use bluegreen_core::admin::{Answer, Asking, Step, Writing};
+use bluegreen_core::admin::{Answer, Asking, Committing, Step, Writing};
+use bluegreen_core::etcd;
+use bluegreen_core::history::Source;
+use bluegreen_core::matching::DeploymentIndex;
 use bluegreen_core::readiness::outgoing::Reply;
 use bluegreen_core::source;
 use bluegreen_core::time::Timestamp;
 use bluegreen_core::wish::{Outcome, Wish};
 
+use crate::grpc::{self, GrpcCallId};
 use crate::host::{self, CallId};
 use crate::plugin::Plugin;
 use crate::shared_data::SharedData;
 
-/// The wishes that wait for a colour's reply.
+/// The wishes that wait for a reply.
 #[derive(Default)]
 pub struct Wishes {
-    under_way: Vec<(CallId, Wish, Box<Asking>)>,
+    under_way: Vec<(Wish, Awaited)>,
+}
+
+/// What a wish waits for.
+enum Awaited {
+    /// A colour's reply.
+    Colour(CallId, Box<Asking>),
+    /// Etcd's.
+    Etcd(GrpcCallId, Box<Committing>),
 }
 
 // === impl Wishes ===
@@ -22,21 +34,40 @@ impl Wishes {
     /// Carries a wish out, or asks what has to be asked first. One that is under way already goes on; another one of the
     /// same source about the same deployment is given up for this, the later one.
     pub fn fulfil(&mut self, plugin: &Plugin, wish: Wish) {
-        if self.under_way.iter().any(|(_, other, _)| *other == wish) {
+        if self.under_way.iter().any(|(other, _)| *other == wish) {
             return;
         }
-        self.under_way.retain(|(_, other, _)| !wish.supersedes(other));
+        self.under_way.retain(|(other, _)| !wish.supersedes(other));
         let step = Writing::of(&wish).attempt(&plugin.router, plugin, Timestamp::from(host::now()));
         self.go_on(plugin, wish, step);
     }
 
     /// Goes on with the wish that waited for this reply. Whether one did.
     pub fn on_reply(&mut self, plugin: &Plugin, call: CallId, reply: &Reply) -> bool {
-        let Some(place) = self.under_way.iter().position(|(awaited, ..)| *awaited == call) else { return false };
-        let (_, wish, asking) = self.under_way.swap_remove(place);
+        let waits = |awaited: &Awaited| matches!(awaited, Awaited::Colour(known, _) if *known == call);
+        let Some((wish, Awaited::Colour(_, asking))) = self.take(waits) else { return false };
         let step = asking.resume(reply, &plugin.router, plugin, Timestamp::from(host::now()));
         self.go_on(plugin, wish, step);
         true
+    }
+
+    /// The same for a reply of etcd.
+    pub fn on_commit(&mut self, plugin: &Plugin, call: GrpcCallId, reply: &etcd::Reply) -> bool {
+        let waits = |awaited: &Awaited| matches!(awaited, Awaited::Etcd(known, _) if *known == call);
+        let Some((wish, Awaited::Etcd(_, committing))) = self.take(waits) else { return false };
+        let step = committing.resume(reply, &plugin.router, plugin, Timestamp::from(host::now()));
+        self.go_on(plugin, wish, step);
+        true
+    }
+
+    /// Whether a wish of this source about a deployment is under way.
+    pub fn has(&self, deployment: DeploymentIndex, source: Source) -> bool {
+        self.under_way.iter().any(|(wish, _)| (wish.deployment, wish.source()) == (deployment, source))
+    }
+
+    fn take(&mut self, waits: impl Fn(&Awaited) -> bool) -> Option<(Wish, Awaited)> {
+        let place = self.under_way.iter().position(|(_, awaited)| waits(awaited))?;
+        Some(self.under_way.swap_remove(place))
     }
 
     fn go_on(&mut self, plugin: &Plugin, wish: Wish, mut step: Step) {
@@ -44,8 +75,12 @@ impl Wishes {
             step = match step {
                 Step::Done(answer) => return settle(plugin, &wish, &answer),
                 Step::Ask(asking) => match host::send(&asking.request) {
-                    Ok(call) => return self.under_way.push((call, wish, asking)),
+                    Ok(call) => return self.under_way.push((wish, Awaited::Colour(call, asking))),
                     Err(reply) => asking.resume(&reply, &plugin.router, plugin, Timestamp::from(host::now())),
+                },
+                Step::Commit(committing) => match grpc::call(&committing.call) {
+                    Ok(call) => return self.under_way.push((wish, Awaited::Etcd(call, committing))),
+                    Err(reply) => committing.resume(&reply, &plugin.router, plugin, Timestamp::from(host::now())),
                 },
                 // A write waits for replies only.
                 Step::Wait(_) => return,

@@ -28,8 +28,15 @@ struct Lease {
 
 /// How long a leader that stopped ticking is waited for.
 pub const LEASE: Duration = Duration::from_secs(5);
+/// The same for whoever follows the fleet: nobody would notice for so long what happens there, and two who follow at
+/// once do no harm.
+pub const FOLLOWER_LEASE: Duration = Duration::from_millis(1_500);
 /// How often an instance tries to lead, or renews, and looks after calls that wait.
 pub const TICK: Duration = Duration::from_millis(250);
+/// The same while the fleet's states have not come yet, for at most [`HURRY`] after a configuration.
+pub const FIRST_TICKS: Duration = Duration::from_millis(20);
+/// How long there is a hurry.
+pub const HURRY: Duration = Duration::from_secs(5);
 
 /// The instances of one configuration are made within this time of each other. Where a busy thread takes longer, its
 /// instance takes the lease over once, which does no harm.
@@ -78,19 +85,24 @@ impl Member {
     /// An instance of an earlier configuration gives way: it lives until its last stream has ended, which for a listener
     /// that drains is minutes, and would go on by rules that are not in force any more.
     pub fn leads(self, store: &dyn Store, key: &str, now: Timestamp) -> bool {
+        self.holds(store, key, LEASE, now)
+    }
+
+    /// The same with a lease that lasts for `span`.
+    pub fn holds(self, store: &dyn Store, key: &str, span: Duration, now: Timestamp) -> bool {
         let Ok(stored) = store.read(key) else { return false };
         let lease: Option<Lease> = serde_json::from_slice(&stored.value.unwrap_or_default()).ok();
         // A lease that ends later than any could was written before the clock was set back, or by somebody else.
-        let valid = |lease: &Lease| lease.until > now && lease.until <= now.plus(LEASE);
+        let valid = |lease: &Lease| lease.until > now && lease.until <= now.plus(span);
         let earlier = |lease: &Lease| lease.since.plus(ONE_CONFIGURATION) < self.since;
         if lease.is_some_and(|lease| lease.holder != self.number && valid(&lease) && !earlier(&lease)) {
             return false;
         }
-        self.take(store, key, stored.seen, now)
+        self.take(store, key, stored.seen, now.plus(span))
     }
 
-    fn take(self, store: &dyn Store, key: &str, seen: Seen, now: Timestamp) -> bool {
-        let lease = Lease { holder: self.number, since: self.since, until: now.plus(LEASE) };
+    fn take(self, store: &dyn Store, key: &str, seen: Seen, until: Timestamp) -> bool {
+        let lease = Lease { holder: self.number, since: self.since, until };
         serde_json::to_vec(&lease).is_ok_and(|bytes| store.swap(key, &bytes, seen).is_ok())
     }
 }

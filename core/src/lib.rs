@@ -21,6 +21,7 @@
 //! | probe, smoke test, drain, bake, failover | [`readiness`] |
 //! | guard | [`guard`]: the statistics, and [`guard::watch`] for what it has seen |
 //! | rollout | [`rollout`], and [`rollout::conduct`] for what takes it further |
+//! | fleet | [`etcd`]: [`etcd::Fleet`] |
 
 // The workspace denies panics and overflow in code that runs in the VM; in tests both are how a defect shows itself.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, missing_docs))]
@@ -56,6 +57,8 @@ pub mod rollout;
 
 pub mod source;
 pub mod wish;
+
+pub mod etcd;
 
 pub mod admin;
 

@@ -60,7 +60,22 @@ pub struct Loaded {
     pub state: State,
     /// What stood under the key.
     pub found: Found,
+    /// The write of the fleet's store that it comes from, if it does.
+    pub origin: Option<ModRevision>,
     seen: Seen,
+}
+
+/// The number of a write in the fleet's store; 0 stands for no write at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ModRevision(pub u64);
+
+/// Whether a state of the fleet takes the place of one that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precedence {
+    /// If its write is the later one: messages may overtake each other on their ways here.
+    Later,
+    /// In any case: the fleet's store has gone back in time, as after a restored backup.
+    Always,
 }
 
 /// What stands under a deployment's key.
@@ -119,12 +134,54 @@ pub fn load(store: &dyn Store, name: &DeploymentName, initial: Split, now: Times
     let Stored { value, seen } = store.read(&state_key(name))?;
     // An empty value is how shared data says that a key was removed.
     let bytes = value.unwrap_or_default();
-    let (state, found) = match State::decode(&bytes) {
+    let (origin, json) = split_origin(&bytes);
+    let (state, found) = match State::decode(json) {
         Some(state) => (state, Found::State),
         None if bytes.is_empty() => (State::initial(initial, now), Found::Nothing),
         None => (State::initial(initial, now), Found::Foreign),
     };
-    Ok(Loaded { state, found, seen })
+    Ok(Loaded { state, found, origin: origin.filter(|_| found == Found::State), seen })
+}
+
+/// Takes over a state of the fleet, unless a later one is known.
+///
+/// # Errors
+/// The store cannot be reached.
+pub fn adopt(
+    store: &dyn Store,
+    name: &DeploymentName,
+    state: &State,
+    origin: ModRevision,
+    precedence: Precedence,
+) -> Result<Applied, StoreError> {
+    for _ in 0..ATTEMPTS {
+        let loaded = load(store, name, state.initial, state.since)?;
+        if precedence == Precedence::Later && loaded.origin.is_some_and(|known| known >= origin) {
+            return Ok(Applied { state: loaded.state, effect: Effect::None });
+        }
+        match store.swap(&state_key(name), &with_origin(state, origin), loaded.seen) {
+            Ok(()) => {
+                let changed = state.revision != loaded.state.revision || state.split != loaded.state.split;
+                let effect = if changed { Effect::Changed } else { Effect::Noted };
+                return Ok(Applied { state: state.clone(), effect });
+            }
+            Err(SwapError::Conflict) => {}
+            Err(SwapError::Unavailable) => return Err(StoreError),
+        }
+    }
+    Err(StoreError)
+}
+
+/// A state of the fleet is kept with its write's number in a line before it: one value, so the two never disagree.
+fn with_origin(state: &State, ModRevision(number): ModRevision) -> Vec<u8> {
+    [format!("{number}\n").into_bytes(), state.encode()].concat()
+}
+
+fn split_origin(bytes: &[u8]) -> (Option<ModRevision>, &[u8]) {
+    let number = |line: &[u8]| std::str::from_utf8(line).ok()?.parse().ok().map(ModRevision);
+    let end = bytes.iter().position(|byte| *byte == b'\n');
+    end.and_then(|end| Some((Some(number(bytes.get(..end)?)?), bytes.get(end.checked_add(1)?..)?)))
+        .unwrap_or((None, bytes))
 }
 
 /// Brings a state about, whoever else is writing: `decide` sees each state that might be replaced.
@@ -238,5 +295,34 @@ mod tests {
         assert_eq!((loaded.found, loaded.state), (Found::State, applied.state));
         let again = update(&store, &iris(), Split::default(), now, nothing).expect("in reach");
         assert_eq!(again.effect, Effect::None);
+    }
+
+    fn state_at(revision: u64) -> State {
+        State { revision: Revision::new(revision), ..State::initial(Split::default(), Timestamp::from_millis(1)) }
+    }
+
+    #[test]
+    fn a_state_of_the_fleet_never_goes_backwards_unless_the_fleets_store_did() {
+        let store = MemoryStore::default();
+        let adopt = |revision, origin, precedence| {
+            let adopted = super::adopt(&store, &iris(), &state_at(revision), ModRevision(origin), precedence);
+            adopted.expect("in reach").effect
+        };
+        let kept = || load(&store, &iris(), Split::default(), Timestamp::default()).expect("in reach");
+        assert_eq!(adopt(3, 10, Precedence::Later), Effect::Changed);
+        assert_eq!(adopt(2, 9, Precedence::Later), Effect::None);
+        assert_eq!(adopt(9, 10, Precedence::Later), Effect::None);
+        assert_eq!((kept().state, kept().origin), (state_at(3), Some(ModRevision(10))));
+        assert_eq!(adopt(3, 11, Precedence::Later), Effect::Noted);
+        assert_eq!(adopt(1, 4, Precedence::Always), Effect::Changed);
+        assert_eq!((kept().state, kept().origin), (state_at(1), Some(ModRevision(4))));
+    }
+
+    #[test]
+    fn the_first_state_of_the_fleet_replaces_what_this_envoy_had_by_itself() {
+        let store = MemoryStore::default();
+        promote(&store).expect("promoted");
+        let adopted = super::adopt(&store, &iris(), &state_at(0), ModRevision(1), Precedence::Later).expect("in reach");
+        assert_eq!((adopted.effect, adopted.state), (Effect::Changed, state_at(0)));
     }
 }

@@ -70,6 +70,9 @@ pub struct Deployment {
     /// Why.
     #[serde(default)]
     pub reason: Option<String>,
+    /// In a fleet: whether a change may have been missed.
+    #[serde(default)]
+    pub stale: Option<bool>,
     /// What the sources were seen to say, by their names.
     #[serde(default)]
     pub sources: BTreeMap<String, Sighting>,

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -14,8 +15,16 @@ use crate::ports::loopback;
 #[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
-    target: watch::Sender<Option<SocketAddr>>,
+    line: watch::Sender<Line>,
     server: JoinHandle<()>,
+}
+
+/// Where a relay leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Nowhere,
+    To(SocketAddr),
+    Silent(SocketAddr),
 }
 
 // === impl Relay ===
@@ -25,8 +34,8 @@ impl Relay {
     pub async fn start() -> Result<Self> {
         let listener = TcpListener::bind(loopback(0)).await?;
         let address = listener.local_addr()?;
-        let (target, watched) = watch::channel(None);
-        Ok(Self { address, target, server: tokio::spawn(serve(listener, watched)) })
+        let (line, watched) = watch::channel(Line::Nowhere);
+        Ok(Self { address, line, server: tokio::spawn(serve(listener, watched)) })
     }
 
     /// Where it listens.
@@ -34,14 +43,23 @@ impl Relay {
         self.address
     }
 
-    /// From now on it leads there; connections to elsewhere end.
+    /// From now on it leads there; connections to elsewhere end, and those that fell silent go on.
     pub fn lead_to(&self, target: SocketAddr) {
-        self.target.send_replace(Some(target));
+        self.line.send_replace(Line::To(target));
     }
 
     /// Ends all connections, and each new one as soon as it is made.
     pub fn cut(&self) {
-        self.target.send_replace(None);
+        self.line.send_replace(Line::Nowhere);
+    }
+
+    /// Keeps all connections and passes nothing on, as a broken switch or a firewall would.
+    pub fn fall_silent(&self) {
+        self.line.send_modify(|line| {
+            if let Line::To(target) = *line {
+                *line = Line::Silent(target);
+            }
+        });
     }
 }
 
@@ -52,31 +70,67 @@ impl Drop for Relay {
 }
 
 /// The connections are tasks of this one, so that they end with it.
-async fn serve(listener: TcpListener, target: watch::Receiver<Option<SocketAddr>>) {
+async fn serve(listener: TcpListener, line: watch::Receiver<Line>) {
     let mut connections = JoinSet::new();
     while let Ok((near, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        let mut target = target.clone();
-        let Some(address) = *target.borrow_and_update() else { continue };
+        let mut line = line.clone();
+        let (Line::To(target) | Line::Silent(target)) = *line.borrow_and_update() else { continue };
         connections.spawn(async move {
+            let here = line.clone();
             tokio::select! {
-                () = connect(near, address) => {}
-                _ = target.changed() => {}
+                () = connect(near, target, here) => {}
+                _ = line.wait_for(|line| !line.is_towards(target)) => {}
             }
         });
     }
 }
 
-async fn connect(mut near: TcpStream, address: SocketAddr) {
-    if let Ok(mut far) = TcpStream::connect(address).await {
+async fn connect(near: TcpStream, target: SocketAddr, mut line: watch::Receiver<Line>) {
+    // While the line is silent the kernel has accepted the connection, and that is all that happens.
+    opens(&mut line).await;
+    if let Ok(far) = TcpStream::connect(target).await {
+        // What comes in one piece goes on at once: else the kernel would wait for more of it, for some 40 ms.
+        let _ = near.set_nodelay(true).and_then(|()| far.set_nodelay(true));
+        let (near_read, near_write) = near.into_split();
+        let (far_read, far_write) = far.into_split();
         // How a connection ends is between its two ends.
-        let _ = copy_bidirectional(&mut near, &mut far).await;
+        tokio::join!(pump(near_read, far_write, line.clone()), pump(far_read, near_write, line));
+    }
+}
+
+/// Passes on until the end. What is read while the line is silent is passed on afterwards: nothing is lost.
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut line: watch::Receiver<Line>) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(size @ 1..) = from.read(&mut buffer).await {
+        let Some(bytes) = buffer.get(..size) else { return };
+        opens(&mut line).await;
+        if to.write_all(bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits while the line is silent.
+async fn opens(line: &mut watch::Receiver<Line>) {
+    // An error means that the relay is gone, and this task with it.
+    let _ = line.wait_for(|line| !matches!(line, Line::Silent(_))).await;
+}
+
+// === impl Line ===
+
+impl Line {
+    fn is_towards(self, target: SocketAddr) -> bool {
+        self == Self::To(target) || self == Self::Silent(target)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use anyhow::ensure;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::Upstream;
@@ -94,6 +148,21 @@ mod tests {
             relay.cut();
             ensure!(!answers().await, "it is cut");
         }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_fell_silent_goes_on_where_it_was() -> Result<()> {
+        let (upstream, relay) = (Upstream::start("blue").await?, Relay::start().await?);
+        relay.lead_to(upstream.address());
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let url = format!("http://{}/", relay.address());
+        ensure!(client.get(&url).send().await.is_ok(), "it leads to the upstream");
+        relay.fall_silent();
+        let mut waiting = Box::pin(client.get(&url).send());
+        ensure!(timeout(Duration::from_millis(100), &mut waiting).await.is_err(), "there was an answer");
+        relay.lead_to(upstream.address());
+        ensure!(waiting.await.is_ok(), "the same request is answered");
         Ok(())
     }
 }

@@ -21,6 +21,7 @@ mod demo;
 mod deny;
 mod dist;
 mod envoy;
+mod etcd;
 mod image;
 mod interrupt;
 mod lint;
@@ -65,6 +66,9 @@ enum Task {
         /// The tutorial's story with a real MLflow: its registry moves traffic
         #[arg(long)]
         mlflow: bool,
+        /// Four Envoys that follow one etcd
+        #[arg(long)]
+        fleet: bool,
     },
     /// Write dist/image, the module as an OCI image for meshes; no Docker engine needed
     Image,
@@ -94,8 +98,8 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Dist => dist::run(&checkout).map(|()| ExitCode::SUCCESS),
         Task::Test(options) => test::run(&checkout, &options),
         Task::Bench(options) => bench::run(&checkout, &options).map(|()| ExitCode::SUCCESS),
-        Task::Demo { check, keep, mlflow } => {
-            demo::run(&DemoOptions { check, keep, mlflow }, &checkout).map(|()| ExitCode::SUCCESS)
+        Task::Demo { check, keep, mlflow, fleet } => {
+            demo::run(&DemoOptions { check, keep, mlflow, fleet }, &checkout).map(|()| ExitCode::SUCCESS)
         }
     }
 }

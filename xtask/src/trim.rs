@@ -19,6 +19,8 @@ const EXPORTS: &[&str] = &[
     "proxy_on_configure",
     "proxy_on_context_create",
     "proxy_on_delete",
+    "proxy_on_grpc_close",
+    "proxy_on_grpc_receive",
     "proxy_on_http_call_response",
     "proxy_on_log",
     "proxy_on_request_body",

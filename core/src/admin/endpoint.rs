@@ -15,6 +15,8 @@ use crate::state::{Command, Patch, Refusal, State};
 pub enum Endpoint {
     /// `P/healthz`
     Health,
+    /// `P/readyz`
+    Ready,
     /// `P/v1/deployments`
     Deployments,
     /// `P/v1/deployments/{name}` and what is under it.
@@ -40,6 +42,7 @@ pub enum Resource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     Health,
+    Ready,
     List,
     Read(DeploymentName, Read),
     Write(DeploymentName, Write),
@@ -99,6 +102,7 @@ pub fn parse(prefix: &PathPrefix, path: &[u8]) -> Result<Endpoint, Problem> {
     }
     match segments.as_slice() {
         ["healthz"] => Ok(Endpoint::Health),
+        ["readyz"] => Ok(Endpoint::Ready),
         ["v1", "deployments"] => Ok(Endpoint::Deployments),
         ["v1", "mlflow", "webhook"] => Ok(Endpoint::Webhook),
         ["v1", "deployments", name, rest @ ..] => {
@@ -144,7 +148,8 @@ impl Endpoint {
     pub fn action(self, method: &[u8]) -> Result<Action, Problem> {
         let (action, allow) = match (self, method) {
             (Endpoint::Health, b"GET") => (Some(Action::Health), "GET"),
-            (Endpoint::Health, _) => (None, "GET"),
+            (Endpoint::Ready, b"GET") => (Some(Action::Ready), "GET"),
+            (Endpoint::Health | Endpoint::Ready, _) => (None, "GET"),
             (Endpoint::Deployments, b"GET") => (Some(Action::List), "GET"),
             (Endpoint::Deployments, _) => (None, "GET"),
             (Endpoint::Webhook, b"POST") => (Some(Action::Webhook), "POST"),
@@ -174,10 +179,10 @@ impl Endpoint {
 // === impl Action ===
 
 impl Action {
-    /// The role that it takes; none for liveness, and none for a delivery, which is signed.
+    /// The role that it takes; none for liveness and readiness, and none for a delivery, which is signed.
     pub const fn role(&self) -> Option<Role> {
         match self {
-            Action::Health | Action::Webhook => None,
+            Action::Health | Action::Ready | Action::Webhook => None,
             Action::List | Action::Read(..) => Some(Role::Viewer),
             Action::Write(..) | Action::Test(_) | Action::Drain(_) => Some(Role::Operator),
         }
@@ -186,7 +191,7 @@ impl Action {
     /// Refuses parameters that the action does not know.
     pub fn check(&self, params: Params) -> Result<Params, Problem> {
         let known: &'static [&'static str] = match self {
-            Action::Health | Action::List | Action::Read(..) | Action::Test(_) | Action::Webhook => &[],
+            Action::Health | Action::Ready | Action::List | Action::Read(..) | Action::Test(_) | Action::Webhook => &[],
             Action::Drain(_) => &["colour", "timeout"],
             Action::Write(_, Write::Patch) => &["active", "canary_percent", "shadow_percent", "reason", "force"],
             Action::Write(_, Write::Promote | Write::Rollback | Write::Rollout(_)) => &["reason", "force"],

@@ -6,6 +6,7 @@
 //! back as a value too.
 
 mod auth;
+mod committing;
 mod drain;
 mod endpoint;
 mod if_match;
@@ -18,6 +19,7 @@ mod webhook;
 mod writing;
 
 use self::auth::Caller;
+pub use self::committing::Committing;
 pub use self::drain::Drain;
 use self::endpoint::{Action, Endpoint, Read, Write};
 use self::if_match::IfMatch;
@@ -32,6 +34,7 @@ use crate::colour::{Colour, PerColour};
 use crate::comparison::{self, Sample};
 use crate::config::Access;
 use crate::counters::ColourCounts;
+use crate::etcd::Fleet;
 use crate::guard::verdict::Verdict;
 use crate::guard::watch;
 use crate::history::{Author, Source};
@@ -83,6 +86,10 @@ pub trait Backend {
     fn counts(&self, deployment: DeploymentIndex) -> PerColour<ColourCounts>;
     /// How many requests to a colour are under way.
     fn in_flight(&self, deployment: DeploymentIndex, colour: Colour) -> u64;
+    /// The fleet's record, through which every write goes; none when this Envoy stands alone.
+    fn fleet(&self) -> Option<&Fleet> {
+        None
+    }
 }
 
 /// How a call goes on.
@@ -94,6 +101,8 @@ pub enum Step {
     Ask(Box<Asking>),
     /// It is done once [`Drain::poll`] says so.
     Wait(Drain),
+    /// A call to etcd has to be made first, and its reply handed to [`Committing::resume`].
+    Commit(Box<Committing>),
 }
 
 /// A request that a call waits for.
@@ -153,11 +162,11 @@ impl Api {
 
     fn judge(&self, head: &Head) -> Result<Call, Problem> {
         let (path, query) = endpoint::split(&head.path);
-        // Whether a path exists is nobody's business but a caller's who may know; liveness is everybody's.
+        // Whether a path exists is nobody's business but a caller's who may know; whether Envoy is well is everybody's.
         let target = endpoint::parse(&self.access.path_prefix, path);
         let caller = match (&target, Caller::identify(&self.access, head.authorization.as_deref())) {
             (_, Ok(caller)) => caller,
-            (Ok(Endpoint::Health | Endpoint::Webhook), Err(_)) => Caller::anonymous(),
+            (Ok(Endpoint::Health | Endpoint::Ready | Endpoint::Webhook), Err(_)) => Caller::anonymous(),
             (_, Err(problem)) => return Err(problem),
         };
         let action = target?.action(&head.method)?;
@@ -184,6 +193,7 @@ impl Call {
         let located = |name| find(router, name).ok_or_else(|| Problem::UnknownDeployment(DeploymentName::clone(name)));
         let step = match &self.action {
             Action::Health => Ok(Step::done(Response::json(200, &serde_json::json!({"status": "ok"})))),
+            Action::Ready => Ok(Step::done(ready(router, backend, now))),
             Action::List => Ok(Step::done(list(router, backend, now))),
             Action::Webhook => Ok(Step::done(self.delivery.take(body, router, backend, now))),
             Action::Read(name, what) => {
@@ -290,6 +300,22 @@ fn refused(
 
 fn unavailable() -> Response {
     Response::problem(&Problem::StoreUnavailable, None)
+}
+
+/// Whether requests follow the fleet's states, each of which has come at least once. They stay in force when etcd goes away.
+fn ready(router: &Router, backend: &dyn Backend, now: Timestamp) -> Response {
+    let is_known = |route: &&Route| {
+        let loaded = store::load(backend.store(), &route.name, route.initial, now);
+        loaded.is_ok_and(|loaded| loaded.origin.is_some())
+    };
+    let mut missing = Vec::new();
+    if backend.fleet().is_some() {
+        missing.extend(router.routes().iter().filter(|route| !is_known(route)).map(|route| route.name.clone()));
+    }
+    if missing.is_empty() {
+        return Response::json(200, &serde_json::json!({"status": "ready"}));
+    }
+    Response::problem(&Problem::NotReady(missing), None)
 }
 
 fn list(router: &Router, backend: &dyn Backend, now: Timestamp) -> Response {

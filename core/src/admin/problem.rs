@@ -106,8 +106,14 @@ pub enum Problem {
     StaleDelivery,
     /// A delivery that was taken before.
     ReplayedDelivery,
-    /// The shared store cannot be reached.
+    /// The shared store cannot be reached, and nothing was changed.
     StoreUnavailable,
+    /// The fleet's store does not answer, for this reason, and nothing was changed.
+    FleetUnavailable(String),
+    /// The fleet's store has not said what became of a change.
+    OutcomeUnknown,
+    /// Not every deployment's state has come from the fleet's store.
+    NotReady(Vec<DeploymentName>),
 }
 
 /// How an operator gets past a rule about readiness.
@@ -151,7 +157,11 @@ impl Problem {
             Self::BadSignature => (401, "bad-signature", "Signature not valid"),
             Self::StaleDelivery => (401, "stale-delivery", "Delivery too old"),
             Self::ReplayedDelivery => (409, "replayed-delivery", "Delivery taken before"),
-            Self::StoreUnavailable => (503, "store-unavailable", "Shared store out of reach"),
+            Self::StoreUnavailable | Self::FleetUnavailable(_) => {
+                (503, "store-unavailable", "Shared store out of reach")
+            }
+            Self::OutcomeUnknown => (504, "outcome-unknown", "Outcome not known"),
+            Self::NotReady(_) => (503, "not-ready", "Not in step with the fleet yet"),
         }
     }
 
@@ -174,7 +184,7 @@ impl Problem {
             Self::Unauthenticated { .. } => Some(("www-authenticate", "Bearer realm=\"bluegreen\"")),
             Self::BadSignature | Self::StaleDelivery => Some(("www-authenticate", "MLflow-Signature")),
             Self::MethodNotAllowed { allow, .. } => Some(("allow", allow)),
-            Self::StoreUnavailable => Some(("retry-after", "1")),
+            Self::StoreUnavailable | Self::FleetUnavailable(_) | Self::NotReady(_) => Some(("retry-after", "1")),
             _ => None,
         }
     }
@@ -259,6 +269,15 @@ impl fmt::Display for Problem {
             }
             Self::ReplayedDelivery => f.write_str("This X-MLflow-Delivery-Id was taken before."),
             Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
+            Self::FleetUnavailable(why) => write!(f, "Nothing was changed. etcd: {why}. Repeat the call."),
+            Self::OutcomeUnknown => f.write_str(
+                "The change was sent to etcd, and etcd has not said what became of it: it may have been made, or may be \
+                 made yet. Look at the state and its history before you repeat the call.",
+            ),
+            Self::NotReady(names) => {
+                let names: Vec<&str> = names.iter().map(DeploymentName::as_str).collect();
+                write!(f, "The state in etcd is not known yet of: {}.", names.join(", "))
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::committing::{Committing, Intent};
 use super::{Answer, Asking, Backend, Problem, Purpose, Response, Step, refused, unavailable};
 use crate::colour::Colour;
 use crate::matching::DeploymentIndex;
@@ -12,13 +13,13 @@ use crate::routing::{Route, Router};
 use crate::source::mlflow;
 use crate::split::Revision;
 use crate::state::{SmokePass, State};
-use crate::store::{self, ApplyError};
+use crate::store::{self, Applied, ApplyError, Store};
 use crate::time::Timestamp;
 
 /// A smoke test under way.
 #[derive(Clone, Debug)]
 pub struct Trial {
-    deployment: DeploymentIndex,
+    pub(super) deployment: DeploymentIndex,
     candidate: Colour,
     outcomes: Vec<Outcome>,
 }
@@ -37,7 +38,7 @@ struct TrialView<'a> {
 }
 
 /// The candidate that was tested is not the candidate any more.
-struct Moved;
+pub(super) struct Moved;
 
 // === impl Trial ===
 
@@ -68,30 +69,53 @@ impl Trial {
         let test = route.readiness.smoke_test.as_ref();
         match test.and_then(|test| test.request(self.outcomes.len(), &route.name, cluster)) {
             Some(request) => Step::Ask(Box::new(Asking { request, purpose: Purpose::Smoke(self) })),
-            None => Step::Done(Box::new(self.finish(route, backend, now))),
+            None => self.finish(route, backend, now),
         }
     }
 
-    fn finish(&self, route: &Route, backend: &dyn Backend, now: Timestamp) -> Answer {
+    fn finish(self, route: &Route, backend: &dyn Backend, now: Timestamp) -> Step {
+        if let Some(fleet) = backend.fleet() {
+            return Committing::begin(fleet, Intent::Note(self), route, backend, now);
+        }
+        let decide = |loaded: &store::Loaded| self.decide(&loaded.state, route, backend.store(), now);
+        let noted = store::update(backend.store(), &route.name, route.initial, now, decide);
+        self.conclude(noted, route, backend, now)
+    }
+
+    /// The state with the outcome in it.
+    pub(super) fn decide(
+        &self,
+        before: &State,
+        route: &Route,
+        store: &dyn Store,
+        now: Timestamp,
+    ) -> Result<Option<State>, Moved> {
+        if before.split.candidate() != self.candidate {
+            return Err(Moved);
+        }
+        let version = mlflow::versions(store, route).get(self.candidate).clone();
+        let pass = SmokePass { colour: self.candidate, version, revision: before.revision, at: now };
+        // A failure takes back an earlier pass: the candidate is not what it was.
+        Ok(Some(State { smoke: self.has_passed().then_some(pass), ..before.clone() }))
+    }
+
+    /// What comes of it.
+    pub(super) fn conclude(
+        self,
+        noted: Result<Applied, ApplyError<Moved>>,
+        route: &Route,
+        backend: &dyn Backend,
+        now: Timestamp,
+    ) -> Step {
         let versions = mlflow::versions(backend.store(), route);
-        let version = versions.get(self.candidate);
-        let passed = self.outcomes.iter().all(|outcome| outcome.passed);
-        let noted = store::update(backend.store(), &route.name, route.initial, now, |loaded| {
-            if loaded.state.split.candidate() != self.candidate {
-                return Err(Moved);
-            }
-            let revision = loaded.state.revision;
-            let pass = SmokePass { colour: self.candidate, version: version.clone(), revision, at: now };
-            // A failure takes back an earlier pass: the candidate is not what it was.
-            Ok(Some(State { smoke: passed.then_some(pass), ..loaded.state.clone() }))
-        });
-        match noted {
+        let answer = match noted {
             Ok(applied) => {
                 let valid_for = route.readiness.smoke_test.as_ref().map(|test| test.valid_for);
+                let passed = self.has_passed();
                 let view = TrialView {
                     name: &route.name,
                     candidate: self.candidate,
-                    version,
+                    version: versions.get(self.candidate),
                     revision: applied.state.revision,
                     passed,
                     valid_until: valid_for.filter(|_| passed).map(|valid_for| now.plus(valid_for)),
@@ -104,6 +128,11 @@ impl Trial {
                 Answer::only(refused(&Problem::Unsettled, self.deployment, route, &state, backend, now))
             }
             Err(ApplyError::Unavailable) => Answer::only(unavailable()),
-        }
+        };
+        Step::Done(Box::new(answer))
+    }
+
+    fn has_passed(&self) -> bool {
+        self.outcomes.iter().all(|outcome| outcome.passed)
     }
 }

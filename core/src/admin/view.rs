@@ -8,6 +8,7 @@ use serde::ser::{SerializeMap, Serializer};
 use super::Backend;
 use crate::colour::{Colour, PerColour};
 use crate::comparison::Window;
+use crate::etcd::contact;
 use crate::guard::verdict::Verdict;
 use crate::guard::watch;
 use crate::history::{Change, Source};
@@ -37,6 +38,9 @@ pub struct DeploymentView<'a> {
     changed_by: &'a str,
     source: Source,
     reason: &'a Reason,
+    /// Shown in a fleet only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale: Option<bool>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     sources: BTreeMap<&'static str, Sighting>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,6 +140,7 @@ impl<'a> DeploymentView<'a> {
             changed_by: &state.author.by,
             source: state.author.source,
             reason: &state.author.reason,
+            stale: backend.fleet().map(|fleet| contact::is_lost(backend.store(), fleet, now)),
             sources,
             rollout: state.rollout.map(|rollout| {
                 let watch = watch::read(backend.store(), &route.name);

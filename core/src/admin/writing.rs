@@ -1,5 +1,6 @@
 //! Carrying out a write: on the revision that its author saw, and only to a colour that is ready.
 
+use super::committing::{Committing, Intent};
 use super::if_match::IfMatch;
 use super::{Answer, Asking, Backend, Problem, Purpose, Step, one, refused, unavailable};
 use crate::colour::Colour;
@@ -10,8 +11,8 @@ use crate::readiness::outgoing::Reply;
 use crate::readiness::probe;
 use crate::routing::{Route, Router};
 use crate::source::mlflow;
-use crate::state::{Command, Refusal};
-use crate::store::{self, ApplyError};
+use crate::state::{Command, Refusal, State};
+use crate::store::{self, Applied, ApplyError, Store};
 use crate::time::Timestamp;
 use crate::wish::Wish;
 
@@ -28,7 +29,7 @@ pub struct Writing {
 }
 
 /// Why a state does not take a write.
-enum Rule {
+pub(super) enum Rule {
     Stale,
     Refused(Refusal),
     Closed(Closed),
@@ -82,24 +83,52 @@ impl Writing {
     pub fn attempt(self, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
         let deployment = self.deployment;
         let Some(route) = router.routes().get(deployment) else { return out_of_reach() };
-        let versions = mlflow::versions(backend.store(), route);
-        let applied = store::update(backend.store(), &route.name, route.initial, now, |loaded| {
-            let before = &loaded.state;
-            if !self.if_match.allows(before.revision) {
-                return Err(Rule::Stale);
-            }
-            let after = before.after(self.command, self.author.clone(), now).map_err(Rule::Refused)?;
-            let Some(after) = after else { return Ok(None) };
-            gate::check(before, &after, route, &versions, self.evidence, now).map_err(Rule::Closed)?;
-            // A source that is not under the rules overrode one only where one applied; an operator says so each time.
-            let overrides = self.evidence == Evidence::Forced
-                && gate::check(before, &after, route, &versions, Evidence::none(), now).is_err();
-            if overrides && !self.author.forced {
-                let author = Author { forced: true, ..self.author.clone() };
-                return before.after(self.command, author, now).map_err(Rule::Refused);
-            }
-            Ok(Some(after))
-        });
+        if let Some(fleet) = backend.fleet() {
+            return Committing::begin(fleet, Intent::Write(self), route, backend, now);
+        }
+        let decide = |loaded: &store::Loaded| self.decide(&loaded.state, route, backend.store(), now);
+        let applied = store::update(backend.store(), &route.name, route.initial, now, decide);
+        self.conclude(applied, route, backend, now)
+    }
+
+    /// The state after the write, or none if it is this one already.
+    pub(super) fn decide(
+        &self,
+        before: &State,
+        route: &Route,
+        store: &dyn Store,
+        now: Timestamp,
+    ) -> Result<Option<State>, Rule> {
+        // In a fleet every Envoy gets the configuration, and one of them was the first.
+        if matches!(self.command, Command::AdoptInitial(initial) if initial == before.initial) {
+            return Ok(None);
+        }
+        if !self.if_match.allows(before.revision) {
+            return Err(Rule::Stale);
+        }
+        let after = before.after(self.command, self.author.clone(), now).map_err(Rule::Refused)?;
+        let Some(after) = after else { return Ok(None) };
+        let versions = mlflow::versions(store, route);
+        gate::check(before, &after, route, &versions, self.evidence, now).map_err(Rule::Closed)?;
+        // A source that is not under the rules overrode one only where one applied; an operator says so each time.
+        let overrides = self.evidence == Evidence::Forced
+            && gate::check(before, &after, route, &versions, Evidence::none(), now).is_err();
+        if overrides && !self.author.forced {
+            let author = Author { forced: true, ..self.author.clone() };
+            return before.after(self.command, author, now).map_err(Rule::Refused);
+        }
+        Ok(Some(after))
+    }
+
+    /// What comes of the decision.
+    pub(super) fn conclude(
+        self,
+        applied: Result<Applied, ApplyError<Rule>>,
+        route: &Route,
+        backend: &dyn Backend,
+        now: Timestamp,
+    ) -> Step {
+        let deployment = self.deployment;
         let (rule, state) = match applied {
             Ok(applied) => {
                 let response = one(deployment, route, &applied.state, backend, now);

@@ -5,6 +5,7 @@
 mod access;
 mod deployment;
 mod document;
+mod etcd;
 mod guard;
 mod mlflow;
 mod pattern;
@@ -20,6 +21,7 @@ use serde::Deserialize;
 
 pub use self::access::{Access, Role, Token};
 pub use self::deployment::{CookieSticky, Deployment, Override, Sticky, Upstream};
+pub use self::etcd::{Etcd, KeyPrefix, OnUnreachable};
 pub use self::guard::{ErrorRule, Guard, LatencyOf, OnBreach, Over, SlowRule};
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
 pub use self::pattern::{Authority, MatchRules, PathPrefix, RequestPath};
@@ -41,6 +43,8 @@ pub struct Config {
     pub routing: Routing,
     /// Who may call the admin API on this listener; absent: the listener has no admin API.
     pub admin: Option<Access>,
+    /// The store of record of a fleet; absent: this Envoy stands alone.
+    pub etcd: Option<Etcd>,
     /// How a pushed configuration's `initial` is brought about.
     #[serde(default)]
     pub config_push: ConfigPush,

@@ -17,7 +17,7 @@ use crate::wish::Wish;
 pub enum Adoption {
     /// It was adopted, now or before.
     Done(Applied),
-    /// A colour has to be asked first, or tested. The state in force is this one, and [`pushed`] has the wish.
+    /// A colour has to be asked first, or tested, or the fleet's store. The state in force is this one, and [`pushed`] has the wish.
     Held(Applied),
 }
 
@@ -63,6 +63,29 @@ pub fn adopt_initial(
         }
         Err(ApplyError::Unavailable) => Err(StoreError),
     }
+}
+
+/// Records a configuration's `initial` in a fleet, whose states are elsewhere: whether it is another one than this Envoy
+/// had before, and therefore has to be carried there.
+///
+/// An Envoy that starts joins the fleet as it is: its configuration may be older than the last change, and must not undo
+/// it. The first `initial` of all is for the deployment that the fleet does not know yet.
+///
+/// # Errors
+/// The store cannot be reached. Requests are then routed by `initial`.
+pub fn announce_initial(store: &dyn Store, route: &Route, now: Timestamp) -> Result<Adoption, StoreError> {
+    let loaded = store::load(store, &route.name, route.initial, now)?;
+    let value = serde_json::to_value(route.initial).unwrap_or_default();
+    let effect = if loaded.found == Found::Nothing { Effect::Noted } else { Effect::None };
+    let applied = Applied { state: loaded.state, effect };
+    let on = applied.state.revision;
+    record(store, &route.name, Source::Config, &mut |before| {
+        let is_new = before.as_ref().is_none_or(|known| known.value != value);
+        let pending = before.map(|_| Pending { on, value: value.clone() });
+        is_new.then(|| Sighting { value: value.clone(), at: now, pending, ..Sighting::default() })
+    });
+    let waits = read(store, &route.name, Source::Config).is_some_and(|sighting| sighting.pending.is_some());
+    Ok(if waits { Adoption::Held(applied) } else { Adoption::Done(applied) })
 }
 
 /// What a pushed configuration still wants of a deployment. It comes from the store and not from this instance's
@@ -227,6 +250,25 @@ mod tests {
         adopt_with(&store, PROBE, green, ConfigPush { enforce: false }).expect("in reach");
         assert_eq!((wanted(&store), state(&store).split), (None, green));
         assert_eq!(read(&store, &iris(), Source::Config).and_then(|sighting| sighting.refusal), None);
+    }
+
+    #[test]
+    fn in_a_fleet_only_an_initial_that_replaces_another_one_waits_to_be_carried_there() {
+        let (store, blue, green) = (MemoryStore::default(), Split::default(), split("green", "0", "0"));
+        let announce = |initial| {
+            let adoption = announce_initial(&store, &router("", initial).routes()[0], Timestamp::from_millis(2));
+            matches!(adoption, Ok(Adoption::Held(_)))
+        };
+        assert!(!announce(blue) && !announce(blue), "the Envoy started with that");
+        for _ in 0..3 {
+            assert!(announce(green), "each thread loads it");
+            assert_eq!(wanted(&store), Some(green));
+        }
+        assert_eq!(state(&store).revision, Revision::ZERO, "the state is the fleet's");
+        settle(&store, &iris(), Source::Config, &Outcome::Granted, Timestamp::default());
+        assert!(!announce(green));
+        assert!(announce(blue));
+        assert_eq!(wanted(&store), Some(blue));
     }
 
     #[test]

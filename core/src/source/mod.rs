@@ -10,7 +10,7 @@ mod sighting;
 
 use std::time::Duration;
 
-pub use self::config_push::{Adoption, adopt_initial, pushed};
+pub use self::config_push::{Adoption, adopt_initial, announce_initial, pushed};
 use self::mlflow::Registry;
 pub use self::runtime::Runtime;
 pub use self::sighting::{OVERTAKEN, Pending, Sighting, read, record, settle};

@@ -1,6 +1,7 @@
 //! The benches: bluegreen beside what people would use instead, in a real Envoy.
 //!
-//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`size`], [`guard`]) measures and returns an [`outcome`], which is
+//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`size`], [`guard`], [`fleet`]) measures and returns an
+//! [`outcome`], which is
 //! printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md` ([`document`]).
 //! [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is what all
 //! subjects measure with; [`wrk`] and [`pace`] are the loads, [`processors`] keeps them off Envoy's, [`proc`] and [`machine`]
@@ -8,6 +9,7 @@
 
 mod document;
 mod ext_proc;
+mod fleet;
 mod gateway;
 mod guard;
 mod lab;
@@ -67,10 +69,12 @@ enum Subject {
     Size,
     /// Simulated canaries, healthy and not, judged by the guard and by the rules of today's controllers
     Guard,
+    /// Four Envoys and etcd: how soon after a switch on one the others follow
+    Fleet,
 }
 
-const SUBJECTS: [Subject; 6] =
-    [Subject::Overhead, Subject::Switch, Subject::Split, Subject::Scale, Subject::Size, Subject::Guard];
+const SUBJECTS: [Subject; 7] =
+    [Subject::Overhead, Subject::Switch, Subject::Split, Subject::Scale, Subject::Size, Subject::Guard, Subject::Fleet];
 
 /// Measures, prints and writes down.
 pub fn run(checkout: &Checkout, options: &BenchOptions) -> Result<()> {
@@ -146,6 +150,7 @@ impl Subject {
             Self::Scale => "scale",
             Self::Size => "size",
             Self::Guard => "guard",
+            Self::Fleet => "fleet",
         }
     }
 
@@ -157,6 +162,7 @@ impl Subject {
             Self::Scale => scale::run(lab).await,
             Self::Size => size::run(lab).await,
             Self::Guard => guard::run(lab),
+            Self::Fleet => fleet::run(lab).await,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! room for it.
 
 mod call;
+mod fleet;
 mod narrator;
 mod part;
 mod ports;
@@ -18,9 +19,11 @@ mod traffic;
 use anyhow::{Context, Result};
 
 use crate::checkout::Checkout;
+use crate::etcd;
 use crate::interrupt;
 use crate::prepare::Prepared;
 
+use fleet::FleetStory;
 use narrator::Narrator;
 use stage::{Models, Stage};
 use story::Story;
@@ -33,10 +36,15 @@ pub struct DemoOptions {
     pub keep: bool,
     /// The story with a real MLflow.
     pub mlflow: bool,
+    /// The fleet's story instead.
+    pub fleet: bool,
 }
 
 /// Tells the story; any step whose result is not the expected one is an error.
 pub fn run(options: &DemoOptions, checkout: &Checkout) -> Result<()> {
+    if options.fleet {
+        return run_fleet(options, checkout);
+    }
     // Before anything is downloaded or built: a port in use is found out in a moment.
     ports::ensure_free(options.mlflow)?;
     let models = if options.mlflow {
@@ -60,6 +68,19 @@ pub fn run(options: &DemoOptions, checkout: &Checkout) -> Result<()> {
         if options.keep { keep(&mut stage, &narrator).await } else { Ok(()) }
     });
     // A signal ends the parts under the story's feet; what it then says about them is of no interest.
+    interrupt::wait_for_exit_if_ending();
+    told
+}
+
+/// Tells the fleet's story.
+fn run_fleet(options: &DemoOptions, checkout: &Checkout) -> Result<()> {
+    etcd::obtain()?;
+    let prepared = Prepared::obtain(checkout)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let told = runtime.context("cannot start the asynchronous runtime")?.block_on(async {
+        let mut narrator = Narrator::new(options.check);
+        FleetStory::begin(&mut narrator, &prepared).await?.tell(options.keep).await
+    });
     interrupt::wait_for_exit_if_ending();
     told
 }

@@ -10,6 +10,7 @@ use bluegreen_testbed::repository;
 use crate::compose;
 use crate::deny;
 use crate::envoy::Envoy;
+use crate::etcd;
 use crate::lint;
 use crate::process;
 use crate::toolchain::WasmToolchain;
@@ -38,6 +39,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "e2e", has_tests: true, run: end_to_end },
     Suite { name: "mlflow", has_tests: true, run: mlflow },
     Suite { name: "compose", has_tests: true, run: docker_compose },
+    Suite { name: "fleet", has_tests: true, run: fleet },
     Suite { name: "bench", has_tests: false, run: bench },
 ];
 
@@ -152,6 +154,19 @@ fn docker_compose(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) 
         let mut cargo = session.native_tests(&["bluegreen-tests"]);
         cargo.args(["--features", "compose", "--test", "compose"]).env(compose::PROGRAM, prepared.program);
         session.count_native(&mut cargo)
+    });
+}
+
+/// Four Envoys and three members of etcd.
+fn fleet(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.tests(&format!("fleet, {}", envoy.name()), || {
+        etcd::obtain()?;
+        session.build_module()?;
+        let mut cargo = session.native_tests(&["bluegreen-tests"]);
+        // One after the other: each has eleven processes, and a second is a promise that is checked.
+        cargo.args(["--features", "fleet", "--test", "fleet"]).env("RUST_TEST_THREADS", "1");
+        session.count_native(cargo.env(repository::ENVOY, envoy.obtain(session.checkout)?))
     });
 }
 

@@ -1,6 +1,7 @@
 //! The API as its callers see it, over a store in memory.
 
 mod calls;
+mod fleet;
 mod readiness;
 mod webhook;
 
@@ -10,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::config::Config;
+use crate::etcd::model::{Fate, Model};
 use crate::testing::MemoryStore;
 
 const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
@@ -24,6 +26,10 @@ struct Fixture {
     in_flight: RefCell<PerColour<u64>>,
     replies: RefCell<Vec<Reply>>,
     asked: RefCell<Vec<Outgoing>>,
+    fleet: Option<Fleet>,
+    etcd: RefCell<Model>,
+    /// What becomes of the next calls to etcd; those after them are answered.
+    fates: RefCell<Vec<Fate>>,
 }
 
 impl Backend for Fixture {
@@ -37,6 +43,10 @@ impl Backend for Fixture {
 
     fn in_flight(&self, _: DeploymentIndex, colour: Colour) -> u64 {
         *self.in_flight.borrow().get(colour)
+    }
+
+    fn fleet(&self) -> Option<&Fleet> {
+        self.fleet.as_ref()
     }
 }
 
@@ -66,6 +76,9 @@ impl Fixture {
             in_flight: RefCell::default(),
             replies: RefCell::default(),
             asked: RefCell::default(),
+            fleet: None,
+            etcd: RefCell::default(),
+            fates: RefCell::default(),
         }
     }
 
@@ -89,7 +102,7 @@ impl Fixture {
     fn call(&self, head: &Head, body: &[u8]) -> Response {
         match self.step(head, body) {
             Step::Done(answer) => answer.response,
-            Step::Ask(_) | Step::Wait(_) => panic!("it waits"),
+            Step::Ask(_) | Step::Wait(_) | Step::Commit(_) => panic!("it waits"),
         }
     }
 
@@ -99,12 +112,21 @@ impl Fixture {
             Ok(call) => call.start(body, &self.router, self, self.now.get()),
             Err(response) => return Step::done(response),
         };
-        while let Step::Ask(asking) = step {
-            self.asked.borrow_mut().push(asking.request.clone());
-            let reply = self.replies.borrow_mut().remove(0);
-            step = asking.resume(&reply, &self.router, self, self.now.get());
+        loop {
+            step = match step {
+                Step::Ask(asking) => {
+                    self.asked.borrow_mut().push(asking.request.clone());
+                    let reply = self.replies.borrow_mut().remove(0);
+                    asking.resume(&reply, &self.router, self, self.now.get())
+                }
+                Step::Commit(committing) => {
+                    let fate = self.fates.borrow_mut().pop().unwrap_or(Fate::Answered);
+                    let reply = self.etcd.borrow_mut().call(&committing.call, fate);
+                    committing.resume(&reply, &self.router, self, self.now.get())
+                }
+                end => return end,
+            };
         }
-        step
     }
 
     /// A call with the operator's token.

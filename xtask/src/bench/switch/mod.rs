@@ -1,7 +1,7 @@
 //! Switching all traffic again and again under load: what fails, what still goes to the old colour, how long it takes.
 
 mod method;
-mod timeline;
+pub mod timeline;
 
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,7 @@ async fn series(name: &'static str, method: &mut Method, count: usize) -> Result
 }
 
 /// Waits until the last requests all began after the change was through and all have the new colour.
-async fn settled(load: &Running, change: &Change) -> Result<()> {
+pub async fn settled(load: &Running, change: &Change) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let recent = load.recent(SETTLED).records;

@@ -1,0 +1,150 @@
+//! A write in a fleet: decided on here, made in etcd, and only then made known to this Envoy's workers and answered.
+
+use super::trial::{Moved, Trial};
+use super::writing::{Rule, Writing};
+use super::{Answer, Backend, Problem, Response, Step, unavailable};
+use crate::etcd::transaction::{Current, Transaction, Turn};
+use crate::etcd::{Call, Fleet, Reply};
+use crate::matching::DeploymentIndex;
+use crate::routing::{Route, Router};
+use crate::state::State;
+use crate::store::{self, Applied, ApplyError, Effect, Store};
+use crate::time::Timestamp;
+
+/// A write that waits for a reply of etcd.
+#[derive(Debug)]
+pub struct Committing {
+    /// The call to etcd.
+    pub call: Call,
+    transaction: Transaction,
+    intent: Intent,
+}
+
+/// What is to be written.
+#[derive(Clone, Debug)]
+pub(super) enum Intent {
+    /// A change that somebody asked for.
+    Write(Writing),
+    /// The outcome of a smoke test.
+    Note(Trial),
+}
+
+/// A rule that stands against an intent.
+enum Objection {
+    Write(Rule),
+    Note(Moved),
+}
+
+// === impl Committing ===
+
+impl Committing {
+    pub(super) fn begin(fleet: &Fleet, intent: Intent, route: &Route, backend: &dyn Backend, now: Timestamp) -> Step {
+        let Ok(known) = store::load(backend.store(), &route.name, route.initial, now) else { return out_of_reach() };
+        let (transaction, call) = Transaction::begin(fleet, &route.name, known.state, known.origin, now);
+        Step::Commit(Box::new(Self { call, transaction, intent }))
+    }
+
+    /// Goes on with the write, now that there is a reply.
+    pub fn resume(mut self, reply: &Reply, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
+        let deployment = self.intent.deployment();
+        let Some(route) = router.routes().get(deployment) else { return out_of_reach() };
+        match self.transaction.take(reply, now) {
+            Turn::Call(call) => Step::Commit(Box::new(Self { call, ..self })),
+            Turn::Decide(current) => match self.intent.decide(&current.state, route, backend.store(), now) {
+                Ok(Some(after)) => {
+                    let call = self.transaction.put(&current, after);
+                    Step::Commit(Box::new(Self { call, ..self }))
+                }
+                Ok(None) => {
+                    let applied = Applied { state: current.state.clone(), effect: Effect::None };
+                    let step = self.intent.conclude(Ok(applied), route, backend, now);
+                    settle(step, deployment, route, &current, backend)
+                }
+                Err(objection) => {
+                    let refused = Err((objection, Box::new(current.state.clone())));
+                    let step = self.intent.conclude(refused, route, backend, now);
+                    settle(step, deployment, route, &current, backend)
+                }
+            },
+            Turn::Made(made) => {
+                let applied = Applied { state: made.state, effect: Effect::Changed };
+                let step = self.intent.conclude(Ok(applied), route, backend, now);
+                settle(step, deployment, route, &made.current, backend)
+            }
+            Turn::Unchanged(why) => {
+                let problem = Problem::FleetUnavailable(why);
+                Step::refused(Response::problem(&problem, None), problem)
+            }
+            Turn::Unknown => outcome_unknown(),
+        }
+    }
+}
+
+/// Takes the fleet's state over before the answer that shows it is sent.
+fn settle(step: Step, deployment: DeploymentIndex, route: &Route, current: &Current, backend: &dyn Backend) -> Step {
+    let Step::Done(answer) = step else { return step };
+    let Some(origin) = current.origin else { return Step::Done(answer) };
+    match store::adopt(backend.store(), &route.name, &current.state, origin, current.precedence) {
+        Ok(applied) => {
+            // Another instance may have taken it over a moment ago and not have told the workers yet.
+            let effect = if applied.effect == Effect::None { Effect::Noted } else { applied.effect };
+            let written = Some((deployment, Applied { effect, ..applied }));
+            Step::Done(Box::new(Answer { written, ..*answer }))
+        }
+        Err(_) if answer.written.is_some() => outcome_unknown(),
+        Err(_) => out_of_reach(),
+    }
+}
+
+fn out_of_reach() -> Step {
+    Step::refused(unavailable(), Problem::StoreUnavailable)
+}
+
+fn outcome_unknown() -> Step {
+    Step::refused(Response::problem(&Problem::OutcomeUnknown, None), Problem::OutcomeUnknown)
+}
+
+// === impl Intent ===
+
+impl Intent {
+    fn deployment(&self) -> DeploymentIndex {
+        match self {
+            Self::Write(writing) => writing.deployment,
+            Self::Note(trial) => trial.deployment,
+        }
+    }
+
+    fn decide(
+        &self,
+        before: &State,
+        route: &Route,
+        store: &dyn Store,
+        now: Timestamp,
+    ) -> Result<Option<State>, Objection> {
+        match self {
+            Self::Write(writing) => writing.decide(before, route, store, now).map_err(Objection::Write),
+            Self::Note(trial) => trial.decide(before, route, store, now).map_err(Objection::Note),
+        }
+    }
+
+    fn conclude(
+        self,
+        end: Result<Applied, (Objection, Box<State>)>,
+        route: &Route,
+        backend: &dyn Backend,
+        now: Timestamp,
+    ) -> Step {
+        match (self, end) {
+            (Self::Write(writing), Ok(applied)) => writing.conclude(Ok(applied), route, backend, now),
+            (Self::Write(writing), Err((Objection::Write(rule), state))) => {
+                writing.conclude(Err(ApplyError::Refused(rule, state)), route, backend, now)
+            }
+            (Self::Note(trial), Ok(applied)) => trial.conclude(Ok(applied), route, backend, now),
+            (Self::Note(trial), Err((Objection::Note(moved), state))) => {
+                trial.conclude(Err(ApplyError::Refused(moved, state)), route, backend, now)
+            }
+            // Each intent has objections of its own kind only.
+            (_, Err(_)) => out_of_reach(),
+        }
+    }
+}

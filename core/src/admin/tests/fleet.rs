@@ -1,0 +1,144 @@
+//! Writes that go through etcd, and what the API says about it.
+
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use super::*;
+use crate::etcd::{contact, model};
+use crate::history::{Author, Source};
+use crate::name::Reason;
+use crate::state::Command;
+use crate::testing::iris;
+
+const KEY: &str = "/bluegreen/iris";
+
+fn fleet_api(sections: &str) -> Fixture {
+    Fixture { fleet: Some(model::fleet()), ..Fixture::with(sections) }
+}
+
+impl Fixture {
+    /// What becomes of the next calls to etcd, the first first.
+    fn etcd_will(&self, fates: &[Fate]) {
+        *self.fates.borrow_mut() = fates.iter().rev().copied().collect();
+    }
+
+    fn recorded(&self) -> Option<State> {
+        State::decode(&self.etcd.borrow().value(KEY)?)
+    }
+
+    /// Another Envoy promotes.
+    fn promoted_elsewhere(&self) {
+        let before = self.recorded().unwrap_or_else(|| State::initial(Default::default(), START));
+        let bob = Author::new("bob", Source::Admin, Reason::none());
+        let after = before.after(Command::Promote, bob, START).expect("allowed").expect("a change");
+        self.etcd.borrow_mut().put(KEY, &after.encode());
+    }
+
+    /// The state that this Envoy's workers follow.
+    fn in_force(&self) -> State {
+        store::load(&self.store, &iris(), Default::default(), START).expect("in reach").state
+    }
+}
+
+fn promote() -> String {
+    format!("{IRIS}/promote")
+}
+
+#[test]
+fn a_write_is_in_etcd_and_in_force_before_it_is_answered() {
+    let api = fleet_api("");
+    let (status, shown) = api.operate("POST", &promote());
+    assert_eq!((status, &shown["revision"], &shown["active"]), (200, &1.into(), &"green".into()));
+    assert_eq!(api.recorded(), Some(api.in_force()));
+    let Step::Done(answer) = api.step(&head("POST", &format!("{IRIS}/rollback"), Some("op")), b"") else { panic!() };
+    let (_, applied) = answer.written.expect("written");
+    assert_eq!((applied.effect, applied.state.revision.get()), (store::Effect::Changed, 2));
+}
+
+#[test]
+fn a_write_is_decided_on_what_the_fleet_has_not_on_what_this_envoy_knows() {
+    let api = fleet_api("");
+    api.promoted_elsewhere();
+    assert_eq!(api.in_force().revision.get(), 0, "the watch has not brought it yet");
+    let (status, shown) = api.operate_with("POST", &format!("{IRIS}/rollback"), "", Some("\"1\""));
+    assert_eq!((status, &shown["revision"], &shown["active"]), (200, &2.into(), &"blue".into()));
+    api.promoted_elsewhere();
+    let (status, shown) = api.operate_with("POST", &promote(), "", Some("\"2\""));
+    assert_eq!((status, &shown["state"]["revision"]), (412, &3.into()), "{shown}");
+    assert_eq!(api.in_force().revision.get(), 3, "what was learnt on the way is in force");
+    let (status, shown) = api.operate("PATCH", &format!("{IRIS}?active=green"));
+    assert_eq!((status, &shown["revision"]), (200, &3.into()));
+}
+
+#[test]
+fn a_refusal_by_etcd_is_a_503_that_is_true_and_an_unknown_outcome_is_a_504() {
+    let (ok, lost, gone) = (Fate::Answered, Fate::AnswerLost, Fate::RequestLost);
+    let answers_lost_from_then_on = |first: Fate| [&[ok, first][..], &[gone; 20]].concat();
+    let cases: [(&[Fate], u32, &str, u64); 6] = [
+        (&[Fate::Refused; 9], 503, "store-unavailable", 0),
+        (&[gone; 9], 503, "store-unavailable", 0),
+        (&answers_lost_from_then_on(gone), 504, "outcome-unknown", 0),
+        (&answers_lost_from_then_on(lost), 504, "outcome-unknown", 1),
+        (&[ok, lost, ok], 200, "", 1),
+        (&[ok, gone, ok], 200, "", 1),
+    ];
+    for (fates, expected, kind, revision) in cases {
+        let api = fleet_api("");
+        api.etcd_will(fates);
+        let (status, body) = api.operate("POST", &promote());
+        assert_eq!(status, expected, "{fates:?}: {body}");
+        assert!(body["type"].as_str().unwrap_or_default().ends_with(kind), "{fates:?}: {body}");
+        assert_eq!(api.recorded().map_or(0, |state| state.revision.get()), revision, "{fates:?}");
+        let in_force = if status == 200 { revision } else { 0 };
+        assert_eq!(api.in_force().revision.get(), in_force, "{fates:?}: nothing is changed here either");
+    }
+}
+
+#[test]
+fn a_smoke_test_counts_on_every_envoy() {
+    let smoke = r#", "smoke_test": {"requests": [{"path": "/"}]}"#;
+    let api = fleet_api(smoke);
+    api.will_reply([Reply::Answered { status: 200, body: Vec::new() }]);
+    assert_eq!(api.operate("POST", &format!("{IRIS}/test")).0, 200);
+    let other = Fixture { etcd: api.etcd, ..fleet_api(smoke) };
+    assert_eq!(other.operate("POST", &promote()).0, 200);
+}
+
+#[test]
+fn readiness_and_probes_stand_before_a_write_in_a_fleet_too() {
+    let api = fleet_api(r#", "probe": {"path": "/ping"}"#);
+    api.will_reply([500, 200].map(|status| Reply::Answered { status, body: Vec::new() }));
+    assert_eq!(api.operate("POST", &promote()).0, 409);
+    assert_eq!(api.recorded(), None);
+    assert_eq!(api.operate("POST", &promote()).0, 200);
+    assert_eq!(api.asked(), ["GET green /ping"; 2]);
+}
+
+#[test]
+fn reads_go_on_without_etcd_and_say_when_they_may_be_stale() {
+    let api = fleet_api("");
+    api.etcd_will(&[Fate::RequestLost; 9]);
+    assert_eq!(api.operate("GET", IRIS).1["stale"], true, "there was no sign of life yet");
+    contact::note(&api.store, &model::fleet(), START);
+    assert_eq!(api.operate("GET", IRIS).1["stale"], false);
+    api.now.set(START.plus(std::time::Duration::from_secs(10)));
+    let (status, list) = api.operate("GET", "/bluegreen/v1/deployments");
+    assert_eq!((status, &list["deployments"][0]["stale"]), (200, &true.into()));
+    assert_eq!(Fixture::new().operate("GET", IRIS).1.get("stale"), None, "alone there is nothing to be behind");
+}
+
+#[test]
+fn an_envoy_is_ready_once_each_state_has_come_from_etcd() {
+    let ready = |api: &Fixture| {
+        let response = api.call(&head("GET", "/bluegreen/readyz", None), b"");
+        (response.status, String::from_utf8(response.body).expect("UTF-8"))
+    };
+    assert_eq!(ready(&Fixture::new()).0, 200, "alone it needs nobody");
+    let api = fleet_api("");
+    let (status, body) = ready(&api);
+    assert_eq!(status, 503);
+    assert!(body.contains("not-ready") && body.contains("iris"), "{body}");
+    assert_eq!(api.operate("POST", &promote()).0, 200);
+    assert_eq!(ready(&api).0, 200);
+    assert_eq!(api.call(&head("POST", "/bluegreen/readyz", None), b"").status, 405);
+}

@@ -1,0 +1,115 @@
+//! The `etcd` section: the store of record of a fleet of Envoys.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::name::ClusterName;
+use crate::time::deserialize_timeout;
+
+/// The `etcd` section: every change is a transaction there, and every Envoy follows what is there.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Etcd {
+    /// The Envoy cluster of etcd's members. TLS and credentials are its business.
+    pub cluster: ClusterName,
+    /// What every key begins with; the deployment's name follows.
+    #[serde(default)]
+    pub prefix: KeyPrefix,
+    /// What happens to traffic while etcd is away.
+    #[serde(default)]
+    pub on_unreachable: OnUnreachable,
+    /// How long one call may take. A write that meets trouble tries again: it is answered within four times as long.
+    #[serde(default = "two_seconds", deserialize_with = "deserialize_timeout")]
+    pub timeout: Duration,
+}
+
+/// What happens to traffic while etcd is away. There is one answer, and it can be written down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnreachable {
+    /// Each deployment goes on with the last state that this Envoy knows.
+    #[default]
+    ServeLast,
+}
+
+/// What the keys of a fleet begin with.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct KeyPrefix(String);
+
+/// Why a text is no [`KeyPrefix`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadPrefix(String);
+
+fn two_seconds() -> Duration {
+    Duration::from_secs(2)
+}
+
+// === impl KeyPrefix ===
+
+impl KeyPrefix {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for KeyPrefix {
+    fn default() -> Self {
+        Self("/bluegreen/".to_owned())
+    }
+}
+
+impl TryFrom<String> for KeyPrefix {
+    type Error = BadPrefix;
+
+    fn try_from(text: String) -> Result<Self, BadPrefix> {
+        // With the slash at the end no prefix covers the keys of another one that only begins like it.
+        let good = text.len() <= 200 && text.ends_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if good { Ok(Self(text)) } else { Err(BadPrefix(text)) }
+    }
+}
+
+impl fmt::Display for BadPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not a key prefix: use at most 200 visible ASCII characters that end with /", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    fn read(json: &str) -> Result<Etcd, String> {
+        serde_json::from_str(json).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_left_out_takes_its_documented_default() {
+        let etcd = read(r#"{"cluster": "etcd"}"#).expect("valid");
+        assert_eq!((etcd.prefix.as_str(), etcd.timeout), ("/bluegreen/", Duration::from_secs(2)));
+        let full = r#"{"cluster": "etcd", "prefix": "/bluegreen/", "on_unreachable": "serve_last", "timeout": "2s"}"#;
+        assert_eq!(read(full), Ok(etcd));
+    }
+
+    #[test]
+    fn a_bad_field_is_refused_with_its_rule() {
+        let cases = [
+            (r#"{}"#, "missing field `cluster`"),
+            (r#"{"cluster": "e", "prefix": "/bluegreen"}"#, "that end with /"),
+            (r#"{"cluster": "e", "prefix": ""}"#, "that end with /"),
+            (r#"{"cluster": "e", "prefix": "/a b/"}"#, "visible ASCII"),
+            (r#"{"cluster": "e", "on_unreachable": "panic"}"#, "unknown variant `panic`"),
+            (r#"{"cluster": "e", "timeout": "0s"}"#, "no time at all"),
+            (r#"{"cluster": "e", "endpoints": []}"#, "unknown field `endpoints`"),
+        ];
+        for (json, problem) in cases {
+            assert!(read(json).is_err_and(|error| error.contains(problem)), "{json}: {problem}");
+        }
+    }
+}
