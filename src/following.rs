@@ -53,17 +53,16 @@ impl Following {
     }
 
     /// Takes the end of its stream.
-    pub fn on_closed(&mut self, stream: StreamId) {
+    pub fn on_closed(&mut self, plugin: &Plugin, stream: StreamId) {
         if self.stream == Some(stream) {
             self.stream = None;
-            self.closed();
+            let acts = self.closed();
+            self.carry_out(plugin, acts);
         }
     }
 
-    fn closed(&mut self) {
-        if let Some(follower) = &mut self.follower {
-            follower.on_closed(Timestamp::from(host::now()));
-        }
+    fn closed(&mut self) -> Vec<Act> {
+        self.follower.as_mut().map(|follower| follower.on_closed(Timestamp::from(host::now()))).unwrap_or_default()
     }
 
     fn replied(&mut self, plugin: &Plugin, ticket: Ticket, reply: &Reply) -> Vec<Act> {
@@ -79,7 +78,7 @@ impl Following {
                     Ok(id) => self.under_way.push((id, ticket)),
                     Err(reply) => acts.extend(self.replied(plugin, ticket, &reply)),
                 },
-                Act::Watch(request) => self.watch(plugin, &request),
+                Act::Watch(request) => acts.extend(self.watch(plugin, &request)),
                 Act::Unwatch => {
                     if let Some(stream) = self.stream.take() {
                         grpc::cancel(stream);
@@ -99,11 +98,9 @@ impl Following {
         }
     }
 
-    fn watch(&mut self, plugin: &Plugin, request: &[u8]) {
-        let Some(fleet) = &plugin.fleet else { return };
+    fn watch(&mut self, plugin: &Plugin, request: &[u8]) -> Vec<Act> {
+        let Some(fleet) = &plugin.fleet else { return Vec::new() };
         self.stream = grpc::open(fleet.cluster(), WATCH, "Watch", request);
-        if self.stream.is_none() {
-            self.closed();
-        }
+        if self.stream.is_none() { self.closed() } else { Vec::new() }
     }
 }

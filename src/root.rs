@@ -69,7 +69,9 @@ impl Context for Root {
 
     fn on_grpc_stream_close(&mut self, token: u32, _status: u32) {
         grpc::cancel(StreamId(token));
-        self.following.on_closed(StreamId(token));
+        if let Some(plugin) = &self.plugin {
+            self.following.on_closed(plugin, StreamId(token));
+        }
     }
 }
 

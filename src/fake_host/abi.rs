@@ -2,7 +2,7 @@
 
 use std::slice;
 
-use super::{Headers, Host, LocalReply, SentCall, host};
+use super::{GrpcStream, Headers, Host, LocalReply, SentCall, SentGrpc, host};
 
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
@@ -83,6 +83,7 @@ unsafe extern "C" fn proxy_get_buffer_bytes(
         let buffer = match kind {
             0 => host.streams.get(&host.current).map(|stream| &stream.body),
             4 => Some(&host.reply.1),
+            5 => Some(&host.grpc_received),
             7 => Some(&host.configuration),
             _ => None,
         };
@@ -310,6 +311,92 @@ unsafe extern "C" fn proxy_get_property(
     })
 }
 
+#[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_grpc_call(
+    service: *const u8,
+    service_size: usize,
+    _name: *const u8,
+    _name_size: usize,
+    method: *const u8,
+    method_size: usize,
+    _metadata: *const u8,
+    _metadata_size: usize,
+    message: *const u8,
+    message_size: usize,
+    _timeout: u32,
+    token: *mut u32,
+) -> u32 {
+    let (service, method) = unsafe { (text(service, service_size), text(method, method_size)) };
+    let message = unsafe { bytes(message, message_size).to_vec() };
+    host(|host| {
+        host.calls.push("grpc_call");
+        if host.grpc_refused {
+            return INTERNAL_FAILURE;
+        }
+        host.last_token += 1;
+        host.sent_grpc.push(SentGrpc { token: host.last_token, service, method, message });
+        unsafe { *token = host.last_token };
+        OK
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_grpc_stream(
+    _service: *const u8,
+    _service_size: usize,
+    _name: *const u8,
+    _name_size: usize,
+    _method: *const u8,
+    _method_size: usize,
+    metadata: *const u8,
+    metadata_size: usize,
+    token: *mut u32,
+) -> u32 {
+    let metadata = decode_map(unsafe { bytes(metadata, metadata_size) });
+    host(|host| {
+        host.calls.push("grpc_stream");
+        if host.grpc_refused {
+            return INTERNAL_FAILURE;
+        }
+        host.last_token += 1;
+        host.grpc_streams.insert(host.last_token, GrpcStream { metadata, messages: Vec::new() });
+        unsafe { *token = host.last_token };
+        OK
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_grpc_send(token: u32, message: *const u8, message_size: usize, _end: u32) -> u32 {
+    let message = unsafe { bytes(message, message_size).to_vec() };
+    host(|host| {
+        host.calls.push("grpc_send");
+        let Some(stream) = host.grpc_streams.get_mut(&token) else { return NOT_FOUND };
+        stream.messages.push(message);
+        OK
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_grpc_cancel(token: u32) -> u32 {
+    host(|host| {
+        host.calls.push("grpc_cancel");
+        if host.grpc_streams.remove(&token).is_some() { OK } else { NOT_FOUND }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_get_status(code: *mut u32, data: *mut *mut u8, size: *mut usize) -> u32 {
+    host(|host| {
+        host.calls.push("get_status");
+        unsafe {
+            *code = 14;
+            // Whoever writes it: not everybody writes UTF-8.
+            give(b"no \xff way", data, size);
+        }
+        OK
+    })
+}
+
 /// The ABI's form of a header map: the count, the sizes, then names and values, each with a zero byte behind it.
 fn decode_map(mut map: &[u8]) -> Headers {
     let number = |map: &mut &[u8]| {
@@ -341,7 +428,7 @@ macro_rules! never_called {
 
 never_called! {
     proxy_set_buffer_bytes proxy_set_property proxy_get_header_map_pairs proxy_set_header_map_pairs
-    proxy_get_status proxy_grpc_cancel proxy_grpc_stream proxy_grpc_close proxy_grpc_call proxy_grpc_send
+    proxy_grpc_close
     proxy_close_stream proxy_continue_stream proxy_dequeue_shared_queue proxy_enqueue_shared_queue
     proxy_resolve_shared_queue proxy_register_shared_queue proxy_call_foreign_function proxy_done proxy_get_log_level
 }

@@ -40,6 +40,22 @@ pub struct SentCall {
     context: u32,
 }
 
+/// A gRPC call that the filter made.
+#[derive(Clone, Debug)]
+pub struct SentGrpc {
+    pub token: u32,
+    pub service: String,
+    pub method: String,
+    pub message: Vec<u8>,
+}
+
+/// A gRPC stream that the filter opened and has not ended.
+#[derive(Clone, Debug)]
+pub struct GrpcStream {
+    pub metadata: Headers,
+    pub messages: Vec<Vec<u8>>,
+}
+
 #[derive(Default)]
 struct Host {
     now_nanos: u64,
@@ -57,6 +73,10 @@ struct Host {
     last_token: u32,
     reply: (Headers, Vec<u8>),
     code_details: String,
+    sent_grpc: Vec<SentGrpc>,
+    grpc_streams: BTreeMap<u32, GrpcStream>,
+    grpc_received: Vec<u8>,
+    grpc_refused: bool,
 }
 
 thread_local! {
@@ -72,6 +92,8 @@ unsafe extern "C" {
     fn proxy_on_request_trailers(context_id: u32, count: usize) -> u32;
     fn proxy_on_response_headers(context_id: u32, count: usize, end_of_stream: bool) -> u32;
     fn proxy_on_http_call_response(context_id: u32, token: u32, headers: usize, body_size: usize, trailers: usize);
+    fn proxy_on_grpc_receive(context_id: u32, token: u32, size: usize);
+    fn proxy_on_grpc_close(context_id: u32, token: u32, status: u32);
     fn proxy_on_done(context_id: u32) -> bool;
     fn proxy_on_log(context_id: u32);
     fn proxy_on_delete(context_id: u32);
@@ -134,6 +156,32 @@ impl FakeEnvoy {
 
     pub fn advance(&self, span: std::time::Duration) {
         host(|host| host.now_nanos += u64::try_from(span.as_nanos()).expect("a short span"));
+    }
+
+    /// Whether gRPC calls and streams cannot be begun.
+    pub fn refuse_grpc(&self, refuse: bool) {
+        host(|host| host.grpc_refused = refuse);
+    }
+
+    /// The gRPC calls made since this was last asked.
+    pub fn take_grpc(&self) -> Vec<SentGrpc> {
+        host(|host| std::mem::take(&mut host.sent_grpc))
+    }
+
+    /// The gRPC streams that are open, by their numbers.
+    pub fn grpc_streams(&self) -> BTreeMap<u32, GrpcStream> {
+        host(|host| host.grpc_streams.clone())
+    }
+
+    /// Delivers a response to a gRPC call, or a message on a stream.
+    pub fn grpc_receive(&self, token: u32, message: &[u8]) {
+        host(|host| host.grpc_received = message.to_vec());
+        unsafe { proxy_on_grpc_receive(0, token, message.len()) };
+    }
+
+    /// Ends a gRPC call without a response, or a stream.
+    pub fn grpc_close(&self, token: u32) {
+        unsafe { proxy_on_grpc_close(0, token, 14) };
     }
 
     pub fn set_shared_reachable(&self, reachable: bool) {

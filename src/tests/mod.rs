@@ -2,6 +2,7 @@
 
 mod admin_calls;
 mod failure;
+mod fleet;
 mod host_calls;
 mod measuring;
 mod polling;

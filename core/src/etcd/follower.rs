@@ -67,6 +67,10 @@ struct Reading {
 struct Watching {
     /// The revision of the read that it began with.
     from: ModRevision,
+    /// Whether etcd has confirmed it.
+    is_begun: bool,
+    /// How often it was tried to open it.
+    openings: u32,
     next_beat: Timestamp,
     is_beat_under_way: bool,
     is_creation_under_way: bool,
@@ -118,6 +122,9 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// How many beats in a row may fail before etcd counts as out of reach: one for each of the usual three members.
 const FAILED_BEATS: u32 = 3;
+
+/// How often it is tried to open a watch before all is read again.
+const OPENINGS: u32 = 3;
 
 /// How many beats in a row may bring what the stream had not.
 const OVERTAKEN: u32 = 2;
@@ -191,6 +198,7 @@ impl Follower {
                 }
             }
             Ok(response) => {
+                watching.is_begun = true;
                 self.failures = 0;
                 for event in &response.events {
                     self.on_event(event, router, store, &mut acts);
@@ -206,10 +214,16 @@ impl Follower {
     }
 
     /// The watch has ended, or could not be opened.
-    pub fn on_closed(&mut self, now: Timestamp) {
-        if matches!(self.phase, Phase::Watching(_)) {
-            self.rest(true, now);
+    pub fn on_closed(&mut self, now: Timestamp) -> Vec<Act> {
+        let Phase::Watching(watching) = &mut self.phase else { return Vec::new() };
+        // A member that is down: the next attempt goes to another one, without a read in between that would change turns.
+        if !watching.is_begun && watching.openings < OPENINGS {
+            watching.openings = watching.openings.saturating_add(1);
+            let from = watching.from;
+            return vec![self.open(from)];
         }
+        self.rest(true, now);
+        Vec::new()
     }
 
     /// Another instance follows now.
@@ -284,15 +298,21 @@ impl Follower {
         self.create_next(router, store, now, acts);
     }
 
-    fn watch(&mut self, from: ModRevision, now: Timestamp, acts: &mut Vec<Act>) {
+    fn open(&self, from: ModRevision) -> Act {
         let create = WatchCreateRequest {
             key: self.fleet.prefix.clone(),
             range_end: self.fleet.end(),
             start_revision: i64::try_from(from.0).unwrap_or_default().saturating_add(1),
         };
-        acts.push(Act::Watch(WatchRequest { create: Some(create) }.encode_to_vec()));
+        Act::Watch(WatchRequest { create: Some(create) }.encode_to_vec())
+    }
+
+    fn watch(&mut self, from: ModRevision, now: Timestamp, acts: &mut Vec<Act>) {
+        acts.push(self.open(from));
         self.phase = Phase::Watching(Watching {
             from,
+            is_begun: false,
+            openings: 1,
             next_beat: now.plus(BEAT),
             is_beat_under_way: false,
             is_creation_under_way: false,

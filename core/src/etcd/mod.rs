@@ -11,7 +11,7 @@ pub mod follower;
 mod messages;
 pub mod transaction;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "testing"))]
 pub mod model;
 
 use std::time::Duration;

@@ -1,5 +1,13 @@
 //! etcd in memory, for tests: keys with their writes, transactions, watches, compaction; and answers that get lost.
 
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "only tests have it"
+)]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -47,6 +47,11 @@ impl Envoy {
                     self.act(model, acts, fate);
                 }
                 Act::Watch(message) => {
+                    if fate != Fate::Answered {
+                        let acts = self.follower.on_closed(self.now);
+                        self.act(model, acts, fate);
+                        continue;
+                    }
                     let (said, create) = model.watch(&message);
                     self.watch = Some(create);
                     for message in said {
@@ -162,7 +167,7 @@ fn after_a_broken_stream_it_catches_up_even_when_what_happened_is_compacted_away
     for compacted in [false, true] {
         let before = envoy.revision();
         envoy.watch = None;
-        envoy.follower.on_closed(envoy.now);
+        assert_eq!(envoy.follower.on_closed(envoy.now), []);
         model.put("/bluegreen/iris", &state(before + 1));
         model.put("/bluegreen/iris", &state(before + 2));
         if compacted {
@@ -229,6 +234,21 @@ fn one_member_of_three_that_is_down_is_not_noticed() {
 }
 
 #[test]
+fn a_watch_that_cannot_be_opened_is_tried_with_the_other_members_at_once() {
+    let mut model = Model::default();
+    model.put("/bluegreen/iris", &state(1));
+    let mut envoy = Envoy::new();
+    let acts = envoy.follower.tick(&envoy.router, &envoy.store, envoy.now);
+    let [Act::Call(ticket, call)] = &acts[..] else { panic!("{acts:?}") };
+    let reply = model.call(call, Fate::Answered);
+    let acts = envoy.follower.on_reply(*ticket, &reply, &envoy.router, &envoy.store, envoy.now);
+    let watch = acts.iter().find(|act| matches!(act, Act::Watch(_))).expect("a watch").clone();
+    assert_eq!(envoy.follower.on_closed(envoy.now), [watch.clone()]);
+    assert_eq!(envoy.follower.on_closed(envoy.now), [watch]);
+    assert_eq!(envoy.follower.on_closed(envoy.now), [], "after that it reads again");
+}
+
+#[test]
 fn a_key_that_was_removed_is_created_again_from_what_is_known() {
     let mut model = Model::default();
     let mut envoy = watching(&mut model);
@@ -250,7 +270,7 @@ fn what_is_not_a_state_is_warned_of_once_and_replaced_by_the_next_change() {
     model.put("/bluegreen/iris", b"not ours");
     envoy.deliver(&mut model);
     envoy.deliver(&mut model);
-    envoy.follower.on_closed(envoy.now);
+    assert_eq!(envoy.follower.on_closed(envoy.now), []);
     envoy.pass(&mut model, BEAT, Fate::Answered);
     let said = envoy.said();
     assert!(said.len() == 1 && said[0].starts_with("0: what etcd holds under its key is not a state"), "{said:?}");
@@ -273,7 +293,7 @@ fn a_store_that_was_restored_from_a_backup_is_followed_backwards() {
     restored.put("/bluegreen/iris", &state(5));
     restored.put("/bluegreen/wine", &state(1));
     envoy.watch = None;
-    envoy.follower.on_closed(envoy.now);
+    assert_eq!(envoy.follower.on_closed(envoy.now), []);
     envoy.pass(&mut restored, BEAT, Fate::Answered);
     assert_eq!(envoy.revision(), 5);
     restored.put("/bluegreen/iris", &state(6));
@@ -287,7 +307,7 @@ fn a_reply_to_an_earlier_attempt_says_nothing() {
     let mut envoy = watching(&mut model);
     envoy.now = envoy.now.plus(BEAT);
     let acts = envoy.follower.tick(&envoy.router, &envoy.store, envoy.now);
-    envoy.follower.on_closed(envoy.now);
+    assert_eq!(envoy.follower.on_closed(envoy.now), []);
     for act in acts {
         let Act::Call(ticket, call) = act else { panic!("{act:?}") };
         let reply = model.call(&call, Fate::Answered);

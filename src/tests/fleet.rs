@@ -1,0 +1,163 @@
+//! Writes through etcd and following it, from the filter's side of the host.
+
+use bluegreen_core::etcd::model::{Fate, Model};
+use bluegreen_core::etcd::{Call, Reply};
+use bluegreen_core::state::State;
+
+use super::*;
+
+/// An operator's configuration with a fleet.
+fn in_fleet(sections: &str) -> String {
+    let tokens = format!(r#"{{"name": "alice", "role": "operator", "sha256": "{TOKEN_SUM}"}}"#);
+    config(sections, &format!(r#", "admin": {{"tokens": [{tokens}]}}, "etcd": {{"cluster": "etcd"}}"#))
+}
+
+/// Answers every call to etcd, and those that follow from the answers, and what streams have to say.
+fn settle(envoy: &FakeEnvoy, model: &mut Model) {
+    loop {
+        let sent = envoy.take_grpc();
+        if sent.is_empty() {
+            return;
+        }
+        for sent in sent {
+            assert_eq!(sent.service, "\n\x06\n\x04etcd");
+            let cluster = bluegreen_core::name::ClusterName::new("etcd").expect("valid");
+            let method = if sent.method == "Txn" { "Txn" } else { "Range" };
+            let call = Call { cluster, service: "", method, message: sent.message, timeout: Duration::ZERO };
+            match model.call(&call, Fate::Answered) {
+                Reply::Answered(message) => envoy.grpc_receive(sent.token, &message),
+                other => panic!("{other:?}"),
+            }
+        }
+        for (token, stream) in envoy.grpc_streams() {
+            let (said, _) = model.watch(&stream.messages[0]);
+            said.iter().for_each(|message| envoy.grpc_receive(token, message));
+        }
+    }
+}
+
+fn revision(model: &Model) -> u64 {
+    let value = model.value("/bluegreen/iris").expect("a key");
+    State::decode(&value).expect("a state").revision.get()
+}
+
+/// Two workers of which one follows, and etcd with the deployment in it.
+fn followed(envoy: &FakeEnvoy, sections: &str) -> ([Worker; 2], Model) {
+    let (workers, mut model) = ([0, 1].map(|_| worker(envoy, &in_fleet(sections))), Model::default());
+    workers.iter().for_each(|worker| worker.tick());
+    settle(envoy, &mut model);
+    assert_eq!(envoy.grpc_streams().len(), 1, "one follows for all");
+    (workers, model)
+}
+
+/// Makes a call, whose answers from etcd come from `model`, and gives its status.
+fn operate_on(envoy: &FakeEnvoy, model: &mut Model, worker: Worker, method: &str, path: &str) -> u32 {
+    let exchange = call(worker, method, path);
+    assert_eq!(exchange.send_headers(true), Next::Pause);
+    assert!(exchange.replies().is_empty(), "etcd first");
+    settle(envoy, model);
+    let replies = exchange.replies();
+    assert_eq!(replies.len(), 1, "{replies:?}");
+    exchange.end();
+    replies[0].status
+}
+
+#[test]
+fn a_write_is_answered_after_etcd_has_it_and_all_workers_know() {
+    let envoy = FakeEnvoy::start();
+    let (workers, mut model) = followed(&envoy, "");
+    assert_eq!(revision(&model), 0, "created from initial");
+    for (expected, path) in [("g2", "/promote"), ("b1", "/rollback")] {
+        assert_eq!(operate_on(&envoy, &mut model, workers[1], "POST", path), 200);
+        assert_eq!(workers.map(|worker| cluster(worker, &[])), [expected; 2].map(str::to_owned));
+    }
+    assert_eq!(revision(&model), 2);
+    let changes = envoy.logs().into_iter().filter(|line| line.contains("state changed")).count();
+    assert_eq!(changes, 2, "each is logged once: {:?}", envoy.logs());
+}
+
+#[test]
+fn what_the_watch_brings_is_in_force_on_every_worker() {
+    let envoy = FakeEnvoy::start();
+    let (workers, mut model) = followed(&envoy, "");
+    let other = State::decode(&model.value("/bluegreen/iris").expect("a key")).expect("a state");
+    let bob = bluegreen_core::history::Author::config();
+    let promoted = other.after(bluegreen_core::state::Command::Promote, bob, other.since).expect("allowed");
+    model.put("/bluegreen/iris", &promoted.expect("a change").encode());
+    let (token, stream) = envoy.grpc_streams().into_iter().next().expect("a stream");
+    assert_eq!(stream.metadata, [("hasleader".to_owned(), b"true".to_vec())]);
+    let (said, _) = model.watch(&stream.messages[0]);
+    said.iter().for_each(|message| envoy.grpc_receive(token, message));
+    assert_eq!(workers.map(|worker| cluster(worker, &[])), ["g2", "g2"].map(str::to_owned));
+}
+
+#[test]
+fn a_stream_that_ends_is_ended_here_too_and_another_one_is_opened() {
+    let envoy = FakeEnvoy::start();
+    let (workers, mut model) = followed(&envoy, "");
+    let token = *envoy.grpc_streams().keys().next().expect("a stream");
+    envoy.grpc_close(token);
+    assert!(envoy.grpc_streams().is_empty(), "the host may free its part of it");
+    // What comes late, or for nobody, does no harm.
+    envoy.grpc_receive(token, b"late");
+    envoy.grpc_close(token);
+    envoy.grpc_receive(99_999, b"");
+    envoy.advance(Duration::from_millis(250));
+    workers.iter().for_each(|worker| worker.tick());
+    settle(&envoy, &mut model);
+    assert_eq!(envoy.grpc_streams().len(), 1);
+}
+
+#[test]
+fn without_etcd_a_write_is_refused_and_nothing_is_changed() {
+    let envoy = FakeEnvoy::start();
+    let (workers, model) = followed(&envoy, "");
+    envoy.refuse_grpc(true);
+    assert_eq!(operate(workers[0], "POST", "/promote"), 503);
+    envoy.refuse_grpc(false);
+    let exchange = call(workers[0], "POST", "/promote");
+    exchange.send_headers(true);
+    // The read is tried with one member after the other; status messages are not always UTF-8.
+    while let [sent] = &envoy.take_grpc()[..] {
+        envoy.grpc_close(sent.token);
+    }
+    let reply = exchange.replies().pop().expect("an answer");
+    assert!(reply.status == 503 && reply.body.contains("Nothing was changed. etcd: gRPC status 14"), "{reply:?}");
+    assert_eq!((cluster(workers[1], &[]).as_str(), revision(&model)), ("b1", 0));
+}
+
+#[test]
+fn when_the_one_who_follows_falls_silent_another_one_does_it_within_two_seconds() {
+    let envoy = FakeEnvoy::start();
+    let (workers, mut model) = followed(&envoy, "");
+    for _ in 0..8 {
+        envoy.advance(Duration::from_millis(250));
+        workers[1].tick();
+        settle(&envoy, &mut model);
+    }
+    assert_eq!(envoy.grpc_streams().len(), 2, "the first one's stream is still there, as after a trap");
+}
+
+#[test]
+fn a_failover_goes_through_etcd_at_the_next_tick() {
+    let envoy = FakeEnvoy::start();
+    let sections = r#", "probe": {"path": "/ping"}, "bake": {"for": "10m"}, "failover": {"after": 3}"#;
+    let (workers, mut model) = followed(&envoy, sections);
+    let all_well = || envoy.take_sent().iter().for_each(|probe| envoy.reply(probe, Some("200"), ""));
+    all_well();
+    assert_eq!(operate_on(&envoy, &mut model, workers[0], "POST", "/promote?force=true"), 200);
+    for _ in 0..5 {
+        let exchange = infer(workers[0], &[]);
+        envoy.set_code_details("no_healthy_upstream");
+        exchange.answer("503");
+        exchange.end();
+    }
+    assert_eq!(revision(&model), 1, "the root context makes the change");
+    workers[0].tick();
+    settle(&envoy, &mut model);
+    all_well();
+    settle(&envoy, &mut model);
+    assert_eq!((revision(&model), cluster(workers[1], &[]).as_str()), (2, "b1"));
+    let line = envoy.logs().into_iter().rfind(|line| line.contains("state changed")).expect("a line");
+    assert!(line.contains("by=guard source=guard reason"), "{line}");
+}
