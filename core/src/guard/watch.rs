@@ -4,13 +4,12 @@
 //! was, and any worker can show it.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::interval::interval;
 use super::outcomes::{Block, Outcomes};
 use super::sequential::SequentialTest;
 use crate::colour::{Colour, PerColour};
-use crate::config::{ErrorRule, Guard, LatencyOf, Over, SlowRule, reader};
+use crate::config::{ErrorRule, Guard, LatencyOf, Over, SlowRule};
 use crate::counters::ColourCounts;
 use crate::latency::{Bucket, Histogram};
 use crate::name::DeploymentName;
@@ -106,8 +105,7 @@ const SLOW_PERCENT: u8 = 95;
 
 /// What is known of a deployment's canary; none before the first, and while the store is out of reach.
 pub fn read(store: &dyn Store, name: &DeploymentName) -> Option<Watch> {
-    let value: Value = serde_json::from_slice(&store.read(&key(name)).ok()?.value?).ok()?;
-    reader::read(&value).ok()
+    serde_json::from_slice(&store.read(&key(name)).ok()?.value?).ok()
 }
 
 /// Writes it down, over what is there: there is one leader.
@@ -475,7 +473,10 @@ mod tests {
     fn a_watch_is_kept_for_the_next_leader_and_a_foreign_value_is_none() {
         let store = MemoryStore::default();
         assert_eq!(read(&store, &iris()), None);
-        let watch = begin(&guard("{}"));
+        let rules = guard(r#"{"slow": {"over": "auto"}}"#);
+        let before = PerColour { blue: counts(7, 0, 0, Duration::from_millis(10)), ..PerColour::default() };
+        let watch = Watch::follow(None, &canary(), Some(&rules), &before, NOW).expect("a canary");
+        assert!(matches!(&watch.bound, Bound::Learning(before) if before.total() == 7), "{:?}", watch.bound);
         record(&store, &iris(), &watch).expect("in reach");
         assert_eq!(read(&store, &iris()), Some(watch));
         store.put("bluegreen/v1/iris/watch", b"\xff");
