@@ -355,7 +355,7 @@ mod tests {
             let place = (0..count).map(|step| (from + step) % count).find(|place| writers[*place].next.is_some());
             if let Some(place) = place {
                 // Some answers are lost on the way back.
-                let fate = if turn % 11 == 0 { Fate::AnswerLost } else { Fate::Answered };
+                let fate = if turn.is_multiple_of(11) { Fate::AnswerLost } else { Fate::Answered };
                 writers[place].step(&mut model, fate, START);
             }
         }
