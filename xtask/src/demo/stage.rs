@@ -8,7 +8,9 @@ use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use bluegreen_testbed::{Bootstrap, repository};
 use reqwest::{Client, StatusCode};
+use serde_json::json;
 
 use super::part::Part;
 use super::registry::{self, Registry};
@@ -55,6 +57,8 @@ pub const SLOW_GREEN: Model = Model { delay_ms: 120, ..GREEN };
 pub struct Stage {
     prepared: Prepared,
     models: Models,
+    /// Envoy's configuration, as seen from the repository's root.
+    configuration: PathBuf,
     logs: PathBuf,
     http: Client,
     parts: Vec<Part>,
@@ -72,6 +76,15 @@ pub fn build_model_server(checkout: &Checkout) -> Result<PathBuf> {
     Ok(model_server)
 }
 
+/// Writes the shipped configuration with a guard, which a configuration to copy from does not have: it acts by itself.
+fn guarded(folder: &Path) -> Result<PathBuf> {
+    let bootstrap = Bootstrap::read(&repository::root().join("envoy/envoy.yaml"))?
+        .deployment("iris", |iris| iris["guard"] = json!({"slow": {"over": "50ms"}}));
+    let path = folder.join("envoy.yaml");
+    bootstrap.write(&path)?;
+    Ok(path)
+}
+
 // === impl Stage ===
 
 impl Stage {
@@ -79,13 +92,24 @@ impl Stage {
         let logs = checkout.demo_logs();
         fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
         let http = Client::builder().no_proxy().build().context("cannot make an HTTP client")?;
-        Ok(Self { prepared, models, logs, http, parts: Vec::new() })
+        let configuration = match &models {
+            Models::Small(_) => {
+                let path = guarded(&logs)?;
+                path.strip_prefix(&prepared.root).map_or(path.clone(), Path::to_owned)
+            }
+            Models::Mlflow(_) => PathBuf::from("envoy/mlflow/envoy.yaml"),
+        };
+        Ok(Self { prepared, models, configuration, logs, http, parts: Vec::new() })
     }
 
     /// What the story will be told with.
     pub fn introduction(&self) -> String {
         let Prepared { module, envoy, .. } = &self.prepared;
-        format!("The filter is {}, Envoy is {}.", self.shown(module), self.shown(envoy))
+        let added = match &self.models {
+            Models::Small(_) => " Its configuration is envoy/envoy.yaml with a guard.",
+            Models::Mlflow(_) => "",
+        };
+        format!("The filter is {}, Envoy is {}.{added}", self.shown(module), self.shown(envoy))
     }
 
     /// Where the parts' output is.
@@ -124,15 +148,7 @@ impl Stage {
 
     /// What a user would type, in the repository's root, to start Envoy.
     pub fn envoy_command(&self) -> String {
-        format!("{} {}", self.shown(&self.prepared.envoy), envoy_arguments(self.configuration()).join(" "))
-    }
-
-    /// The shipped configuration, relative to the repository's root.
-    const fn configuration(&self) -> &'static str {
-        match &self.models {
-            Models::Small(_) => "envoy/envoy.yaml",
-            Models::Mlflow(_) => "envoy/mlflow/envoy.yaml",
-        }
+        format!("{} {}", self.shown(&self.prepared.envoy), envoy_arguments(&self.configuration).join(" "))
     }
 
     /// A path as seen from the repository's root.
@@ -155,11 +171,11 @@ impl Stage {
         self.until_ready(model.colour, &format!("http://127.0.0.1:{}/ping", model.port), "").await
     }
 
-    /// Starts Envoy with the shipped configuration and waits until its workers accept requests.
+    /// Starts Envoy and waits until its workers accept requests.
     pub async fn start_envoy(&mut self) -> Result<()> {
         let mut command = Command::new(&self.prepared.envoy);
         // Relative paths in the configuration start at the repository's root.
-        command.args(envoy_arguments(self.configuration())).current_dir(&self.prepared.root);
+        command.args(envoy_arguments(&self.configuration)).current_dir(&self.prepared.root);
         self.start("envoy", command)?;
         let workers = "http://127.0.0.1:9901/stats?filter=^listener_manager.workers_started$";
         self.until_ready("envoy", workers, "listener_manager.workers_started: 1").await
@@ -214,8 +230,10 @@ impl Stage {
     }
 }
 
-fn envoy_arguments(configuration: &'static str) -> Vec<&'static str> {
+fn envoy_arguments(configuration: &Path) -> Vec<String> {
+    let configuration = configuration.display().to_string();
     let levels = ["--log-level", "warning", "--component-log-level", "wasm:info"];
     // No shared memory between Envoys: another one on this machine does not matter.
-    [&["-c", configuration, "--concurrency", WORKERS][..], &levels, &["--disable-hot-restart"]].concat()
+    let all = [&["-c", &configuration, "--concurrency", WORKERS][..], &levels, &["--disable-hot-restart"]].concat();
+    all.into_iter().map(str::to_owned).collect()
 }
