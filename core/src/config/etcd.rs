@@ -20,7 +20,7 @@ pub struct Etcd {
     /// What happens to traffic while etcd is away.
     #[serde(default)]
     pub on_unreachable: OnUnreachable,
-    /// How long one call may take. A write that meets trouble tries again: it is answered within four times as long.
+    /// How long one call may take. A write that meets trouble tries again: it can take seven times as long.
     #[serde(default = "two_seconds", deserialize_with = "deserialize_timeout")]
     pub timeout: Duration,
 }

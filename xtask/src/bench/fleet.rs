@@ -124,8 +124,8 @@ fn report(series: &[Series]) -> Outcome {
             "The Envoy that was called knows before it answers; the others are told by etcd's watch, whose event is often \
              there before the answer has been read."
                 .to_owned(),
-            "A write takes two rounds through a quorum of etcd and one write to its members' disks, which is most of the \
-             call's time here."
+            "A write takes two rounds through a quorum of etcd. Its members keep their data in memory here: on disks each \
+             write waits for a disk as well."
                 .to_owned(),
         ],
         measurements: json!({"series": series, "stale_ms": stale, "call_ms": calls}),
