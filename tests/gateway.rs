@@ -2,7 +2,6 @@
 //! a filter that only the routes of a policy turn on, routes that match a header, a module that is fetched over HTTP.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::envoy::OPERATOR;
@@ -106,20 +105,7 @@ async fn the_switch_story_runs_on_an_extension_policy() -> Result<()> {
     ensure_conflict(&admin.promoting(IRIS).send().await?, "colour-unhealthy", "503")?;
     gateway.green.behave_when_probed(Behaviour::Answer);
 
-    let running = gateway.load()?.connections(8).start();
-    let mut switches = Vec::new();
-    for round in 0..10 {
-        running.more(40).await?;
-        let asked = Instant::now();
-        let state = if round % 2 == 0 { admin.promote(IRIS).await? } else { admin.rollback(IRIS).await? };
-        switches.push(Switch { asked, answered: Instant::now(), colour: state.active });
-    }
-    running.more(40).await?;
-    let report = running.stop().await;
-    report.ensure_no_failures()?;
-    report.ensure_truthful()?;
-    let certain = Switch::ensure_all_hold(&switches, &report)?;
-    ensure!(certain > 200, "only {certain} requests prove anything");
+    Switch::back_and_forth(gateway.load()?, &admin).await?;
     Ok(())
 }
 

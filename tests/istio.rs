@@ -2,7 +2,6 @@
 //! named for subsets, routes that match a header, plugins by ECDS, all of them in the same empty vm_id.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::envoy::{ADMIN, OPERATOR};
@@ -166,20 +165,7 @@ async fn tell_the_story(mesh: &Mesh, admin_on: &str) -> Result<()> {
     mesh.green.behave_when_probed(Behaviour::Answer);
 
     // Back and forth under load: nothing fails, and nothing goes to the old colour after the answer.
-    let running = mesh.load(PUBLIC)?.connections(8).start();
-    let mut switches = Vec::new();
-    for round in 0..10 {
-        running.more(40).await?;
-        let asked = Instant::now();
-        let state = if round % 2 == 0 { admin.promote(IRIS).await? } else { admin.rollback(IRIS).await? };
-        switches.push(Switch { asked, answered: Instant::now(), colour: state.active });
-    }
-    running.more(40).await?;
-    let report = running.stop().await;
-    report.ensure_no_failures()?;
-    report.ensure_truthful()?;
-    let certain = Switch::ensure_all_hold(&switches, &report)?;
-    ensure!(certain > 200, "only {certain} requests prove anything");
+    Switch::back_and_forth(mesh.load(PUBLIC)?, &admin).await?;
     ensure!(mesh.colour().await? == "blue", "the last rollback does not hold on every listener");
 
     // Whoever looks finds all of it in the history, newest first.

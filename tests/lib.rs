@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use bluegreen_testbed::load::Report;
-use bluegreen_testbed::{Bootstrap, Envoy, Load, Upstream, envoy, repository};
+use bluegreen_testbed::{Admin, Bootstrap, Envoy, Load, Upstream, envoy, repository};
 
 /// The deployment of the shipped configuration.
 pub const IRIS: &str = "iris";
@@ -82,6 +82,26 @@ impl Stage {
 // === impl Switch ===
 
 impl Switch {
+    /// Promotes and rolls back in turn, ten times in all, under this load: nothing fails, and nothing goes to the old
+    /// colour after an answer.
+    pub async fn back_and_forth(load: Load, admin: &Admin) -> Result<()> {
+        let running = load.connections(8).start();
+        let mut switches = Vec::new();
+        for round in 0..10 {
+            running.more(40).await?;
+            let asked = Instant::now();
+            let state = if round % 2 == 0 { admin.promote(IRIS).await? } else { admin.rollback(IRIS).await? };
+            switches.push(Self { asked, answered: Instant::now(), colour: state.active });
+        }
+        running.more(40).await?;
+        let report = running.stop().await;
+        report.ensure_no_failures()?;
+        report.ensure_truthful()?;
+        let certain = Self::ensure_all_hold(&switches, &report)?;
+        ensure!(certain > 200, "only {certain} requests prove anything");
+        Ok(())
+    }
+
     /// Fails unless each request that began after a switch's answer, and ended before the next switch was asked for,
     /// was answered by the colour of that switch. Returns how many requests were so certain.
     pub fn ensure_all_hold(switches: &[Self], report: &Report) -> Result<usize> {
