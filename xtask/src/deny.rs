@@ -13,8 +13,14 @@ use crate::progress::Progress;
 /// cargo-deny, which is built once and kept.
 const VERSION: &str = "0.20.2";
 
-/// Licences, duplicates, sources: all that is known without asking anybody.
+/// Licences, duplicates, sources: all that the crates themselves say.
 pub fn check(checkout: &Checkout) -> Result<()> {
+    // Of every platform: a build has downloaded those of this one, and a machine that has just built has no others.
+    let progress = Progress::start("Fetching the crates of all platforms");
+    process::quiet(checkout.cargo("fetch").arg("--locked"), &progress).map_err(|error| {
+        Missing::error(format!("the crates of all platforms cannot be fetched from here: {error:#}"))
+    })?;
+    progress.done("Fetched the crates of all platforms");
     process::show(command(checkout)?.args(["--offline", "check", "licenses", "bans", "sources"]))
 }
 
