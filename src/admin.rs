@@ -19,9 +19,7 @@ pub struct AdminCall {
 
 /// How far a call has come.
 enum Progress {
-    /// Its body has not begun, and may be given up.
-    Waiting(Call),
-    /// Its body has begun.
+    /// Its body is not complete, and may be given up.
     Receiving(Call),
     /// A model server is being asked.
     Asking(CallId, Box<Asking>),
@@ -31,8 +29,8 @@ enum Progress {
     Answered,
 }
 
-/// How long a body may take to begin.
-const BODY_BEGINS_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long a body may take to arrive. Envoy's own limit, `request_timeout`, would also cut off a drain.
+const BODY_ARRIVES_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 // === impl AdminCall ===
 
@@ -52,9 +50,9 @@ impl AdminCall {
         match api.receive(&head) {
             Ok(call) if end_of_stream => this.start(plugin, call, &[]),
             Ok(call) => {
-                let until = Timestamp::from(host::now()).plus(BODY_BEGINS_WITHIN);
-                plugin.waiting.borrow_mut().add(context_id, Until::BodyBegins(until));
-                this.progress = Progress::Waiting(call);
+                let until = Timestamp::from(host::now()).plus(BODY_ARRIVES_WITHIN);
+                plugin.waiting.borrow_mut().add(context_id, Until::Received(until));
+                this.progress = Progress::Receiving(call);
             }
             Err(response) => host::answer(&response),
         }
@@ -63,11 +61,12 @@ impl AdminCall {
 
     /// Takes note of the body, of which `size` bytes are buffered.
     pub fn on_body(&mut self, plugin: &Plugin, size: usize, end_of_stream: bool) {
-        match self.received(plugin) {
-            Some(_) if size > MAX_BODY => host::answer(&Response::problem(&Problem::BodyTooLarge, None)),
-            Some(call) if end_of_stream => self.start(plugin, call, &host::request_body(MAX_BODY)),
-            Some(call) => self.progress = Progress::Receiving(call),
-            None => {}
+        if size > MAX_BODY {
+            if self.received(plugin).is_some() {
+                host::answer(&Response::problem(&Problem::BodyTooLarge, None));
+            }
+        } else if end_of_stream && let Some(call) = self.received(plugin) {
+            self.start(plugin, call, &host::request_body(MAX_BODY));
         }
     }
 
@@ -105,11 +104,10 @@ impl AdminCall {
         plugin.waiting.borrow_mut().remove(self.context_id);
     }
 
-    /// The call, now that a part of its body is here; `None` if it goes on by other means already.
+    /// The call, if it is still waiting for its body; it is not any more.
     fn received(&mut self, plugin: &Plugin) -> Option<Call> {
         match std::mem::replace(&mut self.progress, Progress::Answered) {
-            Progress::Waiting(call) => plugin.waiting.borrow_mut().remove(self.context_id).then_some(call),
-            Progress::Receiving(call) => Some(call),
+            Progress::Receiving(call) => plugin.waiting.borrow_mut().remove(self.context_id).then_some(call),
             other => {
                 self.progress = other;
                 None
@@ -154,11 +152,11 @@ fn carry_out(plugin: &Plugin, answer: &Answer) {
     host::answer(&answer.response);
 }
 
-/// Goes on with the calls that waited for this tick: bodies that have not begun in time, and drains that are done.
+/// Goes on with the calls that waited for this tick: bodies that are not complete in time, and drains that are done.
 pub fn tick(plugin: &Plugin, now: Timestamp) {
     plugin.waiting.borrow_mut().retain(|context_id, until| {
         let answer = match until {
-            Until::BodyBegins(deadline) => {
+            Until::Received(deadline) => {
                 (*deadline <= now).then(|| Answer::only(Response::problem(&Problem::BodyMissing, None)))
             }
             Until::Drained(drain) => drain.poll(&plugin.router, plugin, now),

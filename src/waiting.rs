@@ -5,15 +5,16 @@ use bluegreen_core::time::Timestamp;
 
 /// The calls, by the context of their stream.
 ///
-/// A listener without `allow_on_headers_stop_iteration` never hands a body over: a call with one would wait for ever. So
-/// each gets a time by which the first part of its body must have come. And a drain is done when the last request is.
+/// A client may never finish its body, and a listener without `allow_on_headers_stop_iteration` never hands one over: a
+/// call would wait for ever. So each gets a time by which its body must be complete. And a drain is done when the last
+/// request is.
 #[derive(Default)]
 pub struct Waiting(Vec<(u32, Until)>);
 
 /// What a call waits for.
 pub enum Until {
-    /// Its body, by then.
-    BodyBegins(Timestamp),
+    /// The end of its body, by then.
+    Received(Timestamp),
     /// A colour that nothing needs any more.
     Drained(Drain),
 }

@@ -174,6 +174,7 @@ async fn a_body_that_never_ends_is_answered_and_changes_nothing() -> Result<()> 
     let answers = tokio::join!(answer_to_body(&stage, half, 10), answer_to_body(&stage, whole, 10));
     for (body, answer) in [(half, answers.0?), (whole, answers.1?)] {
         ensure!(answer.status == 408, "{body}: {answer:?}");
+        ensure_problem(body, &answer)?;
         ensure_untouched(&stage, body).await?;
     }
     Ok(())

@@ -63,6 +63,21 @@ async fn the_shipped_ports_and_addresses_are_the_documented_ones() -> Result<()>
     Ok(())
 }
 
+/// A drain waits for minutes, within what Envoy's own `stream_idle_timeout` of five allows.
+#[test]
+fn no_shipped_admin_listener_cuts_off_a_call_that_waits() -> Result<()> {
+    for file in BOOTSTRAPS.into_iter().chain(["envoy/compose/envoy.yaml", "envoy/istio/envoyfilter.yaml"]) {
+        let text = std::fs::read_to_string(repository::root().join(file)).with_context(|| file.to_owned())?;
+        for limit in ["request_timeout", "stream_idle_timeout", "max_stream_duration"] {
+            let set =
+                text.lines().find(|line| line.trim().strip_prefix(limit).is_some_and(|rest| rest.starts_with(':')));
+            ensure!(set.is_none(), "{file} has {set:?}");
+        }
+        ensure!(text.contains("request_headers_timeout: 10s"), "{file} waits for headers for ever");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_seeded_cluster_is_the_one_of_the_initially_active_colour() -> Result<()> {
     let mut checked = 0;

@@ -220,8 +220,9 @@ impl fmt::Display for Problem {
                 )
             }
             Self::BodyMissing => f.write_str(
-                "The request announces a body, but none arrived. This listener may not hand bodies to the filter \
-                 (allow_on_headers_stop_iteration is off, as in a mesh): give the parameters in the query string.",
+                "The request announces a body that did not arrive in full within 5 s. If it was sent, this listener \
+                 does not hand bodies to the filter (allow_on_headers_stop_iteration is off, as in a mesh): give the \
+                 parameters in the query string.",
             ),
             Self::BodyTooLarge => write!(f, "The body is larger than {MAX_BODY} bytes."),
             Self::Unauthenticated { presented: false } => f.write_str(
