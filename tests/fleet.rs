@@ -1,10 +1,12 @@
-//! Four Envoys and three members of etcd: one record, whoever writes and whatever fails.
+//! Four Envoys and three members of etcd: one record, whoever writes and whatever fails. The module may have what the
+//! installation guide lists and nothing else.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::admin::{Change, Deployment, Reply};
+use bluegreen_testbed::capabilities::{documented, restrict};
 use bluegreen_testbed::discovery::Watched;
 use bluegreen_testbed::fleet::Line;
 use bluegreen_testbed::{Bootstrap, Fleet, Load, Upstream, wait};
@@ -25,7 +27,7 @@ struct Stage {
 
 impl Stage {
     async fn new(envoys: usize) -> Result<Self> {
-        Self::with(envoys, Bootstrap::shipped()?).await
+        Self::with(envoys, restrict(Bootstrap::shipped()?, &documented()?)?).await
     }
 
     async fn with(envoys: usize, bootstrap: Bootstrap) -> Result<Self> {

@@ -2,12 +2,14 @@
 //! `mlflow models serve`.
 //!
 //! One tracking server, two model servers and one Python prompt serve all tests; each test registers the two versions
-//! under a name of its own, and has an Envoy of its own.
+//! under a name of its own, and has an Envoy of its own, which lets the module have what the installation guide lists and
+//! nothing else.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use bluegreen_testbed::capabilities::{documented, restrict};
 use bluegreen_testbed::envoy::ADMIN;
 use bluegreen_testbed::load::Answer;
 use bluegreen_testbed::mlflow::{Mlflow, ModelServer, Python};
@@ -97,7 +99,7 @@ impl Scene {
         for (alias, version) in [("blue", "1"), ("green", "2"), ("production", "1")] {
             python.run(&format!("client.set_registered_model_alias({model:?}, {alias:?}, {version:?})")).await?;
         }
-        let envoy = Envoy::with(bootstrap).start().await?;
+        let envoy = Envoy::with(restrict(bootstrap, &documented()?)?).start().await?;
         told(&envoy, "\"at\":").await?;
         Ok(Self { model, python, envoy })
     }

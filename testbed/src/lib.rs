@@ -9,6 +9,7 @@
 
 pub mod admin;
 pub mod bootstrap;
+pub mod capabilities;
 pub mod control_plane;
 pub mod discovery;
 pub mod envoy;
