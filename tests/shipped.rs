@@ -126,11 +126,15 @@ async fn both_ways_of_configuring_say_the_same() -> Result<()> {
 #[tokio::test]
 async fn the_containers_are_configured_as_the_shipped_files_say() -> Result<()> {
     let shipped = read("envoy/ecds/bluegreen.yaml")?.plugins();
-    for (profile, store) in [("local", Value::Null), ("mlflow", Value::Null), ("fleet", Value::from("etcd"))] {
+    let profiles = [("local", Value::Null, Value::Null), ("mlflow", Value::Null, Value::from("mlflow"))];
+    for (profile, store, registry) in profiles.into_iter().chain([("fleet", Value::from("etcd"), Value::Null)]) {
         let mut plugins = read(&format!("envoy/compose/bluegreen-{profile}.yaml"))?.plugins();
         for plugin in plugins.iter_mut().filter_map(Value::as_object_mut) {
             let etcd = plugin.remove("etcd").unwrap_or_default();
             ensure!(etcd["cluster"] == store, "{profile}: {etcd}");
+            let iris = plugin["deployments"][IRIS].as_object_mut().context("no deployment")?;
+            let mlflow = iris.remove("mlflow").unwrap_or_default();
+            ensure!(mlflow["cluster"] == registry, "{profile}: {mlflow}");
         }
         ensure!(plugins == shipped, "{profile} says {plugins:#?}");
     }

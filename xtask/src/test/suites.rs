@@ -152,7 +152,9 @@ fn docker_compose(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) 
         session.build_module()?;
         let prepared = compose::Prepared::obtain(session.checkout, &envoy.obtain(session.checkout)?)?;
         let mut cargo = session.native_tests(&["bluegreen-tests"]);
-        cargo.args(["--features", "compose", "--test", "compose"]).env(compose::PROGRAM, prepared.program);
+        cargo.args(["--features", "compose", "--test", "compose"]).env(compose::PROGRAMS, &prepared.programs);
+        // One after the other: they build and take down images of the same names.
+        cargo.env("RUST_TEST_THREADS", "1");
         session.count_native(&mut cargo)
     });
 }

@@ -9,14 +9,19 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use nix::unistd::geteuid;
 
+mod program;
+
 use crate::checkout::Checkout;
 use crate::missing::Missing;
 use crate::packages;
 use crate::process;
 use crate::progress::Progress;
 
-/// The variable that tells the tests which compose program there is.
-pub const PROGRAM: &str = "BLUEGREEN_COMPOSE";
+/// The variable that tells the tests which compose programs there are, one a line.
+pub const PROGRAMS: &str = "BLUEGREEN_COMPOSE";
+
+/// The authorities of TLS that this machine trusts.
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// What every stand-in is made from.
 const ROOT: &str = "bluegreen-tests/root:bookworm";
@@ -33,19 +38,27 @@ const BASES: &[Base] = &[
     Base { repository: "debian", dockerfile: "debian.Dockerfile" },
     Base { repository: "envoyproxy/envoy", dockerfile: "envoy.Dockerfile" },
     Base { repository: "prom/prometheus", dockerfile: "prometheus.Dockerfile" },
+    Base { repository: "python", dockerfile: "python.Dockerfile" },
     Base { repository: "rust", dockerfile: "rust.Dockerfile" },
 ];
 
-/// What is built from the base images without a profile.
-const BUILT: &[&str] = &["bluegreen/envoy", "bluegreen/model-local"];
+/// What is built from the base images, in all profiles.
+const BUILT: &[&str] = &[
+    "bluegreen/envoy",
+    "bluegreen/model-local",
+    "bluegreen/model-fleet",
+    "bluegreen/etcd",
+    "bluegreen/model-mlflow",
+    "bluegreen/mlflow",
+];
 
 /// Where the base images are named.
 const NAMED_IN: &[&str] = &["docker/Dockerfile", "docker-compose.yml"];
 
 /// Everything is there; stand-ins go when this does.
 pub struct Prepared {
-    /// `docker compose` or `docker-compose`.
-    pub program: &'static str,
+    /// For [`PROGRAMS`].
+    pub programs: String,
     stand_ins: Vec<String>,
 }
 
@@ -54,8 +67,8 @@ pub struct Prepared {
 impl Prepared {
     /// `envoy` is what a stand-in for Envoy's image is made of; the module has been built.
     pub fn obtain(checkout: &Checkout, envoy: &Path) -> Result<Self> {
-        let program = program()?;
-        let mut prepared = Self { program, stand_ins: Vec::new() };
+        let programs = program::all(checkout)?.join("\n");
+        let mut prepared = Self { programs, stand_ins: Vec::new() };
         for base in BASES {
             let name = base.name(checkout)?;
             let progress = Progress::start(format!("Looking for the image {name}"));
@@ -105,20 +118,10 @@ impl Base {
 
 /// Fails at once where the tests cannot run, before anything is built for them.
 pub fn require() -> Result<()> {
-    program().map(drop)
-}
-
-fn program() -> Result<&'static str> {
     if !docker_says(&["version", "--format", "{{.Server.Version}}"]) {
         return Err(Missing::error("the tests of docker-compose.yml need a Docker engine that this user may use"));
     }
-    if docker_says(&["compose", "version"]) {
-        return Ok("docker compose");
-    }
-    if process::exists("docker-compose") {
-        return Ok("docker-compose");
-    }
-    Err(Missing::error("the tests of docker-compose.yml need `docker compose` or docker-compose"))
+    program::require()
 }
 
 fn docker_says(arguments: &[&str]) -> bool {
@@ -136,6 +139,7 @@ fn stand_in(base: &Base, name: &str, checkout: &Checkout, envoy: &Path) -> Resul
     match base.repository {
         "envoyproxy/envoy" => copy(envoy, "envoy")?,
         "prom/prometheus" => copy(&prometheus(checkout)?, "prometheus")?,
+        "python" => copy(Path::new(AUTHORITIES), "ca-certificates.crt")?,
         "rust" => {
             process::show(checkout.cargo("build").args(["--package", "bluegreen-model-server"]))?;
             copy(&checkout.debug_binary("model-server"), "model-server")?;
@@ -202,6 +206,8 @@ fn prometheus(checkout: &Checkout) -> Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -218,11 +224,14 @@ mod tests {
     #[test]
     fn the_compose_file_builds_what_is_removed_with_the_stand_ins() -> Result<()> {
         let text = fs::read_to_string(Checkout::locate()?.root().join("docker-compose.yml"))?;
-        let text = text.replace("${COMPOSE_PROFILES:-local}", "local");
-        for name in BUILT {
-            let image = format!("image: {name}:{}\n", env!("CARGO_PKG_VERSION"));
-            assert!(text.contains(&image), "docker-compose.yml has no {image}");
+        let mut built = BTreeSet::new();
+        for profile in ["local", "fleet", "mlflow"] {
+            let text = text.replace("${COMPOSE_PROFILES:-local}", profile);
+            let images = text.lines().filter_map(|line| line.trim().strip_prefix("image: bluegreen/"));
+            built.extend(images.map(|image| format!("bluegreen/{image}")));
         }
+        let removed = BUILT.iter().map(|name| format!("{name}:{}", env!("CARGO_PKG_VERSION")));
+        assert_eq!(built, removed.collect());
         Ok(())
     }
 
