@@ -1,16 +1,18 @@
 //! What a release consists of, in `dist/`: the module, its image, its bill of materials, and their checksums.
 
+use std::env;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::checkout::Checkout;
 use crate::image::Image;
 use crate::module;
 use crate::process;
+use crate::progress::Progress;
 use crate::sbom;
 use crate::toolchain::WasmToolchain;
 
@@ -57,6 +59,28 @@ pub fn run(checkout: &Checkout) -> Result<()> {
     }
     put(&folder.join(CHECKSUMS), sums.as_bytes())?;
     print!("{sums}");
+    Ok(())
+}
+
+/// Builds the image of the last commit in two clean clones, and fails unless both have the same digest.
+pub fn reproduce(checkout: &Checkout) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let progress = Progress::start("Building the image in two clean clones");
+    let mut digests = Vec::new();
+    for name in ["one", "two-with-a-longer-path"] {
+        let clone = folder.path().join(name);
+        let mut git = Command::new("git");
+        process::quiet(git.args(["clone", "--quiet"]).arg(checkout.root()).arg(&clone), &progress)?;
+        // This very program, for another checkout.
+        let mut xtask = Command::new(env::current_exe()?);
+        xtask.arg("image").current_dir(&clone).env("CARGO_MANIFEST_DIR", clone.join("xtask"));
+        process::quiet(xtask.env("CARGO_TARGET_DIR", clone.join("target")), &progress)?;
+        digests.push(fs::read_to_string(clone.join("dist").join(DIGEST))?);
+        // A build is large, and two of them need not be here at a time.
+        fs::remove_dir_all(&clone)?;
+    }
+    ensure!(digests.first() == digests.last(), "two clean clones gave two images: {digests:?}");
+    progress.done("Built the image in two clean clones: one digest");
     Ok(())
 }
 

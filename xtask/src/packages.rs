@@ -17,6 +17,13 @@ enum Right {
     None,
 }
 
+/// Installs those of `programs`, each with its package, that are not there.
+pub fn provide(programs: &[(&str, &str)], purpose: &str) -> Result<()> {
+    let absent = programs.iter().filter(|(program, _)| !process::exists(program));
+    let packages: Vec<_> = absent.map(|(_, package)| *package).collect();
+    if packages.is_empty() { Ok(()) } else { install(&packages, purpose) }
+}
+
 /// Installs `packages` because `purpose` needs them. What stands in the way is [`Missing`]: the machine's, not ours.
 pub fn install(packages: &[&str], purpose: &str) -> Result<()> {
     let names = packages.join(" ");

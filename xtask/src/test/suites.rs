@@ -9,9 +9,11 @@ use bluegreen_testbed::repository;
 
 use crate::compose;
 use crate::deny;
+use crate::dist;
 use crate::envoy::Envoy;
 use crate::etcd;
 use crate::lint;
+use crate::packages;
 use crate::process;
 use crate::toolchain::WasmToolchain;
 use crate::wasm_bindgen;
@@ -38,6 +40,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "wasm", has_tests: true, run: wasm },
     Suite { name: "e2e", has_tests: true, run: end_to_end },
     Suite { name: "mlflow", has_tests: true, run: mlflow },
+    Suite { name: "image", has_tests: true, run: image },
     Suite { name: "compose", has_tests: true, run: docker_compose },
     Suite { name: "fleet", has_tests: true, run: fleet },
     Suite { name: "bench", has_tests: false, run: bench },
@@ -142,6 +145,17 @@ fn mlflow(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
 fn definitions(session: &Session<'_>) -> Option<PathBuf> {
     let named = env::var_os(DEFINITIONS).filter(|folder| !folder.is_empty()).map(PathBuf::from);
     named.or_else(|| Some(session.checkout.root().parent()?.join("shared/crds"))).filter(|folder| folder.is_dir())
+}
+
+/// The image that meshes fetch.
+fn image(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
+    report.check("image: two clean clones give one digest", || dist::reproduce(session.checkout));
+    report.tests("image", || {
+        packages::provide(&[("skopeo", "skopeo"), ("docker-registry", "docker-registry")], "the tests of the image")?;
+        dist::image(session.checkout)?;
+        let mut cargo = session.native_tests(&["bluegreen-tests"]);
+        session.count_native(cargo.args(["--features", "image", "--test", "image"]))
+    });
 }
 
 /// `docker-compose.yml`, where a Docker engine runs.
