@@ -9,6 +9,8 @@ pub mod crds;
 pub mod envoy_gateway;
 pub mod istio;
 pub mod patch;
+pub mod rules;
+pub mod structure;
 
 use std::net::SocketAddr;
 
