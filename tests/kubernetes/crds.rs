@@ -1,7 +1,8 @@
-//! Schemas of custom resources, as an API server checks them: structural OpenAPI schemas, unknown fields refused.
+//! Schemas of custom resources, checked as an API server checks them: defaults filled in, then the structural OpenAPI
+//! schema with unknown fields refused, then its CEL rules.
 //!
 //! The schemas are the real ones, from the CustomResourceDefinitions in a folder that the environment variable
-//! `BLUEGREEN_CRDS` names. A schema's CEL rules (`x-kubernetes-validations`) are not run.
+//! `BLUEGREEN_CRDS` names.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -12,13 +13,25 @@ use anyhow::{Context, Result, anyhow, ensure};
 use jsonschema::Validator;
 use serde_json::{Map, Value, json};
 
+use super::rules::{self, Rules};
+use super::structure;
+
 /// The environment variable that names the folder.
 pub const CRDS: &str = "BLUEGREEN_CRDS";
 
-/// The schemas of a folder, by `apiVersion` and `kind`.
-#[derive(Debug)]
+/// The schemas of a folder.
 pub struct Schemas {
-    validators: BTreeMap<(String, String), Validator>,
+    /// By `apiVersion` and `kind`.
+    schemas: BTreeMap<(String, String), Schema>,
+    rules: Rules,
+}
+
+/// What one kind has to look like.
+struct Schema {
+    /// With what every object has.
+    structural: Value,
+    /// The same as JSON Schema.
+    validator: Validator,
 }
 
 // === impl Schemas ===
@@ -37,7 +50,7 @@ impl Schemas {
 
     /// The schemas of every served version of every definition in `folder`.
     pub fn read(folder: &Path) -> Result<Self> {
-        let mut validators = BTreeMap::new();
+        let mut schemas = BTreeMap::new();
         for entry in fs::read_dir(folder).with_context(|| format!("{CRDS}={}", folder.display()))? {
             let path = entry?.path();
             if !path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
@@ -46,39 +59,63 @@ impl Schemas {
             let documents: Vec<Value> = serde_saphyr::from_multiple(&fs::read_to_string(&path)?)
                 .map_err(|error| anyhow!("{}: {error}", path.display()))?;
             for definition in documents.iter().filter(|document| document["kind"] == "CustomResourceDefinition") {
-                add(definition, &mut validators).with_context(|| path.display().to_string())?;
+                add(definition, &mut schemas).with_context(|| path.display().to_string())?;
             }
         }
-        ensure!(!validators.is_empty(), "{} holds no CustomResourceDefinition", folder.display());
-        Ok(Self { validators })
+        ensure!(!schemas.is_empty(), "{} holds no CustomResourceDefinition", folder.display());
+        Ok(Self { schemas, rules: Rules::new()? })
     }
 
-    /// Fails with every rule that a manifest breaks.
+    /// Fails with everything in the schema that a manifest breaks; if it breaks nothing, with every CEL rule.
     pub fn check(&self, manifest: &Value) -> Result<()> {
         let of = |field: &str| manifest[field].as_str().unwrap_or_default().to_owned();
         let kind = (of("apiVersion"), of("kind"));
-        let validator = self.validators.get(&kind).with_context(|| format!("no schema for {kind:?}"))?;
-        let broken: Vec<String> =
-            validator.iter_errors(manifest).map(|error| format!("{}: {error}", error.instance_path())).collect();
-        ensure!(broken.is_empty(), "{} {}: {broken:#?}", kind.1, manifest["metadata"]["name"]);
+        let schema = self.schemas.get(&kind).with_context(|| format!("no schema for {kind:?}"))?;
+        let name = format!("{} {}", kind.1, manifest["metadata"]["name"]);
+        let mut object = manifest.clone();
+        structure::fill_in(&schema.structural, &mut object);
+        let errors = schema.validator.iter_errors(&object);
+        let broken: Vec<String> = errors.map(|error| format!("{}: {error}", error.instance_path())).collect();
+        ensure!(broken.is_empty(), "{name} breaks the schema: {broken:#?}");
+        let broken = self.rules.broken(&schema.structural, &object);
+        ensure!(broken.is_empty(), "{name} breaks rules: {broken:#?}");
         Ok(())
+    }
+
+    /// How many CEL rules all schemas have, and why those that do not compile do not.
+    pub fn compile(&self) -> (usize, Vec<String>) {
+        let mut failures = Vec::new();
+        let mut count = 0;
+        for ((version, kind), schema) in &self.schemas {
+            for rule in structure::parts(&schema.structural).into_iter().flat_map(rules::of) {
+                count += 1;
+                if let Err(error) = self.rules.compile(rule) {
+                    failures.push(format!("{kind} {version}: {}: {error:#}", rule["rule"]));
+                }
+            }
+        }
+        (count, failures)
     }
 }
 
 /// Adds a definition's versions.
-fn add(definition: &Value, validators: &mut BTreeMap<(String, String), Validator>) -> Result<()> {
+fn add(definition: &Value, schemas: &mut BTreeMap<(String, String), Schema>) -> Result<()> {
     let spec = &definition["spec"];
     let group = spec["group"].as_str().context("no group")?;
     let kind = spec["names"]["kind"].as_str().context("no kind")?;
     for version in spec["versions"].as_array().into_iter().flatten().filter(|version| version["served"] == true) {
         let name = version["name"].as_str().context("no version")?;
-        let mut schema = strict(&version["schema"]["openAPIV3Schema"]);
-        schema["properties"]["apiVersion"] = json!({"type": "string"});
-        schema["properties"]["kind"] = json!({"type": "string"});
-        schema["properties"]["metadata"] = metadata();
+        let mut structural = version["schema"]["openAPIV3Schema"].clone();
+        structural["properties"]["apiVersion"] = json!({"type": "string"});
+        structural["properties"]["kind"] = json!({"type": "string"});
+        structural["properties"]["metadata"] = metadata();
+        let looked_at: usize = structure::parts(&structural).into_iter().map(|part| rules::of(part).len()).sum();
+        let all = rules::count(&structural);
+        ensure!(looked_at == all, "{kind} {name}: {} rules at places that are not looked at", all - looked_at);
         // The dialect whose `exclusiveMinimum` is a truth value, as OpenAPI 3.0 has it.
-        let validator = jsonschema::draft4::options().build(&schema).map_err(|error| anyhow!("{kind}: {error}"))?;
-        validators.insert((format!("{group}/{name}"), kind.to_owned()), validator);
+        let validator =
+            jsonschema::draft4::options().build(&strict(&structural)).map_err(|error| anyhow!("{kind}: {error}"))?;
+        schemas.insert((format!("{group}/{name}"), kind.to_owned()), Schema { structural, validator });
     }
     Ok(())
 }
@@ -159,9 +196,9 @@ mod tests {
                 }}}],
             },
         });
-        let mut validators = BTreeMap::new();
-        add(&definition, &mut validators)?;
-        Ok(Schemas { validators })
+        let mut schemas = BTreeMap::new();
+        add(&definition, &mut schemas)?;
+        Ok(Schemas { schemas, rules: Rules::new()? })
     }
 
     fn plugin(spec: Value) -> Value {

@@ -57,8 +57,8 @@ pub fn parts(schema: &Value) -> Vec<&Value> {
 
 /// Puts in every default for a member that is not there, also those within a default.
 ///
-/// A `null` stays what it is. Where none is allowed, an API server would drop it or put the default in its place without
-/// a word; in a manifest it is a mistake.
+/// A `null` stays what it is. Where none is allowed, an API server would drop it or put the default in its place
+/// without a word; in a manifest it is a mistake.
 pub fn fill_in(schema: &Value, document: &mut Value) {
     match document {
         Value::Object(members) => {

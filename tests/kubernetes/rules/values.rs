@@ -1,9 +1,9 @@
 //! A value of a document as a CEL rule sees it: typed, and cut, by its schema.
 //!
 //! The types follow `UnstructuredToVal` of `k8s.io/apiserver/pkg/cel/common`. Two things are left out, because no rule
-//! that is run here needs them: `format`s whose values are no strings for a rule (refused, see [`Untyped::Format`]), and
-//! the comparison of lists as sets or maps (`x-kubernetes-list-type`): here lists are equal when their elements are, in
-//! order.
+//! that is run here needs them: `format`s whose values are no strings for a rule (refused, see [`Untyped::Format`]),
+//! and the comparison of lists as sets or maps (`x-kubernetes-list-type`): here lists are equal when their elements
+//! are, in order.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
