@@ -38,6 +38,7 @@ mod test;
 mod toolchain;
 mod trim;
 mod wasm_bindgen;
+mod workflows;
 
 /// The tasks of the bluegreen repository.
 #[derive(Parser)]

@@ -17,6 +17,7 @@ use crate::packages;
 use crate::process;
 use crate::toolchain::WasmToolchain;
 use crate::wasm_bindgen;
+use crate::workflows;
 
 use super::report::Report;
 use super::session::Session;
@@ -56,6 +57,7 @@ fn lint(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
     report.check("lint, format", || lint::format(session.checkout));
     report.check("lint, clippy for the host", || lint::clippy_for_host(session.checkout));
     report.check("lint, clippy for wasm32", || lint::clippy_for_wasm(session.toolchain()?));
+    report.check("lint, workflows", || workflows::check(session.checkout));
 }
 
 /// What the project is built from.
