@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use bluegreen_core::author::Source;
 use bluegreen_core::config::Config;
-use bluegreen_core::history::Source;
 use bluegreen_core::leader::source_lease_key;
 use bluegreen_core::matching::DeploymentIndex;
 use bluegreen_core::source;

@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use bluegreen_core::config::Config;
-use bluegreen_core::leader::{FIRST_TICKS, HURRY, TICK};
+use bluegreen_core::leader::{FIRST_TICKS, HURRY};
+use bluegreen_core::time::TICK;
 use bluegreen_core::time::Timestamp;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;

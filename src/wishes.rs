@@ -1,8 +1,8 @@
 //! The leader's writes on behalf of sources: each goes the way of an operator's call, from the root context.
 
 use bluegreen_core::admin::{Answer, Asking, Committing, Step, Writing};
+use bluegreen_core::author::Source;
 use bluegreen_core::etcd;
-use bluegreen_core::history::Source;
 use bluegreen_core::matching::DeploymentIndex;
 use bluegreen_core::readiness::outgoing::Reply;
 use bluegreen_core::source;
@@ -95,7 +95,7 @@ fn settle(plugin: &Plugin, wish: &Wish, answer: &Answer) {
         plugin.publish(*deployment, applied);
     }
     let Some(route) = plugin.router.routes().get(wish.deployment) else { return };
-    let outcome = Outcome::of(answer);
+    let outcome = answer.outcome();
     let is_news = source::settle(&SharedData, &route.name, wish.source(), &outcome, Timestamp::from(host::now()));
     if let (true, Outcome::Refused(why)) = (is_news, outcome) {
         log::warn!("bluegreen: deployment={} source={}: refused: {why}", route.name, wish.source().as_str());

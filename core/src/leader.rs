@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::author::Source;
 use crate::config::Config;
-use crate::history::Source;
 use crate::store::{Seen, Store, SwapError};
 use crate::time::Timestamp;
 
@@ -31,9 +31,7 @@ pub const LEASE: Duration = Duration::from_secs(5);
 /// The same for whoever follows the fleet: nobody would notice for so long what happens there, and two who follow at
 /// once do no harm.
 pub const FOLLOWER_LEASE: Duration = Duration::from_millis(1_500);
-/// How often an instance tries to lead, or renews, and looks after calls that wait.
-pub const TICK: Duration = Duration::from_millis(250);
-/// The same while the fleet's states have not come yet, for at most [`HURRY`] after a configuration.
+/// In place of [`TICK`](crate::time::TICK) while the fleet's states have not come yet, for at most [`HURRY`] after a configuration.
 pub const FIRST_TICKS: Duration = Duration::from_millis(20);
 /// How long there is a hurry.
 pub const HURRY: Duration = Duration::from_secs(5);

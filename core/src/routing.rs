@@ -1,11 +1,11 @@
 //! What becomes of one request: deployment, then override, then stickiness, then the canary's rotation.
 
+use crate::author::Source;
 use crate::colour::{Colour, PerColour};
 use crate::config::{
     Bake, Config, Deployment, Failover, Guard, Mlflow, Probe, RolloutPlan, SmokeTest, Sticky, Upstream,
 };
 use crate::cookie;
-use crate::history::Source;
 use crate::matching::{DeploymentIndex, Matcher, RequestHeaders};
 use crate::name::{DeploymentName, HeaderName};
 use crate::percent::Percent;

@@ -6,11 +6,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::author::Author;
 use crate::colour::Colour;
-use crate::history::{Author, Change, History};
+use crate::history::{Change, History};
 use crate::name::Version;
 use crate::percent::Percent;
-use crate::rollout::{Move, Rollout};
+use crate::rollout::{self, Move, Rollout};
 use crate::split::{Revision, Split};
 use crate::time::Timestamp;
 
@@ -85,12 +86,8 @@ pub struct Patch {
 pub enum Refusal {
     /// A rollback without a switch before it and without a canary to end.
     NothingToRollBackTo,
-    /// A rollout is under way already.
-    RolloutUnderWay,
-    /// No rollout is under way that the call could apply to.
-    NoRollout,
-    /// The rollout is not where it was when the call was made.
-    RolloutMoved,
+    /// The rollout does not go there.
+    Rollout(rollout::Refusal),
 }
 
 // === impl State ===
@@ -138,11 +135,11 @@ impl State {
             Command::Patch(patch) => self.with(patch.applied_to(self.split)),
             Command::AdoptInitial(initial) if initial == self.initial => return Ok(None),
             Command::AdoptInitial(initial) => self.with(initial),
-            Command::Rollout(to) => self.with(to.split(self)?),
+            Command::Rollout(to) => self.with(to.split(self.split, self.rollout).map_err(Refusal::Rollout)?),
         };
         let initial = if let Command::AdoptInitial(initial) = command { initial } else { self.initial };
         let rollout = match command {
-            Command::Rollout(to) => Some(to.rollout(self, now)),
+            Command::Rollout(to) => Some(to.rollout(self.split, self.rollout, now)),
             _ => self.rollout.map(|rollout| rollout.overruled(self.split, split, author.source, now)),
         };
         if split == self.split {
@@ -209,15 +206,13 @@ impl Patch {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Refusal::NothingToRollBackTo => {
+        match self {
+            Refusal::NothingToRollBackTo => f.write_str(
                 "nothing to roll back to: no switch has happened since the start or since the last rollback, and no \
-                 canary is running; use promote, or PATCH active="
-            }
-            Refusal::RolloutUnderWay => "a rollout is under way: abort it first, or let it go on",
-            Refusal::NoRollout => "no rollout is in a phase in which this can be done",
-            Refusal::RolloutMoved => "the rollout has moved on meanwhile: look at it and repeat the call",
-        })
+                 canary is running; use promote, or PATCH active=",
+            ),
+            Refusal::Rollout(refusal) => refusal.fmt(f),
+        }
     }
 }
 
@@ -229,7 +224,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::history::Source;
+    use crate::author::Source;
     use crate::name::Reason;
     use crate::testing::{percent, split};
 

@@ -234,7 +234,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::history::{Author, Source};
+    use crate::author::{Author, Source};
     use crate::name::Reason;
     use crate::split::Revision;
     use crate::state::{Command, Refusal};

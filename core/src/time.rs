@@ -10,6 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(u64);
 
+/// How often an instance of the filter looks after what waits for time to pass: whether it leads, calls that wait, sources
+/// that are due. No period can be shorter.
+pub const TICK: Duration = Duration::from_millis(250);
+
 // === impl Timestamp ===
 
 impl Timestamp {

@@ -3,8 +3,7 @@
 //! A wish passes the same gate as an operator's call: [`Writing`](crate::admin::Writing) carries both out. What became of
 //! it is kept with what the source was seen to say, in its [`Sighting`](crate::source::Sighting).
 
-use crate::admin::{Answer, Problem};
-use crate::history::{Author, Source};
+use crate::author::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::split::Revision;
 use crate::state::Command;
@@ -47,18 +46,5 @@ impl Wish {
     /// Whether this one takes the other's place: the later wish of a source about a deployment.
     pub fn supersedes(&self, other: &Self) -> bool {
         self.deployment == other.deployment && self.source() == other.source()
-    }
-}
-
-// === impl Outcome ===
-
-impl Outcome {
-    /// What the end of its writing says about a wish.
-    pub fn of(answer: &Answer) -> Self {
-        match &answer.refused {
-            None => Self::Granted,
-            Some(Problem::Stale(_)) => Self::Overtaken,
-            Some(problem) => Self::Refused(problem.cause()),
-        }
     }
 }

@@ -81,7 +81,7 @@ fn what_the_watch_brings_is_in_force_on_every_worker() {
     let envoy = FakeEnvoy::start();
     let (workers, mut model) = followed(&envoy, "");
     let other = State::decode(&model.value("/bluegreen/iris").expect("a key")).expect("a state");
-    let bob = bluegreen_core::history::Author::config();
+    let bob = bluegreen_core::author::Author::config();
     let promoted = other.after(bluegreen_core::state::Command::Promote, bob, other.since).expect("allowed");
     model.put("/bluegreen/iris", &promoted.expect("a change").encode());
     let (token, stream) = envoy.grpc_streams().into_iter().next().expect("a stream");

@@ -1,7 +1,7 @@
 //! Wishes of sources, carried out from the root context.
 
+use bluegreen_core::author::{Author, Source};
 use bluegreen_core::config::Config;
-use bluegreen_core::history::{Author, Source};
 use bluegreen_core::name::Reason;
 use bluegreen_core::readiness::outgoing::Reply;
 use bluegreen_core::source::{self, Sighting};

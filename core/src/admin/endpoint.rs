@@ -6,7 +6,7 @@ use super::params::{Params, check_encoding};
 use super::problem::Problem;
 use crate::config::{PathPrefix, Role};
 use crate::name::DeploymentName;
-use crate::rollout::Move;
+use crate::rollout::{self, Move};
 use crate::routing::Route;
 use crate::state::{Command, Patch, Refusal, State};
 
@@ -235,7 +235,7 @@ impl Steer {
                 Move::Start(first.canary_percent)
             }
             (Steer::Skip, Some(plan)) => {
-                let here = state.rollout.ok_or(Problem::Refused(Refusal::NoRollout))?;
+                let here = state.rollout.ok_or(Problem::Refused(Refusal::Rollout(rollout::Refusal::NoRollout)))?;
                 Move::Next(here, here.next(plan))
             }
         };

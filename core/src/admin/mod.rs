@@ -30,6 +30,7 @@ use self::trial::Trial;
 use self::view::{ChangesView, ComparisonView, DeploymentView, DeploymentsView};
 pub use self::webhook::Delivery;
 pub use self::writing::Writing;
+use crate::author::{Author, Source};
 use crate::colour::{Colour, PerColour};
 use crate::comparison::{self, Sample};
 use crate::config::Access;
@@ -37,7 +38,6 @@ use crate::counters::ColourCounts;
 use crate::etcd::Fleet;
 use crate::guard::verdict::Verdict;
 use crate::guard::watch;
-use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::name::DeploymentName;
 use crate::readiness::gate::Evidence;
@@ -46,6 +46,7 @@ use crate::routing::{Route, Router};
 use crate::state::State;
 use crate::store::{self, Applied, Store};
 use crate::time::Timestamp;
+use crate::wish::Outcome;
 
 /// The admin API of one listener.
 #[derive(Clone, Debug)]
@@ -274,6 +275,15 @@ impl Answer {
     /// An answer that writes nothing.
     pub fn only(response: Response) -> Self {
         Self { response, written: None, refused: None }
+    }
+
+    /// What it means for the wish that it answers.
+    pub fn outcome(&self) -> Outcome {
+        match &self.refused {
+            None => Outcome::Granted,
+            Some(Problem::Stale(_)) => Outcome::Overtaken,
+            Some(problem) => Outcome::Refused(problem.cause()),
+        }
     }
 }
 

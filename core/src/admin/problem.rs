@@ -6,6 +6,7 @@ use super::MAX_BODY;
 use crate::colour::Colour;
 use crate::name::{DeploymentName, HeaderName};
 use crate::readiness::gate::Missing;
+use crate::rollout;
 use crate::split::Revision;
 use crate::state::Refusal;
 
@@ -140,9 +141,11 @@ impl Problem {
             Self::UnknownDeployment(_) => (404, "unknown-deployment", "No such deployment"),
             Self::MethodNotAllowed { .. } => (405, "method-not-allowed", "Method not allowed"),
             Self::Refused(Refusal::NothingToRollBackTo) => (409, "nothing-to-roll-back-to", "Nothing to roll back to"),
-            Self::Refused(Refusal::RolloutUnderWay) => (409, "rollout-under-way", "Rollout under way"),
-            Self::Refused(Refusal::NoRollout) => (409, "no-rollout", "No such rollout"),
-            Self::Refused(Refusal::RolloutMoved) => (409, "rollout-moved", "Rollout moved on"),
+            Self::Refused(Refusal::Rollout(rollout::Refusal::UnderWay)) => {
+                (409, "rollout-under-way", "Rollout under way")
+            }
+            Self::Refused(Refusal::Rollout(rollout::Refusal::NoRollout)) => (409, "no-rollout", "No such rollout"),
+            Self::Refused(Refusal::Rollout(rollout::Refusal::Moved)) => (409, "rollout-moved", "Rollout moved on"),
             Self::Unhealthy { .. } => (409, "colour-unhealthy", "Colour not healthy"),
             Self::Untested { .. } => (409, "smoke-test-missing", "Smoke test not passed"),
             Self::NoSmokeTest => (409, "no-smoke-test", "No smoke test"),

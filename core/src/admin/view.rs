@@ -6,12 +6,13 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::Backend;
+use crate::author::Source;
 use crate::colour::{Colour, PerColour};
 use crate::comparison::Window;
 use crate::etcd::contact;
 use crate::guard::verdict::Verdict;
 use crate::guard::watch;
-use crate::history::{Change, Source};
+use crate::history::Change;
 use crate::matching::DeploymentIndex;
 use crate::name::{ClusterName, DeploymentName, Reason, Version};
 use crate::percent::Percent;

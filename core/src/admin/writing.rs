@@ -3,8 +3,8 @@
 use super::committing::{Committing, Intent};
 use super::if_match::IfMatch;
 use super::{Answer, Asking, Backend, Problem, Purpose, Step, one, refused, unavailable};
+use crate::author::Author;
 use crate::colour::Colour;
-use crate::history::Author;
 use crate::matching::DeploymentIndex;
 use crate::readiness::gate::{self, Closed, Evidence};
 use crate::readiness::outgoing::Reply;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::readiness::yes;
-use crate::leader::TICK;
 use crate::name::ClusterName;
+use crate::time::TICK;
 use crate::time::deserialize_span;
 
 /// The `config_push` section: what stands between a pushed configuration's `initial` and traffic.

@@ -279,8 +279,8 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::author::{Author, Source};
     use crate::etcd::model::{Fate, Model, fleet};
-    use crate::history::{Author, Source};
     use crate::name::Reason;
     use crate::percent::Percent;
     use crate::split::{Revision, Split};

@@ -373,7 +373,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::history::{Author, Source};
+    use crate::author::{Author, Source};
     use crate::name::Reason;
     use crate::state::{Command, Patch};
     use crate::testing::{MemoryStore, iris, percent, split};

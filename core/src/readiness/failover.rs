@@ -2,8 +2,8 @@
 
 use super::hold::baking_until;
 use super::probe::Verdict;
+use crate::author::{Author, Source};
 use crate::config::{Bake, Failover};
-use crate::history::{Author, Source};
 use crate::name::Reason;
 use crate::state::State;
 use crate::time::Timestamp;

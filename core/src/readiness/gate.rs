@@ -135,8 +135,8 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::author::{Author, Source};
     use crate::config::Config;
-    use crate::history::{Author, Source};
     use crate::name::Reason;
     use crate::routing::Router;
     use crate::state::{Command, Patch, SmokePass};

@@ -86,7 +86,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::history::{Author, Source};
+    use crate::author::{Author, Source};
     use crate::name::Reason;
     use crate::state::Command;
     use crate::testing::{percent, split};

@@ -1,11 +1,11 @@
 //! What the leader does for a deployment at each tick: follow the canary, ask the guard, wish for the next move.
 
+use crate::author::{Author, Source};
 use crate::colour::PerColour;
 use crate::config::{Guard, OnBreach};
 use crate::counters::ColourCounts;
 use crate::guard::verdict::sentence;
 use crate::guard::watch::{Stage, Watch};
-use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::name::Reason;
 use crate::percent::Percent;

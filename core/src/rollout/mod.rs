@@ -1,6 +1,6 @@
 //! An automatic series of canary steps: where it stands, and what takes it further.
 //!
-//! The position is part of a deployment's [`State`], so it survives whatever the state survives, and each step is one
+//! The position is part of a deployment's [`State`](crate::state::State), so it survives whatever the state survives, and each step is one
 //! compare-and-swap with the split that it brings. [`conduct`] is the leader's part: it waits, counts, asks the guard and
 //! wishes for the next move. [`view`] is what the API shows of it.
 
@@ -11,12 +11,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::author::Source;
 use crate::colour::Colour;
 use crate::config::{RolloutPlan, Then};
-use crate::history::Source;
 use crate::percent::Percent;
 use crate::split::Split;
-use crate::state::{Refusal, State};
 use crate::time::Timestamp;
 
 /// Where a rollout stands.
@@ -69,6 +68,17 @@ pub enum Move {
     Resume,
     /// It ends, and the candidate gets no more traffic.
     Abort,
+}
+
+/// Why a move cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A rollout is under way already.
+    UnderWay,
+    /// No rollout is under way that the move could apply to.
+    NoRollout,
+    /// The rollout is not where it was when the move was asked for.
+    Moved,
 }
 
 /// What follows on a step.
@@ -147,27 +157,26 @@ impl fmt::Display for Phase {
 // === impl Move ===
 
 impl Move {
-    /// The split that the move brings to `state`.
+    /// What the move makes of `split`, when the deployment's rollout stands at `here`.
     ///
     /// # Errors
     /// The rule that refuses it.
-    pub fn split(self, state: &State) -> Result<Split, Refusal> {
-        let split = state.split;
-        let live = state.rollout.filter(|rollout| rollout.is_live());
+    pub fn split(self, split: Split, here: Option<Rollout>) -> Result<Split, Refusal> {
+        let live = here.filter(|rollout| rollout.is_live());
         let in_phase = |phases: &[Phase]| live.filter(|rollout| phases.contains(&rollout.phase));
         match self {
-            Move::Start(_) if live.is_some() => Err(Refusal::RolloutUnderWay),
+            Move::Start(_) if live.is_some() => Err(Refusal::UnderWay),
             Move::Start(share) => Ok(Split { canary_percent: share, ..split }),
             Move::Next(seen, next) => match (live, next) {
                 (None, _) => Err(Refusal::NoRollout),
-                (Some(rollout), _) if rollout != seen => Err(Refusal::RolloutMoved),
+                (Some(rollout), _) if rollout != seen => Err(Refusal::Moved),
                 (Some(_), Next::Step(share)) => Ok(Split { canary_percent: share, ..split }),
                 (Some(_), Next::Wait) => Ok(split),
                 (Some(rollout), Next::Promote) => {
                     Ok(Split { active: rollout.candidate, canary_percent: Percent::ZERO, ..split })
                 }
             },
-            Move::Breach(seen) if live != Some(seen) => Err(Refusal::RolloutMoved),
+            Move::Breach(seen) if live != Some(seen) => Err(Refusal::Moved),
             Move::Breach(_) => Ok(split),
             Move::Pause => in_phase(&[Phase::Running, Phase::Paused]).map(|_| split).ok_or(Refusal::NoRollout),
             Move::Resume => {
@@ -177,11 +186,10 @@ impl Move {
         }
     }
 
-    /// Where the rollout stands after the move, which [`Move::split`] has allowed.
-    pub fn rollout(self, state: &State, now: Timestamp) -> Rollout {
-        let candidate = state.split.candidate();
-        let first = Rollout { candidate, phase: Phase::Running, step: 0, began: now, since: now };
-        let here = state.rollout.unwrap_or(first);
+    /// Where the rollout stands after the move, which [`Move::split`] has allowed for the same two.
+    pub fn rollout(self, split: Split, here: Option<Rollout>, now: Timestamp) -> Rollout {
+        let first = Rollout { candidate: split.candidate(), phase: Phase::Running, step: 0, began: now, since: now };
+        let here = here.unwrap_or(first);
         let turn = |phase: Phase| if phase == here.phase { here } else { Rollout { phase, since: now, ..here } };
         match self {
             Move::Start(_) => first,
@@ -197,3 +205,17 @@ impl Move {
         }
     }
 }
+
+// === impl Refusal ===
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::UnderWay => "a rollout is under way: abort it first, or let it go on",
+            Refusal::NoRollout => "no rollout is in a phase in which this can be done",
+            Refusal::Moved => "the rollout has moved on meanwhile: look at it and repeat the call",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}

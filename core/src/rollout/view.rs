@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use super::conduct::waits_for;
 use super::{Phase, Rollout};
+use crate::author::Source;
 use crate::guard::verdict::sentence;
 use crate::guard::watch::Watch;
-use crate::history::Source;
 use crate::routing::Route;
 use crate::source;
 use crate::store::Store;

@@ -1,8 +1,8 @@
 //! The configuration as a source: a pushed `initial` that is another one than before.
 
 use super::{Pending, Sighting, mlflow, read, record};
+use crate::author::{Author, Source};
 use crate::config::{ConfigPush, reader};
-use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::readiness::gate::{self, Evidence};
 use crate::routing::Route;

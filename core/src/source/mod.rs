@@ -14,8 +14,8 @@ pub use self::config_push::{Adoption, adopt_initial, announce_initial, pushed};
 use self::mlflow::Registry;
 pub use self::runtime::Runtime;
 pub use self::sighting::{OVERTAKEN, Pending, Sighting, read, record, settle};
+use crate::author::Source;
 use crate::config::Config;
-use crate::history;
 use crate::matching::DeploymentIndex;
 use crate::readiness::outgoing::{Outgoing, Reply};
 use crate::routing::Router;
@@ -26,7 +26,7 @@ use crate::wish::Wish;
 /// A source that one instance asks at a period, on behalf of all.
 pub trait Polled {
     /// Its name.
-    fn source(&self) -> history::Source;
+    fn source(&self) -> Source;
 
     /// How often it is asked.
     fn interval(&self) -> Duration;

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Findings, OVERTAKEN, Pending, Polled, Sighting, Step, record};
+use crate::author::{Author, Source};
 use crate::colour::Colour;
 use crate::config::{RuntimeSource, reader};
-use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::name::{DeploymentName, Reason};
 use crate::percent::Percent;

@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::author::Source;
 use crate::config::reader;
-use crate::history::Source;
 use crate::name::DeploymentName;
 use crate::split::Revision;
 use crate::store::{Store, SwapError};

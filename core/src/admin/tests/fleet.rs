@@ -4,8 +4,8 @@
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
+use crate::author::{Author, Source};
 use crate::etcd::{contact, model};
-use crate::history::{Author, Source};
 use crate::name::Reason;
 use crate::state::Command;
 use crate::testing::iris;

@@ -13,9 +13,9 @@ use serde_json::Value;
 
 use super::sighting::{self, Pending, Sighting};
 use super::{Findings, Polled, Step};
+use crate::author::{Author, Source};
 use crate::colour::{Colour, PerColour};
 use crate::config::{Follow, Mlflow, Served, reader};
-use crate::history::{Author, Source};
 use crate::matching::DeploymentIndex;
 use crate::name::{DeploymentName, Reason, RegisteredVersion, Version};
 use crate::percent::Percent;
