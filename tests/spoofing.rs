@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use bluegreen_testbed::envoy::ADMIN;
 use bluegreen_testbed::raw;
-use bluegreen_testbed::upstream::Seen;
+use bluegreen_testbed::seen::Seen;
 use bluegreen_testbed::{Bootstrap, bootstrap};
 use bluegreen_tests::{IRIS, PATH, Stage, get, request};
 use serde_json::{Value, json};

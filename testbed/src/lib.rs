@@ -26,6 +26,7 @@ pub mod relay;
 pub mod report;
 pub mod repository;
 pub mod script;
+pub mod seen;
 pub mod upstream;
 pub mod wait;
 

@@ -14,7 +14,8 @@ use sha2::Sha256;
 use tokio::task::JoinHandle;
 
 use crate::admin::{Admin, Reply};
-use crate::upstream::{Seen, Upstream};
+use crate::seen::Seen;
+use crate::upstream::Upstream;
 
 /// A registry with one model.
 #[derive(Debug)]

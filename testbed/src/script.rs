@@ -15,7 +15,7 @@ use hyper::{HeaderMap, Response, StatusCode};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::upstream::Seen;
+use crate::seen::Seen;
 
 /// The body of an upstream's answer.
 pub type ReplyBody = BoxBody<Bytes, Error>;

@@ -30,6 +30,7 @@ use tokio::time::sleep;
 
 use crate::ports::loopback;
 use crate::script::{Exchange, ReplyBody, Script};
+use crate::seen::Seen;
 use crate::wait;
 
 /// The path that the shipped configuration probes.
@@ -83,17 +84,6 @@ pub struct Upstream {
     address: SocketAddr,
     state: Arc<State>,
     server: Option<JoinHandle<()>>,
-}
-
-/// The head of a request as it arrived.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Seen {
-    /// The method.
-    pub method: String,
-    /// Path and query.
-    pub path: String,
-    /// The headers; each repetition is an entry of its own.
-    pub headers: Vec<(String, Vec<u8>)>,
 }
 
 #[derive(Debug)]
@@ -305,22 +295,6 @@ fn grpc_answer(status: u16) -> Response<ReplyBody> {
     let mut response = Response::new(body.boxed());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
-}
-
-// === impl Seen ===
-
-impl Seen {
-    fn of(request: &Request<Incoming>) -> Self {
-        let path = request.uri().path_and_query().map_or_else(String::new, |path| path.as_str().to_owned());
-        let headers = request.headers().iter();
-        let headers = headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
-        Self { method: request.method().to_string(), path, headers }
-    }
-
-    /// All values of one header (its name in lower case).
-    pub fn values(&self, name: &str) -> Vec<&[u8]> {
-        self.headers.iter().filter(|(seen, _)| seen == name).map(|(_, value)| value.as_slice()).collect()
-    }
 }
 
 /// A lock whose former owner panicked guards plain data here, which is still good.

@@ -7,6 +7,7 @@
 
 mod call;
 mod fleet;
+mod model;
 mod narrator;
 mod part;
 mod ports;
@@ -87,7 +88,7 @@ fn run_fleet(options: &DemoOptions, checkout: &Checkout) -> Result<()> {
 
 /// Leaves everything running until a signal ends this process, or until a part ends by itself.
 async fn keep(stage: &mut Stage, narrator: &Narrator) -> Result<()> {
-    stage.start_model(&stage::BLUE).await?;
+    stage.start_model(&model::BLUE).await?;
     narrator.invitation(stage.logs());
     loop {
         stage.ensure_running()?;

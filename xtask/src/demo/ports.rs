@@ -8,8 +8,8 @@ use anyhow::{Result, bail};
 
 /// Where the model servers, Envoy's listeners and Envoy's own admin interface are; `envoy/envoy.yaml` says the same.
 const PORTS: [(u16, &str); 5] = [
-    (super::stage::BLUE.port, "the blue model server"),
-    (super::stage::GREEN.port, "the green model server"),
+    (super::model::BLUE.port, "the blue model server"),
+    (super::model::GREEN.port, "the green model server"),
     (10000, "Envoy's traffic"),
     (10001, "the filter's admin API"),
     (9901, "Envoy's own admin interface"),

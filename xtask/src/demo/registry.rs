@@ -9,7 +9,7 @@ use bluegreen_testbed::mlflow::{self, Python};
 use bluegreen_testbed::ports::loopback;
 use tempfile::TempDir;
 
-use super::stage::Model;
+use super::model::Model;
 use crate::checkout::Checkout;
 
 /// Where `mlflow server` listens unless told otherwise; `envoy/mlflow/envoy.yaml` says the same.

@@ -12,7 +12,7 @@ use bluegreen_testbed::load::{Answer, Report, Running};
 use reqwest::Method;
 
 use super::call::{Answered, FLOWER};
-use super::stage::{BLUE, GREEN};
+use super::model::{BLUE, GREEN};
 
 /// Where Envoy takes traffic.
 const PORT: u16 = 10000;

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::{DEPLOYMENT, OPERATOR, Story, VIEWER};
 use crate::demo::call::Call;
+use crate::demo::model::{BLUE, GREEN, Model};
 use crate::demo::narrator::members;
-use crate::demo::stage::{BLUE, GREEN, Model};
 use crate::demo::traffic::Traffic;
 use crate::progress::Progress;
 

@@ -7,8 +7,8 @@ use reqwest::Method;
 
 use super::{DEPLOYMENT, OPERATOR, Story, VIEWER};
 use crate::demo::call::Call;
+use crate::demo::model::{BLUE, GREEN};
 use crate::demo::narrator::members;
-use crate::demo::stage::{BLUE, GREEN};
 use crate::demo::traffic::Traffic;
 use crate::progress::Progress;
 

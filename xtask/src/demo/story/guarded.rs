@@ -8,8 +8,8 @@ use reqwest::Method;
 
 use super::{DEPLOYMENT, OPERATOR, Story, VIEWER};
 use crate::demo::call::Call;
+use crate::demo::model::{BLUE, GREEN, SLOW_GREEN};
 use crate::demo::narrator::members;
-use crate::demo::stage::{BLUE, GREEN, SLOW_GREEN};
 use crate::demo::traffic::Traffic;
 use crate::progress::Progress;
 

@@ -16,8 +16,9 @@ mod switching;
 use anyhow::{Context, Result};
 use reqwest::Client;
 
+use super::model::{BLUE, GREEN};
 use super::narrator::Narrator;
-use super::stage::{BLUE, GREEN, Stage};
+use super::stage::Stage;
 use super::summary::Summary;
 use super::traffic::Traffic;
 

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::{DEPLOYMENT, Story, VIEWER, millis};
 use crate::demo::call::Call;
+use crate::demo::model::{BLUE, GREEN, Model};
 use crate::demo::registry::MODEL;
-use crate::demo::stage::{BLUE, GREEN, Model};
 use crate::demo::traffic::Traffic;
 use crate::progress::Progress;
 

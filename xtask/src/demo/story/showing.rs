@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::{DEPLOYMENT, OPERATOR, Story, VIEWER};
 use crate::demo::call::{Answered, Call};
+use crate::demo::model::{BLUE, GREEN, Model};
 use crate::demo::narrator::{brief, members};
-use crate::demo::stage::{BLUE, GREEN, Model};
 use crate::demo::traffic::Traffic;
 
 const TRAFFIC: &str = "http://127.0.0.1:10000";

@@ -7,7 +7,7 @@ use reqwest::Method;
 
 use super::{DEPLOYMENT, OPERATOR, Story};
 use crate::demo::call::Call;
-use crate::demo::stage::{BLUE, GREEN, Model};
+use crate::demo::model::{BLUE, GREEN, Model};
 use crate::demo::traffic::Traffic;
 
 // === impl Story ===
