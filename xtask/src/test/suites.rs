@@ -183,7 +183,7 @@ fn fleet(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         session.build_module()?;
         let mut cargo = session.native_tests(&["bluegreen-tests"]);
         // One after the other: each has eleven processes, and a second is a promise that is checked.
-        cargo.args(["--features", "fleet", "--test", "fleet"]).env("RUST_TEST_THREADS", "1");
+        cargo.args(["--features", "fleet", "--test", "fleet", "--test", "fleet_rollout"]).env("RUST_TEST_THREADS", "1");
         session.count_native(cargo.env(repository::ENVOY, envoy.obtain(session.checkout)?))
     });
 }
