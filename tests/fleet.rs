@@ -251,6 +251,42 @@ async fn an_envoy_cut_off_from_etcd_serves_its_last_state_and_catches_up() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_is_answered_by_the_filter_and_truthfully_wherever_etcd_falls_silent() -> Result<()> {
+    let stage = Stage::new(1).await?;
+    let admin = stage.fleet.admin(0)?;
+    let ensure_problem = |reply: &Reply, status: u16, kind: &str, says: &str| {
+        let json = reply.headers.get("content-type").is_some_and(|kind| kind == "application/problem+json");
+        let kind = reply.text.contains(&format!("urn:bluegreen:problem:{kind}"));
+        ensure!(reply.status == status && json && kind && reply.text.contains(says), "{reply:?}");
+        Ok(())
+    };
+
+    // While the key is read.
+    stage.fleet.set_line(0, Line::Silent);
+    let began = Instant::now();
+    let reply = admin.promoting(IRIS).query(&[("reason", "never sent")]).send().await?;
+    println!("silent from the beginning: answered after {:?}: {}", began.elapsed(), reply.text);
+    ensure_problem(&reply, 503, "store-unavailable", "Nothing was changed")?;
+    stage.fleet.set_line(0, Line::Open);
+    until_stale(&stage, 0, false).await?;
+
+    // While the change is made: etcd has it, and nobody is told.
+    let reason = "made, and not heard of";
+    stage.fleet.fall_silent_after(0, reason);
+    let began = Instant::now();
+    let reply = admin.promoting(IRIS).query(&[("reason", reason)]).send().await?;
+    println!("silent from the change on: answered after {:?}: {}", began.elapsed(), reply.text);
+    ensure_problem(&reply, 504, "outcome-unknown", "it may have been made")?;
+    ensure!(stage.fleet.etcd.get(KEY)?.contains(reason), "etcd does not have it");
+    stage.fleet.set_line(0, Line::Open);
+    stage.fleet.until_at(IRIS, 1).await?;
+    let newest = stage.history(0).await?.into_iter().next().context("no history")?;
+    ensure!(newest.reason.as_str() == reason, "{newest:?}");
+    ensure!(stage.switch(0).await? == 2, "the change was made more than once");
+    stage.ensure_no_trap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deployment_is_created_once_from_initial_and_a_foreign_value_gives_way_to_the_next_change() -> Result<()> {
     let stage = Stage::new(2).await?;
     let created = stage.fleet.etcd.get(KEY)?;

@@ -122,7 +122,7 @@ fn without_etcd_a_write_is_refused_and_nothing_is_changed() {
         envoy.grpc_close(sent.token);
     }
     let reply = exchange.replies().pop().expect("an answer");
-    assert!(reply.status == 503 && reply.body.contains("Nothing was changed. etcd: gRPC status 14"), "{reply:?}");
+    assert!(reply.status == 503 && reply.body.contains("did not give it (gRPC status 14"), "{reply:?}");
     assert_eq!((cluster(workers[1], &[]).as_str(), revision(&model)), ("b1", 0));
 }
 

@@ -11,7 +11,7 @@ use reqwest::{Client, Method};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// How long one call may take. The filter itself gives up after about five seconds.
+/// How long one call may take. The filter itself gives up earlier: a write in a fleet after seven seconds.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The admin API of one filter.

@@ -94,6 +94,11 @@ impl Fleet {
         }
     }
 
+    /// Has etcd's side of one Envoy fall silent as soon as a request with this text went there, which is carried out.
+    pub fn fall_silent_after(&self, index: usize, text: &str) {
+        Relay::fall_silent_after(self.lines.get(index).map_or(&[], Vec::as_slice), text.as_bytes());
+    }
+
     /// Waits until an Envoy says that it is in step.
     pub async fn until_ready(&self, index: usize) -> Result<()> {
         let envoy = self.envoy(index)?;

@@ -16,7 +16,15 @@ use crate::ports::loopback;
 pub struct Relay {
     address: SocketAddr,
     line: watch::Sender<Line>,
+    wire: watch::Sender<Option<Tripwire>>,
     server: JoinHandle<()>,
+}
+
+/// What a relay waits for in requests, and the lines that fall silent upon it.
+#[derive(Clone, Debug)]
+struct Tripwire {
+    bytes: Vec<u8>,
+    lines: Vec<watch::Sender<Line>>,
 }
 
 /// Where a relay leads.
@@ -35,7 +43,8 @@ impl Relay {
         let listener = TcpListener::bind(loopback(0)).await?;
         let address = listener.local_addr()?;
         let (line, watched) = watch::channel(Line::Nowhere);
-        Ok(Self { address, line, server: tokio::spawn(serve(listener, watched)) })
+        let (wire, watched_wire) = watch::channel(None);
+        Ok(Self { address, line, wire, server: tokio::spawn(serve(listener, watched, watched_wire)) })
     }
 
     /// Where it listens.
@@ -45,6 +54,7 @@ impl Relay {
 
     /// From now on it leads there; connections to elsewhere end, and those that fell silent go on.
     pub fn lead_to(&self, target: SocketAddr) {
+        self.wire.send_replace(None);
         self.line.send_replace(Line::To(target));
     }
 
@@ -55,11 +65,16 @@ impl Relay {
 
     /// Keeps all connections and passes nothing on, as a broken switch or a firewall would.
     pub fn fall_silent(&self) {
-        self.line.send_modify(|line| {
-            if let Line::To(target) = *line {
-                *line = Line::Silent(target);
-            }
-        });
+        silence(&self.line);
+    }
+
+    /// Makes all of them fall silent as soon as a request through one of them carries these bytes. That request is the
+    /// last thing that is passed on: it is carried out, and nobody hears of it.
+    pub fn fall_silent_after(relays: &[Self], bytes: &[u8]) {
+        let lines: Vec<_> = relays.iter().map(|relay| relay.line.clone()).collect();
+        for relay in relays {
+            relay.wire.send_replace(Some(Tripwire { bytes: bytes.to_vec(), lines: lines.clone() }));
+        }
     }
 }
 
@@ -70,23 +85,28 @@ impl Drop for Relay {
 }
 
 /// The connections are tasks of this one, so that they end with it.
-async fn serve(listener: TcpListener, line: watch::Receiver<Line>) {
+async fn serve(listener: TcpListener, line: watch::Receiver<Line>, wire: watch::Receiver<Option<Tripwire>>) {
     let mut connections = JoinSet::new();
     while let Ok((near, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
-        let mut line = line.clone();
+        let (mut line, wire) = (line.clone(), wire.clone());
         let (Line::To(target) | Line::Silent(target)) = *line.borrow_and_update() else { continue };
         connections.spawn(async move {
             let here = line.clone();
             tokio::select! {
-                () = connect(near, target, here) => {}
+                () = connect(near, target, here, wire) => {}
                 _ = line.wait_for(|line| !line.is_towards(target)) => {}
             }
         });
     }
 }
 
-async fn connect(near: TcpStream, target: SocketAddr, mut line: watch::Receiver<Line>) {
+async fn connect(
+    near: TcpStream,
+    target: SocketAddr,
+    mut line: watch::Receiver<Line>,
+    wire: watch::Receiver<Option<Tripwire>>,
+) {
     // While the line is silent the kernel has accepted the connection, and that is all that happens.
     opens(&mut line).await;
     if let Ok(far) = TcpStream::connect(target).await {
@@ -95,16 +115,25 @@ async fn connect(near: TcpStream, target: SocketAddr, mut line: watch::Receiver<
         let (near_read, near_write) = near.into_split();
         let (far_read, far_write) = far.into_split();
         // How a connection ends is between its two ends.
-        tokio::join!(pump(near_read, far_write, line.clone()), pump(far_read, near_write, line));
+        tokio::join!(pump(near_read, far_write, line.clone(), Some(wire)), pump(far_read, near_write, line, None));
     }
 }
 
 /// Passes on until the end. What is read while the line is silent is passed on afterwards: nothing is lost.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut line: watch::Receiver<Line>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut line: watch::Receiver<Line>,
+    wire: Option<watch::Receiver<Option<Tripwire>>>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(size @ 1..) = from.read(&mut buffer).await {
         let Some(bytes) = buffer.get(..size) else { return };
         opens(&mut line).await;
+        // Before it is passed on: else the answer could be quicker.
+        if let Some(tripwire) = wire.as_ref().and_then(|wire| wire.borrow().clone()) {
+            tripwire.feel(bytes);
+        }
         if to.write_all(bytes).await.is_err() {
             return;
         }
@@ -115,6 +144,24 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut line: watch::
 async fn opens(line: &mut watch::Receiver<Line>) {
     // An error means that the relay is gone, and this task with it.
     let _ = line.wait_for(|line| !matches!(line, Line::Silent(_))).await;
+}
+
+fn silence(line: &watch::Sender<Line>) {
+    line.send_modify(|line| {
+        if let Line::To(target) = *line {
+            *line = Line::Silent(target);
+        }
+    });
+}
+
+// === impl Tripwire ===
+
+impl Tripwire {
+    fn feel(&self, bytes: &[u8]) {
+        if bytes.windows(self.bytes.len()).any(|window| window == self.bytes) {
+            self.lines.iter().for_each(silence);
+        }
+    }
 }
 
 // === impl Line ===
@@ -163,6 +210,25 @@ mod tests {
         ensure!(timeout(Duration::from_millis(100), &mut waiting).await.is_err(), "there was an answer");
         relay.lead_to(upstream.address());
         ensure!(waiting.await.is_ok(), "the same request is answered");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_request_with_the_awaited_bytes_arrives_and_its_answer_does_not() -> Result<()> {
+        let upstream = Upstream::start("blue").await?;
+        let relays = [Relay::start().await?, Relay::start().await?];
+        relays.iter().for_each(|relay| relay.lead_to(upstream.address()));
+        Relay::fall_silent_after(&relays, b"/the-last-one");
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let get = |relay: &Relay, path: &str| client.get(format!("http://{}{path}", relay.address())).send();
+        ensure!(get(&relays[0], "/another-one").await.is_ok(), "it answers");
+        let mut last = Box::pin(get(&relays[0], "/the-last-one"));
+        let mut next = Box::pin(get(&relays[1], "/another-one"));
+        ensure!(timeout(Duration::from_millis(100), &mut last).await.is_err(), "there was an answer");
+        ensure!(timeout(Duration::from_millis(100), &mut next).await.is_err(), "the others fall silent with it");
+        ensure!(upstream.requests() == 2, "{} requests arrived", upstream.requests());
+        relays.iter().for_each(|relay| relay.lead_to(upstream.address()));
+        ensure!(last.await.is_ok() && next.await.is_ok(), "they go on where they were");
         Ok(())
     }
 }

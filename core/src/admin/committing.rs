@@ -1,9 +1,12 @@
 //! A write in a fleet: decided on here, made in etcd, and only then made known to this Envoy's workers and answered.
 
+use std::time::Duration;
+
 use super::trial::{Moved, Trial};
 use super::writing::{Rule, Writing};
 use super::{Answer, Backend, Problem, Response, Step, unavailable};
-use crate::etcd::transaction::{Current, Transaction, Turn};
+use crate::etcd::deadline::WRITE_WITHIN;
+use crate::etcd::transaction::{Current, Transaction, Turn, Unchanged};
 use crate::etcd::{Call, Fleet, Reply};
 use crate::matching::DeploymentIndex;
 use crate::routing::{Route, Router};
@@ -40,8 +43,11 @@ enum Objection {
 impl Committing {
     pub(super) fn begin(fleet: &Fleet, intent: Intent, route: &Route, backend: &dyn Backend, now: Timestamp) -> Step {
         let Ok(known) = store::load(backend.store(), &route.name, route.initial, now) else { return out_of_reach() };
-        let (transaction, call) = Transaction::begin(fleet, &route.name, known.state, known.origin, now);
-        Step::Commit(Box::new(Self { call, transaction, intent }))
+        let time_left = intent.time_left();
+        match Transaction::begin(fleet, &route.name, known.state, known.origin, time_left, now) {
+            Ok((transaction, call)) => Step::Commit(Box::new(Self { call, transaction, intent })),
+            Err(why) => unchanged(why),
+        }
     }
 
     /// Goes on with the write, now that there is a reply.
@@ -51,10 +57,10 @@ impl Committing {
         match self.transaction.take(reply, now) {
             Turn::Call(call) => Step::Commit(Box::new(Self { call, ..self })),
             Turn::Decide(current) => match self.intent.decide(&current.state, route, backend.store(), now) {
-                Ok(Some(after)) => {
-                    let call = self.transaction.put(&current, after);
-                    Step::Commit(Box::new(Self { call, ..self }))
-                }
+                Ok(Some(after)) => match self.transaction.put(&current, after, now) {
+                    Ok(call) => Step::Commit(Box::new(Self { call, ..self })),
+                    Err(why) => unchanged(why),
+                },
                 Ok(None) => {
                     let applied = Applied { state: current.state.clone(), effect: Effect::None };
                     let step = self.intent.conclude(Ok(applied), route, backend, now);
@@ -62,7 +68,9 @@ impl Committing {
                 }
                 Err(objection) => {
                     let refused = Err((objection, Box::new(current.state.clone())));
-                    let step = self.intent.conclude(refused, route, backend, now);
+                    // It may have to ask a colour, and to go on afterwards: the clock stands still meanwhile.
+                    let intent = self.intent.with_time_left(self.transaction.time_left(now));
+                    let step = intent.conclude(refused, route, backend, now);
                     settle(step, deployment, route, &current, backend)
                 }
             },
@@ -71,10 +79,7 @@ impl Committing {
                 let step = self.intent.conclude(Ok(applied), route, backend, now);
                 settle(step, deployment, route, &made.current, backend)
             }
-            Turn::Unchanged(why) => {
-                let problem = Problem::FleetUnavailable(why);
-                Step::refused(Response::problem(&problem, None), problem)
-            }
+            Turn::Unchanged(why) => unchanged(why),
             Turn::Unknown => outcome_unknown(),
         }
     }
@@ -100,6 +105,11 @@ fn out_of_reach() -> Step {
     Step::refused(unavailable(), Problem::StoreUnavailable)
 }
 
+fn unchanged(why: Unchanged) -> Step {
+    let problem = Problem::FleetUnavailable(why);
+    Step::refused(Response::problem(&problem, None), problem)
+}
+
 fn outcome_unknown() -> Step {
     Step::refused(Response::problem(&Problem::OutcomeUnknown, None), Problem::OutcomeUnknown)
 }
@@ -111,6 +121,21 @@ impl Intent {
         match self {
             Self::Write(writing) => writing.deployment,
             Self::Note(trial) => trial.deployment,
+        }
+    }
+
+    /// How much time there is for it.
+    fn time_left(&self) -> Duration {
+        match self {
+            Self::Write(writing) => writing.time_left,
+            Self::Note(_) => WRITE_WITHIN,
+        }
+    }
+
+    fn with_time_left(self, time_left: Duration) -> Self {
+        match self {
+            Self::Write(writing) => Self::Write(Writing { time_left, ..writing }),
+            note => note,
         }
     }
 

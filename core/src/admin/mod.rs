@@ -36,6 +36,7 @@ use crate::comparison::{self, Sample};
 use crate::config::Access;
 use crate::counters::ColourCounts;
 use crate::etcd::Fleet;
+use crate::etcd::deadline::WRITE_WITHIN;
 use crate::guard::verdict::Verdict;
 use crate::guard::watch;
 use crate::matching::DeploymentIndex;
@@ -236,6 +237,7 @@ impl Call {
             author,
             if_match: self.if_match.clone(),
             evidence,
+            time_left: WRITE_WITHIN,
         })
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::MAX_BODY;
 use crate::colour::Colour;
+use crate::etcd::transaction::Unchanged;
 use crate::name::{DeploymentName, HeaderName};
 use crate::readiness::gate::Missing;
 use crate::rollout;
@@ -110,7 +111,7 @@ pub enum Problem {
     /// The shared store cannot be reached, and nothing was changed.
     StoreUnavailable,
     /// The fleet's store does not answer, for this reason, and nothing was changed.
-    FleetUnavailable(String),
+    FleetUnavailable(Unchanged),
     /// The fleet's store has not said what became of a change.
     OutcomeUnknown,
     /// Not every deployment's state has come from the fleet's store.
@@ -273,7 +274,7 @@ impl fmt::Display for Problem {
             }
             Self::ReplayedDelivery => f.write_str("This X-MLflow-Delivery-Id was taken before."),
             Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
-            Self::FleetUnavailable(why) => write!(f, "Nothing was changed. etcd: {why}. Repeat the call."),
+            Self::FleetUnavailable(why) => write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call."),
             Self::OutcomeUnknown => f.write_str(
                 "The change was sent to etcd, and etcd has not said what became of it: it may have been made, or may be \
                  made yet. Look at the state and its history before you repeat the call.",

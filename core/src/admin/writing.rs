@@ -1,10 +1,13 @@
 //! Carrying out a write: on the revision that its author saw, and only to a colour that is ready.
 
+use std::time::Duration;
+
 use super::committing::{Committing, Intent};
 use super::if_match::IfMatch;
 use super::{Answer, Asking, Backend, Problem, Purpose, Step, one, refused, unavailable};
 use crate::author::Author;
 use crate::colour::Colour;
+use crate::etcd::deadline::WRITE_WITHIN;
 use crate::matching::DeploymentIndex;
 use crate::readiness::gate::{self, Closed, Evidence};
 use crate::readiness::outgoing::Reply;
@@ -26,6 +29,8 @@ pub struct Writing {
     /// What is known for this write. Others may switch between a probe and the write, so that the other colour has to
     /// be asked as well: at most one probe of each.
     pub(super) evidence: Evidence,
+    /// How much of the time for calls to etcd is left.
+    pub(super) time_left: Duration,
 }
 
 /// Why a state does not take a write.
@@ -46,6 +51,7 @@ impl Writing {
             author: wish.author.clone(),
             if_match: wish.on.map_or(IfMatch::Any, |revision| IfMatch::Revisions(vec![revision])),
             evidence: if wish.enforce { Evidence::none() } else { Evidence::Forced },
+            time_left: WRITE_WITHIN,
         }
     }
 

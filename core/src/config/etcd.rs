@@ -20,8 +20,9 @@ pub struct Etcd {
     /// What happens to traffic while etcd is away.
     #[serde(default)]
     pub on_unreachable: OnUnreachable,
-    /// How long one call may take. A write that meets trouble tries again: it can take seven times as long.
-    #[serde(default = "two_seconds", deserialize_with = "deserialize_timeout")]
+    /// How long one call may take. A write that meets trouble makes several, all of them within
+    /// [`WRITE_WITHIN`](crate::etcd::deadline::WRITE_WITHIN).
+    #[serde(default = "one_second", deserialize_with = "deserialize_timeout")]
     pub timeout: Duration,
 }
 
@@ -43,8 +44,8 @@ pub struct KeyPrefix(String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadPrefix(String);
 
-fn two_seconds() -> Duration {
-    Duration::from_secs(2)
+fn one_second() -> Duration {
+    Duration::from_secs(1)
 }
 
 // === impl KeyPrefix ===
@@ -92,8 +93,8 @@ mod tests {
     #[test]
     fn what_is_left_out_takes_its_documented_default() {
         let etcd = read(r#"{"cluster": "etcd"}"#).expect("valid");
-        assert_eq!((etcd.prefix.as_str(), etcd.timeout), ("/bluegreen/", Duration::from_secs(2)));
-        let full = r#"{"cluster": "etcd", "prefix": "/bluegreen/", "on_unreachable": "serve_last", "timeout": "2s"}"#;
+        assert_eq!((etcd.prefix.as_str(), etcd.timeout), ("/bluegreen/", Duration::from_secs(1)));
+        let full = r#"{"cluster": "etcd", "prefix": "/bluegreen/", "on_unreachable": "serve_last", "timeout": "1s"}"#;
         assert_eq!(read(full), Ok(etcd));
     }
 

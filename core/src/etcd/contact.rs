@@ -63,7 +63,7 @@ mod tests {
         let lost_after = |millis| is_lost(&store, &fleet(), start.plus(Duration::from_millis(millis)));
         assert!(lost_after(0), "there was none yet");
         note(&store, &fleet(), start);
-        assert_eq!([0, 3_499, 3_500].map(lost_after), [false, false, true]);
+        assert_eq!([0, 2_499, 2_500].map(lost_after), [false, false, true]);
         lose(&store, &fleet());
         assert!(lost_after(0));
         note(&store, &fleet(), start.plus(Duration::from_secs(3_600)));

@@ -45,7 +45,7 @@ pub enum Fate {
 /// The fleet of the tests.
 pub fn fleet() -> Fleet {
     let etcd: Etcd = serde_json::from_str(r#"{"cluster": "etcd"}"#).expect("valid");
-    assert_eq!(etcd.timeout, Duration::from_secs(2));
+    assert_eq!(etcd.timeout, Duration::from_secs(1));
     Fleet::new(&etcd)
 }
 

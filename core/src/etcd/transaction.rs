@@ -8,9 +8,13 @@
 //! condition lets only one of the two succeed, and the answer to the other shows the state that came of it. Who has to
 //! give up fences the key: the state from before is put there on the same condition. Of all these puts only one can ever
 //! succeed, whichever comes first, so an answer to the fence settles what became of the others.
+//!
+//! All of this has an end, whatever etcd does: the [`deadline`](super::deadline).
 
+use std::fmt;
 use std::time::Duration;
 
+use super::deadline::{Deadline, Stage};
 use super::messages::{RangeResponse, ResponseHeader, TxnResponse};
 use super::{Call, Fleet, Held, Reply, number};
 use crate::name::DeploymentName;
@@ -27,12 +31,10 @@ pub struct Transaction {
     fallback: State,
     /// The write that was known here before etcd was asked. Etcd knows it too, unless it has gone back in time.
     known: ModRevision,
-    began: Timestamp,
+    deadline: Deadline,
     failures: u32,
     races: u32,
     fences: u32,
-    /// Whether something was sent that can take effect.
-    has_put: bool,
     phase: Phase,
     precedence: Precedence,
 }
@@ -67,9 +69,24 @@ pub enum Turn {
     /// The change was made.
     Made(Box<Made>),
     /// Nothing was changed, and nothing will be; this is why.
-    Unchanged(String),
+    Unchanged(Unchanged),
     /// Nobody can say.
     Unknown,
+}
+
+/// Why it is certain that nothing was changed: a clause for the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unchanged {
+    /// Etcd did not say what the key holds, for this reason; so nothing was sent.
+    Unread(String),
+    /// The change could not be sent, for this reason.
+    Unsent(String),
+    /// The time was over before the change could be sent.
+    Late,
+    /// Others changed the state each time before this change did.
+    Outrun,
+    /// There was no answer to the change, for this reason; an answer to its fence was.
+    Fenced(String),
 }
 
 /// The fleet's state, as far as this change has seen.
@@ -97,11 +114,6 @@ pub struct Made {
 /// more.
 const FAILURES: u32 = 6;
 
-/// For how many times the longest call a change may go on that has sent nothing yet, and one that has: that one has more
-/// to lose. With the default of 2 s for a call, either ends within 8 s.
-const PATIENCE: u32 = 2;
-const PATIENCE_AFTER_PUT: u32 = 3;
-
 /// How often a fence is tried.
 const FENCES: u32 = 3;
 
@@ -111,38 +123,51 @@ const RACES: u32 = 512;
 // === impl Transaction ===
 
 impl Transaction {
-    /// Begins a change of a deployment whose state, as far as known here, is `fallback`, from the write `known`.
+    /// Begins a change of a deployment whose state, as far as known here, is `fallback`, from the write `known`. It has
+    /// come to its end when `time_left` is over.
+    ///
+    /// # Errors
+    /// There is no time for it.
     pub fn begin(
         fleet: &Fleet,
         name: &DeploymentName,
         fallback: State,
         known: Option<ModRevision>,
+        time_left: Duration,
         now: Timestamp,
-    ) -> (Self, Call) {
+    ) -> Result<(Self, Call), Unchanged> {
+        let deadline = Deadline::after(time_left, now);
+        let call = deadline.grant(Stage::Read, fleet.read(name), now).ok_or(Unchanged::Late)?;
         let this = Self {
             fleet: fleet.clone(),
             name: name.clone(),
             fallback,
             known: known.unwrap_or_default(),
-            began: now,
+            deadline,
             failures: 0,
             races: 0,
             fences: 0,
-            has_put: false,
             phase: Phase::Reading,
             precedence: Precedence::Later,
         };
-        let call = fleet.read(name);
-        (this, call)
+        Ok((this, call))
+    }
+
+    /// How much of its time is left, for what the caller has to do besides.
+    pub fn time_left(&self, now: Timestamp) -> Duration {
+        self.deadline.time_left(now)
     }
 
     /// Puts the state there that was decided on.
-    pub fn put(&mut self, current: &Current, after: State) -> Call {
+    ///
+    /// # Errors
+    /// There is no time for it.
+    pub fn put(&mut self, current: &Current, after: State, now: Timestamp) -> Result<Call, Unchanged> {
         let call = self.fleet.put_if(&self.name, current.on, &after);
-        self.has_put = true;
+        let call = self.deadline.grant(Stage::Put, call, now).ok_or(Unchanged::Late)?;
         let (on, before) = (current.on, current.state.clone());
         self.phase = Phase::Putting(Box::new(Draft { on, before, after, is_repeated: false, lost: String::new() }));
-        call
+        Ok(call)
     }
 
     /// Takes the reply to the last call.
@@ -153,11 +178,13 @@ impl Transaction {
                     self.note_time(response.header.as_ref());
                     self.decide(Held::of(&response.kvs))
                 }
-                Err(_) if self.may_go_on(now) => Turn::Call(self.fleet.read(&self.name)),
-                Err(why) => Turn::Unchanged(why),
+                Err(why) => {
+                    let again = self.fleet.read(&self.name);
+                    self.repeat(Stage::Read, again, now).map_or(Turn::Unchanged(Unchanged::Unread(why)), Turn::Call)
+                }
             },
             Phase::Putting(draft) => self.on_put(draft, reply, now),
-            Phase::Fencing(draft) => self.on_fence(*draft, reply),
+            Phase::Fencing(draft) => self.on_fence(*draft, reply, now),
         }
     }
 
@@ -172,38 +199,38 @@ impl Transaction {
                 self.decide(held)
             }
             // As before the put.
-            Err(why) if *reply == Reply::NotSent && !draft.is_repeated => Turn::Unchanged(why),
-            Err(_) if self.may_go_on(now) => {
-                let call = self.fleet.put_if(&self.name, draft.on, &draft.after);
+            Err(why) if *reply == Reply::NotSent && !draft.is_repeated => Turn::Unchanged(Unchanged::Unsent(why)),
+            Err(why) => {
+                let again = self.fleet.put_if(&self.name, draft.on, &draft.after);
+                let Some(call) = self.repeat(Stage::Put, again, now) else { return self.fence(*draft, why, now) };
                 draft.is_repeated = true;
                 self.phase = Phase::Putting(draft);
                 Turn::Call(call)
             }
-            Err(why) => self.fence(draft, why),
         }
     }
 
-    fn on_fence(&mut self, draft: Draft, reply: &Reply) -> Turn {
+    fn on_fence(&mut self, draft: Draft, reply: &Reply, now: Timestamp) -> Turn {
         match reply.decode::<TxnResponse>() {
-            Ok(response) if response.succeeded => Turn::Unchanged(draft.lost),
+            Ok(response) if response.succeeded => Turn::Unchanged(Unchanged::Fenced(draft.lost)),
             Ok(response) => {
                 let held = held(&response);
                 let is_made = held.state.as_ref().is_some_and(|state| draft.is_in(state));
-                if is_made { self.found(draft.after, held) } else { Turn::Unchanged(draft.lost) }
+                if is_made { self.found(draft.after, held) } else { Turn::Unchanged(Unchanged::Fenced(draft.lost)) }
             }
-            Err(_) if self.fences < FENCES => {
+            Err(_) => {
                 let why = draft.lost.clone();
-                self.fence(Box::new(draft), why)
+                self.fence(draft, why, now)
             }
-            Err(_) => Turn::Unknown,
         }
     }
 
-    fn fence(&mut self, draft: Box<Draft>, lost: String) -> Turn {
-        self.fences = self.fences.saturating_add(1);
+    fn fence(&mut self, draft: Draft, lost: String, now: Timestamp) -> Turn {
         let call = self.fleet.put_if(&self.name, draft.on, &draft.before);
-        self.phase = Phase::Fencing(Box::new(Draft { lost, ..*draft }));
-        Turn::Call(call)
+        let call = self.deadline.grant(Stage::Fence, call, now).filter(|_| self.fences < FENCES);
+        self.fences = self.fences.saturating_add(1);
+        self.phase = Phase::Fencing(Box::new(Draft { lost, ..draft }));
+        call.map_or(Turn::Unknown, Turn::Call)
     }
 
     /// The change was made by a put whose answer was lost.
@@ -214,7 +241,7 @@ impl Transaction {
     fn decide(&mut self, held: Held) -> Turn {
         self.failures = 0;
         self.races = self.races.saturating_add(1);
-        if self.races > RACES { unsettled() } else { Turn::Decide(Box::new(self.current(held))) }
+        if self.races > RACES { Turn::Unchanged(Unchanged::Outrun) } else { Turn::Decide(Box::new(self.current(held))) }
     }
 
     fn current(&self, held: Held) -> Current {
@@ -236,13 +263,32 @@ impl Transaction {
         }
     }
 
-    /// Counts a failure. Whether there may be another call: an election in etcd takes about a second, and a member that
-    /// is down fails at once.
-    fn may_go_on(&mut self, now: Timestamp) -> bool {
+    /// Counts a failure. The call that follows it, unless there were too many or there is no time: an election in etcd
+    /// takes about a second, and a member that is down fails at once.
+    fn repeat(&mut self, stage: Stage, call: Call, now: Timestamp) -> Option<Call> {
         self.failures = self.failures.saturating_add(1);
-        let calls = if self.has_put { PATIENCE_AFTER_PUT } else { PATIENCE };
-        let patience = self.fleet.timeout.saturating_mul(calls).saturating_sub(Duration::from_millis(1));
-        self.failures < FAILURES && now.since(self.began) < patience
+        self.deadline.grant(stage, call, now).filter(|_| self.failures < FAILURES)
+    }
+}
+
+// === impl Unchanged ===
+
+impl fmt::Display for Unchanged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unread(why) => write!(f, "etcd was asked for the state and did not give it ({why})"),
+            Self::Unsent(why) => write!(f, "the change could not be sent to etcd ({why})"),
+            Self::Late => f.write_str(
+                "etcd was so slow, or others wrote so often, that there was no time left to send the change",
+            ),
+            Self::Outrun => f.write_str("others changed the state each time before this change did"),
+            Self::Fenced(why) => {
+                write!(
+                    f,
+                    "etcd did not answer when the change was sent ({why}), and has confirmed since that it was not made"
+                )
+            }
+        }
     }
 }
 
@@ -260,10 +306,6 @@ impl Draft {
     }
 }
 
-fn unsettled() -> Turn {
-    Turn::Unchanged("too many changes at once".to_owned())
-}
-
 fn held(response: &TxnResponse) -> Held {
     let range = response.responses.first().and_then(|response| response.range.as_ref());
     Held::of(range.map_or(&[], |range| range.kvs.as_slice()))
@@ -274,179 +316,4 @@ fn header_revision(header: Option<&ResponseHeader>) -> ModRevision {
 }
 
 #[cfg(test)]
-mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    use super::*;
-    use crate::author::{Author, Source};
-    use crate::etcd::model::{Fate, Model, fleet};
-    use crate::name::Reason;
-    use crate::percent::Percent;
-    use crate::split::{Revision, Split};
-    use crate::state::{Command, Patch};
-    use crate::testing::iris;
-
-    const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
-
-    fn initial() -> State {
-        State::initial(Split::default(), START)
-    }
-
-    /// A writer that changes the canary share, over and over until it is told what became of it.
-    struct Writer {
-        transaction: Transaction,
-        author: Author,
-        next: Option<Call>,
-        end: Option<Turn>,
-    }
-
-    impl Writer {
-        fn new(number: u64) -> Self {
-            let (transaction, call) = Transaction::begin(&fleet(), &iris(), initial(), None, START);
-            let author = Author::new(&format!("writer-{number}"), Source::Admin, Reason::none());
-            Self { transaction, author, next: Some(call), end: None }
-        }
-
-        fn decide(&self, state: &State) -> State {
-            let share = if state.split.canary_percent == Percent::ZERO { "10" } else { "0" };
-            let canary_percent = Some(share.parse().expect("a share"));
-            let patch = Command::Patch(Patch { canary_percent, ..Patch::default() });
-            state.after(patch, self.author.clone(), START).expect("allowed").expect("a change")
-        }
-
-        /// One call to etcd, with its answer.
-        fn step(&mut self, model: &mut Model, fate: Fate, now: Timestamp) {
-            let Some(call) = self.next.take() else { return };
-            let reply = model.call(&call, fate);
-            match self.transaction.take(&reply, now) {
-                Turn::Call(call) => self.next = Some(call),
-                Turn::Decide(current) => {
-                    let after = self.decide(&current.state);
-                    self.next = Some(self.transaction.put(&current, after));
-                }
-                end => self.end = Some(end),
-            }
-        }
-
-        fn run(mut self, model: &mut Model, fates: impl IntoIterator<Item = Fate>) -> Turn {
-            let mut fates = fates.into_iter();
-            while self.next.is_some() {
-                self.step(model, fates.next().unwrap_or(Fate::Answered), START);
-            }
-            self.end.expect("an end")
-        }
-    }
-
-    fn stored(model: &Model) -> State {
-        State::decode(&model.value("/bluegreen/iris").expect("there")).expect("a state")
-    }
-
-    #[test]
-    fn of_two_hundred_interleaved_writers_none_is_lost_and_none_doubled() {
-        let mut model = Model::default();
-        let mut writers: Vec<Writer> = (0..200).map(Writer::new).collect();
-        // An order that mixes them, the same each time.
-        let mut turn: usize = 1;
-        while writers.iter().any(|writer| writer.next.is_some()) {
-            turn = (turn * 73 + 41) % 100_003;
-            let count = writers.len();
-            let from = turn % count;
-            let place = (0..count).map(|step| (from + step) % count).find(|place| writers[*place].next.is_some());
-            if let Some(place) = place {
-                // Some answers are lost on the way back.
-                let fate = if turn.is_multiple_of(11) { Fate::AnswerLost } else { Fate::Answered };
-                writers[place].step(&mut model, fate, START);
-            }
-        }
-        let mut made = Vec::new();
-        for writer in &writers {
-            let Some(Turn::Made(change)) = &writer.end else { panic!("{:?}", writer.end) };
-            made.push((change.state.revision.get(), change.state.author.by.clone()));
-        }
-        made.sort();
-        assert!(made.iter().map(|(revision, _)| *revision).eq(1..=200), "{made:?}");
-        let newest: Vec<_> =
-            stored(&model).history.changes().map(|c| (c.revision.get(), c.author.by.clone())).collect();
-        assert!(newest.iter().eq(made.iter().rev().take(50)), "the record agrees with what the writers were told");
-    }
-
-    #[test]
-    fn a_store_out_of_reach_means_certainly_nothing_was_changed() {
-        for fate in [Fate::Refused, Fate::RequestLost] {
-            let mut model = Model::default();
-            let end = Writer::new(1).run(&mut model, [fate; 50]);
-            assert!(matches!(end, Turn::Unchanged(_)), "{fate:?}: {end:?}");
-            assert_eq!(model.value("/bluegreen/iris"), None);
-        }
-    }
-
-    #[test]
-    fn a_lost_answer_is_found_out_about() {
-        let (ok, lost, gone) = (Fate::Answered, Fate::AnswerLost, Fate::RequestLost);
-        // The read, the put, the put again: each revision is made once, whatever got lost.
-        for fates in [vec![ok, lost, ok], vec![ok, lost, lost, ok], vec![ok, gone, ok], vec![ok, gone, gone, ok]] {
-            let mut model = Model::default();
-            let end = Writer::new(1).run(&mut model, fates.clone());
-            let Turn::Made(made) = end else { panic!("{fates:?}: {end:?}") };
-            assert_eq!((made.state.revision, &made.current.state), (Revision::new(1), &stored(&model)), "{fates:?}");
-        }
-    }
-
-    #[test]
-    fn a_put_that_arrives_after_its_fence_does_nothing() {
-        let mut model = Model::default();
-        let mut writer = Writer::new(1);
-        writer.step(&mut model, Fate::Answered, START);
-        let late = writer.next.clone().expect("a put");
-        // There is no time left for another put; the fence is answered.
-        let end = START.plus(Duration::from_secs(60));
-        writer.step(&mut model, Fate::RequestLost, end);
-        writer.step(&mut model, Fate::Answered, end);
-        assert!(matches!(writer.end, Some(Turn::Unchanged(_))), "{:?}", writer.end);
-        model.call(&late, Fate::Answered);
-        assert_eq!(stored(&model), initial());
-    }
-
-    #[test]
-    fn without_an_answer_to_the_fence_nobody_can_say() {
-        let mut model = Model::default();
-        let fates = [Fate::Answered, Fate::AnswerLost].into_iter().chain([Fate::RequestLost; 50]);
-        assert_eq!(Writer::new(1).run(&mut model, fates), Turn::Unknown);
-        assert_eq!(stored(&model).revision, Revision::new(1), "it was made, as it happens");
-    }
-
-    #[test]
-    fn a_lost_change_on_which_another_one_was_made_is_recognised() {
-        let mut model = Model::default();
-        let mut first = Writer::new(1);
-        first.step(&mut model, Fate::Answered, START);
-        first.step(&mut model, Fate::AnswerLost, START);
-        assert!(
-            matches!(Writer::new(2).run(&mut model, []), Turn::Made(made) if made.state.revision == Revision::new(2))
-        );
-        let end = first.run(&mut model, []);
-        let Turn::Made(made) = end else { panic!("{end:?}") };
-        assert_eq!((made.state.revision, made.current.state.revision), (Revision::new(1), Revision::new(2)));
-    }
-
-    #[test]
-    fn what_is_not_a_state_is_written_over_from_what_is_known_here() {
-        let mut model = Model::default();
-        model.put("/bluegreen/iris", b"not ours");
-        let end = Writer::new(1).run(&mut model, []);
-        assert!(matches!(end, Turn::Made(made) if made.state.revision == Revision::new(1)));
-        assert_eq!(stored(&model).revision, Revision::new(1));
-    }
-
-    #[test]
-    fn a_store_that_went_back_in_time_takes_precedence() {
-        let mut model = Model::default();
-        for (known, precedence) in [(None, Precedence::Later), (Some(ModRevision(900)), Precedence::Always)] {
-            let (mut transaction, call) = Transaction::begin(&fleet(), &iris(), initial(), known, START);
-            let reply = model.call(&call, Fate::Answered);
-            let Turn::Decide(current) = transaction.take(&reply, START) else { panic!("a read") };
-            assert_eq!((current.precedence, current.origin), (precedence, None));
-        }
-    }
-}
+mod tests;

@@ -71,26 +71,66 @@ fn a_write_is_decided_on_what_the_fleet_has_not_on_what_this_envoy_knows() {
 }
 
 #[test]
-fn a_refusal_by_etcd_is_a_503_that_is_true_and_an_unknown_outcome_is_a_504() {
-    let (ok, lost, gone) = (Fate::Answered, Fate::AnswerLost, Fate::RequestLost);
-    let answers_lost_from_then_on = |first: Fate| [&[ok, first][..], &[gone; 20]].concat();
-    let cases: [(&[Fate], u32, &str, u64); 6] = [
-        (&[Fate::Refused; 9], 503, "store-unavailable", 0),
-        (&[gone; 9], 503, "store-unavailable", 0),
-        (&answers_lost_from_then_on(gone), 504, "outcome-unknown", 0),
-        (&answers_lost_from_then_on(lost), 504, "outcome-unknown", 1),
-        (&[ok, lost, ok], 200, "", 1),
-        (&[ok, gone, ok], 200, "", 1),
+fn wherever_etcd_falls_silent_the_answer_comes_in_time_and_says_whether_the_change_may_have_been_made() {
+    let (ok, lost, gone, refused) = (Fate::Answered, Fate::AnswerLost, Fate::RequestLost, Fate::Refused);
+    let (nothing, maybe) = ("Nothing was changed, and nothing will be: ", "it may have been made, or may be made yet");
+    // What becomes of the calls to etcd, the last of it over and over: status, type, what the detail says; the revision
+    // that etcd has then, and after how many seconds.
+    type Case<'c> = (&'c [Fate], u32, &'c str, [&'c str; 2], u64, u64);
+    let cases: [Case<'_>; 10] = [
+        (
+            &[refused],
+            503,
+            "store-unavailable",
+            [nothing, "etcd was asked for the state and did not give it (the call"],
+            0,
+            0,
+        ),
+        (&[gone], 503, "store-unavailable", [nothing, "etcd was asked for the state and did not give it (lost)"], 0, 4),
+        (&[ok, refused], 503, "store-unavailable", [nothing, "the change could not be sent to etcd (the call"], 0, 0),
+        (&[ok, gone], 504, "outcome-unknown", [maybe, "Look at the state"], 0, 7),
+        (&[ok, lost], 504, "outcome-unknown", [maybe, "Look at the state"], 1, 7),
+        (&[ok, lost, gone], 504, "outcome-unknown", [maybe, "Look at the state"], 1, 7),
+        (&[gone, gone, gone, ok, gone], 504, "outcome-unknown", [maybe, "Look at the state"], 0, 7),
+        (
+            &[ok, gone, gone, gone, gone, gone, ok],
+            503,
+            "store-unavailable",
+            [nothing, "did not answer when the change was sent (lost), and has confirmed since that it was not made"],
+            0,
+            5,
+        ),
+        (&[ok, lost, ok], 200, "", [""; 2], 1, 1),
+        (&[gone, gone, gone, ok, gone, ok], 200, "", [""; 2], 1, 4),
     ];
-    for (fates, expected, kind, revision) in cases {
+    for (fates, expected, kind, says, revision, seconds) in cases {
         let api = fleet_api("");
-        api.etcd_will(fates);
+        let last = fates.last().copied().expect("a fate");
+        api.etcd_will(&[fates, &[last; 20]].concat());
         let (status, body) = api.operate("POST", &promote());
         assert_eq!(status, expected, "{fates:?}: {body}");
         assert!(body["type"].as_str().unwrap_or_default().ends_with(kind), "{fates:?}: {body}");
+        let detail = body["detail"].as_str().unwrap_or_default();
+        assert!(says.iter().all(|part| detail.contains(part)), "{fates:?}: {detail}");
         assert_eq!(api.recorded().map_or(0, |state| state.revision.get()), revision, "{fates:?}");
+        assert_eq!(api.now.get().since(START), Duration::from_secs(seconds), "{fates:?}");
         let in_force = if status == 200 { revision } else { 0 };
         assert_eq!(api.in_force().revision.get(), in_force, "{fates:?}: nothing is changed here either");
+    }
+}
+
+#[test]
+fn what_a_colour_takes_for_its_probe_is_not_taken_from_etcds_time() {
+    let (ok, gone) = (Fate::Answered, Fate::RequestLost);
+    let well = || Reply::Answered { status: 200, body: Vec::new() };
+    for (fates, expected, seconds) in [(&[ok][..], 200, 15), (&[gone, gone, gone, ok, gone], 503, 3 + 15 + 1)] {
+        let api = fleet_api(r#", "probe": {"path": "/ping", "timeout": "20s"}"#);
+        api.etcd_will(fates);
+        api.will_reply([well()]);
+        api.replies_take.set(Duration::from_secs(15));
+        let (status, body) = api.operate("POST", &promote());
+        assert_eq!(status, expected, "{fates:?}: {body}");
+        assert_eq!(api.now.get().since(START), Duration::from_secs(seconds), "{fates:?}: {body}");
     }
 }
 
@@ -121,7 +161,7 @@ fn reads_go_on_without_etcd_and_say_when_they_may_be_stale() {
     assert_eq!(api.operate("GET", IRIS).1["stale"], true, "there was no sign of life yet");
     contact::note(&api.store, &model::fleet(), START);
     assert_eq!(api.operate("GET", IRIS).1["stale"], false);
-    api.now.set(START.plus(std::time::Duration::from_secs(10)));
+    api.now.set(START.plus(Duration::from_secs(10)));
     let (status, list) = api.operate("GET", "/bluegreen/v1/deployments");
     assert_eq!((status, &list["deployments"][0]["stale"]), (200, &true.into()));
     assert_eq!(Fixture::new().operate("GET", IRIS).1.get("stale"), None, "alone there is nothing to be behind");

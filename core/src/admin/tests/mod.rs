@@ -6,6 +6,7 @@ mod readiness;
 mod webhook;
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -26,9 +27,11 @@ struct Fixture {
     in_flight: RefCell<PerColour<u64>>,
     replies: RefCell<Vec<Reply>>,
     asked: RefCell<Vec<Outgoing>>,
+    /// How long each of those replies takes.
+    replies_take: Cell<Duration>,
     fleet: Option<Fleet>,
     etcd: RefCell<Model>,
-    /// What becomes of the next calls to etcd; those after them are answered.
+    /// What becomes of the next calls to etcd; those after them are answered. A lost one takes the time that it has.
     fates: RefCell<Vec<Fate>>,
 }
 
@@ -76,6 +79,7 @@ impl Fixture {
             in_flight: RefCell::default(),
             replies: RefCell::default(),
             asked: RefCell::default(),
+            replies_take: Cell::default(),
             fleet: None,
             etcd: RefCell::default(),
             fates: RefCell::default(),
@@ -117,11 +121,15 @@ impl Fixture {
                 Step::Ask(asking) => {
                     self.asked.borrow_mut().push(asking.request.clone());
                     let reply = self.replies.borrow_mut().remove(0);
+                    self.now.set(self.now.get().plus(self.replies_take.get()));
                     asking.resume(&reply, &self.router, self, self.now.get())
                 }
                 Step::Commit(committing) => {
                     let fate = self.fates.borrow_mut().pop().unwrap_or(Fate::Answered);
                     let reply = self.etcd.borrow_mut().call(&committing.call, fate);
+                    if matches!(fate, Fate::RequestLost | Fate::AnswerLost) {
+                        self.now.set(self.now.get().plus(committing.call.timeout));
+                    }
                     committing.resume(&reply, &self.router, self, self.now.get())
                 }
                 end => return end,

@@ -1,0 +1,108 @@
+//! By when a write has come to its end, whatever etcd does.
+//!
+//! A write makes several calls, one after the other, and each of them may have to be made again. Whoever asked for it
+//! waits on a connection that somebody else ends: Envoy does so after its listener's `request_timeout`, often 10 s, with
+//! an answer of its own that says nothing about the change. So all calls of a write share one time. What comes first leaves
+//! a part of it to what may have to follow: a change that was sent without an answer has to be found out about.
+
+use std::time::Duration;
+
+use super::Call;
+use crate::time::Timestamp;
+
+/// How long a write may take to learn what becomes of it, all its calls to etcd together.
+pub const WRITE_WITHIN: Duration = Duration::from_secs(7);
+
+/// What a call of a write does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Reads the key. Nothing that takes effect was sent yet.
+    Read,
+    /// Puts the change there.
+    Put,
+    /// Finds out about a change that was sent, and stops it if it was not made.
+    Fence,
+}
+
+/// The end of a write's time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(Timestamp);
+
+/// A call that has less time than this is not made: its answer would hardly come in time.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+// === impl Deadline ===
+
+impl Deadline {
+    /// The end of a write that has so much time from now on.
+    pub fn after(time_left: Duration, now: Timestamp) -> Self {
+        Self(now.plus(time_left.min(WRITE_WITHIN)))
+    }
+
+    /// How much time there is. It is never more than at the beginning, even when the clock was set back since.
+    pub fn time_left(self, now: Timestamp) -> Duration {
+        self.0.since(now).min(WRITE_WITHIN)
+    }
+
+    /// A call with the time that it may take at this stage; none when it is too late for one.
+    pub fn grant(self, stage: Stage, call: Call, now: Timestamp) -> Option<Call> {
+        let left = self.time_left(now).saturating_sub(stage.left_to_others());
+        (left >= SHORTEST).then(|| Call { timeout: call.timeout.min(left), ..call })
+    }
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// The part of a write's time that the stages after this one have for themselves.
+    const fn left_to_others(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Read => 3,
+            Self::Put => 2,
+            Self::Fence => 0,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::etcd::model::fleet;
+    use crate::testing::iris;
+
+    const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
+
+    #[test]
+    fn each_stage_leaves_time_to_those_after_it() {
+        let deadline = Deadline::after(WRITE_WITHIN, START);
+        // How many milliseconds a call of 1 s gets after so many others.
+        let cases = [
+            (Stage::Read, [(0, Some(1_000)), (3_400, Some(600)), (3_900, Some(100)), (3_901, None)]),
+            (Stage::Put, [(3_901, Some(1_000)), (4_400, Some(600)), (4_900, Some(100)), (4_901, None)]),
+            (Stage::Fence, [(4_901, Some(1_000)), (6_400, Some(600)), (6_900, Some(100)), (7_000, None)]),
+        ];
+        for (stage, moments) in cases {
+            for (after, expected) in moments {
+                let now = START.plus(Duration::from_millis(after));
+                let granted = deadline.grant(stage, fleet().read(&iris()), now);
+                assert_eq!(granted.map(|call| call.timeout.as_millis()), expected, "{stage:?} after {after} ms");
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_set_back_gives_no_more_time_than_there_was_at_first() {
+        let deadline = Deadline::after(WRITE_WITHIN, START);
+        assert_eq!(deadline.time_left(START.minus(Duration::from_secs(3_600))), WRITE_WITHIN);
+    }
+
+    #[test]
+    fn a_write_that_goes_on_has_what_it_had_left() {
+        let half = WRITE_WITHIN / 2;
+        let deadline = Deadline::after(half, START.plus(Duration::from_secs(60)));
+        assert_eq!(deadline.time_left(START.plus(Duration::from_secs(60))), half);
+    }
+}

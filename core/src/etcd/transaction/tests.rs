@@ -1,0 +1,294 @@
+//! Changes against etcd in memory, call by call.
+
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use super::*;
+use crate::author::{Author, Source};
+use crate::etcd::deadline::WRITE_WITHIN;
+use crate::etcd::model::{Fate, Model, fleet};
+use crate::name::Reason;
+use crate::percent::Percent;
+use crate::split::{Revision, Split};
+use crate::state::{Command, Patch};
+use crate::testing::iris;
+
+const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
+
+fn initial() -> State {
+    State::initial(Split::default(), START)
+}
+
+/// A writer that changes the canary share, over and over until it is told what became of it.
+struct Writer {
+    transaction: Transaction,
+    author: Author,
+    now: Timestamp,
+    next: Option<Call>,
+    end: Option<Turn>,
+}
+
+/// What becomes of a call, and how long it takes until the writer knows.
+#[derive(Clone, Copy, Debug)]
+struct Course {
+    fate: Fate,
+    takes: Takes,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Takes {
+    NoTime,
+    APart,
+    /// An answer that comes just in time, or silence until then.
+    AllItsTime,
+}
+
+const OK: Course = Course { fate: Fate::Answered, takes: Takes::NoTime };
+const SLOW: Course = Course { fate: Fate::Answered, takes: Takes::AllItsTime };
+const SLOWISH: Course = Course { fate: Fate::Answered, takes: Takes::APart };
+const BROKEN_OFF: Course = Course { fate: Fate::RequestLost, takes: Takes::APart };
+const REFUSED: Course = Course { fate: Fate::Refused, takes: Takes::NoTime };
+const BROKEN: Course = Course { fate: Fate::RequestLost, takes: Takes::NoTime };
+const CUT: Course = Course { fate: Fate::AnswerLost, takes: Takes::NoTime };
+const LOST: Course = Course { fate: Fate::RequestLost, takes: Takes::AllItsTime };
+const UNHEARD: Course = Course { fate: Fate::AnswerLost, takes: Takes::AllItsTime };
+
+impl Writer {
+    fn new(number: u64) -> Self {
+        let begun = Transaction::begin(&fleet(), &iris(), initial(), None, WRITE_WITHIN, START);
+        let (transaction, call) = begun.expect("there is time");
+        let author = Author::new(&format!("writer-{number}"), Source::Admin, Reason::none());
+        Self { transaction, author, now: START, next: Some(call), end: None }
+    }
+
+    fn decide(&self, state: &State) -> State {
+        let share = if state.split.canary_percent == Percent::ZERO { "10" } else { "0" };
+        let canary_percent = Some(share.parse().expect("a share"));
+        let patch = Command::Patch(Patch { canary_percent, ..Patch::default() });
+        state.after(patch, self.author.clone(), START).expect("allowed").expect("a change")
+    }
+
+    /// One call to etcd, with its answer.
+    fn step(&mut self, model: &mut Model, Course { fate, takes }: Course) {
+        let Some(call) = self.next.take() else { return };
+        assert!(call.timeout > Duration::ZERO, "to Envoy that is no limit at all");
+        let reply = model.call(&call, fate);
+        self.now = self.now.plus(match takes {
+            Takes::NoTime => Duration::ZERO,
+            Takes::APart => call.timeout / 3,
+            Takes::AllItsTime => call.timeout,
+        });
+        match self.transaction.take(&reply, self.now) {
+            Turn::Call(call) => self.next = Some(call),
+            Turn::Decide(current) => {
+                let after = self.decide(&current.state);
+                match self.transaction.put(&current, after, self.now) {
+                    Ok(call) => self.next = Some(call),
+                    Err(why) => self.end = Some(Turn::Unchanged(why)),
+                }
+            }
+            end => self.end = Some(end),
+        }
+    }
+
+    fn run(&mut self, model: &mut Model, courses: impl IntoIterator<Item = Course>) -> Turn {
+        let mut courses = courses.into_iter();
+        while self.next.is_some() {
+            self.step(model, courses.next().unwrap_or(OK));
+        }
+        self.end.clone().expect("an end")
+    }
+
+    fn took(&self) -> Duration {
+        self.now.since(START)
+    }
+}
+
+fn stored(model: &Model) -> State {
+    State::decode(&model.value("/bluegreen/iris").expect("there")).expect("a state")
+}
+
+#[test]
+fn of_two_hundred_interleaved_writers_none_is_lost_and_none_doubled() {
+    let mut model = Model::default();
+    let mut writers: Vec<Writer> = (0..200).map(Writer::new).collect();
+    // An order that mixes them, the same each time.
+    let mut turn: usize = 1;
+    while writers.iter().any(|writer| writer.next.is_some()) {
+        turn = (turn * 73 + 41) % 100_003;
+        let count = writers.len();
+        let from = turn % count;
+        let place = (0..count).map(|step| (from + step) % count).find(|place| writers[*place].next.is_some());
+        if let Some(place) = place {
+            // Some answers are lost on the way back.
+            writers[place].step(&mut model, if turn.is_multiple_of(11) { CUT } else { OK });
+        }
+    }
+    let mut made = Vec::new();
+    for writer in &writers {
+        let Some(Turn::Made(change)) = &writer.end else { panic!("{:?}", writer.end) };
+        made.push((change.state.revision.get(), change.state.author.by.clone()));
+    }
+    made.sort();
+    assert!(made.iter().map(|(revision, _)| *revision).eq(1..=200), "{made:?}");
+    let newest: Vec<_> = stored(&model).history.changes().map(|c| (c.revision.get(), c.author.by.clone())).collect();
+    assert!(newest.iter().eq(made.iter().rev().take(50)), "the record agrees with what the writers were told");
+}
+
+#[test]
+fn a_store_out_of_reach_means_certainly_nothing_was_changed() {
+    for course in [REFUSED, BROKEN, LOST] {
+        let mut model = Model::default();
+        let end = Writer::new(1).run(&mut model, [course; 50]);
+        assert!(matches!(end, Turn::Unchanged(Unchanged::Unread(_))), "{course:?}: {end:?}");
+        assert_eq!(model.value("/bluegreen/iris"), None);
+    }
+}
+
+#[test]
+fn a_lost_answer_is_found_out_about() {
+    // The read, the put, the put again: each revision is made once, whatever got lost.
+    for courses in [vec![OK, UNHEARD], vec![OK, UNHEARD, UNHEARD], vec![OK, LOST], vec![OK, LOST, LOST]] {
+        let mut model = Model::default();
+        let end = Writer::new(1).run(&mut model, courses.clone());
+        let Turn::Made(made) = end else { panic!("{courses:?}: {end:?}") };
+        assert_eq!((made.state.revision, &made.current.state), (Revision::new(1), &stored(&model)), "{courses:?}");
+    }
+}
+
+#[test]
+fn a_put_that_arrives_after_its_fence_does_nothing() {
+    let mut model = Model::default();
+    let mut writer = Writer::new(1);
+    writer.step(&mut model, OK);
+    let late = writer.next.clone().expect("a put");
+    // It is sent again until there is no time left for it; the fence is answered.
+    let end = writer.run(&mut model, [LOST; 5]);
+    assert!(matches!(end, Turn::Unchanged(Unchanged::Fenced(_))), "{end:?}");
+    model.call(&late, Fate::Answered);
+    assert_eq!(stored(&model), initial());
+}
+
+#[test]
+fn without_an_answer_to_the_fence_nobody_can_say() {
+    let mut model = Model::default();
+    let courses = [OK, UNHEARD].into_iter().chain([LOST; 50]);
+    assert_eq!(Writer::new(1).run(&mut model, courses), Turn::Unknown);
+    assert_eq!(stored(&model).revision, Revision::new(1), "it was made, as it happens");
+}
+
+#[test]
+fn a_lost_change_on_which_another_one_was_made_is_recognised() {
+    let mut model = Model::default();
+    let mut first = Writer::new(1);
+    first.step(&mut model, OK);
+    first.step(&mut model, UNHEARD);
+    assert!(matches!(Writer::new(2).run(&mut model, []), Turn::Made(made) if made.state.revision == Revision::new(2)));
+    let end = first.run(&mut model, []);
+    let Turn::Made(made) = end else { panic!("{end:?}") };
+    assert_eq!((made.state.revision, made.current.state.revision), (Revision::new(1), Revision::new(2)));
+}
+
+#[test]
+fn what_is_not_a_state_is_written_over_from_what_is_known_here() {
+    let mut model = Model::default();
+    model.put("/bluegreen/iris", b"not ours");
+    let end = Writer::new(1).run(&mut model, []);
+    assert!(matches!(end, Turn::Made(made) if made.state.revision == Revision::new(1)));
+    assert_eq!(stored(&model).revision, Revision::new(1));
+}
+
+#[test]
+fn a_store_that_went_back_in_time_takes_precedence() {
+    let mut model = Model::default();
+    for (known, precedence) in [(None, Precedence::Later), (Some(ModRevision(900)), Precedence::Always)] {
+        let begun = Transaction::begin(&fleet(), &iris(), initial(), known, WRITE_WITHIN, START);
+        let (mut transaction, call) = begun.expect("there is time");
+        let reply = model.call(&call, Fate::Answered);
+        let Turn::Decide(current) = transaction.take(&reply, START) else { panic!("a read") };
+        assert_eq!((current.precedence, current.origin), (precedence, None));
+    }
+}
+
+#[test]
+fn a_write_ends_in_time_in_whatever_phase_etcd_falls_silent_and_says_what_is_certain() {
+    let unread = |end: &Turn| matches!(end, Turn::Unchanged(Unchanged::Unread(_)));
+    let late = |end: &Turn| matches!(end, Turn::Unchanged(Unchanged::Late));
+    let unsent = |end: &Turn| matches!(end, Turn::Unchanged(Unchanged::Unsent(_)));
+    let fenced = |end: &Turn| matches!(end, Turn::Unchanged(Unchanged::Fenced(_)));
+    let made = |end: &Turn| matches!(end, Turn::Made(_));
+    let unknown = |end: &Turn| *end == Turn::Unknown;
+    // What becomes of the calls, the last of it over and over; how long it takes in milliseconds; whether it is made.
+    type Case<'c> = (&'c [Course], &'c dyn Fn(&Turn) -> bool, u64, bool);
+    let cases: [Case<'_>; 11] = [
+        (&[LOST], &unread, 4_000, false),
+        (&[BROKEN], &unread, 0, false),
+        (&[OK, REFUSED], &unsent, 0, false),
+        (&[OK, LOST], &unknown, 7_000, false),
+        (&[OK, UNHEARD], &unknown, 7_000, true),
+        (&[LOST, LOST, LOST, SLOW, LOST], &unknown, 7_000, false),
+        (&[LOST, LOST, LOST, SLOW, UNHEARD], &unknown, 7_000, true),
+        (&[LOST, LOST, LOST, SLOW, SLOW], &made, 5_000, true),
+        (&[OK, LOST, LOST, LOST, LOST, LOST, OK], &fenced, 5_000, false),
+        (&[OK, UNHEARD, LOST, LOST, LOST, LOST, LOST, SLOW], &made, 7_000, true),
+        (&[OK, CUT], &unknown, 0, true),
+    ];
+    for (courses, expected, millis, is_made) in cases {
+        let (mut model, mut writer) = (Model::default(), Writer::new(1));
+        let last = courses.last().copied().expect("a course");
+        let end = writer.run(&mut model, courses.iter().copied().chain([last; 50]));
+        assert!(expected(&end), "{courses:?}: {end:?}");
+        assert_eq!(writer.took(), Duration::from_millis(millis), "{courses:?}");
+        let revision = model.value("/bluegreen/iris").map_or(0, |_| stored(&model).revision.get());
+        assert_eq!(revision, u64::from(is_made), "{courses:?}");
+    }
+    // Others write each time before it, and etcd takes its time.
+    let (mut model, mut writer) = (Model::default(), Writer::new(1));
+    while writer.next.is_some() {
+        writer.step(&mut model, SLOW);
+        assert!(matches!(Writer::new(2).run(&mut model, []), Turn::Made(_)));
+    }
+    assert!(writer.end.as_ref().is_some_and(late), "{:?}", writer.end);
+    assert_eq!(writer.took(), Duration::from_secs(5));
+}
+
+#[test]
+fn whatever_becomes_of_its_calls_a_write_ends_in_time_with_the_truth() {
+    let courses = [OK, SLOW, SLOWISH, BROKEN_OFF, REFUSED, BROKEN, CUT, LOST, UNHEARD];
+    let mut ends = [0; 3];
+    for seed in 0..500_u64 {
+        let draw = |place: u64, of: usize| {
+            let number = xxhash_rust::xxh64::xxh64(&place.to_le_bytes(), seed);
+            usize::try_from(number >> 33).expect("31 bits") % of
+        };
+        let (mut model, mut writer) = (Model::default(), Writer::new(1));
+        let mut place = 0;
+        let mut stray = Vec::new();
+        while let Some(call) = writer.next.clone() {
+            place += 1;
+            // From some call on only what is bad happens.
+            let course = courses[draw(place, courses.len())];
+            let course = if place > 2 && draw(place, 3) > 0 { LOST } else { course };
+            if course.fate == Fate::RequestLost {
+                stray.push(call);
+            }
+            if draw(1_000 + place, 9) == 0 {
+                Writer::new(2).run(&mut model, []);
+            }
+            writer.step(&mut model, course);
+        }
+        assert!(writer.took() <= WRITE_WITHIN, "{seed}: {:?}", writer.took());
+        // What was lost arrives after all.
+        stray.iter().for_each(|call| drop(model.call(call, Fate::Answered)));
+        let by_the_writer = |state: &State| state.history.changes().any(|change| change.author.by == "writer-1");
+        let is_made = model.value("/bluegreen/iris").is_some_and(|_| by_the_writer(&stored(&model)));
+        match writer.end.expect("an end") {
+            Turn::Made(_) => assert!(is_made, "{seed}"),
+            Turn::Unchanged(why) => assert!(!is_made, "{seed}: {why}"),
+            Turn::Unknown => ends[usize::from(is_made)] += 1,
+            other => panic!("{seed}: {other:?}"),
+        }
+        ends[2] += 1;
+    }
+    assert!(ends[0] > 0 && ends[1] > 0, "nobody could say, and it was made or not: {ends:?}");
+}
