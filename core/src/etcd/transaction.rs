@@ -59,6 +59,15 @@ struct Draft {
     lost: String,
 }
 
+/// What is left of a put whose answer was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trace {
+    /// The change, at its place in the history.
+    Made,
+    /// Nothing, and so much was changed since that nothing would be left if it was made.
+    Forgotten,
+}
+
 /// How a change goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Turn {
@@ -193,10 +202,11 @@ impl Transaction {
             Ok(response) if response.succeeded => self.made(draft.after, response.header.as_ref()),
             Ok(response) => {
                 let held = held(&response);
-                if draft.is_repeated && held.state.as_ref().is_some_and(|state| draft.is_in(state)) {
-                    return self.found(draft.after, held);
+                match draft.trace_in(&held).filter(|_| draft.is_repeated) {
+                    Some(Trace::Made) => self.found(draft.after, held),
+                    Some(Trace::Forgotten) => Turn::Unknown,
+                    None => self.decide(held),
                 }
-                self.decide(held)
             }
             // As before the put.
             Err(why) if *reply == Reply::NotSent && !draft.is_repeated => Turn::Unchanged(Unchanged::Unsent(why)),
@@ -215,8 +225,11 @@ impl Transaction {
             Ok(response) if response.succeeded => Turn::Unchanged(Unchanged::Fenced(draft.lost)),
             Ok(response) => {
                 let held = held(&response);
-                let is_made = held.state.as_ref().is_some_and(|state| draft.is_in(state));
-                if is_made { self.found(draft.after, held) } else { Turn::Unchanged(Unchanged::Fenced(draft.lost)) }
+                match draft.trace_in(&held) {
+                    Some(Trace::Made) => self.found(draft.after, held),
+                    Some(Trace::Forgotten) => Turn::Unknown,
+                    None => Turn::Unchanged(Unchanged::Fenced(draft.lost)),
+                }
             }
             Err(_) => {
                 let why = draft.lost.clone();
@@ -295,14 +308,20 @@ impl fmt::Display for Unchanged {
 // === impl Draft ===
 
 impl Draft {
-    /// Whether a state is this one, or has come from it. A change is known by its revision, its time and its author;
-    /// a note that makes no revision by itself.
-    fn is_in(&self, state: &State) -> bool {
+    /// What the key shows of the change; none where it was not made. A change is known by its revision, its time and its
+    /// author; a note that makes no revision by itself.
+    fn trace_in(&self, held: &Held) -> Option<Trace> {
+        let state = held.state.as_ref()?;
         if self.after.revision == self.before.revision {
-            return (&state.smoke, state.initial) == (&self.after.smoke, self.after.initial);
+            let is_noted = (&state.smoke, state.initial) == (&self.after.smoke, self.after.initial);
+            return is_noted.then_some(Trace::Made);
         }
         let made = self.after.history.newest();
-        state.history.changes().any(|change| Some(change) == made)
+        if state.history.changes().any(|change| Some(change) == made) {
+            return Some(Trace::Made);
+        }
+        let oldest = state.history.changes().last().map(|change| change.revision);
+        oldest.is_some_and(|oldest| oldest > self.after.revision).then_some(Trace::Forgotten)
     }
 }
 
