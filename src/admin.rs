@@ -1,13 +1,11 @@
 //! One admin call: head, then body if there is one, then whatever it has to ask or to wait for, then the answer.
 
-use bluegreen_core::admin::{Answer, Api, Asking, Call, Committing, Delivery, Head, MAX_BODY, Problem, Response, Step};
-use bluegreen_core::etcd;
+use bluegreen_core::admin::{Answer, Api, Call, Delivery, Head, MAX_BODY, Problem, Response};
 use bluegreen_core::matching::RequestHeaders;
-use bluegreen_core::readiness::outgoing::Reply;
 use bluegreen_core::time::Timestamp;
 
-use crate::grpc::{self, GrpcCallId};
-use crate::host::{self, CallId};
+use crate::awaiting::{self, Awaited, Came, Stop};
+use crate::host;
 use crate::plugin::Plugin;
 use crate::waiting::Until;
 
@@ -21,11 +19,9 @@ pub struct AdminCall {
 enum Progress {
     /// Its body is not complete, and may be given up.
     Receiving(Call),
-    /// A model server is being asked.
-    Asking(CallId, Box<Asking>),
-    /// Etcd is being asked.
-    Committing(GrpcCallId, Box<Committing>),
-    /// It has its answer, or gets it at a tick; a second one would hang the stream.
+    /// A model server or etcd is being asked.
+    Awaiting(Awaited),
+    /// It has its answer, or gets it from the root context; a second one would hang the stream.
     Answered,
 }
 
@@ -77,24 +73,13 @@ impl AdminCall {
         }
     }
 
-    /// Goes on with what a model server replied.
-    pub fn on_reply(&mut self, plugin: &Plugin, call: CallId, reply: &Reply) {
+    /// Goes on with the reply that was waited for.
+    pub fn on_reply(&mut self, plugin: &Plugin, came: Came<'_>) {
         match std::mem::replace(&mut self.progress, Progress::Answered) {
-            Progress::Asking(awaited, asking) if awaited == call => {
-                let step = asking.resume(reply, &plugin.router, plugin, Timestamp::from(host::now()));
-                self.go_on(plugin, step);
-            }
-            other => self.progress = other,
-        }
-    }
-
-    /// Goes on with what etcd replied.
-    pub fn on_commit(&mut self, plugin: &Plugin, call: GrpcCallId, reply: &etcd::Reply) {
-        match std::mem::replace(&mut self.progress, Progress::Answered) {
-            Progress::Committing(awaited, committing) if awaited == call => {
-                let step = committing.resume(reply, &plugin.router, plugin, Timestamp::from(host::now()));
-                self.go_on(plugin, step);
-            }
+            Progress::Awaiting(awaited) => match awaited.resume(plugin, came) {
+                Ok(stop) => self.note(plugin, stop),
+                Err(awaited) => self.progress = Progress::Awaiting(awaited),
+            },
             other => self.progress = other,
         }
     }
@@ -117,39 +102,36 @@ impl AdminCall {
 
     fn start(&mut self, plugin: &Plugin, call: Call, body: &[u8]) {
         let step = call.start(body, &plugin.router, plugin, Timestamp::from(host::now()));
-        self.go_on(plugin, step);
+        self.note(plugin, awaiting::go_on(plugin, step));
     }
 
-    fn go_on(&mut self, plugin: &Plugin, mut step: Step) {
-        loop {
-            step = match step {
-                Step::Done(answer) => return carry_out(plugin, &answer),
-                Step::Wait(drain) => return plugin.waiting.borrow_mut().add(self.context_id, Until::Drained(drain)),
-                Step::Ask(asking) => match host::send(&asking.request) {
-                    Ok(call) => {
-                        self.progress = Progress::Asking(call, asking);
-                        return;
-                    }
-                    Err(reply) => asking.resume(&reply, &plugin.router, plugin, Timestamp::from(host::now())),
-                },
-                Step::Commit(committing) => match grpc::call(&committing.call) {
-                    Ok(call) => {
-                        self.progress = Progress::Committing(call, committing);
-                        return;
-                    }
-                    Err(reply) => committing.resume(&reply, &plugin.router, plugin, Timestamp::from(host::now())),
-                },
-            };
+    fn note(&mut self, plugin: &Plugin, stop: Stop) {
+        let wait = |until| plugin.waiting.borrow_mut().add(self.context_id, until);
+        match stop {
+            Stop::Done(answer) => {
+                publish(plugin, &answer);
+                host::answer(&answer.response);
+            }
+            Stop::Awaits(awaited) => self.progress = Progress::Awaiting(awaited),
+            Stop::Drains(drain) => wait(Until::Drained(drain)),
+            Stop::Queues(write) => wait(Until::ItsTurn(write)),
         }
     }
 }
 
 /// First the workers, then the client: whoever has the answer may rely on it.
-fn carry_out(plugin: &Plugin, answer: &Answer) {
+fn publish(plugin: &Plugin, answer: &Answer) {
     if let Some((deployment, applied)) = &answer.written {
         plugin.publish(*deployment, applied);
     }
-    host::answer(&answer.response);
+}
+
+/// Answers a call from the root context. What the host is asked after this counts for the call's stream.
+pub fn carry_out(plugin: &Plugin, context_id: u32, answer: &Answer) {
+    publish(plugin, answer);
+    if host::act_for(context_id) {
+        host::answer(&answer.response);
+    }
 }
 
 /// Goes on with the calls that waited for this tick: bodies that are not complete in time, and drains that are done.
@@ -160,11 +142,10 @@ pub fn tick(plugin: &Plugin, now: Timestamp) {
                 (*deadline <= now).then(|| Answer::only(Response::problem(&Problem::BodyMissing, None)))
             }
             Until::Drained(drain) => drain.poll(&plugin.router, plugin, now),
+            Until::ItsTurn(_) => None,
         };
-        if let Some(answer) = &answer
-            && host::act_for(context_id)
-        {
-            carry_out(plugin, answer);
+        if let Some(answer) = &answer {
+            carry_out(plugin, context_id, answer);
         }
         answer.is_none()
     });

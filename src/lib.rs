@@ -10,6 +10,7 @@
 )]
 
 mod admin;
+mod awaiting;
 mod exchange;
 mod following;
 mod grpc;
@@ -22,6 +23,7 @@ mod pushes;
 mod root;
 mod shared_data;
 mod stream;
+mod turns;
 mod waiting;
 mod wishes;
 

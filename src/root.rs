@@ -10,6 +10,7 @@ use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 
 use crate::admin;
+use crate::awaiting::Came;
 use crate::following::Following;
 use crate::grpc::{self, GrpcCallId, StreamId};
 use crate::host::{self, CallId};
@@ -18,6 +19,7 @@ use crate::polling::Polling;
 use crate::probing::Probing;
 use crate::pushes::Pushes;
 use crate::stream::Stream;
+use crate::turns::Turns;
 use crate::wishes::Wishes;
 
 /// One plugin configuration in one VM.
@@ -28,6 +30,7 @@ pub struct Root {
     polling: Polling,
     pushes: Pushes,
     wishes: Wishes,
+    turns: Turns,
     following: Following,
     /// Until when ticks come fast, because the fleet's states have not come yet.
     hurry_until: Option<Timestamp>,
@@ -44,7 +47,9 @@ impl Context for Root {
     fn on_http_call_response(&mut self, token: u32, header_count: usize, _body_size: usize, _trailer_count: usize) {
         if let Some(plugin) = &self.plugin {
             let (call, reply) = (CallId(token), host::reply(header_count));
-            if self.wishes.on_reply(plugin, call, &reply)
+            let came = Came::Colour(call, &reply);
+            if self.wishes.on_reply(plugin, came)
+                || self.turns.on_reply(plugin, came)
                 || self.polling.on_reply(plugin, &mut self.wishes, call, &reply)
             {
                 return;
@@ -56,7 +61,8 @@ impl Context for Root {
     fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
         if let Some(plugin) = &self.plugin {
             let (call, reply) = (GrpcCallId(token), grpc::reply(status, size));
-            if !self.wishes.on_commit(plugin, call, &reply) {
+            let came = Came::Etcd(call, &reply);
+            if !self.wishes.on_reply(plugin, came) && !self.turns.on_reply(plugin, came) {
                 self.following.on_reply(plugin, call, &reply);
             }
         }
@@ -114,6 +120,7 @@ impl RootContext for Root {
             }
             self.pushes.tick(plugin, &mut self.wishes, now);
             self.polling.tick(plugin, &mut self.wishes, now);
+            self.turns.tick(plugin, now);
             admin::tick(plugin, now);
             if self.hurry_until.is_some_and(|until| until <= now || plugin.is_in_step()) {
                 self.hurry_until = None;

@@ -7,6 +7,7 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use crate::admin::AdminCall;
+use crate::awaiting::Came;
 use crate::exchange::Exchange;
 use crate::grpc::{self, GrpcCallId};
 use crate::host::{self, CallId};
@@ -41,13 +42,13 @@ impl Stream {
 impl Context for Stream {
     fn on_http_call_response(&mut self, token: u32, header_count: usize, _body_size: usize, _trailer_count: usize) {
         if let (Kind::Admin(call), Some(plugin)) = (&mut self.kind, &self.plugin) {
-            call.on_reply(plugin, CallId(token), &host::reply(header_count));
+            call.on_reply(plugin, Came::Colour(CallId(token), &host::reply(header_count)));
         }
     }
 
     fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
         if let (Kind::Admin(call), Some(plugin)) = (&mut self.kind, &self.plugin) {
-            call.on_commit(plugin, GrpcCallId(token), &grpc::reply(status, size));
+            call.on_reply(plugin, Came::Etcd(GrpcCallId(token), &grpc::reply(status, size)));
         }
     }
 }

@@ -1,16 +1,14 @@
 //! The leader's writes on behalf of sources: each goes the way of an operator's call, from the root context.
 
-use bluegreen_core::admin::{Answer, Asking, Committing, Step, Writing};
+use bluegreen_core::admin::{Answer, Writing};
 use bluegreen_core::author::Source;
-use bluegreen_core::etcd;
 use bluegreen_core::matching::DeploymentIndex;
-use bluegreen_core::readiness::outgoing::Reply;
 use bluegreen_core::source;
 use bluegreen_core::time::Timestamp;
 use bluegreen_core::wish::{Outcome, Wish};
 
-use crate::grpc::{self, GrpcCallId};
-use crate::host::{self, CallId};
+use crate::awaiting::{self, Awaited, Came, Stop};
+use crate::host;
 use crate::plugin::Plugin;
 use crate::shared_data::SharedData;
 
@@ -18,14 +16,6 @@ use crate::shared_data::SharedData;
 #[derive(Default)]
 pub struct Wishes {
     under_way: Vec<(Wish, Awaited)>,
-}
-
-/// What a wish waits for.
-enum Awaited {
-    /// A colour's reply.
-    Colour(CallId, Box<Asking>),
-    /// Etcd's.
-    Etcd(GrpcCallId, Box<Committing>),
 }
 
 // === impl Wishes ===
@@ -39,24 +29,16 @@ impl Wishes {
         }
         self.under_way.retain(|(other, _)| !wish.supersedes(other));
         let step = Writing::of(&wish).attempt(&plugin.router, plugin, Timestamp::from(host::now()));
-        self.go_on(plugin, wish, step);
+        self.note(plugin, wish, awaiting::go_on(plugin, step));
     }
 
     /// Goes on with the wish that waited for this reply. Whether one did.
-    pub fn on_reply(&mut self, plugin: &Plugin, call: CallId, reply: &Reply) -> bool {
-        let waits = |awaited: &Awaited| matches!(awaited, Awaited::Colour(known, _) if *known == call);
-        let Some((wish, Awaited::Colour(_, asking))) = self.take(waits) else { return false };
-        let step = asking.resume(reply, &plugin.router, plugin, Timestamp::from(host::now()));
-        self.go_on(plugin, wish, step);
-        true
-    }
-
-    /// The same for a reply of etcd.
-    pub fn on_commit(&mut self, plugin: &Plugin, call: GrpcCallId, reply: &etcd::Reply) -> bool {
-        let waits = |awaited: &Awaited| matches!(awaited, Awaited::Etcd(known, _) if *known == call);
-        let Some((wish, Awaited::Etcd(_, committing))) = self.take(waits) else { return false };
-        let step = committing.resume(reply, &plugin.router, plugin, Timestamp::from(host::now()));
-        self.go_on(plugin, wish, step);
+    pub fn on_reply(&mut self, plugin: &Plugin, came: Came<'_>) -> bool {
+        let Some(place) = self.under_way.iter().position(|(_, awaited)| awaited.is(came)) else { return false };
+        let (wish, awaited) = self.under_way.swap_remove(place);
+        if let Ok(stop) = awaited.resume(plugin, came) {
+            self.note(plugin, wish, stop);
+        }
         true
     }
 
@@ -65,25 +47,15 @@ impl Wishes {
         self.under_way.iter().any(|(wish, _)| (wish.deployment, wish.source()) == (deployment, source))
     }
 
-    fn take(&mut self, waits: impl Fn(&Awaited) -> bool) -> Option<(Wish, Awaited)> {
-        let place = self.under_way.iter().position(|(_, awaited)| waits(awaited))?;
-        Some(self.under_way.swap_remove(place))
-    }
-
-    fn go_on(&mut self, plugin: &Plugin, wish: Wish, mut step: Step) {
+    fn note(&mut self, plugin: &Plugin, wish: Wish, mut stop: Stop) {
         loop {
-            step = match step {
-                Step::Done(answer) => return settle(plugin, &wish, &answer),
-                Step::Ask(asking) => match host::send(&asking.request) {
-                    Ok(call) => return self.under_way.push((wish, Awaited::Colour(call, asking))),
-                    Err(reply) => asking.resume(&reply, &plugin.router, plugin, Timestamp::from(host::now())),
-                },
-                Step::Commit(committing) => match grpc::call(&committing.call) {
-                    Ok(call) => return self.under_way.push((wish, Awaited::Etcd(call, committing))),
-                    Err(reply) => committing.resume(&reply, &plugin.router, plugin, Timestamp::from(host::now())),
-                },
-                // A write waits for replies only.
-                Step::Wait(_) => return,
+            stop = match stop {
+                Stop::Done(answer) => return settle(plugin, &wish, &answer),
+                Stop::Awaits(awaited) => return self.under_way.push((wish, awaited)),
+                // The leader's wishes are few: they are no crowd.
+                Stop::Queues(write) => awaiting::go_on(plugin, write.take_turn(Timestamp::from(host::now()))),
+                // A write waits for replies and turns only.
+                Stop::Drains(_) => return,
             };
         }
     }

@@ -12,13 +12,15 @@ fn in_fleet(sections: &str) -> String {
     config(sections, &format!(r#", "admin": {{"tokens": [{tokens}]}}, "etcd": {{"cluster": "etcd"}}"#))
 }
 
-/// Answers every call to etcd, and those that follow from the answers, and what streams have to say.
-fn settle(envoy: &FakeEnvoy, model: &mut Model) {
+/// Answers every call to etcd, and those that follow from the answers, and what streams have to say. How many there were.
+fn settle(envoy: &FakeEnvoy, model: &mut Model) -> usize {
+    let mut calls = 0;
     loop {
         let sent = envoy.take_grpc();
         if sent.is_empty() {
-            return;
+            return calls;
         }
+        calls += sent.len();
         for sent in sent {
             assert_eq!(sent.service, "\n\x06\n\x04etcd");
             let cluster = bluegreen_core::name::ClusterName::new("etcd").expect("valid");
@@ -124,6 +126,61 @@ fn without_etcd_a_write_is_refused_and_nothing_is_changed() {
     let reply = exchange.replies().pop().expect("an answer");
     assert!(reply.status == 503 && reply.body.contains("did not give it (gRPC status 14"), "{reply:?}");
     assert_eq!((cluster(workers[1], &[]).as_str(), revision(&model)), ("b1", 0));
+}
+
+#[test]
+fn of_many_writes_at_once_each_is_made_in_its_turn_and_told_of_its_own_revision() {
+    const WRITES: u64 = 40;
+    let envoy = FakeEnvoy::start();
+    let (workers, mut model) = followed(&envoy, "");
+    let mut exchanges: Vec<Exchange> = (0..WRITES).map(|_| call(workers[1], "POST", "/promote")).collect();
+    for exchange in &exchanges {
+        assert_eq!(exchange.send_headers(true), Next::Pause);
+    }
+    // Those who lost four times wait; one of them has gone away meanwhile.
+    let first = settle(&envoy, &mut model);
+    let gone = exchanges.pop().expect("many");
+    assert!(gone.replies().is_empty());
+    gone.end();
+    envoy.advance(Duration::from_millis(250));
+    workers[1].tick();
+    let then = settle(&envoy, &mut model);
+    let revisions: std::collections::BTreeSet<u64> = exchanges
+        .iter()
+        .map(|exchange| {
+            let reply = exchange.replies().pop().expect("an answer");
+            let revision = reply.body.split_once(r#""revision":"#).and_then(|(_, rest)| rest.split_once(','));
+            assert_eq!(reply.status, 200, "{reply:?}");
+            revision.and_then(|(number, _)| number.parse().ok()).expect("a number")
+        })
+        .collect();
+    assert!(revisions.into_iter().eq(1..WRITES), "each write is a revision of its own");
+    assert_eq!(revision(&model), WRITES - 1, "who has gone away before its turn wrote nothing");
+    // A read and four rounds in which everybody takes part; then one after the other, each with a read and a put.
+    assert!(first <= 5 * 40 && then <= 2 * 40, "{first} and {then} calls");
+    assert_eq!(cluster(workers[0], &[]), "g2");
+}
+
+#[test]
+fn who_waits_for_its_turn_behind_a_silent_etcd_is_told_in_time_that_nothing_was_changed() {
+    let envoy = FakeEnvoy::start();
+    let (workers, mut model) = followed(&envoy, "");
+    let exchanges: Vec<Exchange> = (0..10).map(|_| call(workers[1], "POST", "/promote")).collect();
+    exchanges.iter().for_each(|exchange| assert_eq!(exchange.send_headers(true), Next::Pause));
+    settle(&envoy, &mut model);
+    let waiting: Vec<&Exchange> = exchanges.iter().filter(|exchange| exchange.replies().is_empty()).collect();
+    assert_eq!(waiting.len(), 6);
+    workers[1].tick();
+    let [silent] = &envoy.take_grpc()[..] else { panic!("one has its turn") };
+    envoy.advance(Duration::from_secs(5));
+    workers[1].tick();
+    for exchange in &waiting[1..] {
+        let reply = exchange.replies().pop().expect("an answer");
+        assert!(reply.status == 503 && reply.body.contains("no time left to send the change"), "{reply:?}");
+    }
+    envoy.grpc_close(silent.token);
+    let reply = waiting[0].replies().pop().expect("an answer");
+    assert!(reply.status == 503 && reply.body.contains("did not give it"), "{reply:?}");
 }
 
 #[test]

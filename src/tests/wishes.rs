@@ -10,6 +10,7 @@ use bluegreen_core::state::Command;
 use bluegreen_core::wish::Wish;
 
 use super::*;
+use crate::awaiting::Came;
 use crate::host::CallId;
 use crate::plugin::Plugin;
 use crate::shared_data::SharedData;
@@ -32,7 +33,7 @@ fn sighting(plugin: &Plugin) -> Option<Sighting> {
 }
 
 fn reply(wishes: &mut Wishes, plugin: &Plugin, token: u32, status: u16) -> bool {
-    wishes.on_reply(plugin, CallId(token), &Reply::Answered { status, body: Vec::new() })
+    wishes.on_reply(plugin, Came::Colour(CallId(token), &Reply::Answered { status, body: Vec::new() }))
 }
 
 fn active(envoy: &FakeEnvoy) -> &'static str {

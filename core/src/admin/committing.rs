@@ -79,9 +79,23 @@ impl Committing {
                 let step = self.intent.conclude(Ok(applied), route, backend, now);
                 settle(step, deployment, route, &made.current, backend)
             }
+            Turn::Queue => Step::Queue(Box::new(self)),
             Turn::Unchanged(why) => unchanged(why),
             Turn::Unknown => outcome_unknown(),
         }
+    }
+
+    /// Goes on with a write that waited for its turn: with a call, or with the answer if it [`Self::is_late`].
+    pub fn take_turn(mut self, now: Timestamp) -> Step {
+        match self.transaction.take_turn(now) {
+            Ok(call) => Step::Commit(Box::new(Self { call, ..self })),
+            Err(why) => unchanged(why),
+        }
+    }
+
+    /// Whether its time is over, so that it need not wait for its turn any more.
+    pub fn is_late(&self, now: Timestamp) -> bool {
+        self.transaction.is_late(now)
     }
 }
 

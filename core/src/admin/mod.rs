@@ -105,6 +105,8 @@ pub enum Step {
     Wait(Drain),
     /// A call to etcd has to be made first, and its reply handed to [`Committing::resume`].
     Commit(Box<Committing>),
+    /// Many write at once: it goes on with [`Committing::take_turn`] when no other one that waits so is under way.
+    Queue(Box<Committing>),
 }
 
 /// A request that a call waits for.

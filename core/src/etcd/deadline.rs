@@ -46,8 +46,13 @@ impl Deadline {
 
     /// A call with the time that it may take at this stage; none when it is too late for one.
     pub fn grant(self, stage: Stage, call: Call, now: Timestamp) -> Option<Call> {
+        self.time_for(stage, now).map(|left| Call { timeout: call.timeout.min(left), ..call })
+    }
+
+    /// How much time there is for a stage; none when it is too late for another call.
+    pub fn time_for(self, stage: Stage, now: Timestamp) -> Option<Duration> {
         let left = self.time_left(now).saturating_sub(stage.left_to_others());
-        (left >= SHORTEST).then(|| Call { timeout: call.timeout.min(left), ..call })
+        (left >= SHORTEST).then_some(left)
     }
 }
 

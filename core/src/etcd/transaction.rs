@@ -9,6 +9,10 @@
 //! give up fences the key: the state from before is put there on the same condition. Of all these puts only one can ever
 //! succeed, whichever comes first, so an answer to the fence settles what became of the others.
 //!
+//! Of many who write at once each round of puts lets one through, and all others have to go again: with n of them that is
+//! n²/2 puts, each with the whole state in its answer. So who has lost a few times waits for its turn among those on the
+//! same thread, of which one goes after the other.
+//!
 //! All of this has an end, whatever etcd does: the [`deadline`](super::deadline).
 
 use std::fmt;
@@ -33,7 +37,9 @@ pub struct Transaction {
     known: ModRevision,
     deadline: Deadline,
     failures: u32,
+    /// How often it was decided on; more than once where others were quicker.
     races: u32,
+    has_turn: bool,
     fences: u32,
     phase: Phase,
     precedence: Precedence,
@@ -75,6 +81,8 @@ pub enum Turn {
     Call(Call),
     /// With a decision on this state, which is the fleet's at this moment: [`Transaction::put`], or nothing at all.
     Decide(Box<Current>),
+    /// Not before its turn: with [`Transaction::take_turn`] then.
+    Queue,
     /// The change was made.
     Made(Box<Made>),
     /// Nothing was changed, and nothing will be; this is why.
@@ -92,8 +100,6 @@ pub enum Unchanged {
     Unsent(String),
     /// The time was over before the change could be sent.
     Late,
-    /// Others changed the state each time before this change did.
-    Outrun,
     /// There was no answer to the change, for this reason; an answer to its fence was.
     Fenced(String),
 }
@@ -126,8 +132,8 @@ const FAILURES: u32 = 6;
 /// How often a fence is tried.
 const FENCES: u32 = 3;
 
-/// How often a change is decided on, at most: more than there are real concurrent writers.
-const RACES: u32 = 512;
+/// How often a change is decided on before it has to wait for its turn. A few operators at once do not come so far.
+const RACES: u32 = 4;
 
 // === impl Transaction ===
 
@@ -155,6 +161,7 @@ impl Transaction {
             deadline,
             failures: 0,
             races: 0,
+            has_turn: false,
             fences: 0,
             phase: Phase::Reading,
             precedence: Precedence::Later,
@@ -177,6 +184,21 @@ impl Transaction {
         let (on, before) = (current.on, current.state.clone());
         self.phase = Phase::Putting(Box::new(Draft { on, before, after, is_repeated: false, lost: String::new() }));
         Ok(call)
+    }
+
+    /// Goes on, now that it is this change's turn. Nothing is under way of what it sent before.
+    ///
+    /// # Errors
+    /// There is no time for it any more.
+    pub fn take_turn(&mut self, now: Timestamp) -> Result<Call, Unchanged> {
+        self.has_turn = true;
+        // The state that it lost to is an old one by now.
+        self.deadline.grant(Stage::Put, self.fleet.read(&self.name), now).ok_or(Unchanged::Late)
+    }
+
+    /// Whether there is no time for [`Self::take_turn`] any more.
+    pub fn is_late(&self, now: Timestamp) -> bool {
+        self.deadline.time_for(Stage::Put, now).is_none()
     }
 
     /// Takes the reply to the last call.
@@ -254,7 +276,7 @@ impl Transaction {
     fn decide(&mut self, held: Held) -> Turn {
         self.failures = 0;
         self.races = self.races.saturating_add(1);
-        if self.races > RACES { Turn::Unchanged(Unchanged::Outrun) } else { Turn::Decide(Box::new(self.current(held))) }
+        if self.races > RACES && !self.has_turn { Turn::Queue } else { Turn::Decide(Box::new(self.current(held))) }
     }
 
     fn current(&self, held: Held) -> Current {
@@ -294,7 +316,6 @@ impl fmt::Display for Unchanged {
             Self::Late => f.write_str(
                 "etcd was so slow, or others wrote so often, that there was no time left to send the change",
             ),
-            Self::Outrun => f.write_str("others changed the state each time before this change did"),
             Self::Fenced(why) => {
                 write!(
                     f,

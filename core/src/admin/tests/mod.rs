@@ -106,7 +106,7 @@ impl Fixture {
     fn call(&self, head: &Head, body: &[u8]) -> Response {
         match self.step(head, body) {
             Step::Done(answer) => answer.response,
-            Step::Ask(_) | Step::Wait(_) | Step::Commit(_) => panic!("it waits"),
+            Step::Ask(_) | Step::Wait(_) | Step::Commit(_) | Step::Queue(_) => panic!("it waits"),
         }
     }
 
@@ -132,6 +132,7 @@ impl Fixture {
                     }
                     committing.resume(&reply, &self.router, self, self.now.get())
                 }
+                Step::Queue(committing) => committing.take_turn(self.now.get()),
                 end => return end,
             };
         }

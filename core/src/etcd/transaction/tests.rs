@@ -26,6 +26,7 @@ struct Writer {
     author: Author,
     now: Timestamp,
     next: Option<Call>,
+    queued: u32,
     end: Option<Turn>,
 }
 
@@ -59,7 +60,7 @@ impl Writer {
         let begun = Transaction::begin(&fleet(), &iris(), initial(), None, WRITE_WITHIN, START);
         let (transaction, call) = begun.expect("there is time");
         let author = Author::new(&format!("writer-{number}"), Source::Admin, Reason::none());
-        Self { transaction, author, now: START, next: Some(call), end: None }
+        Self { transaction, author, now: START, next: Some(call), queued: 0, end: None }
     }
 
     fn decide(&self, state: &State) -> State {
@@ -83,12 +84,20 @@ impl Writer {
             Turn::Call(call) => self.next = Some(call),
             Turn::Decide(current) => {
                 let after = self.decide(&current.state);
-                match self.transaction.put(&current, after, self.now) {
-                    Ok(call) => self.next = Some(call),
-                    Err(why) => self.end = Some(Turn::Unchanged(why)),
-                }
+                self.go_on(|writer| writer.transaction.put(&current, after, writer.now));
+            }
+            Turn::Queue => {
+                self.queued += 1;
+                self.go_on(|writer| writer.transaction.take_turn(writer.now));
             }
             end => self.end = Some(end),
+        }
+    }
+
+    fn go_on(&mut self, call: impl FnOnce(&mut Self) -> Result<Call, Unchanged>) {
+        match call(self) {
+            Ok(call) => self.next = Some(call),
+            Err(why) => self.end = Some(Turn::Unchanged(why)),
         }
     }
 
@@ -245,6 +254,23 @@ fn a_store_that_went_back_in_time_takes_precedence() {
         let Turn::Decide(current) = transaction.take(&reply, START) else { panic!("a read") };
         assert_eq!((current.precedence, current.origin), (precedence, None));
     }
+}
+
+#[test]
+fn a_writer_that_loses_again_and_again_waits_for_its_turn_once_and_then_stays_in_it() {
+    let (mut model, mut writer) = (Model::default(), Writer::new(1));
+    let mut rounds = 0;
+    while rounds < 20 {
+        let puts = writer.next.as_ref().is_some_and(|call| call.method == "Txn");
+        if puts {
+            assert!(matches!(Writer::new(2).run(&mut model, []), Turn::Made(_)));
+            rounds += 1;
+        }
+        writer.step(&mut model, OK);
+        assert_eq!(writer.queued, u32::from(rounds >= 4), "after {rounds} lost races");
+    }
+    let end = writer.run(&mut model, []);
+    assert!(matches!(&end, Turn::Made(made) if made.state.revision == Revision::new(21)), "{end:?}");
 }
 
 #[test]
