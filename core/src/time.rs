@@ -82,11 +82,12 @@ pub fn millis(span: Duration) -> u64 {
 /// Reads a span such as `500ms`, `2s`, `10m` or `1h 30m`, for `#[serde(deserialize_with)]`.
 ///
 /// # Errors
-/// The text is not a span with a unit, or it is zero: every span in the configuration is a period or a limit.
+/// The text is not a span with a unit, or it is under a millisecond: every span in the configuration is a period or a
+/// limit, Envoy counts them in milliseconds, and a limit of none is no limit to it.
 pub fn deserialize_span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     match humantime::parse_duration(&text) {
-        Ok(span) if span.is_zero() => Err(D::Error::custom(format!("{text:?} is no time at all"))),
+        Ok(span) if millis(span) == 0 => Err(D::Error::custom(format!("{text:?} is no time at all: at least 1ms"))),
         Ok(span) => Ok(span),
         Err(error) => Err(D::Error::custom(format!("{text:?} is not a time such as 500ms, 2s or 10m: {error}"))),
     }

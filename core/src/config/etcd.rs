@@ -107,6 +107,7 @@ mod tests {
             (r#"{"cluster": "e", "prefix": "/a b/"}"#, "visible ASCII"),
             (r#"{"cluster": "e", "on_unreachable": "panic"}"#, "unknown variant `panic`"),
             (r#"{"cluster": "e", "timeout": "0s"}"#, "no time at all"),
+            (r#"{"cluster": "e", "timeout": "999us"}"#, "no time at all: at least 1ms"),
             (r#"{"cluster": "e", "endpoints": []}"#, "unknown field `endpoints`"),
         ];
         for (json, problem) in cases {

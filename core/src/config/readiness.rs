@@ -264,6 +264,7 @@ mod tests {
             (probe(r#"{"path": "/p q"}"#), "request line"),
             (probe(r#"{"path": "/", "expect_status": 99}"#), "99 is not an HTTP status"),
             (probe(r#"{"path": "/", "timeout": "1h"}"#), "too long to wait"),
+            (probe(r#"{"path": "/", "timeout": "999us"}"#), "no time at all: at least 1ms"),
             (probe(r#"{"path": "/", "interval": "0s"}"#), "no time at all"),
             (probe(r#"{"path": "/", "unhealthy_after": 0}"#), "0 is not between 1 and 1000"),
             (smoke(r#"{"requests": []}"#), "at least one request"),
