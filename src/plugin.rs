@@ -11,6 +11,7 @@ use bluegreen_core::config::{Config, ConfigPush, Failover, Routing};
 use bluegreen_core::counters::ColourCounts;
 use bluegreen_core::etcd::Fleet;
 use bluegreen_core::guard::{verdict, watch};
+use bluegreen_core::key::Duty;
 use bluegreen_core::leader::{FOLLOWER_LEASE, Member, lease_key};
 use bluegreen_core::matching::DeploymentIndex;
 use bluegreen_core::name::Version;
@@ -51,6 +52,8 @@ pub struct Plugin {
     pub held: Vec<DeploymentIndex>,
     workings: Vec<Working>,
     lease: String,
+    /// That of the fleet's follower.
+    follower_lease: Option<String>,
     sampled: Cell<Option<u64>>,
 }
 
@@ -97,7 +100,8 @@ impl Plugin {
             fleet: config.etcd.as_ref().map(Fleet::new),
             wanted: RefCell::default(),
             held: Vec::new(),
-            lease: lease_key(config),
+            lease: lease_key(config, Duty::Lead),
+            follower_lease: config.etcd.as_ref().map(|etcd| lease_key(config, Duty::Follow(Fleet::new(etcd).id()))),
             sampled: Cell::new(None),
         };
         plugin.held = plugin.adopt_initials(config.config_push);
@@ -180,9 +184,8 @@ impl Plugin {
 
     /// Whether this instance follows the fleet for all.
     pub fn follows(&self, now: Timestamp) -> bool {
-        let Some(fleet) = &self.fleet else { return false };
-        let key = format!("{}/fleet/{:016x}", self.lease, fleet.id());
-        self.member.holds(&SharedData, &key, FOLLOWER_LEASE, now)
+        let lease = self.follower_lease.as_ref();
+        lease.is_some_and(|lease| self.member.holds(&SharedData, lease, FOLLOWER_LEASE, now))
     }
 
     /// Whether the fleet's state of each deployment has come.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bluegreen_core::config::Config;
-use bluegreen_core::leader::source_lease_key;
+use bluegreen_core::key::Duty;
+use bluegreen_core::leader::lease_key;
 use bluegreen_core::readiness::outgoing::{Outgoing, Reply};
 use bluegreen_core::source::{self, Polled, Step};
 use bluegreen_core::time::Timestamp;
@@ -34,7 +35,7 @@ impl Polling {
     /// Of a configuration.
     pub fn new(config: &Config) -> Self {
         let round = |source: Box<dyn Polled>| {
-            let lease = source_lease_key(config, source.source());
+            let lease = lease_key(config, Duty::Ask(source.source()));
             Round { source, lease, due: Timestamp::default(), under_way: None }
         };
         Self(source::polled(config).into_iter().map(round).collect())

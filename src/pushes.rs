@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bluegreen_core::author::Source;
 use bluegreen_core::config::Config;
-use bluegreen_core::leader::source_lease_key;
+use bluegreen_core::key::Duty;
+use bluegreen_core::leader::lease_key;
 use bluegreen_core::matching::DeploymentIndex;
 use bluegreen_core::source;
 use bluegreen_core::time::Timestamp;
@@ -35,7 +36,7 @@ impl Pushes {
         Self {
             held: plugin.held.clone(),
             enforce,
-            lease: source_lease_key(config, Source::Config),
+            lease: lease_key(config, Duty::Ask(Source::Config)),
             due: Timestamp::default(),
         }
     }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::colour::{Colour, PerColour};
+use crate::key::Key;
 use crate::latency::Bucket;
 use crate::name::DeploymentName;
 use crate::store::{Store, StoreError, SwapError};
@@ -68,7 +69,7 @@ fn decode(value: Option<Vec<u8>>) -> PerColour<Used> {
 }
 
 fn key(name: &DeploymentName) -> String {
-    format!("bluegreen/v1/{name}/buckets")
+    Key::Buckets(name).to_string()
 }
 
 // === impl Used ===

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::colour::{Colour, PerColour};
 use crate::counters::ColourCounts;
+use crate::key::Key;
 use crate::latency::Histogram;
 use crate::name::DeploymentName;
 use crate::store::{Store, StoreError, SwapError};
@@ -135,7 +136,7 @@ fn decode(value: Option<Vec<u8>>, period: u64) -> Option<Sample> {
 
 fn slot_key(name: &DeploymentName, period: u64) -> String {
     let slot = period.checked_rem(SLOTS).unwrap_or_default();
-    format!("bluegreen/v1/{name}/sample/{slot}")
+    Key::Sample(name, slot).to_string()
 }
 
 // === impl Window ===

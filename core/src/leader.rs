@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::author::Source;
 use crate::config::Config;
+use crate::key::{Duty, Key};
+use crate::name::DeploymentName;
 use crate::store::{Seen, Store, SwapError};
 use crate::time::Timestamp;
 
@@ -40,17 +41,11 @@ pub const HURRY: Duration = Duration::from_secs(5);
 /// instance takes the lease over once, which does no harm.
 const ONE_CONFIGURATION: Duration = Duration::from_millis(100);
 
-const MEMBERS_KEY: &str = "bluegreen/v1/members";
-
-/// The key of the lease for a configuration's deployments. Two listeners with the same deployments share one leader.
-pub fn lease_key(config: &Config) -> String {
-    let names: Vec<&str> = config.deployments.keys().map(crate::name::DeploymentName::as_str).collect();
-    format!("bluegreen/v1/leader/{:016x}", xxhash_rust::xxh64::xxh64(names.join(" ").as_bytes(), 0))
-}
-
-/// The key of the lease for asking a source. It is apart because not every listener's configuration has the source.
-pub fn source_lease_key(config: &Config, source: Source) -> String {
-    format!("{}/{}", lease_key(config), source.as_str())
+/// The key of the lease for a duty towards a configuration's deployments. Two listeners with the same deployments share
+/// one leader. Sources and fleets have leases of their own because not every listener's configuration has them.
+pub fn lease_key(config: &Config, duty: Duty) -> String {
+    let names: Vec<&str> = config.deployments.keys().map(DeploymentName::as_str).collect();
+    Key::Lease(xxhash_rust::xxh64::xxh64(names.join(" ").as_bytes(), 0), duty).to_string()
 }
 
 // === impl Member ===
@@ -59,13 +54,14 @@ impl Member {
     /// Draws the next number; the same for two instances only while the store is out of reach.
     pub fn enrol(store: &dyn Store, now: Timestamp) -> Self {
         let numbered = |number| Self { number, since: now };
+        let key = Key::Members.to_string();
         loop {
-            let Ok(stored) = store.read(MEMBERS_KEY) else {
+            let Ok(stored) = store.read(&key) else {
                 return numbered(0);
             };
             let last: u64 = serde_json::from_slice(&stored.value.unwrap_or_default()).unwrap_or_default();
             let next = last.wrapping_add(1);
-            match store.swap(MEMBERS_KEY, next.to_string().as_bytes(), stored.seen) {
+            match store.swap(&key, next.to_string().as_bytes(), stored.seen) {
                 Ok(()) => return numbered(next),
                 Err(SwapError::Conflict) => {}
                 Err(SwapError::Unavailable) => return numbered(0),

@@ -4,7 +4,8 @@
 //! a clock, so everything here runs in a native test, in Node and inside Envoy's VM alike.
 //!
 //! The modules stand in reading order: first the words (author, colour, names, percent, split), then what users write
-//! (configuration), what changes (state, history, store), how one request is decided (matching, routing), how it is
+//! (configuration), what changes (state, history) and where it is kept (key, store), how one request is decided (matching,
+//! routing), how it is
 //! measured (counters, comparison), how a candidate is judged (guard), what a colour has
 //! to be before it gets traffic (readiness), how it gets more and more of it (rollout), and last the API that
 //! operators call.
@@ -37,6 +38,8 @@ pub mod config;
 
 pub mod history;
 pub mod state;
+
+pub mod key;
 pub mod store;
 
 pub mod cookie;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::key::Key;
 use crate::name::DeploymentName;
 use crate::split::Split;
 use crate::state::State;
@@ -121,9 +122,8 @@ pub enum ApplyError<E> {
 /// How often a write is tried against others before it is given up: more than any real number of concurrent writers.
 const ATTEMPTS: usize = 256;
 
-/// The key of a deployment's state. Meshes give every plugin the same namespace, hence the prefix.
-pub fn state_key(name: &DeploymentName) -> String {
-    format!("bluegreen/v1/{name}")
+fn state_key(name: &DeploymentName) -> String {
+    Key::State(name).to_string()
 }
 
 /// Reads a deployment's state.

@@ -199,6 +199,10 @@ impl FakeEnvoy {
         host(|host| host.shared.get(key).map(|(value, _)| String::from_utf8_lossy(value).into_owned()))
     }
 
+    pub fn shared_keys(&self) -> Vec<String> {
+        host(|host| host.shared.keys().cloned().collect())
+    }
+
     pub fn metric(&self, name: &str) -> Option<u64> {
         host(|host| host.metrics.iter().find(|(known, _)| known == name).map(|(_, value)| *value))
     }

@@ -5,6 +5,7 @@ mod failure;
 mod fleet;
 mod host_calls;
 mod measuring;
+mod naming;
 mod polling;
 mod readiness;
 mod rollout;

@@ -15,6 +15,7 @@ use serde::Serialize;
 use sha2::Sha256;
 
 use super::{Backend, Problem, Response};
+use crate::key::Key;
 use crate::matching::RequestHeaders;
 use crate::name::{DeploymentName, HeaderName};
 use crate::routing::{Route, Router};
@@ -52,8 +53,6 @@ const REMEMBERED: usize = 256;
 
 /// How often remembering is tried against others who do the same.
 const ATTEMPTS: usize = 32;
-
-const REMEMBERED_KEY: &str = "bluegreen/v1/mlflow/deliveries";
 
 // === impl Delivery ===
 
@@ -140,7 +139,7 @@ fn remember(store: &dyn Store, id: &[u8], now: Timestamp) -> Result<(), Problem>
     let id = xxhash_rust::xxh64::xxh64(id, 0);
     let until = now.as_millis() / 1_000;
     for _ in 0..ATTEMPTS {
-        let stored = store.read(REMEMBERED_KEY).map_err(|_| Problem::StoreUnavailable)?;
+        let stored = store.read(&Key::Deliveries.to_string()).map_err(|_| Problem::StoreUnavailable)?;
         let mut known: Vec<(u64, u64)> = serde_json::from_slice(&stored.value.unwrap_or_default()).unwrap_or_default();
         if known.iter().any(|(remembered, _)| *remembered == id) {
             return Err(Problem::ReplayedDelivery);
@@ -150,7 +149,7 @@ fn remember(store: &dyn Store, id: &[u8], now: Timestamp) -> Result<(), Problem>
         known.truncate(REMEMBERED.saturating_sub(1));
         known.insert(0, (id, until));
         let bytes = serde_json::to_vec(&known).map_err(|_| Problem::StoreUnavailable)?;
-        match store.swap(REMEMBERED_KEY, &bytes, stored.seen) {
+        match store.swap(&Key::Deliveries.to_string(), &bytes, stored.seen) {
             Ok(()) => return Ok(()),
             Err(SwapError::Conflict) => {}
             Err(SwapError::Unavailable) => return Err(Problem::StoreUnavailable),

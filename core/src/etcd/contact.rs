@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Fleet;
+use crate::key::Key;
 use crate::store::{Store, SwapError};
 use crate::time::Timestamp;
 
@@ -45,7 +46,7 @@ fn parse(bytes: &[u8]) -> Option<Timestamp> {
 }
 
 fn key(fleet: &Fleet) -> String {
-    format!("bluegreen/v1/fleet/{:016x}", fleet.id())
+    Key::Contact(fleet.id()).to_string()
 }
 
 #[cfg(test)]

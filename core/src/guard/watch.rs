@@ -11,6 +11,7 @@ use super::sequential::SequentialTest;
 use crate::colour::{Colour, PerColour};
 use crate::config::{ErrorRule, Guard, LatencyOf, Over, SlowRule};
 use crate::counters::ColourCounts;
+use crate::key::Key;
 use crate::latency::{Bucket, Histogram};
 use crate::name::DeploymentName;
 use crate::percent::Percent;
@@ -122,7 +123,7 @@ pub fn record(store: &dyn Store, name: &DeploymentName, watch: &Watch) -> Result
 }
 
 fn key(name: &DeploymentName) -> String {
-    format!("bluegreen/v1/{name}/watch")
+    Key::Watch(name).to_string()
 }
 
 // === impl Watch ===

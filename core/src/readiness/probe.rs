@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::outgoing::{Outgoing, Reply};
 use crate::colour::{Colour, PerColour};
 use crate::config::Probe;
+use crate::key::Key;
 use crate::name::{ClusterName, DeploymentName};
 use crate::store::{Store, SwapError};
 use crate::time::Timestamp;
@@ -100,7 +101,7 @@ fn read(store: &dyn Store, name: &DeploymentName, colour: Colour) -> Option<Verd
 }
 
 fn key(name: &DeploymentName, colour: Colour) -> String {
-    format!("bluegreen/v1/{name}/probe/{colour}")
+    Key::Probe(name, colour).to_string()
 }
 
 #[cfg(test)]

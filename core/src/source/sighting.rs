@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::author::Source;
 use crate::config::reader;
+use crate::key::Key;
 use crate::name::DeploymentName;
 use crate::split::Revision;
 use crate::store::{Store, SwapError};
@@ -104,7 +105,7 @@ fn decode(bytes: &[u8]) -> Option<Sighting> {
 }
 
 fn key(name: &DeploymentName, source: Source) -> String {
-    format!("bluegreen/v1/{name}/source/{}", source.as_str())
+    Key::Sighting(name, source).to_string()
 }
 
 #[cfg(test)]

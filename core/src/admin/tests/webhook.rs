@@ -9,6 +9,7 @@ use base64::Engine;
 use hmac::{KeyInit, Mac};
 
 use super::*;
+use crate::key::Key;
 use crate::matching::RequestHeaders;
 
 const PATH: &str = "/bluegreen/v1/mlflow/webhook";
@@ -140,7 +141,7 @@ fn a_delivery_is_taken_once_and_what_was_refused_is_not_remembered() {
 fn what_is_remembered_is_bounded_and_forgotten_once_the_timestamp_alone_refuses_it() {
     let api = api();
     let remembered = || {
-        let stored = api.store.read("bluegreen/v1/mlflow/deliveries").expect("in reach").value.expect("written");
+        let stored = api.store.read(&Key::Deliveries.to_string()).expect("in reach").value.expect("written");
         serde_json::from_slice::<Vec<(u64, u64)>>(&stored).expect("a list").len()
     };
     for number in 0..300 {

@@ -16,6 +16,7 @@ use super::{Findings, Polled, Step};
 use crate::author::{Author, Source};
 use crate::colour::{Colour, PerColour};
 use crate::config::{Follow, Mlflow, Served, reader};
+use crate::key::Key;
 use crate::matching::DeploymentIndex;
 use crate::name::{DeploymentName, Reason, RegisteredVersion, Version};
 use crate::percent::Percent;
@@ -293,7 +294,7 @@ pub fn wake(store: &dyn Store, name: &DeploymentName, mark: &[u8]) -> Result<(),
 }
 
 fn wake_key(name: &DeploymentName) -> String {
-    format!("bluegreen/v1/{name}/mlflow/woken")
+    Key::Woken(name).to_string()
 }
 
 /// The versions that a deployment's colours serve: the registry's where it knows them by an alias, else as configured.
