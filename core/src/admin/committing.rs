@@ -1,17 +1,12 @@
 //! A write in a fleet: decided on here, made in etcd, and only then made known to this Envoy's workers and answered.
 
-use std::time::Duration;
-
-use super::trial::{Moved, Trial};
-use super::writing::{Rule, Writing};
-use super::{Answer, Backend, Problem, Response, Step, unavailable};
-use crate::etcd::deadline::WRITE_WITHIN;
+use super::intent::{Intent, out_of_reach};
+use super::{Answer, Backend, Problem, Response, Step};
 use crate::etcd::transaction::{Current, Transaction, Turn, Unchanged};
 use crate::etcd::{Call, Fleet, Reply};
 use crate::matching::DeploymentIndex;
 use crate::routing::{Route, Router};
-use crate::state::State;
-use crate::store::{self, Applied, ApplyError, Effect, Store};
+use crate::store::{self, Applied, ApplyError, Effect};
 use crate::time::Timestamp;
 
 /// A write that waits for a reply of etcd.
@@ -21,21 +16,6 @@ pub struct Committing {
     pub call: Call,
     transaction: Transaction,
     intent: Intent,
-}
-
-/// What is to be written.
-#[derive(Clone, Debug)]
-pub(super) enum Intent {
-    /// A change that somebody asked for.
-    Write(Writing),
-    /// The outcome of a smoke test.
-    Note(Trial),
-}
-
-/// A rule that stands against an intent.
-enum Objection {
-    Write(Rule),
-    Note(Moved),
 }
 
 // === impl Committing ===
@@ -67,7 +47,7 @@ impl Committing {
                     settle(step, deployment, route, &current, backend)
                 }
                 Err(objection) => {
-                    let refused = Err((objection, Box::new(current.state.clone())));
+                    let refused = Err(ApplyError::Refused(objection, Box::new(current.state.clone())));
                     // It may have to ask a colour, and to go on afterwards: the clock stands still meanwhile.
                     let intent = self.intent.with_time_left(self.transaction.time_left(now));
                     let step = intent.conclude(refused, route, backend, now);
@@ -115,10 +95,6 @@ fn settle(step: Step, deployment: DeploymentIndex, route: &Route, current: &Curr
     }
 }
 
-fn out_of_reach() -> Step {
-    Step::refused(unavailable(), Problem::StoreUnavailable)
-}
-
 fn unchanged(why: Unchanged) -> Step {
     let problem = Problem::FleetUnavailable(why);
     Step::refused(Response::problem(&problem, None), problem)
@@ -126,64 +102,4 @@ fn unchanged(why: Unchanged) -> Step {
 
 fn outcome_unknown() -> Step {
     Step::refused(Response::problem(&Problem::OutcomeUnknown, None), Problem::OutcomeUnknown)
-}
-
-// === impl Intent ===
-
-impl Intent {
-    fn deployment(&self) -> DeploymentIndex {
-        match self {
-            Self::Write(writing) => writing.deployment,
-            Self::Note(trial) => trial.deployment,
-        }
-    }
-
-    /// How much time there is for it.
-    fn time_left(&self) -> Duration {
-        match self {
-            Self::Write(writing) => writing.time_left,
-            Self::Note(_) => WRITE_WITHIN,
-        }
-    }
-
-    fn with_time_left(self, time_left: Duration) -> Self {
-        match self {
-            Self::Write(writing) => Self::Write(Writing { time_left, ..writing }),
-            note => note,
-        }
-    }
-
-    fn decide(
-        &self,
-        before: &State,
-        route: &Route,
-        store: &dyn Store,
-        now: Timestamp,
-    ) -> Result<Option<State>, Objection> {
-        match self {
-            Self::Write(writing) => writing.decide(before, route, store, now).map_err(Objection::Write),
-            Self::Note(trial) => trial.decide(before, route, store, now).map_err(Objection::Note),
-        }
-    }
-
-    fn conclude(
-        self,
-        end: Result<Applied, (Objection, Box<State>)>,
-        route: &Route,
-        backend: &dyn Backend,
-        now: Timestamp,
-    ) -> Step {
-        match (self, end) {
-            (Self::Write(writing), Ok(applied)) => writing.conclude(Ok(applied), route, backend, now),
-            (Self::Write(writing), Err((Objection::Write(rule), state))) => {
-                writing.conclude(Err(ApplyError::Refused(rule, state)), route, backend, now)
-            }
-            (Self::Note(trial), Ok(applied)) => trial.conclude(Ok(applied), route, backend, now),
-            (Self::Note(trial), Err((Objection::Note(moved), state))) => {
-                trial.conclude(Err(ApplyError::Refused(moved, state)), route, backend, now)
-            }
-            // Each intent has objections of its own kind only.
-            (_, Err(_)) => out_of_reach(),
-        }
-    }
 }

@@ -10,6 +10,7 @@ mod committing;
 mod drain;
 mod endpoint;
 mod if_match;
+mod intent;
 mod params;
 mod problem;
 mod response;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::committing::{Committing, Intent};
+use super::intent::{Intent, Objection};
 use super::{Answer, Asking, Backend, Problem, Purpose, Response, Step, refused, unavailable};
 use crate::colour::Colour;
 use crate::matching::DeploymentIndex;
@@ -37,9 +37,6 @@ struct TrialView<'a> {
     results: &'a [Outcome],
 }
 
-/// The candidate that was tested is not the candidate any more.
-pub(super) struct Moved;
-
 // === impl Trial ===
 
 impl Trial {
@@ -69,17 +66,8 @@ impl Trial {
         let test = route.readiness.smoke_test.as_ref();
         match test.and_then(|test| test.request(self.outcomes.len(), &route.name, cluster)) {
             Some(request) => Step::Ask(Box::new(Asking { request, purpose: Purpose::Smoke(self) })),
-            None => self.finish(route, backend, now),
+            None => Intent::Note(self).pursue(route, backend, now),
         }
-    }
-
-    fn finish(self, route: &Route, backend: &dyn Backend, now: Timestamp) -> Step {
-        if let Some(fleet) = backend.fleet() {
-            return Committing::begin(fleet, Intent::Note(self), route, backend, now);
-        }
-        let decide = |loaded: &store::Loaded| self.decide(&loaded.state, route, backend.store(), now);
-        let noted = store::update(backend.store(), &route.name, route.initial, now, decide);
-        self.conclude(noted, route, backend, now)
     }
 
     /// The state with the outcome in it.
@@ -89,9 +77,9 @@ impl Trial {
         route: &Route,
         store: &dyn Store,
         now: Timestamp,
-    ) -> Result<Option<State>, Moved> {
+    ) -> Result<Option<State>, Objection> {
         if before.split.candidate() != self.candidate {
-            return Err(Moved);
+            return Err(Objection::Moved);
         }
         let version = mlflow::versions(store, route).get(self.candidate).clone();
         let pass = SmokePass { colour: self.candidate, version, revision: before.revision, at: now };
@@ -102,7 +90,7 @@ impl Trial {
     /// What comes of it.
     pub(super) fn conclude(
         self,
-        noted: Result<Applied, ApplyError<Moved>>,
+        noted: Result<Applied, ApplyError<Objection>>,
         route: &Route,
         backend: &dyn Backend,
         now: Timestamp,
@@ -124,7 +112,8 @@ impl Trial {
                 let response = Response::json(200, &view);
                 Answer { response, written: Some((self.deployment, applied)), refused: None }
             }
-            Err(ApplyError::Refused(Moved, state)) => {
+            // The candidate is another one: a trial has no other objection.
+            Err(ApplyError::Refused(_, state)) => {
                 Answer::only(refused(&Problem::Unsettled, self.deployment, route, &state, backend, now))
             }
             Err(ApplyError::Unavailable) => Answer::only(unavailable()),

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::committing::{Committing, Intent};
 use super::if_match::IfMatch;
-use super::{Answer, Asking, Backend, Problem, Purpose, Step, one, refused, unavailable};
+use super::intent::{Intent, Objection, out_of_reach};
+use super::{Answer, Asking, Backend, Problem, Purpose, Step, one, refused};
 use crate::author::Author;
 use crate::colour::Colour;
 use crate::etcd::deadline::WRITE_WITHIN;
@@ -14,7 +14,7 @@ use crate::readiness::outgoing::Reply;
 use crate::readiness::probe;
 use crate::routing::{Route, Router};
 use crate::source::mlflow;
-use crate::state::{Command, Refusal, State};
+use crate::state::{Command, State};
 use crate::store::{self, Applied, ApplyError, Store};
 use crate::time::Timestamp;
 use crate::wish::Wish;
@@ -31,13 +31,6 @@ pub struct Writing {
     pub(super) evidence: Evidence,
     /// How much of the time for calls to etcd is left.
     pub(super) time_left: Duration,
-}
-
-/// Why a state does not take a write.
-pub(super) enum Rule {
-    Stale,
-    Refused(Refusal),
-    Closed(Closed),
 }
 
 // === impl Writing ===
@@ -87,14 +80,10 @@ impl Writing {
 
     /// Writes if the evidence allows it, and else says what has to be asked first.
     pub fn attempt(self, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
-        let deployment = self.deployment;
-        let Some(route) = router.routes().get(deployment) else { return out_of_reach() };
-        if let Some(fleet) = backend.fleet() {
-            return Committing::begin(fleet, Intent::Write(self), route, backend, now);
+        match router.routes().get(self.deployment) {
+            Some(route) => Intent::Write(self).pursue(route, backend, now),
+            None => out_of_reach(),
         }
-        let decide = |loaded: &store::Loaded| self.decide(&loaded.state, route, backend.store(), now);
-        let applied = store::update(backend.store(), &route.name, route.initial, now, decide);
-        self.conclude(applied, route, backend, now)
     }
 
     /// The state after the write, or none if it is this one already.
@@ -104,24 +93,24 @@ impl Writing {
         route: &Route,
         store: &dyn Store,
         now: Timestamp,
-    ) -> Result<Option<State>, Rule> {
+    ) -> Result<Option<State>, Objection> {
         // In a fleet every Envoy gets the configuration, and one of them was the first.
         if matches!(self.command, Command::AdoptInitial(initial) if initial == before.initial) {
             return Ok(None);
         }
         if !self.if_match.allows(before.revision) {
-            return Err(Rule::Stale);
+            return Err(Objection::Stale);
         }
-        let after = before.after(self.command, self.author.clone(), now).map_err(Rule::Refused)?;
+        let after = before.after(self.command, self.author.clone(), now).map_err(Objection::Refused)?;
         let Some(after) = after else { return Ok(None) };
         let versions = mlflow::versions(store, route);
-        gate::check(before, &after, route, &versions, self.evidence, now).map_err(Rule::Closed)?;
+        gate::check(before, &after, route, &versions, self.evidence, now).map_err(Objection::Closed)?;
         // A source that is not under the rules overrode one only where one applied; an operator says so each time.
         let overrides = self.evidence == Evidence::Forced
             && gate::check(before, &after, route, &versions, Evidence::none(), now).is_err();
         if overrides && !self.author.forced {
             let author = Author { forced: true, ..self.author.clone() };
-            return before.after(self.command, author, now).map_err(Rule::Refused);
+            return before.after(self.command, author, now).map_err(Objection::Refused);
         }
         Ok(Some(after))
     }
@@ -129,25 +118,26 @@ impl Writing {
     /// What comes of the decision.
     pub(super) fn conclude(
         self,
-        applied: Result<Applied, ApplyError<Rule>>,
+        applied: Result<Applied, ApplyError<Objection>>,
         route: &Route,
         backend: &dyn Backend,
         now: Timestamp,
     ) -> Step {
         let deployment = self.deployment;
-        let (rule, state) = match applied {
+        let (objection, state) = match applied {
             Ok(applied) => {
                 let response = one(deployment, route, &applied.state, backend, now);
                 return Step::Done(Box::new(Answer { response, written: Some((deployment, applied)), refused: None }));
             }
-            Err(ApplyError::Refused(rule, state)) => (rule, state),
+            Err(ApplyError::Refused(objection, state)) => (objection, state),
             Err(ApplyError::Unavailable) => return out_of_reach(),
         };
-        let problem = match rule {
-            Rule::Stale => Problem::Stale(state.revision),
-            Rule::Refused(refusal) => Problem::Refused(refusal),
-            Rule::Closed(Closed::Untested { colour, missing }) => Problem::Untested { colour, missing },
-            Rule::Closed(Closed::AskFirst(colour)) => return self.ask(colour, route),
+        let problem = match objection {
+            Objection::Stale => Problem::Stale(state.revision),
+            Objection::Refused(refusal) => Problem::Refused(refusal),
+            Objection::Closed(Closed::Untested { colour, missing }) => Problem::Untested { colour, missing },
+            Objection::Closed(Closed::AskFirst(colour)) => return self.ask(colour, route),
+            Objection::Moved => Problem::Unsettled,
         };
         let response = refused(&problem, deployment, route, &state, backend, now);
         Step::refused(response, problem)
@@ -158,8 +148,4 @@ impl Writing {
         let request = probe.request(&route.name, &route.colours.get(colour).cluster);
         Step::Ask(Box::new(Asking { request, purpose: Purpose::Probe(self, colour) }))
     }
-}
-
-fn out_of_reach() -> Step {
-    Step::refused(unavailable(), Problem::StoreUnavailable)
 }
