@@ -306,15 +306,17 @@ impl Working {
             self.versions.replace(mlflow::versions(&SharedData, route));
         }
         match store::load(&SharedData, &route.name, route.initial, Timestamp::default()) {
-            Ok(loaded) if loaded.found != Found::Foreign => {
-                self.known.set(Some(Known { epoch, split: loaded.state.split }));
-                loaded.state.split
-            }
-            Ok(_) => {
-                self.warn_once(route, "what is kept under its key is not a state; another plugin may share the vm_id");
-                self.metrics.count_fallback();
-                self.known.set(Some(Known { epoch, split: fallback }));
-                fallback
+            Ok(loaded) => {
+                if matches!(loaded.found, Found::Copy | Found::Foreign) {
+                    self.warn_once(
+                        route,
+                        "what is kept under its key is not a state; another plugin may share the vm_id",
+                    );
+                    self.metrics.count_fallback();
+                }
+                let split = if loaded.found == Found::Foreign { fallback } else { loaded.state.split };
+                self.known.set(Some(Known { epoch, split }));
+                split
             }
             Err(error) => {
                 self.warn_once(route, &error.to_string());

@@ -215,17 +215,42 @@ async fn traffic_flows_to_the_stable_subset_without_the_plugin() -> Result<()> {
 
 #[tokio::test]
 async fn what_a_foreign_plugin_writes_under_our_keys_moves_no_traffic_and_stops_no_switch() -> Result<()> {
+    for header in ["x-foreign", "x-hostile"] {
+        let mesh = Mesh::header_style("envoy/istio/wasmplugin.yaml").await?;
+        let admin = mesh.admin(PUBLIC)?;
+        admin.promote(IRIS).await?;
+        for colour in ["blue", "green", "blue", "blue"] {
+            let before = mesh.colour().await?;
+            mesh.ask(&[(header, b"write")]).await?;
+            ensure!(mesh.colour().await? == before, "{header}: the foreign plugin moved traffic away from {before}");
+            // Also when the colour is the one that a deployment without a state has.
+            admin.patch(IRIS, &[("active", colour)]).await?.accepted()?;
+            ensure!(mesh.colour().await? == colour, "{header}: {colour} was asked for after the plugin had written");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_foreign_plugin_that_writes_over_a_state_costs_no_history_and_a_push_meanwhile_moves_no_traffic() -> Result<()>
+{
     let mesh = Mesh::header_style("envoy/istio/wasmplugin.yaml").await?;
     let admin = mesh.admin(PUBLIC)?;
     admin.promote(IRIS).await?;
-    for colour in ["blue", "green", "blue", "blue"] {
-        let before = mesh.colour().await?;
-        mesh.ask(&[("x-foreign", b"write")]).await?;
-        ensure!(mesh.colour().await? == before, "the foreign plugin moved traffic away from {before}");
-        // Also when the colour is the one that a deployment without a state has.
-        admin.patch(IRIS, &[("active", colour)]).await?.accepted()?;
-        ensure!(mesh.colour().await? == colour, "{colour} was asked for after the foreign plugin had written");
-    }
+    let before = admin.history(IRIS).await?;
+    mesh.ask(&[("x-foreign", b"write")]).await?;
+    ensure!(admin.history(IRIS).await? == before, "the history before was {before:?}");
+
+    let shipped = manifests("envoy/istio/wasmplugin.yaml")?;
+    let mut labelled = the(&shipped, "WasmPlugin")?.clone();
+    let iris = format!("/spec/pluginConfig/deployments/{IRIS}");
+    labelled.pointer_mut(&iris).context("no deployment")?["colours"]["green"]["version"] = json!("2.1");
+    mesh.proxy.deliver(plugin(&labelled, &repository::wasm()?)?)?;
+    let version = || async { Ok(mesh.ask(&[]).await?.header("x-bluegreen-version").map(str::to_owned)) };
+    wait::until("the pushed version", version, |version| version.as_deref() == Some("2.1")).await?;
+    ensure!(mesh.colour().await? == "green", "the push undid the switch");
+    admin.rollback(IRIS).await?;
+    ensure!(mesh.colour().await? == "blue", "no way back");
     Ok(())
 }
 

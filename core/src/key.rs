@@ -14,6 +14,8 @@ use crate::name::DeploymentName;
 pub enum Key<'n> {
     /// A deployment's state.
     State(&'n DeploymentName),
+    /// Its copy.
+    Copy(&'n DeploymentName),
     /// What the probes of a colour found.
     Probe(&'n DeploymentName, Colour),
     /// What was counted up to a moment, in one of the slots that are used in turn.
@@ -59,6 +61,7 @@ impl fmt::Display for Key<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::State(name) => write!(f, "{PREFIX}/{name}"),
+            Self::Copy(name) => write!(f, "{PREFIX}/{name}/copy"),
             Self::Probe(name, colour) => write!(f, "{PREFIX}/{name}/probe/{colour}"),
             Self::Sample(name, slot) => write!(f, "{PREFIX}/{name}/sample/{slot}"),
             Self::Buckets(name) => write!(f, "{PREFIX}/{name}/buckets"),
@@ -93,7 +96,8 @@ mod tests {
     fn after<'n>(key: Option<Key<'n>>, name: &'n DeploymentName) -> Option<Key<'n>> {
         Some(match key {
             None => Key::State(name),
-            Some(Key::State(_)) => Key::Probe(name, Colour::Blue),
+            Some(Key::State(_)) => Key::Copy(name),
+            Some(Key::Copy(_)) => Key::Probe(name, Colour::Blue),
             Some(Key::Probe(..)) => Key::Sample(name, 0),
             Some(Key::Sample(..)) => Key::Buckets(name),
             Some(Key::Buckets(_)) => Key::Watch(name),

@@ -1,5 +1,7 @@
 //! Where states live, and the one way to change them: read, decide, compare and swap.
 
+mod copy;
+
 use std::fmt;
 
 use crate::key::Key;
@@ -84,9 +86,11 @@ pub enum Precedence {
 pub enum Found {
     /// A state.
     State,
+    /// Something else, but the state that had stood there is known from its copy.
+    Copy,
     /// Nothing.
     Nothing,
-    /// Something else: another plugin, or an attacker, wrote there.
+    /// Something else: another plugin, or an attacker, wrote there, and there is no copy.
     Foreign,
 }
 
@@ -134,13 +138,16 @@ pub fn load(store: &dyn Store, name: &DeploymentName, initial: Split, now: Times
     let Stored { value, seen } = store.read(&state_key(name))?;
     // An empty value is how shared data says that a key was removed.
     let bytes = value.unwrap_or_default();
-    let (origin, json) = split_origin(&bytes);
-    let (state, found) = match State::decode(json) {
-        Some(state) => (state, Found::State),
-        None if bytes.is_empty() => (State::initial(initial, now), Found::Nothing),
-        None => (State::initial(initial, now), Found::Foreign),
-    };
-    Ok(Loaded { state, found, origin: origin.filter(|_| found == Found::State), seen })
+    if let Some((state, origin)) = decode(&bytes) {
+        return Ok(Loaded { state, found: Found::State, origin, seen });
+    }
+    if seen != Seen::Never
+        && let Some((state, origin)) = decode(&copy::read(store, name)?)
+    {
+        return Ok(Loaded { state, found: Found::Copy, origin, seen });
+    }
+    let found = if bytes.is_empty() { Found::Nothing } else { Found::Foreign };
+    Ok(Loaded { state: State::initial(initial, now), found, origin: None, seen })
 }
 
 /// Takes over a state of the fleet, unless a later one is known.
@@ -159,7 +166,7 @@ pub fn adopt(
         if precedence == Precedence::Later && loaded.origin.is_some_and(|known| known >= origin) {
             return Ok(Applied { state: loaded.state, effect: Effect::None });
         }
-        match store.swap(&state_key(name), &with_origin(state, origin), loaded.seen) {
+        match put(store, name, &with_origin(state, origin), loaded.seen) {
             Ok(()) => {
                 let changed = state.revision != loaded.state.revision || state.split != loaded.state.split;
                 let effect = if changed { Effect::Changed } else { Effect::Noted };
@@ -177,11 +184,19 @@ fn with_origin(state: &State, ModRevision(number): ModRevision) -> Vec<u8> {
     [format!("{number}\n").into_bytes(), state.encode()].concat()
 }
 
-fn split_origin(bytes: &[u8]) -> (Option<ModRevision>, &[u8]) {
+fn decode(bytes: &[u8]) -> Option<(State, Option<ModRevision>)> {
     let number = |line: &[u8]| std::str::from_utf8(line).ok()?.parse().ok().map(ModRevision);
     let end = bytes.iter().position(|byte| *byte == b'\n');
-    end.and_then(|end| Some((Some(number(bytes.get(..end)?)?), bytes.get(end.checked_add(1)?..)?)))
-        .unwrap_or((None, bytes))
+    let (origin, json) = end
+        .and_then(|end| Some((Some(number(bytes.get(..end)?)?), bytes.get(end.checked_add(1)?..)?)))
+        .unwrap_or((None, bytes));
+    Some((State::decode(json)?, origin))
+}
+
+fn put(store: &dyn Store, name: &DeploymentName, value: &[u8], seen: Seen) -> Result<(), SwapError> {
+    store.swap(&state_key(name), value, seen)?;
+    copy::renew(store, name, value);
+    Ok(())
 }
 
 /// Brings a state about, whoever else is writing: `decide` sees each state that might be replaced.
@@ -200,13 +215,13 @@ pub fn update<E>(
         let state = match decide(&loaded) {
             Ok(Some(state)) => state,
             // What is answered has to be what requests follow, and they go on with what they knew before that.
-            Ok(None) if loaded.found == Found::Foreign => loaded.state.clone(),
+            Ok(None) if matches!(loaded.found, Found::Copy | Found::Foreign) => loaded.state.clone(),
             Ok(None) => {
                 return Ok(Applied { state: loaded.state, effect: Effect::None });
             }
             Err(refusal) => return Err(ApplyError::Refused(refusal, Box::new(loaded.state))),
         };
-        match store.swap(&state_key(name), &state.encode(), loaded.seen) {
+        match put(store, name, &state.encode(), loaded.seen) {
             Ok(()) => {
                 let changed = state.revision != loaded.state.revision;
                 return Ok(Applied { state, effect: if changed { Effect::Changed } else { Effect::Noted } });
@@ -275,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_value_is_reported_and_written_over_by_the_next_change() {
+    fn a_foreign_value_without_a_copy_is_reported_and_written_over_by_the_next_change() {
         let store = MemoryStore::default();
         store.put(&state_key(&iris()), b"not ours");
         let loaded = load(&store, &iris(), Split::default(), Timestamp::default()).expect("in reach");

@@ -39,12 +39,34 @@ fn a_foreign_value_under_our_key_is_warned_of_once_and_counted_and_the_last_good
     assert_eq!(cluster(traffic, &[]), "g2");
     let fresh = worker(&envoy, &config("", ""));
     envoy.put_shared(STATE, b"\xff another plugin's");
+    envoy.put_shared(COPY, b"\xff another plugin's");
     for _ in 0..3 {
         assert_eq!(cluster(traffic, &[]), "g2");
         assert_eq!(cluster(fresh, &[]), "b1");
     }
     let warnings = envoy.logs().iter().filter(|line| line.contains("is not a state")).count();
     assert_eq!((warnings, envoy.metric("bluegreen.deployment.iris.fallbacks_total")), (1, Some(1)));
+}
+
+#[test]
+fn a_foreign_value_under_our_key_costs_neither_the_revision_nor_the_way_back() {
+    let envoy = FakeEnvoy::start();
+    let operator = worker(&envoy, &admin());
+    operate(operator, "POST", "/promote");
+    let history = || {
+        let exchange = call(operator, "GET", "/history");
+        exchange.send_headers(true);
+        exchange.replies()[0].body.clone()
+    };
+    let before = history();
+    assert!(before.contains(r#""revision":1"#), "{before}");
+    envoy.put_shared(STATE, b"\xff another plugin's");
+    assert_eq!(history(), before);
+    // A listener that is configured meanwhile, and a worker that has not read the state before.
+    let fresh = worker(&envoy, &config("", ""));
+    assert_eq!(cluster(fresh, &[]), "g2");
+    assert_eq!(operate(operator, "POST", "/rollback"), 200);
+    assert_eq!(cluster(fresh, &[]), "b1");
 }
 
 #[test]

@@ -18,6 +18,7 @@ use crate::fake_host::{Exchange, FakeEnvoy, Next, Worker, values};
 
 const TOKEN_SUM: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"; // of "test"
 const STATE: &str = "bluegreen/v1/iris";
+const COPY: &str = "bluegreen/v1/iris/copy";
 
 /// A configuration for `/invocations`, with more in the deployment and in the document.
 fn config(in_deployment: &str, in_document: &str) -> String {

@@ -83,6 +83,18 @@ fn a_failing_candidate_is_taken_out_and_the_verdict_says_why() {
 }
 
 #[test]
+fn a_guard_goes_on_when_another_plugin_has_written_over_the_state() {
+    let envoy = FakeEnvoy::start();
+    let workers = [worker(&envoy, &configured())];
+    assert_eq!(operate(workers[0], "POST", "/rollout/start"), 200);
+    run(&envoy, &workers, 1, "200");
+    envoy.put_shared(STATE, b"\xff another plugin's");
+    run(&envoy, &workers, 6, "503");
+    let seen = state(workers[0], "");
+    assert!(seen.contains(r#""canary_percent":0"#) && seen.contains(r#""phase":"rolled_back""#), "{seen}");
+}
+
+#[test]
 fn a_deployment_at_rest_costs_the_leader_one_gauge_a_tick() {
     let envoy = FakeEnvoy::start();
     let worker = worker(&envoy, &configured());

@@ -38,7 +38,7 @@ pub fn adopt_initial(
     let versions = mlflow::versions(store, route);
     let adopted = store::update(store, &route.name, initial, now, |loaded| {
         let before = &loaded.state;
-        if loaded.found != Found::State {
+        if matches!(loaded.found, Found::Nothing | Found::Foreign) {
             return Ok(Some(before.clone()));
         }
         // No rule of the state refuses an `initial`.
