@@ -49,7 +49,8 @@ use outcome::{Outcome, Record};
 pub struct BenchOptions {
     /// What to measure; everything if not said
     subjects: Vec<Subject>,
-    /// A short run to try things out: too short to be relied on, and docs/benchmarks.md stays as it is
+    /// A short run to try things out, with an unoptimised load generator: nothing to rely on, and docs/benchmarks.md stays
+    /// as it is
     #[arg(long)]
     quick: bool,
 }
@@ -78,8 +79,9 @@ const SUBJECTS: [Subject; 7] =
 
 /// Measures, prints and writes down.
 pub fn run(checkout: &Checkout, options: &BenchOptions) -> Result<()> {
-    // Load and external processor are part of this program: unoptimised, they would measure themselves.
-    if cfg!(debug_assertions) { optimised(checkout) } else { measure(checkout, options) }
+    // Load and external processor are part of this program: unoptimised, they would measure themselves. A short run is
+    // over long before the optimised program is built.
+    if cfg!(debug_assertions) && !options.quick { optimised(checkout) } else { measure(checkout, options) }
 }
 
 /// Runs this very command in an optimised build of this program.
