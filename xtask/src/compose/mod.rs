@@ -26,6 +26,9 @@ const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// What every stand-in is made from.
 const ROOT: &str = "bluegreen-tests/root:bookworm";
 
+/// What every stand-in is marked with, and what is built from one: an image inherits the labels of its base.
+const MARK: &str = "bluegreen-tests=stand-in";
+
 /// A base image and what stands in for it.
 struct Base {
     /// The name up to the version, as in the Dockerfile or the compose file.
@@ -93,6 +96,9 @@ impl Drop for Prepared {
             // What is left behind could be taken for the real one.
             let _ = process::answer(Command::new("docker").args(["image", "rm", &name]));
         }
+        // Those whose name another build has taken since.
+        let filter = format!("label={MARK}");
+        let _ = process::answer(Command::new("docker").args(["image", "prune", "--force", "--filter", &filter]));
     }
 }
 
@@ -149,8 +155,9 @@ fn stand_in(base: &Base, name: &str, checkout: &Checkout, envoy: &Path) -> Resul
         _ => {}
     }
     let progress = Progress::start(format!("Making a stand-in for {name}"));
+    let dockerfile = sources.join(base.dockerfile);
     let mut docker = Command::new("docker");
-    docker.args(["build", "--tag", name, "--file"]).arg(sources.join(base.dockerfile)).arg(context.path());
+    docker.args(["build", "--label", MARK, "--tag", name, "--file"]).arg(dockerfile).arg(context.path());
     process::quiet(&mut docker, &progress)?;
     progress.done(&format!("Made a stand-in for {name}"));
     Ok(())
