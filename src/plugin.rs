@@ -307,7 +307,7 @@ impl Working {
         }
         match store::load(&SharedData, &route.name, route.initial, Timestamp::default()) {
             Ok(loaded) => {
-                if matches!(loaded.found, Found::Copy | Found::Foreign) {
+                if loaded.found.is_overwritten() {
                     self.warn_once(
                         route,
                         "what is kept under its key is not a state; another plugin may share the vm_id",

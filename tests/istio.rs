@@ -128,6 +128,23 @@ impl Mesh {
         ensure!(seen.len() == 1, "the requests went to {seen:?}");
         seen.pop().context("no request")
     }
+
+    /// Pushes the shipped plugin with another version of green, the colour that serves, and waits until it shows; what
+    /// was pushed.
+    async fn push_another_version_of_green(&self) -> Result<Value> {
+        let shipped = manifests("envoy/istio/wasmplugin.yaml")?;
+        let mut pushed = the(&shipped, "WasmPlugin")?.clone();
+        iris_in(&mut pushed)?["colours"]["green"]["version"] = json!("2.1");
+        self.proxy.deliver(plugin(&pushed, &repository::wasm()?)?)?;
+        let version = || async { Ok(self.ask(&[]).await?.header("x-bluegreen-version").map(str::to_owned)) };
+        wait::until("the pushed version", version, |version| version.as_deref() == Some("2.1")).await?;
+        Ok(pushed)
+    }
+}
+
+/// The deployment in a plugin's manifest.
+fn iris_in(plugin: &mut Value) -> Result<&mut Value> {
+    plugin.pointer_mut(&format!("/spec/pluginConfig/deployments/{IRIS}")).context("no deployment")
 }
 
 /// Everything that an operator does with a deployment, through the admin API on `listener`.
@@ -241,13 +258,7 @@ async fn a_foreign_plugin_that_writes_over_a_state_costs_no_history_and_a_push_m
     mesh.ask(&[("x-foreign", b"write")]).await?;
     ensure!(admin.history(IRIS).await? == before, "the history before was {before:?}");
 
-    let shipped = manifests("envoy/istio/wasmplugin.yaml")?;
-    let mut labelled = the(&shipped, "WasmPlugin")?.clone();
-    let iris = format!("/spec/pluginConfig/deployments/{IRIS}");
-    labelled.pointer_mut(&iris).context("no deployment")?["colours"]["green"]["version"] = json!("2.1");
-    mesh.proxy.deliver(plugin(&labelled, &repository::wasm()?)?)?;
-    let version = || async { Ok(mesh.ask(&[]).await?.header("x-bluegreen-version").map(str::to_owned)) };
-    wait::until("the pushed version", version, |version| version.as_deref() == Some("2.1")).await?;
+    mesh.push_another_version_of_green().await?;
     ensure!(mesh.colour().await? == "green", "the push undid the switch");
     admin.rollback(IRIS).await?;
     ensure!(mesh.colour().await? == "blue", "no way back");
@@ -258,23 +269,16 @@ async fn a_foreign_plugin_that_writes_over_a_state_costs_no_history_and_a_push_m
 async fn a_pushed_plugin_keeps_an_operators_switch_and_moves_traffic_when_its_initial_moves() -> Result<()> {
     let mesh = Mesh::header_style("envoy/istio/wasmplugin.yaml").await?;
     let wasm = repository::wasm()?;
-    let shipped = manifests("envoy/istio/wasmplugin.yaml")?;
-    let shipped = the(&shipped, "WasmPlugin")?;
     mesh.admin(PUBLIC)?.promote(IRIS).await?;
 
-    let iris = format!("/spec/pluginConfig/deployments/{IRIS}");
-    let mut labelled = shipped.clone();
-    labelled.pointer_mut(&iris).context("no deployment")?["colours"]["green"]["version"] = json!("2.1");
-    mesh.proxy.deliver(plugin(&labelled, &wasm)?)?;
-    let version = || async { Ok(mesh.ask(&[]).await?.header("x-bluegreen-version").map(str::to_owned)) };
-    wait::until("the pushed version", version, |version| version.as_deref() == Some("2.1")).await?;
+    let labelled = mesh.push_another_version_of_green().await?;
     ensure!(mesh.colour().await? == "green", "a push for another reason undid the switch");
 
-    let mut moved = labelled.clone();
-    moved.pointer_mut(&iris).context("no deployment")?["initial"] = json!({"active": "green"});
+    let mut moved = labelled;
+    iris_in(&mut moved)?["initial"] = json!({"active": "green"});
     mesh.proxy.deliver(plugin(&moved, &wasm)?)?;
     let mut back = moved.clone();
-    back.pointer_mut(&iris).context("no deployment")?["initial"] = json!({"active": "blue"});
+    iris_in(&mut back)?["initial"] = json!({"active": "blue"});
     // Only a change of `initial` counts; until the first push has arrived the second would be none.
     let admin = mesh.admin(PUBLIC)?;
     let reloads = "extension_config_discovery.http_filter.istio-system.bluegreen.config_reload";

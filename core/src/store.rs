@@ -215,7 +215,7 @@ pub fn update<E>(
         let state = match decide(&loaded) {
             Ok(Some(state)) => state,
             // What is answered has to be what requests follow, and they go on with what they knew before that.
-            Ok(None) if matches!(loaded.found, Found::Copy | Found::Foreign) => loaded.state.clone(),
+            Ok(None) if loaded.found.is_overwritten() => loaded.state.clone(),
             Ok(None) => {
                 return Ok(Applied { state: loaded.state, effect: Effect::None });
             }
@@ -231,6 +231,15 @@ pub fn update<E>(
         }
     }
     Err(ApplyError::Unavailable)
+}
+
+// === impl Found ===
+
+impl Found {
+    /// Whether somebody else wrote where the state is kept, or took it away.
+    pub const fn is_overwritten(self) -> bool {
+        matches!(self, Self::Copy | Self::Foreign)
+    }
 }
 
 // === impl StoreError ===
