@@ -1,8 +1,8 @@
 //! One admin call: head, then body if there is one, then whatever it has to ask or to wait for, then the answer.
 
 use bluegreen_core::admin::{Answer, Api, Call, Delivery, Head, MAX_BODY, Problem, Response};
-use bluegreen_core::matching::RequestHeaders;
-use bluegreen_core::time::Timestamp;
+use bluegreen_core::model::time::Timestamp;
+use bluegreen_core::routing::matching::RequestHeaders;
 
 use crate::awaiting::{self, Awaited, Came, Stop};
 use crate::host;

@@ -2,8 +2,8 @@
 
 use bluegreen_core::admin::{Answer, Asking, Committing, Drain, Step};
 use bluegreen_core::etcd;
-use bluegreen_core::readiness::outgoing;
-use bluegreen_core::time::Timestamp;
+use bluegreen_core::host as outgoing;
+use bluegreen_core::model::time::Timestamp;
 
 use crate::grpc::{self, GrpcCallId};
 use crate::host::{self, CallId};

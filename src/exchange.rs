@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bluegreen_core::colour::Colour;
-use bluegreen_core::cookie;
-use bluegreen_core::counters::{Class, ColourMetric, of_exchange};
-use bluegreen_core::matching::DeploymentIndex;
-use bluegreen_core::readiness::failover::{Reach, reach_of_503};
+use bluegreen_core::controllers::failover::{Reach, reach_of_503};
+use bluegreen_core::deployment::DeploymentIndex;
+use bluegreen_core::metrics::counters::{Class, ColourMetric, of_exchange};
+use bluegreen_core::model::colour::Colour;
+use bluegreen_core::routing::cookie;
 
 use crate::host;
 use crate::plugin::Plugin;
@@ -37,15 +37,16 @@ impl Exchange {
     /// Routes a request whose headers are under way; `None` when no deployment wants it.
     pub fn begin(plugin: &Plugin, context_id: u32) -> Option<Self> {
         let routing = &plugin.routing;
-        let Some((deployment, route)) = plugin.router.find(&host::Request) else {
+        let Some((deployment, choice)) = plugin.matcher.find(&host::Request) else {
             for header in [&routing.cluster_header, &routing.colour_header, &routing.shadow_header] {
                 host::remove_request_header(header.as_str());
             }
             return None;
         };
+        let route = plugin.router.get(deployment)?;
         let (split, mut rotations) = plugin.in_force(deployment, route)?;
         let began = host::now();
-        let decision = route.decide(&split, &mut rotations, &host::Request, || {
+        let decision = choice.decide(&split, &mut rotations, &host::Request, || {
             cookie::fresh_key(unix_nanos(began), plugin.member, context_id)
         });
         plugin.keep(deployment, rotations);

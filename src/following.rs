@@ -2,7 +2,7 @@
 
 use bluegreen_core::etcd::follower::{Act, Follower, Ticket};
 use bluegreen_core::etcd::{Reply, WATCH};
-use bluegreen_core::time::Timestamp;
+use bluegreen_core::model::time::Timestamp;
 
 use crate::grpc::{self, GrpcCallId, StreamId};
 use crate::host;
@@ -86,7 +86,7 @@ impl Following {
                 }
                 Act::Publish(deployment, applied) => plugin.publish(deployment, &applied),
                 Act::Warn(deployment, why) => {
-                    if let Some(route) = plugin.router.routes().get(deployment) {
+                    if let Some(route) = plugin.router.get(deployment) {
                         log::warn!("bluegreen: deployment={}: {why}", route.name);
                     }
                 }

@@ -12,7 +12,7 @@
 use std::ptr::{null_mut, slice_from_raw_parts_mut};
 
 use bluegreen_core::etcd::{Call, Reply};
-use bluegreen_core::name::ClusterName;
+use bluegreen_core::model::name::ClusterName;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::BufferType;
 

@@ -7,8 +7,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bluegreen_core::admin::Response;
-use bluegreen_core::matching::RequestHeaders;
-use bluegreen_core::readiness::outgoing::{Outgoing, Reply};
+use bluegreen_core::host::{Outgoing, Reply};
+use bluegreen_core::routing::matching::RequestHeaders;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
 

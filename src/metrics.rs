@@ -5,10 +5,10 @@
 
 use std::cell::Cell;
 
-use bluegreen_core::buckets;
-use bluegreen_core::colour::{Colour, PerColour};
-use bluegreen_core::counters::{ColourCounts, ColourMetric, DeploymentMetric};
-use bluegreen_core::name::DeploymentName;
+use bluegreen_core::metrics::buckets;
+use bluegreen_core::metrics::counters::{ColourCounts, ColourMetric, DeploymentMetric};
+use bluegreen_core::model::colour::{Colour, PerColour};
+use bluegreen_core::model::name::DeploymentName;
 use bluegreen_core::state::State;
 
 use crate::host::{self, MetricId};

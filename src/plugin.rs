@@ -5,27 +5,29 @@
 use std::cell::{Cell, RefCell};
 
 use bluegreen_core::admin::{Api, Backend};
-use bluegreen_core::colour::{Colour, PerColour};
-use bluegreen_core::comparison::{self, Sample, period_of};
+use bluegreen_core::change::request::Wish;
 use bluegreen_core::config::{Config, ConfigPush, Failover, Routing};
-use bluegreen_core::counters::ColourCounts;
+use bluegreen_core::controllers::failover::{self, Reach};
+use bluegreen_core::controllers::rollout;
+use bluegreen_core::controllers::{self, Adoption};
+use bluegreen_core::deployment::DeploymentIndex;
+use bluegreen_core::deployment::{Deployment, Deployments};
 use bluegreen_core::etcd::Fleet;
-use bluegreen_core::guard::{verdict, watch};
-use bluegreen_core::key::Duty;
-use bluegreen_core::leader::{FOLLOWER_LEASE, Member, lease_key};
-use bluegreen_core::matching::DeploymentIndex;
-use bluegreen_core::name::Version;
-use bluegreen_core::percent::Percent;
-use bluegreen_core::readiness::failover::{self, Reach};
+use bluegreen_core::guard::{analysis, verdict};
+use bluegreen_core::metrics::comparison::{self, Sample, period_of};
+use bluegreen_core::metrics::counters::ColourCounts;
+use bluegreen_core::model::colour::{Colour, PerColour};
+use bluegreen_core::model::name::Version;
+use bluegreen_core::model::percent::Percent;
+use bluegreen_core::model::split::Split;
+use bluegreen_core::model::time::Timestamp;
 use bluegreen_core::readiness::probe;
-use bluegreen_core::rollout::conduct;
-use bluegreen_core::routing::{Rotations, Route, Router};
-use bluegreen_core::source::{self, Adoption, mlflow};
-use bluegreen_core::split::Split;
+use bluegreen_core::readiness::versions::versions;
+use bluegreen_core::routing::decision::{Rotations, Router};
 use bluegreen_core::state::Command;
+use bluegreen_core::store::key::Duty;
+use bluegreen_core::store::lease::{FOLLOWER_LEASE, Member, lease_key};
 use bluegreen_core::store::{self, Applied, Effect, Found, Store};
-use bluegreen_core::time::Timestamp;
-use bluegreen_core::wish::Wish;
 
 use crate::host;
 use crate::metrics::Metrics;
@@ -34,8 +36,10 @@ use crate::waiting::Waiting;
 
 /// A compiled configuration and this VM's memory of it.
 pub struct Plugin {
+    /// The deployments.
+    pub router: Deployments,
     /// The decisions.
-    pub router: Router,
+    pub matcher: Router,
     /// The headers that carry them.
     pub routing: Routing,
     /// The admin API, on listeners that have it.
@@ -81,8 +85,8 @@ struct Known {
 impl Plugin {
     /// Compiles a configuration and sees to it that its `initial` splits are applied, once in the process.
     pub fn new(config: &Config) -> Self {
-        let router = Router::new(config);
-        let working = |route: &Route| Working {
+        let router = Deployments::new(config);
+        let working = |route: &Deployment| Working {
             known: Cell::new(None),
             rotations: Cell::default(),
             versions: RefCell::new(PerColour::from_fn(|colour| route.colours.get(colour).version.clone())),
@@ -91,7 +95,8 @@ impl Plugin {
             rests_at: Cell::new(None),
         };
         let mut plugin = Self {
-            workings: router.routes().iter().map(working).collect(),
+            matcher: Router::new(config),
+            workings: router.all().iter().map(working).collect(),
             router,
             routing: config.routing.clone(),
             api: config.admin.clone().map(Api::new),
@@ -112,10 +117,10 @@ impl Plugin {
     fn adopt_initials(&self, push: ConfigPush) -> Vec<DeploymentIndex> {
         let now = Timestamp::from(host::now());
         let mut held = Vec::new();
-        for (index, (route, working)) in self.router.routes().iter().zip(&self.workings).enumerate() {
+        for (index, (route, working)) in self.router.all().iter().zip(&self.workings).enumerate() {
             let adopted = match self.fleet {
-                Some(_) => source::announce_initial(&SharedData, route, now),
-                None => source::adopt_initial(&SharedData, route, push, now),
+                Some(_) => controllers::announce_initial(&SharedData, route, now),
+                None => controllers::adopt_initial(&SharedData, route, push, now),
             };
             match adopted {
                 Ok(adoption) => {
@@ -139,7 +144,7 @@ impl Plugin {
     }
 
     /// The split in force for a deployment, and its rotations.
-    pub fn in_force(&self, index: DeploymentIndex, route: &Route) -> Option<(Split, Rotations)> {
+    pub fn in_force(&self, index: DeploymentIndex, route: &Deployment) -> Option<(Split, Rotations)> {
         let working = self.workings.get(index)?;
         Some((working.split(route), working.rotations.get()))
     }
@@ -158,7 +163,7 @@ impl Plugin {
 
     /// Makes a write known: all workers, the gauges and the log. To be done before the write is answered.
     pub fn publish(&self, index: DeploymentIndex, applied: &Applied) {
-        if let (Some(working), Some(route)) = (self.workings.get(index), self.router.routes().get(index)) {
+        if let (Some(working), Some(route)) = (self.workings.get(index), self.router.get(index)) {
             working.publish(route, applied);
         }
     }
@@ -190,7 +195,7 @@ impl Plugin {
 
     /// Whether the fleet's state of each deployment has come.
     pub fn is_in_step(&self) -> bool {
-        self.router.routes().iter().all(|route| {
+        self.router.all().iter().all(|route| {
             store::load(&SharedData, &route.name, route.initial, Timestamp::default())
                 .is_ok_and(|loaded| loaded.origin.is_some())
         })
@@ -206,7 +211,7 @@ impl Plugin {
         if self.sampled.replace(Some(period_of(now))) == Some(period_of(now)) {
             return;
         }
-        for (route, working) in self.router.routes().iter().zip(&self.workings) {
+        for (route, working) in self.router.all().iter().zip(&self.workings) {
             working.sample(route, now);
             // Two writers at once may have set the gauges in the other order.
             if let Ok(loaded) = store::load(&SharedData, &route.name, route.initial, now) {
@@ -220,7 +225,7 @@ impl Plugin {
 impl Plugin {
     /// Takes each rollout and guard one turn further, on the leader; these are their wishes.
     pub fn conduct(&self, now: Timestamp) -> Vec<Wish> {
-        let routes = self.router.routes().iter().zip(&self.workings).enumerate();
+        let routes = self.router.all().iter().zip(&self.workings).enumerate();
         routes.filter_map(|(index, (route, working))| working.conduct(index, route, now)).collect()
     }
 }
@@ -229,7 +234,7 @@ impl Plugin {
 impl Plugin {
     /// Whether a guard compares the colours of a deployment now, as far as this worker knows.
     pub fn guards(&self, index: DeploymentIndex) -> bool {
-        let guarded = self.router.routes().get(index).is_some_and(|route| route.guard.is_some());
+        let guarded = self.router.get(index).is_some_and(|route| route.guard.is_some());
         let known = self.workings.get(index).and_then(|working| working.known.get());
         guarded && known.is_some_and(|known| known.split.canary_percent > Percent::ZERO)
     }
@@ -239,12 +244,12 @@ impl Plugin {
 impl Plugin {
     /// Whether a failover watches over a deployment.
     pub fn watches(&self, index: DeploymentIndex) -> bool {
-        self.router.routes().get(index).is_some_and(|route| route.readiness.failover.is_some())
+        self.router.get(index).is_some_and(|route| route.readiness.failover.is_some())
     }
 
     /// Takes note of whether a request to `colour` reached it, where a failover watches; `details` are Envoy's.
     pub fn note_reach(&self, index: DeploymentIndex, colour: Colour, reach: Reach, details: &str) {
-        let (Some(working), Some(route)) = (self.workings.get(index), self.router.routes().get(index)) else { return };
+        let (Some(working), Some(route)) = (self.workings.get(index), self.router.get(index)) else { return };
         let Some(failover) = route.readiness.failover else { return };
         if working.known.get().is_none_or(|known| known.split.active != colour) {
             return;
@@ -291,7 +296,7 @@ impl Backend for Plugin {
 
 impl Working {
     /// The split in force. One gauge is read per request, and shared data only after a write.
-    fn split(&self, route: &Route) -> Split {
+    fn split(&self, route: &Deployment) -> Split {
         let epoch = self.metrics.epoch();
         match self.known.get() {
             Some(known) if known.epoch == epoch && epoch.is_some() => known.split,
@@ -300,10 +305,10 @@ impl Working {
     }
 
     /// Reads the state after the epoch moved. The epoch was read first, so what is read is at least as new as it says.
-    fn read(&self, route: &Route, epoch: Option<u64>, last_good: Option<Known>) -> Split {
+    fn read(&self, route: &Deployment, epoch: Option<u64>, last_good: Option<Known>) -> Split {
         let fallback = last_good.map_or(route.initial, |known| known.split);
         if route.mlflow.is_some() {
-            self.versions.replace(mlflow::versions(&SharedData, route));
+            self.versions.replace(versions(&SharedData, route));
         }
         match store::load(&SharedData, &route.name, route.initial, Timestamp::default()) {
             Ok(loaded) => {
@@ -327,18 +332,18 @@ impl Working {
     }
 
     /// One turn of rollout and guard. A breach is logged when it is new.
-    fn conduct(&self, index: DeploymentIndex, route: &Route, now: Timestamp) -> Option<Wish> {
+    fn conduct(&self, index: DeploymentIndex, route: &Deployment, now: Timestamp) -> Option<Wish> {
         let epoch = self.metrics.epoch();
         if (route.guard.is_none() && route.rollout.is_none()) || (epoch.is_some() && self.rests_at.get() == epoch) {
             return None;
         }
         // While the store is out of reach nothing is concluded: the counters go on, and so does the next turn.
         let loaded = store::load(&SharedData, &route.name, route.initial, now).ok()?;
-        let before = watch::read(&SharedData, &route.name);
+        let before = analysis::read(&SharedData, &route.name);
         let was_broken = before.as_ref().is_some_and(|watch| watch.breach.is_some());
-        let turn = conduct::turn((index, route), &loaded.state, before, &self.metrics.counts(), now);
+        let turn = rollout::turn((index, route), &loaded.state, before, &self.metrics.counts(), now);
         if let Some(watch) = &turn.watch {
-            if watch::record(&SharedData, &route.name, watch).is_err() {
+            if analysis::record(&SharedData, &route.name, watch).is_err() {
                 self.warn_once(route, "the guard's evidence cannot be kept");
             }
             if let (Some((rule, _)), false, Some(guard)) = (watch.breach, was_broken, &route.guard) {
@@ -346,12 +351,12 @@ impl Working {
                 log::warn!("bluegreen: deployment={} guard rule={} broken: {what}", route.name, rule.as_str());
             }
         }
-        self.rests_at.set(epoch.filter(|_| conduct::rests(&loaded.state, &turn)));
+        self.rests_at.set(epoch.filter(|_| rollout::rests(&loaded.state, &turn)));
         turn.wish
     }
 
     /// Writes down what was counted up to now.
-    fn sample(&self, route: &Route, now: Timestamp) {
+    fn sample(&self, route: &Deployment, now: Timestamp) {
         let sample = Sample { at: now, counts: self.metrics.counts() };
         if let Err(error) = comparison::record(&SharedData, &route.name, &sample) {
             self.warn_once(route, &error.to_string());
@@ -362,7 +367,7 @@ impl Working {
     fn wish_to_fail_over(
         &self,
         deployment: DeploymentIndex,
-        route: &Route,
+        route: &Deployment,
         failover: Failover,
         from: Colour,
         failures: u64,
@@ -383,7 +388,7 @@ impl Working {
         })
     }
 
-    fn fail_over(&self, route: &Route, failover: Failover, from: Colour, failures: u64, last: &str) {
+    fn fail_over(&self, route: &Deployment, failover: Failover, from: Colour, failures: u64, last: &str) {
         let now = Timestamp::from(host::now());
         let bake = route.readiness.bake;
         let verdict = probe::verdicts(&SharedData, &route.name).get_mut(from.other()).take();
@@ -403,7 +408,7 @@ impl Working {
         }
     }
 
-    fn publish(&self, route: &Route, applied: &Applied) {
+    fn publish(&self, route: &Deployment, applied: &Applied) {
         if applied.effect != Effect::None {
             self.metrics.move_epoch();
         }
@@ -416,7 +421,7 @@ impl Working {
         self.metrics.show(&applied.state);
     }
 
-    fn warn_once(&self, route: &Route, cause: &str) {
+    fn warn_once(&self, route: &Deployment, cause: &str) {
         if !self.warned.replace(true) {
             log::warn!("bluegreen: deployment={}: {cause}: going on with the last good state", route.name);
         }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bluegreen_core::config::Config;
-use bluegreen_core::key::Duty;
-use bluegreen_core::leader::lease_key;
-use bluegreen_core::readiness::outgoing::{Outgoing, Reply};
-use bluegreen_core::source::{self, Polled, Step};
-use bluegreen_core::time::Timestamp;
+use bluegreen_core::controllers::{self, Polled, Step};
+use bluegreen_core::host::{Outgoing, Reply};
+use bluegreen_core::model::time::Timestamp;
+use bluegreen_core::store::key::Duty;
+use bluegreen_core::store::lease::lease_key;
 
 use crate::host::{self, CallId};
 use crate::plugin::Plugin;
@@ -38,7 +38,7 @@ impl Polling {
             let lease = lease_key(config, Duty::Ask(source.source()));
             Round { source, lease, due: Timestamp::default(), under_way: None }
         };
-        Self(source::polled(config).into_iter().map(round).collect())
+        Self(controllers::polled(config).into_iter().map(round).collect())
     }
 
     /// Asks the sources that are due.

@@ -1,10 +1,10 @@
 //! The leader's probes: both colours of each deployment, in turn, and what is known of them.
 
-use bluegreen_core::colour::Colour;
-use bluegreen_core::matching::DeploymentIndex;
-use bluegreen_core::readiness::outgoing::Reply;
+use bluegreen_core::deployment::DeploymentIndex;
+use bluegreen_core::host::Reply;
+use bluegreen_core::model::colour::Colour;
+use bluegreen_core::model::time::Timestamp;
 use bluegreen_core::readiness::probe;
-use bluegreen_core::time::Timestamp;
 
 use crate::host::{self, CallId};
 use crate::plugin::Plugin;
@@ -22,7 +22,7 @@ pub struct Probing {
 impl Probing {
     /// Sends the probes that are due.
     pub fn tick(&mut self, plugin: &Plugin, now: Timestamp) {
-        for (index, route) in plugin.router.routes().iter().enumerate() {
+        for (index, route) in plugin.router.all().iter().enumerate() {
             let Some(probe) = &route.readiness.probe else { continue };
             match self.due.iter_mut().find(|(known, _)| *known == index) {
                 Some((_, due)) if *due > now => continue,
@@ -36,7 +36,7 @@ impl Probing {
     }
 
     fn send(&mut self, plugin: &Plugin, index: DeploymentIndex, colour: Colour) {
-        let Some(route) = plugin.router.routes().get(index) else { return };
+        let Some(route) = plugin.router.get(index) else { return };
         let Some(probe) = &route.readiness.probe else { return };
         match host::send(&probe.request(&route.name, &route.colours.get(colour).cluster)) {
             Ok(call) => self.under_way.push((call, index, colour)),
@@ -54,7 +54,7 @@ impl Probing {
 }
 
 fn record(plugin: &Plugin, index: DeploymentIndex, colour: Colour, reply: &Reply) {
-    let Some(route) = plugin.router.routes().get(index) else { return };
+    let Some(route) = plugin.router.get(index) else { return };
     if let Some(probe) = &route.readiness.probe {
         let now = Timestamp::from(host::now());
         probe::record(&SharedData, &route.name, colour, probe, probe.judge(reply), now);

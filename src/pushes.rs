@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use bluegreen_core::author::Source;
+use bluegreen_core::change::request::Wish;
 use bluegreen_core::config::Config;
-use bluegreen_core::key::Duty;
-use bluegreen_core::leader::lease_key;
-use bluegreen_core::matching::DeploymentIndex;
-use bluegreen_core::source;
-use bluegreen_core::time::Timestamp;
-use bluegreen_core::wish::Wish;
+use bluegreen_core::controllers;
+use bluegreen_core::deployment::DeploymentIndex;
+use bluegreen_core::model::author::Source;
+use bluegreen_core::model::time::Timestamp;
+use bluegreen_core::store::key::Duty;
+use bluegreen_core::store::lease::lease_key;
 
 use crate::plugin::Plugin;
 use crate::shared_data::SharedData;
@@ -49,8 +49,8 @@ impl Pushes {
         self.due = now.plus(AGAIN_AFTER);
         let leads = plugin.member.leads(&SharedData, &self.lease, now);
         self.held.retain(|index| {
-            let route = plugin.router.routes().get(*index);
-            let wish = route.and_then(|route| source::pushed(&SharedData, *index, route));
+            let route = plugin.router.get(*index);
+            let wish = route.and_then(|route| controllers::pushed(&SharedData, *index, route));
             let wish = wish.map(|wish| Wish { enforce: self.enforce, ..wish });
             let is_held = wish.is_some();
             if let (Some(wish), true) = (wish, leads) {

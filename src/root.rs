@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use bluegreen_core::config::Config;
-use bluegreen_core::leader::{FIRST_TICKS, HURRY};
-use bluegreen_core::time::TICK;
-use bluegreen_core::time::Timestamp;
+use bluegreen_core::model::time::TICK;
+use bluegreen_core::model::time::Timestamp;
+use bluegreen_core::store::lease::{FIRST_TICKS, HURRY};
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::ContextType;
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use bluegreen_core::matching::RequestHeaders;
+use bluegreen_core::routing::matching::RequestHeaders;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 

@@ -4,7 +4,7 @@
 //! made, and no event of its own tells a stream that the one before it is done.
 
 use bluegreen_core::admin::Answer;
-use bluegreen_core::time::Timestamp;
+use bluegreen_core::model::time::Timestamp;
 
 use crate::admin;
 use crate::awaiting::{self, Awaited, Came, Stop};

@@ -1,7 +1,7 @@
 //! Admin calls that go on when time has passed, or when others have.
 
 use bluegreen_core::admin::{Committing, Drain};
-use bluegreen_core::time::Timestamp;
+use bluegreen_core::model::time::Timestamp;
 
 /// The calls, by the context of their stream.
 ///

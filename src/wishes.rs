@@ -1,11 +1,11 @@
 //! The leader's writes on behalf of sources: each goes the way of an operator's call, from the root context.
 
 use bluegreen_core::admin::{Answer, Writing};
-use bluegreen_core::author::Source;
-use bluegreen_core::matching::DeploymentIndex;
-use bluegreen_core::source;
-use bluegreen_core::time::Timestamp;
-use bluegreen_core::wish::{Outcome, Wish};
+use bluegreen_core::change::request::{Outcome, Wish};
+use bluegreen_core::deployment::DeploymentIndex;
+use bluegreen_core::model::author::Source;
+use bluegreen_core::model::time::Timestamp;
+use bluegreen_core::store::source_status;
 
 use crate::awaiting::{self, Awaited, Came, Stop};
 use crate::host;
@@ -66,9 +66,10 @@ fn settle(plugin: &Plugin, wish: &Wish, answer: &Answer) {
     if let Some((deployment, applied)) = &answer.written {
         plugin.publish(*deployment, applied);
     }
-    let Some(route) = plugin.router.routes().get(wish.deployment) else { return };
+    let Some(route) = plugin.router.get(wish.deployment) else { return };
     let outcome = answer.outcome();
-    let is_news = source::settle(&SharedData, &route.name, wish.source(), &outcome, Timestamp::from(host::now()));
+    let is_news =
+        source_status::settle(&SharedData, &route.name, wish.source(), &outcome, Timestamp::from(host::now()));
     if let (true, Outcome::Refused(why)) = (is_news, outcome) {
         log::warn!("bluegreen: deployment={} source={}: refused: {why}", route.name, wish.source().as_str());
     }

@@ -27,42 +27,31 @@
 // The workspace denies panics and overflow in code that runs in the VM; in tests both are how a defect shows itself.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, missing_docs))]
 
-pub mod author;
-pub mod colour;
-pub mod name;
-pub mod percent;
-pub mod split;
-pub mod time;
+pub mod model;
 
 pub mod config;
 
-pub mod history;
 pub mod state;
 
-pub mod key;
 pub mod store;
 
-pub mod cookie;
-pub mod matching;
-pub mod rotation;
-pub mod routing;
-pub mod sticky;
+pub mod deployment;
 
-pub mod buckets;
-pub mod comparison;
-pub mod counters;
-pub mod latency;
-pub mod leader;
+pub mod host;
+
+pub mod routing;
+
+pub mod metrics;
+
+pub mod readiness;
 
 pub mod guard;
 
-pub mod readiness;
-pub mod rollout;
-
-pub mod source;
-pub mod wish;
-
 pub mod etcd;
+
+pub mod change;
+
+pub mod controllers;
 
 pub mod admin;
 

@@ -3,9 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use crate::name::DeploymentName;
-use crate::percent::Percent;
-use crate::split::Split;
+use crate::model::name::DeploymentName;
+use crate::model::percent::Percent;
+use crate::model::split::Split;
 use crate::store::{Seen, Store, StoreError, Stored, SwapError};
 
 type Interruption = Box<dyn FnOnce(&MemoryStore)>;

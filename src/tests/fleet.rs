@@ -23,7 +23,7 @@ fn settle(envoy: &FakeEnvoy, model: &mut Model) -> usize {
         calls += sent.len();
         for sent in sent {
             assert_eq!(sent.service, "\n\x06\n\x04etcd");
-            let cluster = bluegreen_core::name::ClusterName::new("etcd").expect("valid");
+            let cluster = bluegreen_core::model::name::ClusterName::new("etcd").expect("valid");
             let method = if sent.method == "Txn" { "Txn" } else { "Range" };
             let call = Call { cluster, service: "", method, message: sent.message, timeout: Duration::ZERO };
             match model.call(&call, Fate::Answered) {
@@ -83,7 +83,7 @@ fn what_the_watch_brings_is_in_force_on_every_worker() {
     let envoy = FakeEnvoy::start();
     let (workers, mut model) = followed(&envoy, "");
     let other = State::decode(&model.value("/bluegreen/iris").expect("a key")).expect("a state");
-    let bob = bluegreen_core::author::Author::config();
+    let bob = bluegreen_core::model::author::Author::config();
     let promoted = other.after(bluegreen_core::state::Command::Promote, bob, other.since).expect("allowed");
     model.put("/bluegreen/iris", &promoted.expect("a change").encode());
     let (token, stream) = envoy.grpc_streams().into_iter().next().expect("a stream");

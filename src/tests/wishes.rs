@@ -1,13 +1,13 @@
 //! Wishes of sources, carried out from the root context.
 
-use bluegreen_core::author::{Author, Source};
+use bluegreen_core::change::request::Wish;
 use bluegreen_core::config::Config;
-use bluegreen_core::name::Reason;
-use bluegreen_core::readiness::outgoing::Reply;
-use bluegreen_core::source::{self, Sighting};
-use bluegreen_core::split::Revision;
+use bluegreen_core::host::Reply;
+use bluegreen_core::model::author::{Author, Source};
+use bluegreen_core::model::name::Reason;
+use bluegreen_core::model::split::Revision;
 use bluegreen_core::state::Command;
-use bluegreen_core::wish::Wish;
+use bluegreen_core::store::source_status::{self, Sighting};
 
 use super::*;
 use crate::awaiting::Came;
@@ -29,7 +29,7 @@ fn promote(reason: &str) -> Wish {
 }
 
 fn sighting(plugin: &Plugin) -> Option<Sighting> {
-    source::read(&SharedData, &plugin.router.routes()[0].name, Source::Runtime)
+    source_status::read(&SharedData, &plugin.router.all()[0].name, Source::Runtime)
 }
 
 fn reply(wishes: &mut Wishes, plugin: &Plugin, token: u32, status: u16) -> bool {

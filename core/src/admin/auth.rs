@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::problem::Problem;
+use super::problems::Problem;
 use crate::config::{Access, Role, Token};
 
 /// Somebody who was let in.

@@ -2,12 +2,12 @@
 
 use super::intent::{Intent, out_of_reach};
 use super::{Answer, Backend, Problem, Response, Step};
+use crate::deployment::DeploymentIndex;
+use crate::deployment::{Deployment, Deployments};
 use crate::etcd::transaction::{Current, Transaction, Turn, Unchanged};
 use crate::etcd::{Call, Fleet, Reply};
-use crate::matching::DeploymentIndex;
-use crate::routing::{Route, Router};
+use crate::model::time::Timestamp;
 use crate::store::{self, Applied, ApplyError, Effect};
-use crate::time::Timestamp;
 
 /// A write that waits for a reply of etcd.
 #[derive(Debug)]
@@ -21,7 +21,13 @@ pub struct Committing {
 // === impl Committing ===
 
 impl Committing {
-    pub(super) fn begin(fleet: &Fleet, intent: Intent, route: &Route, backend: &dyn Backend, now: Timestamp) -> Step {
+    pub(super) fn begin(
+        fleet: &Fleet,
+        intent: Intent,
+        route: &Deployment,
+        backend: &dyn Backend,
+        now: Timestamp,
+    ) -> Step {
         let Ok(known) = store::load(backend.store(), &route.name, route.initial, now) else { return out_of_reach() };
         let time_left = intent.time_left();
         match Transaction::begin(fleet, &route.name, known.state, known.origin, time_left, now) {
@@ -31,9 +37,9 @@ impl Committing {
     }
 
     /// Goes on with the write, now that there is a reply.
-    pub fn resume(mut self, reply: &Reply, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
+    pub fn resume(mut self, reply: &Reply, router: &Deployments, backend: &dyn Backend, now: Timestamp) -> Step {
         let deployment = self.intent.deployment();
-        let Some(route) = router.routes().get(deployment) else { return out_of_reach() };
+        let Some(route) = router.get(deployment) else { return out_of_reach() };
         match self.transaction.take(reply, now) {
             Turn::Call(call) => Step::Commit(Box::new(Self { call, ..self })),
             Turn::Decide(current) => match self.intent.decide(&current.state, route, backend.store(), now) {
@@ -80,7 +86,13 @@ impl Committing {
 }
 
 /// Takes the fleet's state over before the answer that shows it is sent.
-fn settle(step: Step, deployment: DeploymentIndex, route: &Route, current: &Current, backend: &dyn Backend) -> Step {
+fn settle(
+    step: Step,
+    deployment: DeploymentIndex,
+    route: &Deployment,
+    current: &Current,
+    backend: &dyn Backend,
+) -> Step {
     let Step::Done(answer) = step else { return step };
     let Some(origin) = current.origin else { return Step::Done(answer) };
     match store::adopt(backend.store(), &route.name, &current.state, origin, current.precedence) {

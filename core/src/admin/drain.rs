@@ -5,12 +5,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{Answer, Backend, Problem, one, refused, unavailable};
-use crate::colour::Colour;
-use crate::matching::DeploymentIndex;
-use crate::readiness::hold::{Hold, holds};
-use crate::routing::Router;
+use crate::deployment::DeploymentIndex;
+use crate::deployment::Deployments;
+use crate::model::colour::Colour;
+use crate::model::time::Timestamp;
+use crate::readiness::drain::{Hold, holds};
 use crate::store;
-use crate::time::Timestamp;
 
 /// A drain under way.
 #[derive(Clone, Debug)]
@@ -36,8 +36,8 @@ impl Drain {
     }
 
     /// The answer, once the colour can be stopped or nothing will make it so in time. To be asked again until then.
-    pub fn poll(&self, router: &Router, backend: &dyn Backend, now: Timestamp) -> Option<Answer> {
-        let route = router.routes().get(self.deployment)?;
+    pub fn poll(&self, router: &Deployments, backend: &dyn Backend, now: Timestamp) -> Option<Answer> {
+        let route = router.get(self.deployment)?;
         let Ok(loaded) = store::load(backend.store(), &route.name, route.initial, now) else {
             return Some(Answer::only(unavailable()));
         };

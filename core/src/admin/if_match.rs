@@ -1,7 +1,7 @@
 //! `If-Match`: a write that only happens on the revision that its author saw (RFC 9110, section 13.1.1).
 
-use super::problem::Problem;
-use crate::split::Revision;
+use super::problems::Problem;
+use crate::model::split::Revision;
 
 /// The revisions on which a write may happen.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,13 +6,13 @@ use super::committing::Committing;
 use super::trial::Trial;
 use super::writing::Writing;
 use super::{Backend, Problem, Step, unavailable};
+use crate::deployment::Deployment;
+use crate::deployment::DeploymentIndex;
 use crate::etcd::deadline::WRITE_WITHIN;
-use crate::matching::DeploymentIndex;
+use crate::model::time::Timestamp;
 use crate::readiness::gate::Closed;
-use crate::routing::Route;
 use crate::state::{Refusal, State};
 use crate::store::{self, Applied, ApplyError, Store};
-use crate::time::Timestamp;
 
 /// What is to be written.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub(super) enum Objection {
 
 impl Intent {
     /// Brings it about, as far as that goes without waiting.
-    pub(super) fn pursue(self, route: &Route, backend: &dyn Backend, now: Timestamp) -> Step {
+    pub(super) fn pursue(self, route: &Deployment, backend: &dyn Backend, now: Timestamp) -> Step {
         if let Some(fleet) = backend.fleet() {
             return Committing::begin(fleet, self, route, backend, now);
         }
@@ -75,7 +75,7 @@ impl Intent {
     pub(super) fn decide(
         &self,
         before: &State,
-        route: &Route,
+        route: &Deployment,
         store: &dyn Store,
         now: Timestamp,
     ) -> Result<Option<State>, Objection> {
@@ -89,7 +89,7 @@ impl Intent {
     pub(super) fn conclude(
         self,
         end: Result<Applied, ApplyError<Objection>>,
-        route: &Route,
+        route: &Deployment,
         backend: &dyn Backend,
         now: Timestamp,
     ) -> Step {

@@ -8,47 +8,48 @@
 mod auth;
 mod committing;
 mod drain;
-mod endpoint;
 mod if_match;
 mod intent;
-mod params;
-mod problem;
+mod parameters;
+mod problems;
 mod response;
+mod rollout_view;
+mod routes;
 mod trial;
-mod view;
+mod views;
 mod webhook;
 mod writing;
 
 use self::auth::Caller;
 pub use self::committing::Committing;
 pub use self::drain::Drain;
-use self::endpoint::{Action, Endpoint, Read, Write};
 use self::if_match::IfMatch;
-use self::params::Params;
-pub use self::problem::Problem;
+use self::parameters::Params;
+pub use self::problems::Problem;
 pub use self::response::Response;
+use self::routes::{Action, Endpoint, Read, Write};
 use self::trial::Trial;
-use self::view::{ChangesView, ComparisonView, DeploymentView, DeploymentsView};
+use self::views::{ChangesView, ComparisonView, DeploymentView, DeploymentsView};
 pub use self::webhook::Delivery;
 pub use self::writing::Writing;
-use crate::author::{Author, Source};
-use crate::colour::{Colour, PerColour};
-use crate::comparison::{self, Sample};
+use crate::change::request::Outcome;
 use crate::config::Access;
-use crate::counters::ColourCounts;
+use crate::deployment::DeploymentIndex;
+use crate::deployment::{Deployment, Deployments};
 use crate::etcd::Fleet;
 use crate::etcd::deadline::WRITE_WITHIN;
+use crate::guard::analysis;
 use crate::guard::verdict::Verdict;
-use crate::guard::watch;
-use crate::matching::DeploymentIndex;
-use crate::name::DeploymentName;
+use crate::host::{Outgoing, Reply};
+use crate::metrics::comparison::{self, Sample};
+use crate::metrics::counters::ColourCounts;
+use crate::model::author::{Author, Source};
+use crate::model::colour::{Colour, PerColour};
+use crate::model::name::DeploymentName;
+use crate::model::time::Timestamp;
 use crate::readiness::gate::Evidence;
-use crate::readiness::outgoing::{Outgoing, Reply};
-use crate::routing::{Route, Router};
 use crate::state::State;
 use crate::store::{self, Applied, Store};
-use crate::time::Timestamp;
-use crate::wish::Outcome;
 
 /// The admin API of one listener.
 #[derive(Clone, Debug)]
@@ -154,7 +155,7 @@ impl Api {
 
     /// Whether a request with this `:path` is one of MLflow's deliveries, whose head has a [`Delivery`].
     pub fn is_webhook(&self, path: &[u8]) -> bool {
-        matches!(endpoint::parse(&self.access.path_prefix, endpoint::split(path).0), Ok(Endpoint::Webhook))
+        matches!(routes::parse(&self.access.path_prefix, routes::split(path).0), Ok(Endpoint::Webhook))
     }
 
     /// Judges the head of a call.
@@ -166,9 +167,9 @@ impl Api {
     }
 
     fn judge(&self, head: &Head) -> Result<Call, Problem> {
-        let (path, query) = endpoint::split(&head.path);
+        let (path, query) = routes::split(&head.path);
         // Whether a path exists is nobody's business but a caller's who may know; whether Envoy is well is everybody's.
-        let target = endpoint::parse(&self.access.path_prefix, path);
+        let target = routes::parse(&self.access.path_prefix, path);
         let caller = match (&target, Caller::identify(&self.access, head.authorization.as_deref())) {
             (_, Ok(caller)) => caller,
             (Ok(Endpoint::Health | Endpoint::Ready | Endpoint::Webhook), Err(_)) => Caller::anonymous(),
@@ -187,7 +188,7 @@ impl Api {
 
 impl Call {
     /// Acts on a call whose body has arrived (empty if there was none).
-    pub fn start(self, body: &[u8], router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
+    pub fn start(self, body: &[u8], router: &Deployments, backend: &dyn Backend, now: Timestamp) -> Step {
         let refuse = |problem: &Problem| Step::done(Response::problem(problem, None));
         // A delivery's body is signed as a whole; it has no parameters.
         let parameters = if self.action == Action::Webhook { &[][..] } else { body };
@@ -221,7 +222,7 @@ impl Call {
     fn writing(
         &self,
         deployment: DeploymentIndex,
-        route: &Route,
+        route: &Deployment,
         what: Write,
         params: &Params,
         backend: &dyn Backend,
@@ -254,7 +255,7 @@ fn drain(deployment: DeploymentIndex, params: &Params, now: Timestamp) -> Result
 
 impl Asking {
     /// Goes on with the call, now that there is a reply.
-    pub fn resume(self, reply: &Reply, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
+    pub fn resume(self, reply: &Reply, router: &Deployments, backend: &dyn Backend, now: Timestamp) -> Step {
         match self.purpose {
             Purpose::Probe(writing, colour) => writing.resume(colour, reply, router, backend, now),
             Purpose::Smoke(trial) => trial.resume(reply, router, backend, now),
@@ -292,20 +293,20 @@ impl Answer {
     }
 }
 
-fn find<'r>(router: &'r Router, name: &DeploymentName) -> Option<(DeploymentIndex, &'r Route)> {
+fn find<'r>(router: &'r Deployments, name: &DeploymentName) -> Option<(DeploymentIndex, &'r Deployment)> {
     // The routes are in the order of their names.
-    let index = router.routes().binary_search_by(|route| route.name.cmp(name)).ok()?;
-    Some((index, router.routes().get(index)?))
+    let index = router.all().binary_search_by(|route| route.name.cmp(name)).ok()?;
+    Some((index, router.get(index)?))
 }
 
-fn one(index: DeploymentIndex, route: &Route, state: &State, backend: &dyn Backend, now: Timestamp) -> Response {
+fn one(index: DeploymentIndex, route: &Deployment, state: &State, backend: &dyn Backend, now: Timestamp) -> Response {
     Response::json(200, &DeploymentView::new(index, route, state, backend, now)).with_etag(state.revision)
 }
 
 fn refused(
     problem: &Problem,
     index: DeploymentIndex,
-    route: &Route,
+    route: &Deployment,
     state: &State,
     backend: &dyn Backend,
     now: Timestamp,
@@ -318,14 +319,14 @@ fn unavailable() -> Response {
 }
 
 /// Whether requests follow the fleet's states, each of which has come at least once. They stay in force when etcd goes away.
-fn ready(router: &Router, backend: &dyn Backend, now: Timestamp) -> Response {
-    let is_known = |route: &&Route| {
+fn ready(router: &Deployments, backend: &dyn Backend, now: Timestamp) -> Response {
+    let is_known = |route: &&Deployment| {
         let loaded = store::load(backend.store(), &route.name, route.initial, now);
         loaded.is_ok_and(|loaded| loaded.origin.is_some())
     };
     let mut missing = Vec::new();
     if backend.fleet().is_some() {
-        missing.extend(router.routes().iter().filter(|route| !is_known(route)).map(|route| route.name.clone()));
+        missing.extend(router.all().iter().filter(|route| !is_known(route)).map(|route| route.name.clone()));
     }
     if missing.is_empty() {
         return Response::json(200, &serde_json::json!({"status": "ready"}));
@@ -333,15 +334,16 @@ fn ready(router: &Router, backend: &dyn Backend, now: Timestamp) -> Response {
     Response::problem(&Problem::NotReady(missing), None)
 }
 
-fn list(router: &Router, backend: &dyn Backend, now: Timestamp) -> Response {
-    let load = |route: &Route| store::load(backend.store(), &route.name, route.initial, now).map(|loaded| loaded.state);
-    let Ok(states) = router.routes().iter().map(load).collect::<Result<Vec<State>, _>>() else { return unavailable() };
-    let deployments = router.routes().iter().zip(&states).enumerate();
+fn list(router: &Deployments, backend: &dyn Backend, now: Timestamp) -> Response {
+    let load =
+        |route: &Deployment| store::load(backend.store(), &route.name, route.initial, now).map(|loaded| loaded.state);
+    let Ok(states) = router.all().iter().map(load).collect::<Result<Vec<State>, _>>() else { return unavailable() };
+    let deployments = router.all().iter().zip(&states).enumerate();
     let view = |(index, (route, state))| DeploymentView::new(index, route, state, backend, now);
     Response::json(200, &DeploymentsView { deployments: deployments.map(view).collect() })
 }
 
-fn read(what: Read, index: DeploymentIndex, route: &Route, backend: &dyn Backend, now: Timestamp) -> Response {
+fn read(what: Read, index: DeploymentIndex, route: &Deployment, backend: &dyn Backend, now: Timestamp) -> Response {
     let store = backend.store();
     let Ok(loaded) = store::load(store, &route.name, route.initial, now) else { return unavailable() };
     let state = loaded.state;
@@ -355,7 +357,7 @@ fn read(what: Read, index: DeploymentIndex, route: &Route, backend: &dyn Backend
             let sample = Sample { at: now, counts: backend.counts(index) };
             match comparison::windows(store, &route.name, &sample) {
                 Ok(windows) => {
-                    let watch = watch::read(store, &route.name);
+                    let watch = analysis::read(store, &route.name);
                     let verdict = watch.as_ref().zip(route.guard.as_ref());
                     let verdict = verdict.map(|(watch, guard)| Verdict::new(watch, guard));
                     Response::json(200, &ComparisonView::new(&route.name, state.revision, verdict, windows))

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::problem::Problem;
-use super::view::DeploymentView;
-use crate::split::Revision;
+use super::problems::Problem;
+use super::views::DeploymentView;
+use crate::model::split::Revision;
 
 /// An answer, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]

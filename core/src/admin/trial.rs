@@ -4,17 +4,17 @@ use serde::Serialize;
 
 use super::intent::{Intent, Objection};
 use super::{Answer, Asking, Backend, Problem, Purpose, Response, Step, refused, unavailable};
-use crate::colour::Colour;
-use crate::matching::DeploymentIndex;
-use crate::name::{DeploymentName, Version};
-use crate::readiness::outgoing::Reply;
-use crate::readiness::smoke::Outcome;
-use crate::routing::{Route, Router};
-use crate::source::mlflow;
-use crate::split::Revision;
+use crate::deployment::DeploymentIndex;
+use crate::deployment::{Deployment, Deployments};
+use crate::host::Reply;
+use crate::model::colour::Colour;
+use crate::model::name::{DeploymentName, Version};
+use crate::model::split::Revision;
+use crate::model::time::Timestamp;
+use crate::readiness::smoke_test::Outcome;
+use crate::readiness::versions::versions;
 use crate::state::{SmokePass, State};
 use crate::store::{self, Applied, ApplyError, Store};
-use crate::time::Timestamp;
 
 /// A smoke test under way.
 #[derive(Clone, Debug)]
@@ -40,8 +40,13 @@ struct TrialView<'a> {
 // === impl Trial ===
 
 impl Trial {
-    pub(super) fn start(deployment: DeploymentIndex, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
-        let Some(route) = router.routes().get(deployment) else { return Step::done(unavailable()) };
+    pub(super) fn start(
+        deployment: DeploymentIndex,
+        router: &Deployments,
+        backend: &dyn Backend,
+        now: Timestamp,
+    ) -> Step {
+        let Some(route) = router.get(deployment) else { return Step::done(unavailable()) };
         match store::load(backend.store(), &route.name, route.initial, now) {
             Ok(loaded) if route.readiness.smoke_test.is_none() => {
                 Step::done(refused(&Problem::NoSmokeTest, deployment, route, &loaded.state, backend, now))
@@ -54,14 +59,14 @@ impl Trial {
         }
     }
 
-    pub(super) fn resume(mut self, reply: &Reply, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
-        let Some(route) = router.routes().get(self.deployment) else { return Step::done(unavailable()) };
+    pub(super) fn resume(mut self, reply: &Reply, router: &Deployments, backend: &dyn Backend, now: Timestamp) -> Step {
+        let Some(route) = router.get(self.deployment) else { return Step::done(unavailable()) };
         let test = route.readiness.smoke_test.as_ref();
         self.outcomes.extend(test.and_then(|test| test.judge(self.outcomes.len(), reply)));
         self.next(route, backend, now)
     }
 
-    fn next(self, route: &Route, backend: &dyn Backend, now: Timestamp) -> Step {
+    fn next(self, route: &Deployment, backend: &dyn Backend, now: Timestamp) -> Step {
         let cluster = &route.colours.get(self.candidate).cluster;
         let test = route.readiness.smoke_test.as_ref();
         match test.and_then(|test| test.request(self.outcomes.len(), &route.name, cluster)) {
@@ -74,14 +79,14 @@ impl Trial {
     pub(super) fn decide(
         &self,
         before: &State,
-        route: &Route,
+        route: &Deployment,
         store: &dyn Store,
         now: Timestamp,
     ) -> Result<Option<State>, Objection> {
         if before.split.candidate() != self.candidate {
             return Err(Objection::Moved);
         }
-        let version = mlflow::versions(store, route).get(self.candidate).clone();
+        let version = versions(store, route).get(self.candidate).clone();
         let pass = SmokePass { colour: self.candidate, version, revision: before.revision, at: now };
         // A failure takes back an earlier pass: the candidate is not what it was.
         Ok(Some(State { smoke: self.has_passed().then_some(pass), ..before.clone() }))
@@ -91,11 +96,11 @@ impl Trial {
     pub(super) fn conclude(
         self,
         noted: Result<Applied, ApplyError<Objection>>,
-        route: &Route,
+        route: &Deployment,
         backend: &dyn Backend,
         now: Timestamp,
     ) -> Step {
-        let versions = mlflow::versions(backend.store(), route);
+        let versions = versions(backend.store(), route);
         let answer = match noted {
             Ok(applied) => {
                 let valid_for = route.readiness.smoke_test.as_ref().map(|test| test.valid_for);

@@ -15,13 +15,13 @@ use serde::Serialize;
 use sha2::Sha256;
 
 use super::{Backend, Problem, Response};
-use crate::key::Key;
-use crate::matching::RequestHeaders;
-use crate::name::{DeploymentName, HeaderName};
-use crate::routing::{Route, Router};
-use crate::source::mlflow;
+use crate::controllers::mlflow;
+use crate::deployment::{Deployment, Deployments};
+use crate::model::name::{DeploymentName, HeaderName};
+use crate::model::time::Timestamp;
+use crate::routing::matching::RequestHeaders;
+use crate::store::key::Key;
 use crate::store::{Store, SwapError};
-use crate::time::Timestamp;
 
 /// What the headers of a delivery say. Nothing in it is trusted before it is verified, except what Envoy put there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +58,7 @@ const ATTEMPTS: usize = 32;
 
 impl Delivery {
     /// Takes from a request's headers what is needed to verify it.
-    pub fn read(router: &Router, request: &dyn RequestHeaders) -> Self {
+    pub fn read(router: &Deployments, request: &dyn RequestHeaders) -> Self {
         let header = |name: &str| request.header(name).unwrap_or_default();
         let mut secrets: Vec<(HeaderName, Secret)> = Vec::new();
         for (_, name) in webhooks(router) {
@@ -75,14 +75,20 @@ impl Delivery {
     }
 
     /// Takes the delivery if it is MLflow's, new and recent.
-    pub(super) fn take(&self, body: &[u8], router: &Router, backend: &dyn Backend, now: Timestamp) -> Response {
+    pub(super) fn take(&self, body: &[u8], router: &Deployments, backend: &dyn Backend, now: Timestamp) -> Response {
         match self.accept(body, router, backend.store(), now) {
             Ok(response) => response,
             Err(problem) => Response::problem(&problem, None),
         }
     }
 
-    fn accept(&self, body: &[u8], router: &Router, store: &dyn Store, now: Timestamp) -> Result<Response, Problem> {
+    fn accept(
+        &self,
+        body: &[u8],
+        router: &Deployments,
+        store: &dyn Store,
+        now: Timestamp,
+    ) -> Result<Response, Problem> {
         let signers = self.verify(body)?;
         self.check_age(now)?;
         remember(store, &self.id, now)?;
@@ -129,8 +135,8 @@ impl Delivery {
 }
 
 /// The deployments that take deliveries, each with the header of its secret.
-fn webhooks(router: &Router) -> impl Iterator<Item = (&Route, &HeaderName)> {
-    router.routes().iter().filter_map(|route| Some((route, &route.mlflow.as_ref()?.webhook.as_ref()?.secret_header)))
+fn webhooks(router: &Deployments) -> impl Iterator<Item = (&Deployment, &HeaderName)> {
+    router.all().iter().filter_map(|route| Some((route, &route.mlflow.as_ref()?.webhook.as_ref()?.secret_header)))
 }
 
 /// Remembers a delivery that was verified, if it is not remembered already.

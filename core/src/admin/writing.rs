@@ -5,19 +5,19 @@ use std::time::Duration;
 use super::if_match::IfMatch;
 use super::intent::{Intent, Objection, out_of_reach};
 use super::{Answer, Asking, Backend, Problem, Purpose, Step, one, refused};
-use crate::author::Author;
-use crate::colour::Colour;
+use crate::change::request::Wish;
+use crate::deployment::DeploymentIndex;
+use crate::deployment::{Deployment, Deployments};
 use crate::etcd::deadline::WRITE_WITHIN;
-use crate::matching::DeploymentIndex;
+use crate::host::Reply;
+use crate::model::author::Author;
+use crate::model::colour::Colour;
+use crate::model::time::Timestamp;
 use crate::readiness::gate::{self, Closed, Evidence};
-use crate::readiness::outgoing::Reply;
 use crate::readiness::probe;
-use crate::routing::{Route, Router};
-use crate::source::mlflow;
+use crate::readiness::versions::versions;
 use crate::state::{Command, State};
 use crate::store::{self, Applied, ApplyError, Store};
-use crate::time::Timestamp;
-use crate::wish::Wish;
 
 /// A write under way.
 #[derive(Clone, Debug)]
@@ -53,11 +53,11 @@ impl Writing {
         self,
         colour: Colour,
         reply: &Reply,
-        router: &Router,
+        router: &Deployments,
         backend: &dyn Backend,
         now: Timestamp,
     ) -> Step {
-        let Some((route, asked)) = router.routes().get(self.deployment).and_then(|route| {
+        let Some((route, asked)) = router.get(self.deployment).and_then(|route| {
             let asked = route.readiness.probe.as_ref()?;
             Some((route, asked))
         }) else {
@@ -79,8 +79,8 @@ impl Writing {
     }
 
     /// Writes if the evidence allows it, and else says what has to be asked first.
-    pub fn attempt(self, router: &Router, backend: &dyn Backend, now: Timestamp) -> Step {
-        match router.routes().get(self.deployment) {
+    pub fn attempt(self, router: &Deployments, backend: &dyn Backend, now: Timestamp) -> Step {
+        match router.get(self.deployment) {
             Some(route) => Intent::Write(self).pursue(route, backend, now),
             None => out_of_reach(),
         }
@@ -90,7 +90,7 @@ impl Writing {
     pub(super) fn decide(
         &self,
         before: &State,
-        route: &Route,
+        route: &Deployment,
         store: &dyn Store,
         now: Timestamp,
     ) -> Result<Option<State>, Objection> {
@@ -103,7 +103,7 @@ impl Writing {
         }
         let after = before.after(self.command, self.author.clone(), now).map_err(Objection::Refused)?;
         let Some(after) = after else { return Ok(None) };
-        let versions = mlflow::versions(store, route);
+        let versions = versions(store, route);
         gate::check(before, &after, route, &versions, self.evidence, now).map_err(Objection::Closed)?;
         // A source that is not under the rules overrode one only where one applied; an operator says so each time.
         let overrides = self.evidence == Evidence::Forced
@@ -119,7 +119,7 @@ impl Writing {
     pub(super) fn conclude(
         self,
         applied: Result<Applied, ApplyError<Objection>>,
-        route: &Route,
+        route: &Deployment,
         backend: &dyn Backend,
         now: Timestamp,
     ) -> Step {
@@ -143,7 +143,7 @@ impl Writing {
         Step::refused(response, problem)
     }
 
-    fn ask(self, colour: Colour, route: &Route) -> Step {
+    fn ask(self, colour: Colour, route: &Deployment) -> Step {
         let Some(probe) = &route.readiness.probe else { return out_of_reach() };
         let request = probe.request(&route.name, &route.colours.get(colour).cluster);
         Step::Ask(Box::new(Asking { request, purpose: Purpose::Probe(self, colour) }))

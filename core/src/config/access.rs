@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, de};
 
 use super::pattern::PathPrefix;
-use crate::name::HolderName;
+use crate::model::name::HolderName;
 
 /// The `admin` section.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -9,15 +9,15 @@ use super::mlflow::Mlflow;
 use super::pattern::MatchRules;
 use super::readiness::{Bake, Failover, Probe, SmokeTest};
 use super::rollout::RolloutPlan;
-use crate::colour::PerColour;
-use crate::name::{ClusterName, CookieName, HeaderName, Version};
-use crate::split::Split;
-use crate::time::deserialize_span;
+use crate::model::colour::PerColour;
+use crate::model::name::{ClusterName, CookieName, HeaderName, Version};
+use crate::model::split::Split;
+use crate::model::time::deserialize_span;
 
 /// A deployment as configured.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Deployment {
+pub struct DeploymentConfig {
     /// Which requests belong to it.
     #[serde(default, rename = "match")]
     pub rules: MatchRules,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::name::ClusterName;
-use crate::time::deserialize_timeout;
+use crate::model::name::ClusterName;
+use crate::model::time::deserialize_timeout;
 
 /// The `etcd` section: every change is a transaction there, and every Envoy follows what is there.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

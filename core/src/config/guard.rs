@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
-use crate::time::{deserialize_optional_span, deserialize_span};
+use crate::model::time::{deserialize_optional_span, deserialize_span};
 
 /// Rules that compare the candidate with the active colour.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]

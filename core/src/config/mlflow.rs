@@ -7,9 +7,9 @@ use serde::Deserialize;
 
 use super::readiness::yes;
 use super::sources::deserialize_interval;
-use crate::colour::{Colour, PerColour};
-use crate::name::{Alias, ClusterName, HeaderName, HostName, ModelName, RegisteredVersion};
-use crate::percent::Percent;
+use crate::model::colour::{Colour, PerColour};
+use crate::model::name::{Alias, ClusterName, HeaderName, HostName, ModelName, RegisteredVersion};
+use crate::model::percent::Percent;
 
 /// The `mlflow` section.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

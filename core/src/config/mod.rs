@@ -20,7 +20,7 @@ use std::fmt;
 use serde::Deserialize;
 
 pub use self::access::{Access, Role, Token};
-pub use self::deployment::{CookieSticky, Deployment, Override, Sticky, Upstream};
+pub use self::deployment::{CookieSticky, DeploymentConfig, Override, Sticky, Upstream};
 pub use self::etcd::{Etcd, KeyPrefix, OnUnreachable};
 pub use self::guard::{ErrorRule, Guard, LatencyOf, OnBreach, Over, SlowRule};
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
@@ -30,14 +30,14 @@ pub use self::readiness::{
 };
 pub use self::rollout::{RolloutPlan, RolloutStep, Then};
 pub use self::sources::{ConfigPush, RuntimeSource};
-use crate::name::{DeploymentName, HeaderName};
+use crate::model::name::{DeploymentName, HeaderName};
 
 /// Everything that one listener's plugin configuration says.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The inference services, by name.
-    pub deployments: BTreeMap<DeploymentName, Deployment>,
+    pub deployments: BTreeMap<DeploymentName, DeploymentConfig>,
     /// The headers through which the decision reaches Envoy's router.
     #[serde(default)]
     pub routing: Routing,
@@ -169,7 +169,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::colour::Colour;
+    use crate::model::colour::Colour;
 
     /// The example of the README, with every section.
     pub const FULL: &str = r#"{

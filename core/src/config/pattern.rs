@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::name::HeaderName;
+use crate::model::name::HeaderName;
 
 /// The `match` section: every rule given must hold. Without rules, every request matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

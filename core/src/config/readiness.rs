@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
 use super::pattern::RequestPath;
-use crate::name::HeaderName;
-use crate::time::{deserialize_span, deserialize_timeout};
+use crate::model::name::HeaderName;
+use crate::model::time::{deserialize_span, deserialize_timeout};
 
 /// The `probe` section: is a colour's model server there, and does it say that it is well?
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::percent::Percent;
-use crate::time::deserialize_span;
+use crate::model::percent::Percent;
+use crate::model::time::deserialize_span;
 
 /// A series of canary steps.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::readiness::yes;
-use crate::name::ClusterName;
-use crate::time::TICK;
-use crate::time::deserialize_span;
+use crate::model::name::ClusterName;
+use crate::model::time::TICK;
+use crate::model::time::deserialize_span;
 
 /// The `config_push` section: what stands between a pushed configuration's `initial` and traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

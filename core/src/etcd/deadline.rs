@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::Call;
-use crate::time::Timestamp;
+use crate::model::time::Timestamp;
 
 /// How long a write may take to learn what becomes of it, all its calls to etcd together.
 pub const WRITE_WITHIN: Duration = Duration::from_secs(7);

@@ -3,12 +3,12 @@
 //! Every change on any Envoy is a transaction that only happens on the write that it was decided on ([`transaction`]).
 //! One filter instance of each Envoy follows the keys ([`follower`]): it reads them, watches what happens to them from
 //! there, and puts what comes into the store that the Envoy's workers share. That store also says for how long the last
-//! sign of life from etcd counts ([`contact`]), and a change is over in time whatever etcd does ([`deadline`]). Bytes go out and come in: which call brings them there and back is not
+//! sign of life from etcd counts ([`liveness`]), and a change is over in time whatever etcd does ([`deadline`]). Bytes go out and come in: which call brings them there and back is not
 //! known here.
 
-pub mod contact;
 pub mod deadline;
 pub mod follower;
+pub mod liveness;
 mod messages;
 pub mod transaction;
 
@@ -22,7 +22,7 @@ use prost::Message;
 pub use self::messages::WATCH;
 use self::messages::{Compare, KV, KeyValue, MOD, Operation, PutRequest, RangeRequest, RequestOp, TxnRequest};
 use crate::config::Etcd;
-use crate::name::{ClusterName, DeploymentName};
+use crate::model::name::{ClusterName, DeploymentName};
 use crate::state::State;
 use crate::store::ModRevision;
 

@@ -16,11 +16,12 @@
 //! | [`capital`] | how the capital is spread over sizes and beginnings of a fault |
 //! | [`sequential`] | the test that puts these together |
 //! | [`interval`] | the interval for a colour's rate that holds at any time |
-//! | [`watch`] | the rules of a deployment over the life of a canary |
+//! | [`analysis`] | the rules of a deployment over the life of a canary |
 //! | [`verdict`] | the same in words |
 //!
 //! The rules of one deployment share α equally (union bound): with two rules at 99 % each has a threshold of 200.
 
+pub mod analysis;
 pub mod capital;
 pub mod fixed;
 pub mod interval;
@@ -29,4 +30,3 @@ pub mod odds;
 pub mod outcomes;
 pub mod sequential;
 pub mod verdict;
-pub mod watch;

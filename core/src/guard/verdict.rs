@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
+use super::analysis::{Bound, Rule, Stage, Watch};
 use super::interval::interval;
 use super::outcomes::Outcomes;
-use super::watch::{Bound, Rule, Stage, Watch};
-use crate::colour::{Colour, PerColour};
 use crate::config::Guard;
-use crate::latency::Bucket;
-use crate::time::Timestamp;
+use crate::metrics::latency::Bucket;
+use crate::model::colour::{Colour, PerColour};
+use crate::model::time::Timestamp;
 
 /// The guard's findings about a canary.
 #[derive(Clone, Debug, PartialEq, Serialize)]

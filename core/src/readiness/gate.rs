@@ -3,13 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::colour::{Colour, PerColour};
-use crate::name::Version;
-use crate::percent::Percent;
-use crate::rollout::Rollout;
-use crate::routing::{Readiness, Route};
+use crate::deployment::{Deployment, Readiness};
+use crate::model::colour::{Colour, PerColour};
+use crate::model::name::Version;
+use crate::model::percent::Percent;
+use crate::model::time::Timestamp;
 use crate::state::State;
-use crate::time::Timestamp;
+use crate::state::rollout::Rollout;
 
 /// What a write may take for granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub fn receiver(before: &State, after: &State) -> Option<Colour> {
 pub fn check(
     before: &State,
     after: &State,
-    route: &Route,
+    route: &Deployment,
     versions: &PerColour<Version>,
     evidence: Evidence,
     now: Timestamp,
@@ -135,10 +135,10 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::author::{Author, Source};
     use crate::config::Config;
-    use crate::name::Reason;
-    use crate::routing::Router;
+    use crate::deployment::Deployments;
+    use crate::model::author::{Author, Source};
+    use crate::model::name::Reason;
     use crate::state::{Command, Patch, SmokePass};
 
     use crate::testing::{percent, split};
@@ -182,8 +182,8 @@ mod tests {
         let json = r#"{"deployments": {"iris": {
             "colours": {"blue": {"cluster": "b", "version": "1"}, "green": {"cluster": "g", "version": "2"}},
             "probe": {"path": "/ping"}, "smoke_test": {"requests": [{"path": "/"}]}}}}"#;
-        let router = Router::new(&Config::from_bytes(json.as_bytes()).expect("valid"));
-        let route = &router.routes()[0];
+        let router = Deployments::new(&Config::from_bytes(json.as_bytes()).expect("valid"));
+        let route = &router.all()[0];
         let versions = PerColour::from_fn(|colour| route.colours.get(colour).version.clone());
         check(before, &after(before, command), route, &versions, evidence, NOW)
     }

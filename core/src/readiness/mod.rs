@@ -1,11 +1,10 @@
 //! Whether a colour may get traffic, and whether one may be stopped.
 //!
-//! [`probe`] and [`smoke`] ask a colour through Envoy's own clusters, [`gate`] decides what has to be asked before a
-//! switch, [`hold`] says what still needs a colour, and [`failover`] goes back when a new active colour cannot be reached.
+//! [`probe`] and [`smoke_test`] ask a colour through Envoy's own clusters, [`gate`] decides what has to be asked before a
+//! switch, and [`drain`] says what still needs a colour.
 
-pub mod failover;
+pub mod drain;
 pub mod gate;
-pub mod hold;
-pub mod outgoing;
 pub mod probe;
-pub mod smoke;
+pub mod smoke_test;
+pub mod versions;

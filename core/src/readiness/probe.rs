@@ -5,13 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::outgoing::{Outgoing, Reply};
-use crate::colour::{Colour, PerColour};
 use crate::config::Probe;
-use crate::key::Key;
-use crate::name::{ClusterName, DeploymentName};
+use crate::host::{Outgoing, Reply};
+use crate::model::colour::{Colour, PerColour};
+use crate::model::name::{ClusterName, DeploymentName};
+use crate::model::time::Timestamp;
+use crate::store::key::Key;
 use crate::store::{Store, SwapError};
-use crate::time::Timestamp;
 
 /// What one probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -46,9 +46,8 @@ fn parameters_count_the_same_in_query_and_body() {
         let api = Fixture::new();
         let (status, shown) = api.operate_with("PATCH", &format!("{IRIS}{query}"), body, None);
         assert_eq!(status, 200, "{query} {body}: {shown}");
-        let state = store::load(&api.store, &api.router.routes()[0].name, split("blue", "0", "0"), START)
-            .expect("in reach")
-            .state;
+        let state =
+            store::load(&api.store, &api.router.all()[0].name, split("blue", "0", "0"), START).expect("in reach").state;
         assert_eq!(state.split, split("green", "12.5", "1"));
     }
 }

@@ -4,9 +4,9 @@
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
-use crate::author::{Author, Source};
-use crate::etcd::{contact, model};
-use crate::name::Reason;
+use crate::etcd::{liveness, model};
+use crate::model::author::{Author, Source};
+use crate::model::name::Reason;
 use crate::state::Command;
 use crate::testing::iris;
 
@@ -72,14 +72,14 @@ fn a_write_is_decided_on_what_the_fleet_has_not_on_what_this_envoy_knows() {
 
 #[test]
 fn wherever_etcd_falls_silent_the_answer_comes_in_time_and_says_whether_the_change_may_have_been_made() {
-    let (ok, lost, gone, refused) = (Fate::Answered, Fate::AnswerLost, Fate::RequestLost, Fate::Refused);
+    let (ok, lost, gone, refu) = (Fate::Answered, Fate::AnswerLost, Fate::RequestLost, Fate::Refused);
     let (nothing, maybe) = ("Nothing was changed, and nothing will be: ", "it may have been made, or may be made yet");
     // What becomes of the calls to etcd, the last of it over and over: status, type, what the detail says; the revision
     // that etcd has then, and after how many seconds.
     type Case<'c> = (&'c [Fate], u32, &'c str, [&'c str; 2], u64, u64);
     let cases: [Case<'_>; 10] = [
         (
-            &[refused],
+            &[refu],
             503,
             "store-unavailable",
             [nothing, "etcd was asked for the state and did not give it (the call"],
@@ -87,7 +87,7 @@ fn wherever_etcd_falls_silent_the_answer_comes_in_time_and_says_whether_the_chan
             0,
         ),
         (&[gone], 503, "store-unavailable", [nothing, "etcd was asked for the state and did not give it (lost)"], 0, 4),
-        (&[ok, refused], 503, "store-unavailable", [nothing, "the change could not be sent to etcd (the call"], 0, 0),
+        (&[ok, refu], 503, "store-unavailable", [nothing, "the change could not be sent to etcd (the call"], 0, 0),
         (&[ok, gone], 504, "outcome-unknown", [maybe, "Look at the state"], 0, 7),
         (&[ok, lost], 504, "outcome-unknown", [maybe, "Look at the state"], 1, 7),
         (&[ok, lost, gone], 504, "outcome-unknown", [maybe, "Look at the state"], 1, 7),
@@ -159,7 +159,7 @@ fn reads_go_on_without_etcd_and_say_when_they_may_be_stale() {
     let api = fleet_api("");
     api.etcd_will(&[Fate::RequestLost; 9]);
     assert_eq!(api.operate("GET", IRIS).1["stale"], true, "there was no sign of life yet");
-    contact::note(&api.store, &model::fleet(), START);
+    liveness::note(&api.store, &model::fleet(), START);
     assert_eq!(api.operate("GET", IRIS).1["stale"], false);
     api.now.set(START.plus(Duration::from_secs(10)));
     let (status, list) = api.operate("GET", "/bluegreen/v1/deployments");

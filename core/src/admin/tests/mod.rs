@@ -21,7 +21,7 @@ const IRIS: &str = "/bluegreen/v1/deployments/iris";
 /// An API over one deployment, the replies that its colours give, and a clock.
 struct Fixture {
     api: Api,
-    router: Router,
+    router: Deployments,
     store: MemoryStore,
     now: Cell<Timestamp>,
     in_flight: RefCell<PerColour<u64>>,
@@ -72,7 +72,7 @@ impl Fixture {
         );
         let config = Config::from_bytes(json.as_bytes()).expect("valid");
         Self {
-            router: Router::new(&config),
+            router: Deployments::new(&config),
             api: Api::new(config.admin.expect("present")),
             store: MemoryStore::default(),
             now: Cell::new(START),

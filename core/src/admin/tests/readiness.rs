@@ -6,7 +6,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use std::time::Duration;
 
 use super::*;
-use crate::name::ClusterName;
+use crate::model::name::ClusterName;
 
 const PROBE: &str = r#", "probe": {"path": "/ping", "expect_status": 200}"#;
 const SMOKE: &str = r#", "smoke_test": {"requests": [
@@ -196,9 +196,9 @@ fn a_pass_counts_for_the_version_that_the_registry_names() {
     );
     let names = |green: &str| {
         let value = serde_json::json!({"follows": "", "version": "7", "colours": {"blue": "7", "green": green}});
-        let sighting = crate::source::Sighting { value, ..Default::default() };
-        let name = &api.router.routes()[0].name;
-        crate::source::record(&api.store, name, Source::Mlflow, &mut |_| Some(sighting.clone()));
+        let sighting = crate::store::source_status::Sighting { value, ..Default::default() };
+        let name = &api.router.all()[0].name;
+        crate::store::source_status::record(&api.store, name, Source::Mlflow, &mut |_| Some(sighting.clone()));
     };
     names("8");
     let shown = api.operate("GET", IRIS).1;

@@ -9,8 +9,8 @@ use base64::Engine;
 use hmac::{KeyInit, Mac};
 
 use super::*;
-use crate::key::Key;
-use crate::matching::RequestHeaders;
+use crate::routing::matching::RequestHeaders;
+use crate::store::key::Key;
 
 const PATH: &str = "/bluegreen/v1/mlflow/webhook";
 const BODY: &str = r#"{"entity": "model_version_alias", "action": "created", "timestamp": "2026-11-23T15:00:00.000000+00:00", "data": {"name": "my-model", "alias": "production", "version": "2"}}"#;

@@ -2,21 +2,21 @@
 
 use super::learning::adopt;
 use super::{Act, Follower, Phase, Purpose};
+use crate::deployment::DeploymentIndex;
+use crate::deployment::Deployments;
 use crate::etcd::messages::TxnResponse;
 use crate::etcd::{Reply, number};
-use crate::matching::DeploymentIndex;
-use crate::routing::Router;
+use crate::model::time::Timestamp;
 use crate::store::{self, ModRevision, Precedence, Store};
-use crate::time::Timestamp;
 
 // === impl Follower ===
 
 impl Follower {
     /// Gives one deployment its key, unless somebody else does.
-    pub(super) fn create_next(&mut self, router: &Router, store: &dyn Store, now: Timestamp, acts: &mut Vec<Act>) {
+    pub(super) fn create_next(&mut self, router: &Deployments, store: &dyn Store, now: Timestamp, acts: &mut Vec<Act>) {
         let Phase::Watching(watching) = &mut self.phase else { return };
         let Some(index) = self.absent.first().copied() else { return };
-        let Some(route) = router.routes().get(index) else { return };
+        let Some(route) = router.get(index) else { return };
         let Ok(loaded) = store::load(store, &route.name, route.initial, now) else { return };
         if !std::mem::replace(&mut watching.is_creation_under_way, true) {
             let call = self.fleet.put_if(&route.name, ModRevision(0), &loaded.state);
@@ -29,14 +29,14 @@ impl Follower {
         &mut self,
         index: DeploymentIndex,
         reply: &Reply,
-        router: &Router,
+        router: &Deployments,
         store: &dyn Store,
         now: Timestamp,
         acts: &mut Vec<Act>,
     ) {
         let Phase::Watching(watching) = &mut self.phase else { return };
         watching.is_creation_under_way = false;
-        let Some(route) = router.routes().get(index) else { return };
+        let Some(route) = router.get(index) else { return };
         // Without an answer it is tried again at the next beat: if it was carried out, it is found there.
         let Ok(response) = reply.decode::<TxnResponse>() else { return };
         let range = response.responses.first().and_then(|response| response.range.as_ref());
@@ -66,7 +66,7 @@ mod tests {
 
     use super::super::envoy::{Envoy, state, watching};
     use crate::etcd::model::{Fate, Model};
-    use crate::split::Revision;
+    use crate::model::split::Revision;
     use crate::state::State;
 
     #[test]

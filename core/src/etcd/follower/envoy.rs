@@ -6,7 +6,7 @@ use super::*;
 use crate::config::Config;
 use crate::etcd::messages::WatchCreateRequest;
 use crate::etcd::model::{Fate, Model, fleet};
-use crate::split::Revision;
+use crate::model::split::Revision;
 use crate::state::State;
 use crate::store;
 use crate::testing::{MemoryStore, iris, split};
@@ -15,7 +15,7 @@ pub const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
 
 /// An Envoy with the deployments iris and wine, its follower, and what it has asked for.
 pub struct Envoy {
-    pub router: Router,
+    pub router: Deployments,
     pub store: MemoryStore,
     pub follower: Follower,
     pub now: Timestamp,
@@ -30,7 +30,7 @@ impl Envoy {
             r#""colours": {"blue": {"cluster": "b", "version": "1"}, "green": {"cluster": "g", "version": "2"}}"#;
         let json = format!(r#"{{"deployments": {{"iris": {{{colours}}}, "wine": {{{colours}}}}}}}"#);
         Self {
-            router: Router::new(&Config::from_bytes(json.as_bytes()).expect("valid")),
+            router: Deployments::new(&Config::from_bytes(json.as_bytes()).expect("valid")),
             store: MemoryStore::default(),
             follower: Follower::new(fleet(), Member::enrol(&MemoryStore::default(), Timestamp::default())),
             now: START,
@@ -104,7 +104,7 @@ impl Envoy {
     }
 
     pub fn is_stale(&self) -> bool {
-        contact::is_lost(&self.store, &fleet(), self.now)
+        liveness::is_lost(&self.store, &fleet(), self.now)
     }
 
     pub fn said(&mut self) -> Vec<String> {

@@ -1,11 +1,11 @@
 //! Taking over what a key of the fleet holds, whichever phase brought it.
 
 use super::{Act, Follower};
+use crate::deployment::DeploymentIndex;
+use crate::deployment::{Deployment, Deployments};
 use crate::etcd::messages::KeyValue;
 use crate::etcd::number;
-use crate::matching::DeploymentIndex;
-use crate::name::DeploymentName;
-use crate::routing::{Route, Router};
+use crate::model::name::DeploymentName;
 use crate::state::State;
 use crate::store::{self, Effect, ModRevision, Precedence, Store};
 
@@ -17,7 +17,7 @@ impl Follower {
         &mut self,
         key: &KeyValue,
         precedence: Precedence,
-        router: &Router,
+        router: &Deployments,
         store: &dyn Store,
         acts: &mut Vec<Act>,
     ) -> Option<DeploymentIndex> {
@@ -55,10 +55,10 @@ pub fn adopt(
 }
 
 /// The deployment with this name.
-pub fn find<'r>(router: &'r Router, name: &str) -> Option<(DeploymentIndex, &'r Route)> {
+pub fn find<'r>(router: &'r Deployments, name: &str) -> Option<(DeploymentIndex, &'r Deployment)> {
     // The routes are in the order of their names.
-    let index = router.routes().binary_search_by(|route| route.name.as_str().cmp(name)).ok()?;
-    Some((index, router.routes().get(index)?))
+    let index = router.all().binary_search_by(|route| route.name.as_str().cmp(name)).ok()?;
+    Some((index, router.get(index)?))
 }
 
 #[cfg(test)]
@@ -67,7 +67,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::super::envoy::{state, watching};
-    use crate::etcd::contact::BEAT;
+    use crate::etcd::liveness::BEAT;
     use crate::etcd::model::{Fate, Model};
 
     #[test]

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::{Act, Follower, PAGE, Phase, Purpose, revision_of};
+use crate::deployment::DeploymentIndex;
+use crate::deployment::{Deployment, Deployments};
 use crate::etcd::Reply;
 use crate::etcd::messages::{RangeRequest, RangeResponse};
-use crate::matching::DeploymentIndex;
-use crate::routing::{Route, Router};
+use crate::model::time::Timestamp;
 use crate::store::{self, ModRevision, Precedence, Store};
-use crate::time::Timestamp;
 
 /// How far it has come.
 #[derive(Debug)]
@@ -27,16 +27,16 @@ pub struct Reading {
 
 impl Follower {
     /// Begins anew, with the first page.
-    pub(super) fn read_all(&mut self, router: &Router, store: &dyn Store, acts: &mut Vec<Act>) {
+    pub(super) fn read_all(&mut self, router: &Deployments, store: &dyn Store, acts: &mut Vec<Act>) {
         self.attempt = self.attempt.wrapping_add(1);
-        let known = |route: &Route| {
+        let known = |route: &Deployment| {
             store::load(store, &route.name, route.initial, Timestamp::default()).ok().and_then(|loaded| loaded.origin)
         };
         let reading = Reading {
             from: self.fleet.prefix.clone(),
             at: ModRevision(0),
             found: BTreeSet::new(),
-            known: router.routes().iter().filter_map(known).max().unwrap_or_default(),
+            known: router.all().iter().filter_map(known).max().unwrap_or_default(),
             precedence: Precedence::Later,
         };
         acts.push(self.page(&reading));
@@ -58,7 +58,7 @@ impl Follower {
     pub(super) fn on_page(
         &mut self,
         reply: &Reply,
-        router: &Router,
+        router: &Deployments,
         store: &dyn Store,
         now: Timestamp,
         acts: &mut Vec<Act>,
@@ -90,7 +90,7 @@ impl Follower {
             return;
         }
         self.seen = self.seen.max(reading.at);
-        self.absent = (0..router.routes().len()).filter(|index| !reading.found.contains(index)).collect();
+        self.absent = (0..router.all().len()).filter(|index| !reading.found.contains(index)).collect();
         self.watch(reading.at, now, acts);
         self.note_contact(store, now, acts);
         self.create_next(router, store, now, acts);
@@ -103,7 +103,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::super::envoy::{state, watching};
-    use crate::etcd::contact::BEAT;
+    use crate::etcd::liveness::BEAT;
     use crate::etcd::model::{Fate, Model};
 
     #[test]

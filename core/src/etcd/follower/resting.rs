@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{Follower, Phase};
-use crate::leader::Member;
-use crate::time::Timestamp;
+use crate::model::time::Timestamp;
+use crate::store::lease::Member;
 
 /// How long to wait after a failure: the first time, and at most. In between it doubles.
 const FIRST_REST: Duration = Duration::from_millis(100);

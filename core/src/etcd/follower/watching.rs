@@ -4,14 +4,14 @@ use prost::Message;
 
 use super::learning::find;
 use super::{Act, Follower, PAGE, Phase, Purpose, revision_of};
-use crate::etcd::contact::BEAT;
+use crate::deployment::Deployments;
+use crate::etcd::liveness::BEAT;
 use crate::etcd::messages::{
     Event, EventType, RangeRequest, RangeResponse, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use crate::etcd::{Reply, number};
-use crate::routing::Router;
+use crate::model::time::Timestamp;
 use crate::store::{ModRevision, Precedence, Store};
-use crate::time::Timestamp;
 
 /// How it goes.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Follower {
     }
 
     /// Takes what the watch says.
-    pub fn on_message(&mut self, message: &[u8], router: &Router, store: &dyn Store, now: Timestamp) -> Vec<Act> {
+    pub fn on_message(&mut self, message: &[u8], router: &Deployments, store: &dyn Store, now: Timestamp) -> Vec<Act> {
         let mut acts = Vec::new();
         let Phase::Watching(watching) = &mut self.phase else { return acts };
         watching.overtaken = 0;
@@ -98,7 +98,7 @@ impl Follower {
         acts
     }
 
-    fn on_event(&mut self, event: &Event, router: &Router, store: &dyn Store, acts: &mut Vec<Act>) {
+    fn on_event(&mut self, event: &Event, router: &Deployments, store: &dyn Store, acts: &mut Vec<Act>) {
         let Some(key) = &event.kv else { return };
         if event.r#type == i32::from(EventType::Delete) {
             self.seen = self.seen.max(number(key.mod_revision));
@@ -147,7 +147,7 @@ impl Follower {
     pub(super) fn on_beat(
         &mut self,
         reply: &Reply,
-        router: &Router,
+        router: &Deployments,
         store: &dyn Store,
         now: Timestamp,
         acts: &mut Vec<Act>,

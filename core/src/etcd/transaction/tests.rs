@@ -4,12 +4,12 @@
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
-use crate::author::{Author, Source};
 use crate::etcd::deadline::WRITE_WITHIN;
 use crate::etcd::model::{Fate, Model, fleet};
-use crate::name::Reason;
-use crate::percent::Percent;
-use crate::split::{Revision, Split};
+use crate::model::author::{Author, Source};
+use crate::model::name::Reason;
+use crate::model::percent::Percent;
+use crate::model::split::{Revision, Split};
 use crate::state::{Command, Patch};
 use crate::testing::iris;
 

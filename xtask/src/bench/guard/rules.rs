@@ -2,15 +2,15 @@
 //!
 //! The others are made from what their documents say, in their default settings; names are the documents' own.
 
-use bluegreen_core::colour::{Colour, PerColour};
+use bluegreen_core::model::colour::{Colour, PerColour};
 use bluegreen_core::config::Guard;
-use bluegreen_core::counters::ColourCounts;
+use bluegreen_core::metrics::counters::ColourCounts;
 use bluegreen_core::guard::outcomes::Outcomes;
-use bluegreen_core::guard::watch::{Tally, Watch};
-use bluegreen_core::percent::Percent;
-use bluegreen_core::split::Split;
+use bluegreen_core::guard::analysis::{Tally, Watch};
+use bluegreen_core::model::percent::Percent;
+use bluegreen_core::model::split::Split;
 use bluegreen_core::state::State;
-use bluegreen_core::time::Timestamp;
+use bluegreen_core::model::time::Timestamp;
 
 use super::TICKS_A_SECOND;
 use super::scenario::{Counted, Hour, Tick, p99_ms, standard_distribution};

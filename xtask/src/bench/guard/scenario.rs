@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bluegreen_core::latency::Bucket;
+use bluegreen_core::metrics::latency::Bucket;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand_distr::{Beta, Binomial, Distribution, Exp1, Normal, Poisson};

@@ -1,0 +1,290 @@
+//! Why a call was not done: RFC 9457 problem details, one kind for each rule.
+
+use std::fmt;
+
+use super::MAX_BODY;
+use crate::etcd::transaction::Unchanged;
+use crate::model::colour::Colour;
+use crate::model::name::{DeploymentName, HeaderName};
+use crate::model::split::Revision;
+use crate::readiness::gate::Missing;
+use crate::state::Refusal;
+use crate::state::rollout;
+
+/// A call that was not done. Its text says what was wrong, where, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The path breaks a rule of its form.
+    MalformedPath(&'static str),
+    /// A part of the query is not percent-encoded UTF-8.
+    MalformedQuery(String),
+    /// The `If-Match` header is no list of entity tags.
+    MalformedIfMatch(String),
+    /// A parameter is given twice, in query or body or once in each.
+    DuplicateParameter(String),
+    /// A parameter that the call does not have.
+    UnknownParameter {
+        /// Its name.
+        name: String,
+        /// Those that the call has.
+        known: &'static [&'static str],
+    },
+    /// A parameter that the call cannot do without.
+    MissingParameter(&'static str),
+    /// The body is no JSON object.
+    InvalidJson(String),
+    /// The body announced did not come.
+    BodyMissing,
+    /// The body is larger than [`MAX_BODY`].
+    BodyTooLarge,
+    /// No token, or one that nobody holds.
+    Unauthenticated {
+        /// Whether there was one.
+        presented: bool,
+    },
+    /// The token's role is too low.
+    Forbidden {
+        /// Its holder.
+        name: String,
+    },
+    /// Nothing is found under the path.
+    UnknownPath(String),
+    /// The configuration has no such deployment.
+    UnknownDeployment(DeploymentName),
+    /// The path does not take the method.
+    MethodNotAllowed {
+        /// The method.
+        method: String,
+        /// Those that it takes.
+        allow: &'static str,
+    },
+    /// A rule of the state.
+    Refused(Refusal),
+    /// The colour that would get traffic does not answer its probe as it should.
+    Unhealthy {
+        /// The colour.
+        colour: Colour,
+        /// What was seen.
+        detail: String,
+    },
+    /// The candidate has no valid pass of the required smoke test.
+    Untested {
+        /// The candidate.
+        colour: Colour,
+        /// What is missing.
+        missing: Missing,
+    },
+    /// There is no smoke test to run.
+    NoSmokeTest,
+    /// There are no steps to take.
+    NoRolloutPlan,
+    /// Something still needs the colour.
+    NotDrained {
+        /// The colour.
+        colour: Colour,
+        /// What needs it.
+        holds: String,
+    },
+    /// Others changed the state again and again meanwhile.
+    Unsettled,
+    /// Another change came before the one that `If-Match` allows for.
+    Stale(Revision),
+    /// A parameter's value is out of its range.
+    InvalidValue {
+        /// The parameter.
+        name: String,
+        /// What is wrong with the value.
+        problem: String,
+    },
+    /// A patch that names no field.
+    EmptyPatch,
+    /// No deployment takes deliveries.
+    NoWebhook,
+    /// No webhook's secret came in this header, so that no delivery can be verified.
+    WebhookSecretMissing(HeaderName),
+    /// A delivery without the signature that its secret makes.
+    BadSignature,
+    /// A delivery that was signed too long ago, or by a clock that is ahead.
+    StaleDelivery,
+    /// A delivery that was taken before.
+    ReplayedDelivery,
+    /// The shared store cannot be reached, and nothing was changed.
+    StoreUnavailable,
+    /// The fleet's store does not answer, for this reason, and nothing was changed.
+    FleetUnavailable(Unchanged),
+    /// The fleet's store has not said what became of a change.
+    OutcomeUnknown,
+    /// Not every deployment's state has come from the fleet's store.
+    NotReady(Vec<DeploymentName>),
+}
+
+/// How an operator gets past a rule about readiness.
+const OVERRIDE: &str = "force=true switches all the same, and is recorded as forced.";
+
+// === impl Problem ===
+
+impl Problem {
+    /// HTTP status, the last part of the `type`, and the title.
+    pub const fn kind(&self) -> (u32, &'static str, &'static str) {
+        match self {
+            Self::MalformedPath(_) => (400, "malformed-path", "Malformed path"),
+            Self::MalformedQuery(_) => (400, "malformed-query", "Malformed query string"),
+            Self::MalformedIfMatch(_) => (400, "malformed-if-match", "Malformed If-Match header"),
+            Self::DuplicateParameter(_) => (400, "duplicate-parameter", "Duplicate parameter"),
+            Self::UnknownParameter { .. } => (400, "unknown-parameter", "Unknown parameter"),
+            Self::MissingParameter(_) => (422, "missing-parameter", "Missing parameter"),
+            Self::InvalidJson(_) => (400, "invalid-json", "Invalid JSON body"),
+            Self::BodyMissing => (408, "body-missing", "Request body did not arrive"),
+            Self::BodyTooLarge => (413, "body-too-large", "Request body too large"),
+            Self::Unauthenticated { .. } => (401, "unauthenticated", "A valid token is needed"),
+            Self::Forbidden { .. } => (403, "forbidden", "Role too low"),
+            Self::UnknownPath(_) => (404, "unknown-path", "No such path"),
+            Self::UnknownDeployment(_) => (404, "unknown-deployment", "No such deployment"),
+            Self::MethodNotAllowed { .. } => (405, "method-not-allowed", "Method not allowed"),
+            Self::Refused(Refusal::NothingToRollBackTo) => (409, "nothing-to-roll-back-to", "Nothing to roll back to"),
+            Self::Refused(Refusal::Rollout(rollout::Refusal::UnderWay)) => {
+                (409, "rollout-under-way", "Rollout under way")
+            }
+            Self::Refused(Refusal::Rollout(rollout::Refusal::NoRollout)) => (409, "no-rollout", "No such rollout"),
+            Self::Refused(Refusal::Rollout(rollout::Refusal::Moved)) => (409, "rollout-moved", "Rollout moved on"),
+            Self::Unhealthy { .. } => (409, "colour-unhealthy", "Colour not healthy"),
+            Self::Untested { .. } => (409, "smoke-test-missing", "Smoke test not passed"),
+            Self::NoSmokeTest => (409, "no-smoke-test", "No smoke test"),
+            Self::NoRolloutPlan => (409, "no-rollout-plan", "No rollout configured"),
+            Self::NotDrained { .. } => (409, "not-drained", "Colour still needed"),
+            Self::Unsettled => (409, "unsettled", "State kept changing"),
+            Self::Stale(_) => (412, "stale-revision", "Another change came first"),
+            Self::InvalidValue { .. } => (422, "invalid-value", "Invalid value"),
+            Self::EmptyPatch => (422, "empty-patch", "Nothing to change"),
+            Self::NoWebhook => (404, "no-webhook", "No webhook"),
+            Self::WebhookSecretMissing(_) => (503, "webhook-secret-missing", "Webhook not set up"),
+            Self::BadSignature => (401, "bad-signature", "Signature not valid"),
+            Self::StaleDelivery => (401, "stale-delivery", "Delivery too old"),
+            Self::ReplayedDelivery => (409, "replayed-delivery", "Delivery taken before"),
+            Self::StoreUnavailable | Self::FleetUnavailable(_) => {
+                (503, "store-unavailable", "Shared store out of reach")
+            }
+            Self::OutcomeUnknown => (504, "outcome-unknown", "Outcome not known"),
+            Self::NotReady(_) => (503, "not-ready", "Not in step with the fleet yet"),
+        }
+    }
+
+    /// What stands against a change, for those who cannot override it: a sentence without its full stop.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Unhealthy { colour, detail } => {
+                format!("{colour} would get traffic, and its probe failed just now: {detail}")
+            }
+            Self::Untested { colour, missing } => {
+                format!("{colour} would get traffic, and {missing}: POST …/test first")
+            }
+            other => other.to_string(),
+        }
+    }
+
+    /// The header that the status asks for.
+    pub const fn header(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Unauthenticated { .. } => Some(("www-authenticate", "Bearer realm=\"bluegreen\"")),
+            Self::BadSignature | Self::StaleDelivery => Some(("www-authenticate", "MLflow-Signature")),
+            Self::MethodNotAllowed { allow, .. } => Some(("allow", allow)),
+            Self::StoreUnavailable | Self::FleetUnavailable(_) | Self::NotReady(_) => Some(("retry-after", "1")),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MalformedPath(rule) => write!(f, "The path cannot be used: {rule}."),
+            Self::MalformedQuery(part) => {
+                write!(f, "{part:?} is not percent-encoded UTF-8: write a literal % as %25, & as %26, a space as %20.")
+            }
+            Self::MalformedIfMatch(header) => {
+                write!(
+                    f,
+                    "{header:?} is not an entity tag: send the ETag of an earlier answer with its quotes, as in If-Match: \"7\"."
+                )
+            }
+            Self::DuplicateParameter(name) => {
+                write!(f, "{name:?} is given more than once: give it once, in the query or in the body.")
+            }
+            Self::UnknownParameter { name, known: [] } => {
+                write!(f, "{name:?} is given, but this call takes no parameters.")
+            }
+            Self::UnknownParameter { name, known } => {
+                write!(f, "{name:?} is not a parameter of this call: use {}.", known.join(", "))
+            }
+            Self::MissingParameter(name) => write!(f, "Give {name}=, in the query or in the body."),
+            Self::InvalidJson(error) => {
+                write!(
+                    f,
+                    "The body is not a JSON object: {error}. Send {{\"name\": value}} pairs, or use the query string."
+                )
+            }
+            Self::BodyMissing => f.write_str(
+                "The request announces a body that did not arrive in full within 5 s. If it was sent, this listener \
+                 does not hand bodies to the filter (allow_on_headers_stop_iteration is off, as in a mesh): give the \
+                 parameters in the query string.",
+            ),
+            Self::BodyTooLarge => write!(f, "The body is larger than {MAX_BODY} bytes."),
+            Self::Unauthenticated { presented: false } => f.write_str(
+                "Send the header Authorization: Bearer TOKEN, with a token whose SHA-256 is under admin.tokens.",
+            ),
+            Self::Unauthenticated { presented: true } => {
+                f.write_str("The credential is not a bearer token whose SHA-256 is under admin.tokens.")
+            }
+            Self::Forbidden { name } => write!(f, "{name:?} is a viewer; this call takes an operator's token."),
+            Self::UnknownPath(path) => write!(f, "{path:?} is not a path of this API."),
+            Self::UnknownDeployment(name) => {
+                write!(f, "No deployment is called {:?}: GET …/v1/deployments lists them.", name.as_str())
+            }
+            Self::MethodNotAllowed { method, allow } => {
+                write!(f, "{method:?} is not a method of this path: use {allow}.")
+            }
+            Self::Refused(refusal) => write!(f, "{refusal}"),
+            Self::Unhealthy { .. } | Self::Untested { .. } => write!(f, "{}. {OVERRIDE}", self.cause()),
+            Self::NoSmokeTest => f.write_str("The deployment's configuration has no smoke_test section."),
+            Self::NoRolloutPlan => f.write_str("The deployment's configuration has no rollout section."),
+            Self::NotDrained { colour, holds } => write!(f, "{colour} is not safe to stop: {holds}."),
+            Self::Unsettled => {
+                f.write_str("Others changed the state meanwhile. Look at it below, and repeat the call.")
+            }
+            Self::Stale(revision) => {
+                write!(
+                    f,
+                    "The deployment is at revision {revision}: look at the state below, and repeat with If-Match: \"{revision}\" if you still want the change."
+                )
+            }
+            Self::InvalidValue { name, problem } => write!(f, "{name}: {problem}."),
+            Self::EmptyPatch => f.write_str("Name at least one of active, canary_percent, shadow_percent."),
+            Self::NoWebhook => f.write_str("No deployment's mlflow section has a webhook section."),
+            Self::WebhookSecretMissing(header) => write!(
+                f,
+                "Envoy put no secret into {header}: place its credential injector before this filter, with a secret \
+                 that is not empty. Until then the registry is polled only."
+            ),
+            Self::BadSignature => f.write_str(
+                "X-MLflow-Signature is not v1, and the HMAC-SHA256 of delivery id, timestamp and body with the secret \
+                 that Envoy holds: give the webhook in MLflow the same secret.",
+            ),
+            Self::StaleDelivery => {
+                f.write_str("X-MLflow-Timestamp is more than five minutes from this Envoy's clock: compare the clocks.")
+            }
+            Self::ReplayedDelivery => f.write_str("This X-MLflow-Delivery-Id was taken before."),
+            Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
+            Self::FleetUnavailable(why) => write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call."),
+            Self::OutcomeUnknown => f.write_str(
+                "The change was sent to etcd, and etcd has not said what became of it: it may have been made, or may be \
+                 made yet. Look at the state and its history before you repeat the call.",
+            ),
+            Self::NotReady(names) => {
+                let names: Vec<&str> = names.iter().map(DeploymentName::as_str).collect();
+                write!(f, "The state in etcd is not known yet of: {}.", names.join(", "))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Problem {}

@@ -1,0 +1,68 @@
+//! A rollout as the API shows it.
+
+use serde::Serialize;
+
+use crate::controllers::rollout::waits_for;
+use crate::deployment::Deployment;
+use crate::guard::analysis::Watch;
+use crate::guard::verdict::sentence;
+use crate::model::author::Source;
+use crate::model::time::Timestamp;
+use crate::state::rollout::{Phase, Rollout};
+use crate::store::Store;
+use crate::store::source_status;
+
+/// A rollout.
+#[derive(Clone, Debug, Serialize)]
+pub struct RolloutView {
+    phase: Phase,
+    /// From 1.
+    step: usize,
+    /// How many there are; 0 when the configuration has none any more.
+    steps: usize,
+    began: Timestamp,
+    since: Timestamp,
+    /// In words; empty when the phase waits for nothing.
+    waits_for: Vec<String>,
+    /// What is known about the candidate, in one sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evidence: Option<String>,
+}
+
+// === impl RolloutView ===
+
+impl RolloutView {
+    /// The rollout of a deployment with the canary's watch.
+    pub fn new(rollout: Rollout, route: &Deployment, watch: Option<&Watch>, store: &dyn Store, now: Timestamp) -> Self {
+        let operator = |what: &str| vec![format!("for an operator: {what}")];
+        let waits_for = match rollout.phase {
+            Phase::Running => {
+                let refusal =
+                    source_status::read(store, &route.name, Source::Rollout).and_then(|sighting| sighting.refusal);
+                match (waits_for(rollout, route, watch, now), refusal) {
+                    (None, _) => operator("the configuration has no such step"),
+                    (Some(waits), Some(refusal)) if waits.is_empty() => {
+                        vec![format!("the next step is refused: {refusal}")]
+                    }
+                    (Some(waits), _) => waits,
+                }
+            }
+            Phase::Paused | Phase::Breached => operator("resume, skip or abort"),
+            Phase::Complete => operator("skip promotes, abort goes back"),
+            Phase::Promoted | Phase::Aborted | Phase::RolledBack => Vec::new(),
+        };
+        let guard = route.guard.as_ref();
+        Self {
+            phase: rollout.phase,
+            step: rollout.step.saturating_add(1),
+            steps: route.rollout.as_ref().map_or(0, |plan| plan.steps.len()),
+            began: rollout.began,
+            since: rollout.since,
+            waits_for,
+            evidence: watch
+                .filter(|watch| watch.candidate == rollout.candidate)
+                .zip(guard)
+                .map(|(watch, guard)| sentence(watch, guard)),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The one door through which every state changes.
+
+pub mod request;

@@ -1,0 +1,374 @@
+//! What the leader does for a deployment at each tick: follow the canary, ask the guard, wish for the next move.
+
+use crate::change::request::Wish;
+use crate::config::{Guard, OnBreach};
+use crate::deployment::Deployment;
+use crate::deployment::DeploymentIndex;
+use crate::guard::analysis::{Stage, Watch};
+use crate::guard::verdict::sentence;
+use crate::metrics::counters::ColourCounts;
+use crate::model::author::{Author, Source};
+use crate::model::colour::PerColour;
+use crate::model::name::Reason;
+use crate::model::percent::Percent;
+use crate::model::time::Timestamp;
+use crate::state::rollout::{Move, Next, Phase, Rollout};
+use crate::state::{Command, Patch, State};
+
+/// What a tick comes to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Turn {
+    /// The watch as it is now, to be written down if there is one.
+    pub watch: Option<Watch>,
+    /// What is wished for. It is wished for again at the next tick, unless the state has changed by then.
+    pub wish: Option<Wish>,
+}
+
+/// Takes one turn, given the watch as it was and what was counted up to now.
+pub fn turn(
+    (index, route): (DeploymentIndex, &Deployment),
+    state: &State,
+    watch: Option<Watch>,
+    counts: &PerColour<ColourCounts>,
+    now: Timestamp,
+) -> Turn {
+    let guard = route.guard.as_ref();
+    let before = watch.filter(|watch| !resumed_after_breach(watch, state));
+    let Some(mut watch) = Watch::follow(before, state, guard, counts, now) else { return Turn::default() };
+    if !watch.over {
+        watch.observe(state, guard, counts, now);
+    }
+    let breach = guard.and_then(|guard| on_breach(&watch, guard, state));
+    let change = breach.or_else(|| further(route, state, &watch, now));
+    let wish = change.map(|(command, source, reason)| Wish {
+        deployment: index,
+        command,
+        author: Author::new(source.as_str(), source, Reason::new(reason).unwrap_or_else(|_| Reason::none())),
+        // Taking traffic from a colour that fails must not wait for anything.
+        enforce: source != Source::Guard,
+        on: Some(state.revision),
+    });
+    Turn { watch: Some(watch), wish }
+}
+
+/// Whether nothing can happen until the state changes, so that the ticks until then need not look at it.
+pub fn rests(state: &State, turn: &Turn) -> bool {
+    state.split.canary_percent == Percent::ZERO
+        && turn.watch.as_ref().is_none_or(|watch| watch.over)
+        && turn.wish.is_none()
+}
+
+/// An operator who lets a rollout go on after a breach wants to see new evidence.
+fn resumed_after_breach(watch: &Watch, state: &State) -> bool {
+    let running = state.rollout.filter(|rollout| rollout.phase == Phase::Running);
+    watch.breach.zip(running).is_some_and(|((_, at), rollout)| rollout.since > at)
+}
+
+type Change = (Command, Source, String);
+
+fn on_breach(watch: &Watch, guard: &Guard, state: &State) -> Option<Change> {
+    watch.breach.filter(|_| !watch.over)?;
+    let command = match (guard.on_breach, watch.stage) {
+        // Not a rollback of the state: before its first promotion that could lead to the candidate itself.
+        (OnBreach::Rollback, Stage::Canary) => {
+            Some(Command::Patch(Patch { canary_percent: Some(Percent::ZERO), ..Patch::default() }))
+        }
+        (OnBreach::Rollback, Stage::Promoted(_)) => state.rollback_to.map(|_| Command::RollBack),
+        (OnBreach::Pause, _) => {
+            let running = state.rollout.filter(|rollout| rollout.phase == Phase::Running);
+            running.map(|rollout| Command::Rollout(Move::Breach(rollout)))
+        }
+    };
+    command.map(|command| (command, Source::Guard, sentence(watch, guard)))
+}
+
+/// The next move of a rollout whose step is done.
+fn further(route: &Deployment, state: &State, watch: &Watch, now: Timestamp) -> Option<Change> {
+    let plan = route.rollout.as_ref()?;
+    let rollout = state.rollout.filter(|rollout| rollout.phase == Phase::Running && watch.breach.is_none())?;
+    if !waits_for(rollout, route, Some(watch), now)?.is_empty() {
+        return None;
+    }
+    let next = rollout.next(plan);
+    let steps = plan.steps.len();
+    let reason = match next {
+        Next::Step(_) => format!("step {} of {steps}", rollout.step.saturating_add(2)),
+        Next::Promote | Next::Wait => format!("all {steps} steps done"),
+    };
+    Some((Command::Rollout(Move::Next(rollout, next)), Source::Rollout, reason))
+}
+
+/// What a running step still waits for; nothing: it is done. `None` when the configuration has no such step any more:
+/// the rollout then stays where it is, until the step is back or an operator decides.
+pub fn waits_for(rollout: Rollout, route: &Deployment, watch: Option<&Watch>, now: Timestamp) -> Option<Vec<String>> {
+    let step = route.rollout.as_ref()?.steps.get(rollout.step)?;
+    let mut waits = Vec::new();
+    let until = rollout.since.plus(step.hold);
+    if now < until {
+        waits.push(format!("until {until}"));
+    }
+    let answers = watch
+        .filter(|watch| watch.candidate == rollout.candidate && watch.stage == Stage::Canary && !watch.over)
+        .map_or(0, |watch| watch.since_set.get(rollout.candidate).errors.total);
+    if answers < step.min_requests {
+        waits.push(format!("for {} more answers of {}", step.min_requests.saturating_sub(answers), rollout.candidate));
+    }
+    Some(waits)
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::deployment::Deployments;
+    use crate::guard::analysis::Rule;
+    use crate::model::colour::Colour;
+    use crate::testing::{percent, split};
+
+    const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
+
+    /// A deployment under way: each tick's requests are counted, and its wishes are granted.
+    struct World {
+        router: Deployments,
+        state: State,
+        watch: Option<Watch>,
+        counts: PerColour<ColourCounts>,
+        now: Timestamp,
+        /// The fractions of each colour's next request and next error.
+        due: PerColour<(f64, f64)>,
+    }
+
+    impl World {
+        fn new(sections: &str) -> Self {
+            let json = format!(
+                r#"{{"deployments": {{"iris": {{"colours": {{
+                    "blue": {{"cluster": "b", "version": "1"}}, "green": {{"cluster": "g", "version": "2"}}}}, {sections}}}}}}}"#
+            );
+            Self {
+                router: Deployments::new(&Config::from_bytes(json.as_bytes()).expect("valid")),
+                state: State::initial(split("blue", "0", "0"), START),
+                watch: None,
+                counts: PerColour::default(),
+                now: START,
+                due: PerColour::default(),
+            }
+        }
+
+        fn operate(&mut self, command: Command) {
+            let alice = Author::new("alice", Source::Admin, Reason::none());
+            let after = self.state.after(command, alice, self.now).expect("allowed");
+            self.state = after.unwrap_or_else(|| self.state.clone());
+        }
+
+        fn start(&mut self) {
+            let first = self.router.all()[0].rollout.as_ref().expect("configured").steps[0].canary_percent;
+            self.operate(Command::Rollout(Move::Start(first)));
+        }
+
+        /// Lets 25 requests in 250 ms pass, of which the colours fail these shares.
+        fn tick(&mut self, fails: PerColour<f64>) {
+            self.now = self.now.plus(Duration::from_millis(250));
+            let share = f64::from(self.state.split.canary_percent.hundredths()) / 10_000.0;
+            for colour in Colour::ALL {
+                let share = if colour == self.state.split.active { 1.0 - share } else { share };
+                let (requests, errors) = self.due.get_mut(colour);
+                *requests += 25.0 * share;
+                *errors += requests.floor() * fails.get(colour);
+                let counts = self.counts.get_mut(colour);
+                counts.answered += requests.floor() as u64;
+                counts.failed += errors.floor() as u64;
+                (*requests, *errors) = (requests.fract(), errors.fract());
+            }
+            let route = &self.router.all()[0];
+            let Turn { watch, wish } = turn((0, route), &self.state, self.watch.take(), &self.counts, self.now);
+            self.watch = watch;
+            if let Some(wish) = wish {
+                let after = self.state.after(wish.command, wish.author, self.now).expect("allowed");
+                self.state = after.unwrap_or_else(|| self.state.clone());
+            }
+        }
+
+        fn run(&mut self, seconds: u64, blue: f64, green: f64) {
+            for _ in 0..seconds * 4 {
+                self.tick(PerColour { blue, green });
+            }
+        }
+
+        fn phase(&self) -> Option<Phase> {
+            self.state.rollout.map(|rollout| rollout.phase)
+        }
+    }
+
+    const PLAN: &str = r#""rollout": {"steps": [
+        {"canary_percent": 1, "hold": "60s", "min_requests": 50}, {"canary_percent": 10, "hold": "60s"},
+        {"canary_percent": 50, "hold": "60s"}]}, "guard": {"also_after_promote": "10m"}"#;
+
+    #[test]
+    fn a_healthy_candidate_goes_through_all_steps_and_is_promoted() {
+        let mut world = World::new(PLAN);
+        world.start();
+        assert_eq!(world.state.split, split("blue", "1", "0"));
+        world.run(61, 0.01, 0.01);
+        assert_eq!(world.state.split, split("blue", "10", "0"));
+        world.run(120, 0.01, 0.01);
+        assert_eq!((world.state.split, world.phase()), (split("green", "0", "0"), Some(Phase::Promoted)));
+        let sources: Vec<Source> = world.state.history.changes().map(|change| change.author.source).collect();
+        assert_eq!(sources, [Source::Rollout, Source::Rollout, Source::Rollout, Source::Admin]);
+        world.run(900, 0.01, 0.01);
+        assert_eq!(world.state.split.active, Colour::Green);
+        assert_eq!(world.watch.map(|watch| watch.over), Some(true));
+    }
+
+    #[test]
+    fn a_step_waits_for_its_requests_as_well_as_for_its_time() {
+        let mut world = World::new(&PLAN.replace("50}", "1000}"));
+        world.start();
+        world.run(900, 0.0, 0.0);
+        assert_eq!(world.state.split, split("blue", "1", "0"));
+        let route = &world.router.all()[0];
+        let rollout = world.state.rollout.expect("under way");
+        let waits = waits_for(rollout, route, world.watch.as_ref(), world.now).expect("a step");
+        assert!(waits.len() == 1 && waits[0].contains("more answers of green"), "{waits:?}");
+        world.run(101, 0.0, 0.0);
+        assert_eq!(world.state.split, split("blue", "10", "0"));
+    }
+
+    #[test]
+    fn a_bad_candidate_is_rolled_back_with_the_evidence_as_reason() {
+        let mut world = World::new(PLAN);
+        world.start();
+        world.run(180, 0.01, 0.2);
+        assert_eq!((world.state.split, world.phase()), (split("blue", "0", "0"), Some(Phase::RolledBack)));
+        let newest = world.state.history.newest().expect("a change");
+        assert_eq!((newest.author.source, newest.rollout), (Source::Guard, Some(Phase::RolledBack)));
+        let reason = newest.author.reason.as_str();
+        assert!(reason.contains("green fails") && reason.contains("below 1 in"), "{reason}");
+        assert_eq!(world.watch.and_then(|watch| watch.breach).map(|(rule, _)| rule), Some(Rule::Error));
+    }
+
+    #[test]
+    fn what_fails_for_both_alike_blames_neither() {
+        let limit = PLAN.replace(r#""guard": {"#, r#""guard": {"error": {"max_rate": 0.2}, "#);
+        let mut world = World::new(&limit);
+        world.start();
+        world.run(61, 0.01, 0.01);
+        world.run(30, 1.0, 1.0);
+        world.run(80, 0.5, 0.5);
+        assert_eq!((world.state.split.canary_percent, world.phase()), (percent("50"), Some(Phase::Running)));
+    }
+
+    #[test]
+    fn a_disaster_reaches_the_limit_without_any_test() {
+        let sections = PLAN
+            .replace(r#""guard": {"#, r#""guard": {"confidence": 0.999999, "error": {"max_rate": 0.2, "after": 5}, "#);
+        let mut world = World::new(&sections);
+        world.start();
+        world.run(10, 0.0, 1.0);
+        assert_eq!(world.phase(), Some(Phase::RolledBack));
+        assert_eq!(world.watch.and_then(|watch| watch.breach).map(|(rule, _)| rule), Some(Rule::MaxRate));
+    }
+
+    #[test]
+    fn a_candidate_that_fails_after_its_promotion_is_rolled_back() {
+        let mut world = World::new(PLAN);
+        world.start();
+        world.run(185, 0.01, 0.01);
+        assert_eq!(world.phase(), Some(Phase::Promoted));
+        world.run(120, 0.01, 0.01);
+        world.run(60, 0.01, 0.2);
+        assert_eq!((world.state.split.active, world.phase()), (Colour::Blue, Some(Phase::RolledBack)));
+        let newest = world.state.history.newest().expect("a change");
+        assert!(newest.author.reason.as_str().contains("since its promotion"), "{:?}", newest.author);
+    }
+
+    #[test]
+    fn a_guard_that_pauses_leaves_the_traffic_and_starts_anew_when_resumed() {
+        let mut world = World::new(&PLAN.replace(r#""guard": {"#, r#""guard": {"on_breach": "pause", "#));
+        world.start();
+        world.run(120, 0.01, 0.3);
+        assert_eq!((world.state.split.canary_percent, world.phase()), (percent("1"), Some(Phase::Breached)));
+        world.run(600, 0.01, 0.01);
+        assert_eq!(world.phase(), Some(Phase::Breached));
+        world.operate(Command::Rollout(Move::Resume));
+        world.run(59, 0.01, 0.01);
+        assert_eq!((world.state.split.canary_percent, world.phase()), (percent("1"), Some(Phase::Running)));
+        world.run(125, 0.01, 0.01);
+        assert_eq!(world.phase(), Some(Phase::Promoted));
+    }
+
+    #[test]
+    fn a_pause_of_days_is_no_end() {
+        let mut world = World::new(PLAN);
+        world.start();
+        world.run(30, 0.0, 0.0);
+        world.operate(Command::Rollout(Move::Pause));
+        world.now = world.now.plus(Duration::from_secs(3 * 86_400));
+        world.run(100, 0.0, 0.0);
+        assert_eq!((world.state.split.canary_percent, world.phase()), (percent("1"), Some(Phase::Paused)));
+        world.operate(Command::Rollout(Move::Resume));
+        world.run(59, 0.0, 0.0);
+        assert_eq!(world.state.split.canary_percent, percent("1"));
+        world.run(2, 0.0, 0.0);
+        assert_eq!(world.state.split.canary_percent, percent("10"));
+    }
+
+    #[test]
+    fn whoever_else_sets_the_traffic_ends_the_rollout_and_the_history_says_so() {
+        let share = |share: &str| Patch { canary_percent: Some(percent(share)), ..Patch::default() };
+        for command in [Command::Patch(share("5")), Command::Promote, Command::AdoptInitial(split("green", "0", "0"))] {
+            let mut world = World::new(PLAN);
+            world.start();
+            world.run(5, 0.0, 0.0);
+            world.operate(command);
+            assert_eq!(world.phase(), Some(Phase::Aborted), "{command:?}");
+            assert_eq!(world.state.history.newest().expect("a change").rollout, Some(Phase::Aborted));
+            world.run(300, 0.0, 0.0);
+            assert_eq!(world.phase(), Some(Phase::Aborted), "{command:?}");
+        }
+        let mut world = World::new(PLAN);
+        world.start();
+        world.operate(Command::Patch(Patch { shadow_percent: Some(percent("5")), ..Patch::default() }));
+        assert_eq!(world.phase(), Some(Phase::Running));
+    }
+
+    #[test]
+    fn a_manual_canary_is_watched_as_well() {
+        let mut world = World::new(r#""guard": {}"#);
+        world.operate(Command::Patch(Patch { canary_percent: Some(percent("10")), ..Patch::default() }));
+        world.run(60, 0.0, 0.3);
+        assert_eq!((world.state.split, world.state.author.source), (split("blue", "0", "0"), Source::Guard));
+    }
+
+    #[test]
+    fn a_plan_that_ends_with_a_pause_waits_for_an_operator_who_can_skip_to_the_promotion() {
+        let mut world = World::new(&PLAN.replace(r#"]}, "guard""#, r#"], "then": "pause"}, "guard""#));
+        world.start();
+        world.run(1_000, 0.0, 0.0);
+        assert_eq!((world.state.split.canary_percent, world.phase()), (percent("50"), Some(Phase::Complete)));
+        let rollout = world.state.rollout.expect("complete");
+        let plan = world.router.all()[0].rollout.clone().expect("configured");
+        world.operate(Command::Rollout(Move::Next(rollout, rollout.next(&plan))));
+        assert_eq!((world.state.split.active, world.phase()), (Colour::Green, Some(Phase::Promoted)));
+    }
+
+    #[test]
+    fn a_turn_survives_json_and_a_watch_of_nothing_rests() {
+        let mut world = World::new(PLAN);
+        let route = &world.router.all()[0];
+        let idle = turn((0, route), &world.state, None, &world.counts, world.now);
+        assert!(rests(&world.state, &idle));
+        world.start();
+        world.run(30, 0.01, 0.01);
+        let watch = world.watch.clone().expect("watched");
+        let json = serde_json::to_vec(&watch).expect("serialises");
+        let read: Watch = serde_json::from_slice(&json).expect("parses");
+        assert_eq!((read.since_set, read.bound), (watch.since_set, watch.bound));
+        assert!((read.error.e_value() - watch.error.e_value()).abs() < 1e-9);
+        assert!(json.len() < 3_000, "{}", json.len());
+    }
+}

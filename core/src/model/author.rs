@@ -1,0 +1,75 @@
+//! Who makes a change, through which door, and why.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::name::Reason;
+
+/// Through which door a change came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// A plugin configuration whose `initial` differs from the one before.
+    Config,
+    /// The admin API.
+    Admin,
+    /// A rule that watches a deployment.
+    Guard,
+    /// A series of canary steps.
+    Rollout,
+    /// Envoy's runtime.
+    Runtime,
+    /// MLflow's model registry.
+    Mlflow,
+    /// The fleet's store.
+    Etcd,
+}
+
+/// Who makes a change, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Author {
+    /// The token's holder, or the source itself.
+    pub by: String,
+    /// Through which door.
+    pub source: Source,
+    /// In the author's words; empty when none was given.
+    pub reason: Reason,
+    /// Whether a rule that stood against it was overridden.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub forced: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands references over")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+// === impl Source ===
+
+impl Source {
+    /// The name in API and log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Source::Config => "config",
+            Source::Admin => "admin",
+            Source::Guard => "guard",
+            Source::Rollout => "rollout",
+            Source::Runtime => "runtime",
+            Source::Mlflow => "mlflow",
+            Source::Etcd => "etcd",
+        }
+    }
+}
+
+// === impl Author ===
+
+impl Author {
+    /// Somebody who overrides no rule.
+    pub fn new(by: &str, source: Source, reason: Reason) -> Self {
+        Self { by: by.to_owned(), source, reason, forced: false }
+    }
+
+    /// The plugin configuration as an author.
+    pub fn config() -> Self {
+        Self::new(Source::Config.as_str(), Source::Config, Reason::none())
+    }
+}

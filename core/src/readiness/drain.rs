@@ -1,0 +1,129 @@
+//! What still needs a colour: the answer to "may I stop blue now?".
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::config::Bake;
+use crate::model::colour::Colour;
+use crate::model::percent::Percent;
+use crate::model::time::Timestamp;
+use crate::state::State;
+
+/// One thing that needs a colour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Ordinary traffic goes to it.
+    Active,
+    /// It gets a share of the traffic.
+    Canary(Percent),
+    /// It gets copies.
+    Shadow(Percent),
+    /// The state changed so recently that a worker may still be about to count a request that it had decided before.
+    Settling,
+    /// Requests are under way.
+    InFlight(u64),
+    /// It is the way back until then.
+    Baking(Timestamp),
+}
+
+/// Between deciding a request and counting it a worker needs microseconds. This leaves room for a busy machine.
+const SETTLING: Duration = Duration::from_millis(200);
+
+/// Everything that needs `colour`; nothing: it is safe to stop.
+pub fn holds(state: &State, colour: Colour, in_flight: u64, bake: Option<Bake>, now: Timestamp) -> Vec<Hold> {
+    let split = state.split;
+    let is_active = split.active == colour;
+    let baking = baking_until(state, colour, bake).filter(|until| *until > now);
+    [
+        is_active.then_some(Hold::Active),
+        (!is_active && split.canary_percent > Percent::ZERO).then_some(Hold::Canary(split.canary_percent)),
+        (!is_active && split.shadow_percent > Percent::ZERO).then_some(Hold::Shadow(split.shadow_percent)),
+        (in_flight > 0).then_some(Hold::InFlight(in_flight)),
+        (state.revision.get() > 0 && now.since(state.since) < SETTLING).then_some(Hold::Settling),
+        baking.map(Hold::Baking),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// Until when `colour` is held as the way back.
+pub fn baking_until(state: &State, colour: Colour, bake: Option<Bake>) -> Option<Timestamp> {
+    let switched_at = state.switched_at.filter(|_| state.rollback_to == Some(colour))?;
+    Some(switched_at.plus(bake?.r#for))
+}
+
+// === impl Hold ===
+
+impl Hold {
+    /// Whether it goes away by itself before `deadline`: then a drain waits for it.
+    pub fn ends_before(&self, deadline: Timestamp) -> bool {
+        match self {
+            Hold::Active | Hold::Canary(_) | Hold::Shadow(_) => false,
+            Hold::InFlight(_) | Hold::Settling => true,
+            Hold::Baking(until) => *until <= deadline,
+        }
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Hold::Active => f.write_str("it is the active colour"),
+            Hold::Canary(share) => write!(f, "it gets {share} % of the traffic"),
+            Hold::Shadow(share) => write!(f, "it gets copies of {share} % of the traffic"),
+            Hold::Settling => f.write_str("the state changed a moment ago"),
+            Hold::InFlight(1) => f.write_str("1 request is in flight"),
+            Hold::InFlight(count) => write!(f, "{count} requests are in flight"),
+            Hold::Baking(until) => write!(f, "it is kept as the way back until {until}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::model::author::{Author, Source};
+    use crate::model::name::Reason;
+    use crate::state::Command;
+    use crate::testing::{percent, split};
+
+    const SWITCH: Timestamp = Timestamp::from_millis(10_000_000);
+
+    fn promoted() -> State {
+        let author = Author::new("alice", Source::Admin, Reason::none());
+        let before = State::initial(split("blue", "0", "0"), Timestamp::default());
+        before.after(Command::Promote, author, SWITCH).expect("allowed").expect("a change")
+    }
+
+    #[test]
+    fn each_thing_that_needs_a_colour_holds_it() {
+        let minute = Duration::from_secs(60);
+        let bake = Some(Bake { r#for: minute });
+        let later = SWITCH.plus(Duration::from_secs(1));
+        let canary = State { split: split("green", "5", "1"), ..promoted() };
+        let cases = [
+            (promoted(), Colour::Green, 0, None, later, vec![Hold::Active]),
+            (promoted(), Colour::Blue, 0, None, SWITCH, vec![Hold::Settling]),
+            (promoted(), Colour::Blue, 3, None, later, vec![Hold::InFlight(3)]),
+            (promoted(), Colour::Blue, 0, bake, later, vec![Hold::Baking(SWITCH.plus(minute))]),
+            (promoted(), Colour::Blue, 0, bake, SWITCH.plus(minute), vec![]),
+            (promoted(), Colour::Blue, 0, None, later, vec![]),
+            (canary, Colour::Blue, 0, None, later, vec![Hold::Canary(percent("5")), Hold::Shadow(percent("1"))]),
+        ];
+        for (state, colour, in_flight, bake, now, expected) in cases {
+            assert_eq!(holds(&state, colour, in_flight, bake, now), expected, "{colour} at {now}");
+        }
+    }
+
+    #[test]
+    fn a_drain_waits_for_what_ends_by_itself_only() {
+        let deadline = SWITCH;
+        assert!(Hold::InFlight(1).ends_before(deadline) && Hold::Baking(deadline).ends_before(deadline));
+        let beyond = Hold::Baking(deadline.plus(Duration::from_millis(1)));
+        assert!(!beyond.ends_before(deadline) && !Hold::Active.ends_before(deadline));
+    }
+}

@@ -1,0 +1,77 @@
+//! The cookie of cookie stickiness: found in a request, or issued with the answer.
+
+use xxhash_rust::xxh64::xxh64;
+
+use crate::config::CookieSticky;
+use crate::store::lease::Member;
+
+/// A fresh key for a browser that had none: 16 hexadecimal digits. It names a bucket and grants nothing, so it need not
+/// be secret; it must differ from others, also from those that another worker makes in the same nanosecond.
+pub fn fresh_key(unix_nanos: u64, worker: Member, request: u32) -> String {
+    let mut parts = Vec::with_capacity(20);
+    parts.extend_from_slice(&unix_nanos.to_be_bytes());
+    parts.extend_from_slice(&worker.get().to_be_bytes());
+    parts.extend_from_slice(&request.to_be_bytes());
+    format!("{:016x}", xxh64(&parts, 0))
+}
+
+/// The value of the cookie `name` in a `cookie` header (RFC 6265, section 4.2.1); `None` when absent or empty.
+pub fn find<'h>(header: &'h [u8], name: &str) -> Option<&'h [u8]> {
+    header.split(|byte| *byte == b';').find_map(|pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        (!value.is_empty()).then_some(value)
+    })
+}
+
+/// The `set-cookie` header that issues `key` (RFC 6265, section 4.1).
+pub fn issue(cookie: &CookieSticky, key: &str) -> String {
+    let secure = if cookie.secure { "; Secure" } else { "" };
+    let (name, seconds) = (cookie.name.as_str(), cookie.max_age.as_secs());
+    format!("{name}={key}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}")
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::model::time::Timestamp;
+
+    #[test]
+    fn the_cookie_is_found_among_others_by_its_exact_name() {
+        let cases: [(&[u8], Option<&[u8]>); 10] = [
+            (b"bg=1", Some(b"1")),
+            (b"a=b; bg=1; c=d", Some(b"1")),
+            (b"a=b;bg=1", Some(b"1")),
+            (b"xbg=1", None),
+            (b"bgx=1", None),
+            (b"BG=1", None),
+            (b"bg=", None),
+            (b"bg", None),
+            (b"", None),
+            (b"\xff\xfe; bg=\xff", Some(b"\xff")),
+        ];
+        for (header, value) in cases {
+            assert_eq!(find(header, "bg"), value, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn an_issued_cookie_is_for_the_whole_site_and_out_of_reach_of_scripts() {
+        let mut cookie: CookieSticky = serde_json::from_str(r#"{"name": "bg", "max_age": "1h"}"#).expect("valid");
+        assert_eq!(issue(&cookie, "a1"), "bg=a1; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax");
+        cookie.secure = true;
+        assert!(issue(&cookie, "1").ends_with("; Secure"));
+    }
+
+    #[test]
+    fn keys_made_in_the_same_nanosecond_differ_by_worker_and_request() {
+        let store = crate::testing::MemoryStore::default();
+        let workers = [0, 1].map(|_| Member::enrol(&store, Timestamp::default()));
+        let keys: std::collections::BTreeSet<String> =
+            workers.into_iter().flat_map(|worker| (0..100).map(move |request| fresh_key(1, worker, request))).collect();
+        assert_eq!(keys.len(), 200);
+        assert!(keys.iter().all(|key| key.len() == 16));
+    }
+}

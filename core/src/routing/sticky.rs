@@ -1,0 +1,108 @@
+//! Stickiness: which users see the candidate, without remembering any of them.
+
+use xxhash_rust::xxh64::xxh64;
+
+use crate::model::name::{DeploymentName, Version};
+use crate::model::percent::Percent;
+
+/// Sends each key to the same colour for as long as the share does not fall.
+///
+/// A key's bucket is `xxh64(key, seed) mod 10,000`, with `seed = xxh64(deployment 0x00 candidate version, SEED)`; it
+/// goes to the candidate if the bucket is below the share in hundredths of a percent. So a key on the candidate stays
+/// there while the share grows, and each release draws its own early users. XXH64 is specified and the same on every
+/// platform and in every release of this filter: <https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md>.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buckets {
+    seed: u64,
+}
+
+/// One for each hundredth of a percent.
+const BUCKETS: u64 = Percent::ALL.hundredths() as u64;
+/// The bytes `bluegrn1`. Another value would move every user to another bucket: it never changes.
+const SEED: u64 = u64::from_be_bytes(*b"bluegrn1");
+
+// === impl Buckets ===
+
+impl Buckets {
+    /// The buckets of one release: a deployment with this candidate version.
+    pub fn new(deployment: &DeploymentName, candidate: &Version) -> Self {
+        let mut release = deployment.as_str().as_bytes().to_vec();
+        // Neither part can hold a zero byte, so two different releases cannot run together into one text.
+        release.push(0);
+        release.extend_from_slice(candidate.as_str().as_bytes());
+        Self { seed: xxh64(&release, SEED) }
+    }
+
+    /// Whether `key` belongs to the candidate's `share`.
+    pub fn choose(self, key: &[u8], share: Percent) -> bool {
+        self.bucket(key) < u64::from(share.hundredths())
+    }
+
+    fn bucket(self, key: &[u8]) -> u64 {
+        // 2^64 is no multiple of 10,000, which favours some buckets by 1 in 10^15.
+        xxh64(key, self.seed) % BUCKETS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::testing::{iris, percent};
+
+    fn release(version: &str) -> Buckets {
+        Buckets::new(&iris(), &Version::new(version).expect("valid"))
+    }
+
+    #[test]
+    fn buckets_are_the_same_on_every_platform_and_in_every_release_of_the_filter() {
+        let buckets: Vec<u64> =
+            [&b"alice"[..], b"bob", b"", b"\xff"].iter().map(|key| release("2").bucket(key)).collect();
+        assert_eq!(buckets, PINNED);
+    }
+
+    /// As the C implementation's Python binding (`xxhash`) computes them too. A difference would redraw every user.
+    const PINNED: [u64; 4] = [1_874, 9_948, 6_897, 7_864];
+
+    #[test]
+    fn the_share_of_many_keys_is_the_share_asked_for() {
+        for share in ["1", "10", "50"] {
+            let chosen =
+                (0..100_000_u32).filter(|user| release("2").choose(&user.to_be_bytes(), percent(share))).count() as f64;
+            let expected = 1_000.0 * share.parse::<f64>().expect("a number");
+            // Four standard deviations of a binomial draw.
+            let tolerance = 4.0 * (expected * (1.0 - expected / 100_000.0)).sqrt();
+            assert!((chosen - expected).abs() < tolerance, "{share} %: {chosen}");
+        }
+    }
+
+    #[test]
+    fn each_release_draws_its_own_early_users() {
+        let early =
+            |version| (0..10_000_u32).filter(move |user| release(version).choose(&user.to_be_bytes(), percent("10")));
+        let both = early("2").filter(|user| release("3").choose(&user.to_be_bytes(), percent("10"))).count();
+        assert!((50..150).contains(&both), "{both} of about 100 expected by chance");
+    }
+
+    #[test]
+    fn nought_is_nobody_and_a_hundred_is_everybody() {
+        assert!((0..20_000_u32).all(|user| !release("2").choose(&user.to_be_bytes(), Percent::ZERO)));
+        assert!((0..20_000_u32).all(|user| release("2").choose(&user.to_be_bytes(), Percent::ALL)));
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    proptest::proptest! {
+        #[test]
+        fn a_key_on_the_candidate_stays_there_while_the_share_grows(
+            key in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64),
+            lower in 0..=10_000_u16,
+            higher in 0..=10_000_u16,
+        ) {
+            let (lower, higher) = (lower.min(higher), lower.max(higher));
+            let [lower, higher] = [lower, higher].map(|share| Percent::from_hundredths(share).expect("in range"));
+            proptest::prop_assert!(!release("2").choose(&key, lower) || release("2").choose(&key, higher));
+        }
+    }
+}

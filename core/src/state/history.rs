@@ -1,0 +1,96 @@
+//! Who changed what, when and why: the last changes of a deployment.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::author::Author;
+use crate::model::split::{Revision, Split};
+use crate::model::time::Timestamp;
+use crate::state::rollout::Phase;
+
+/// One change of a deployment's split.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The revision that the change made.
+    pub revision: Revision,
+    /// When.
+    pub at: Timestamp,
+    /// Who and why.
+    #[serde(flatten)]
+    pub author: Author,
+    /// The split before.
+    pub from: Split,
+    /// The split since.
+    pub to: Split,
+    /// The phase that the change brought a rollout into, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Phase>,
+}
+
+/// The newest changes, newest first, at most [`History::LIMIT`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct History(VecDeque<Change>);
+
+// === impl Change ===
+
+impl Change {
+    /// The change as one log line says it, for the deployment named `deployment`.
+    pub fn log_line<'a>(&'a self, deployment: &'a str) -> impl fmt::Display + 'a {
+        LogLine { change: self, deployment }
+    }
+}
+
+struct LogLine<'a> {
+    change: &'a Change,
+    deployment: &'a str,
+}
+
+impl fmt::Display for LogLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Change { revision, author, from, to, rollout, .. } = self.change;
+        write!(
+            f,
+            "state changed deployment={} revision={revision} active={}->{} canary_percent={}->{} shadow_percent={}->{} \
+             by={} source={}{}{}{} reason={:?}",
+            self.deployment,
+            from.active,
+            to.active,
+            from.canary_percent,
+            to.canary_percent,
+            from.shadow_percent,
+            to.shadow_percent,
+            author.by,
+            author.source.as_str(),
+            if author.forced { " forced" } else { "" },
+            if rollout.is_some() { " rollout=" } else { "" },
+            rollout.map_or("", Phase::as_str),
+            author.reason.as_str(),
+        )
+    }
+}
+
+// === impl History ===
+
+impl History {
+    /// How many changes are kept.
+    pub const LIMIT: usize = 50;
+
+    /// Adds the newest change and forgets the oldest beyond the limit.
+    pub fn record(&mut self, change: Change) {
+        self.0.push_front(change);
+        self.0.truncate(Self::LIMIT);
+    }
+
+    /// The changes, newest first.
+    pub fn changes(&self) -> impl Iterator<Item = &Change> {
+        self.0.iter().take(Self::LIMIT)
+    }
+
+    /// The newest change.
+    pub fn newest(&self) -> Option<&Change> {
+        self.0.front()
+    }
+}

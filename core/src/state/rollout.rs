@@ -1,0 +1,218 @@
+//! An automatic series of canary steps: where it stands, and what takes it further.
+//!
+//! The position is part of a deployment's [`State`](crate::state::State), so it survives whatever the state survives, and each step is one
+//! compare-and-swap with the split that it brings. [`conduct`] is the leader's part: it waits, counts, asks the guard and
+//! wishes for the next move. [`view`] is what the API shows of it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{RolloutPlan, Then};
+use crate::model::author::Source;
+use crate::model::colour::Colour;
+use crate::model::percent::Percent;
+use crate::model::split::Split;
+use crate::model::time::Timestamp;
+
+/// Where a rollout stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// The colour that gets more and more.
+    pub candidate: Colour,
+    /// What it is doing.
+    pub phase: Phase,
+    /// The step in force, from 0.
+    pub step: usize,
+    /// When it began.
+    pub began: Timestamp,
+    /// Since when it has been in this step and phase.
+    pub since: Timestamp,
+}
+
+/// What a rollout is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It waits for what its step asks for, and goes on by itself.
+    Running,
+    /// An operator stopped it where it is.
+    Paused,
+    /// The guard stopped it where it is.
+    Breached,
+    /// It has taken all steps, and an operator decides.
+    Complete,
+    /// The candidate became active. An end.
+    Promoted,
+    /// Somebody else set the traffic. An end.
+    Aborted,
+    /// The guard took the traffic back. An end.
+    RolledBack,
+}
+
+/// A change of a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// The first step, with its share.
+    Start(Percent),
+    /// What follows on a step, if the rollout still stands where it was seen.
+    Next(Rollout, Next),
+    /// An operator stops it.
+    Pause,
+    /// The guard stops it, if it still stands where it was seen.
+    Breach(Rollout),
+    /// It goes on, and its step begins anew.
+    Resume,
+    /// It ends, and the candidate gets no more traffic.
+    Abort,
+}
+
+/// Why a move cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A rollout is under way already.
+    UnderWay,
+    /// No rollout is under way that the move could apply to.
+    NoRollout,
+    /// The rollout is not where it was when the move was asked for.
+    Moved,
+}
+
+/// What follows on a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The next one, with its share.
+    Step(Percent),
+    /// The candidate is promoted.
+    Promote,
+    /// An operator is waited for.
+    Wait,
+}
+
+// === impl Rollout ===
+
+impl Rollout {
+    /// Whether it can still go on.
+    pub const fn is_live(self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Paused | Phase::Breached | Phase::Complete)
+    }
+
+    /// Whether a change ends a rollout by promoting its candidate.
+    pub fn ends_with(before: Option<Self>, after: Option<Self>) -> bool {
+        before.is_some_and(Self::is_live) && after.is_some_and(|after| after.phase == Phase::Promoted)
+    }
+
+    /// The rollout after `source` set the traffic from `before` to `after` otherwise than by a move of the rollout.
+    #[must_use]
+    pub fn overruled(self, before: Split, after: Split, source: Source, now: Timestamp) -> Self {
+        let same_traffic = after.active == before.active && after.canary_percent == before.canary_percent;
+        let phase = match (self.phase, source) {
+            _ if same_traffic => self.phase,
+            (Phase::Complete, _) if after.active == self.candidate => Phase::Promoted,
+            (Phase::Promoted, _) if after.active != self.candidate => Phase::RolledBack,
+            (_, Source::Guard) if self.is_live() => Phase::RolledBack,
+            _ if self.is_live() => Phase::Aborted,
+            (ended, _) => ended,
+        };
+        if phase == self.phase { self } else { Self { phase, since: now, ..self } }
+    }
+
+    /// What follows on the step in force under `plan`.
+    pub fn next(self, plan: &RolloutPlan) -> Next {
+        match (plan.steps.get(self.step.saturating_add(1)), plan.then) {
+            _ if self.phase == Phase::Complete => Next::Promote,
+            (Some(step), _) => Next::Step(step.canary_percent),
+            (None, Then::Promote) => Next::Promote,
+            (None, Then::Pause) => Next::Wait,
+        }
+    }
+}
+
+// === impl Phase ===
+
+impl Phase {
+    /// The name in API and log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Phase::Running => "running",
+            Phase::Paused => "paused",
+            Phase::Breached => "breached",
+            Phase::Complete => "complete",
+            Phase::Promoted => "promoted",
+            Phase::Aborted => "aborted",
+            Phase::RolledBack => "rolled_back",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+// === impl Move ===
+
+impl Move {
+    /// What the move makes of `split`, when the deployment's rollout stands at `here`.
+    ///
+    /// # Errors
+    /// The rule that refuses it.
+    pub fn split(self, split: Split, here: Option<Rollout>) -> Result<Split, Refusal> {
+        let live = here.filter(|rollout| rollout.is_live());
+        let in_phase = |phases: &[Phase]| live.filter(|rollout| phases.contains(&rollout.phase));
+        match self {
+            Move::Start(_) if live.is_some() => Err(Refusal::UnderWay),
+            Move::Start(share) => Ok(Split { canary_percent: share, ..split }),
+            Move::Next(seen, next) => match (live, next) {
+                (None, _) => Err(Refusal::NoRollout),
+                (Some(rollout), _) if rollout != seen => Err(Refusal::Moved),
+                (Some(_), Next::Step(share)) => Ok(Split { canary_percent: share, ..split }),
+                (Some(_), Next::Wait) => Ok(split),
+                (Some(rollout), Next::Promote) => {
+                    Ok(Split { active: rollout.candidate, canary_percent: Percent::ZERO, ..split })
+                }
+            },
+            Move::Breach(seen) if live != Some(seen) => Err(Refusal::Moved),
+            Move::Breach(_) => Ok(split),
+            Move::Pause => in_phase(&[Phase::Running, Phase::Paused]).map(|_| split).ok_or(Refusal::NoRollout),
+            Move::Resume => {
+                in_phase(&[Phase::Paused, Phase::Breached, Phase::Running]).map(|_| split).ok_or(Refusal::NoRollout)
+            }
+            Move::Abort => live.map(|_| Split { canary_percent: Percent::ZERO, ..split }).ok_or(Refusal::NoRollout),
+        }
+    }
+
+    /// Where the rollout stands after the move, which [`Move::split`] has allowed for the same two.
+    pub fn rollout(self, split: Split, here: Option<Rollout>, now: Timestamp) -> Rollout {
+        let first = Rollout { candidate: split.candidate(), phase: Phase::Running, step: 0, began: now, since: now };
+        let here = here.unwrap_or(first);
+        let turn = |phase: Phase| if phase == here.phase { here } else { Rollout { phase, since: now, ..here } };
+        match self {
+            Move::Start(_) => first,
+            Move::Next(_, Next::Step(_)) => {
+                Rollout { phase: Phase::Running, step: here.step.saturating_add(1), since: now, ..here }
+            }
+            Move::Next(_, Next::Promote) => turn(Phase::Promoted),
+            Move::Next(_, Next::Wait) => turn(Phase::Complete),
+            Move::Pause => turn(Phase::Paused),
+            Move::Breach(_) => turn(Phase::Breached),
+            Move::Resume => turn(Phase::Running),
+            Move::Abort => turn(Phase::Aborted),
+        }
+    }
+}
+
+// === impl Refusal ===
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::UnderWay => "a rollout is under way: abort it first, or let it go on",
+            Refusal::NoRollout => "no rollout is in a phase in which this can be done",
+            Refusal::Moved => "the rollout has moved on meanwhile: look at it and repeat the call",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}

@@ -1,0 +1,151 @@
+//! Every key of the store that an Envoy's workers share.
+//!
+//! Meshes give all plugins the same namespace, hence the prefix. After it comes the name of the deployment that a key is
+//! about, a DNS label, or [`OWN`] for what the filter keeps for itself, which is none.
+
+use std::fmt;
+
+use crate::model::author::Source;
+use crate::model::colour::Colour;
+use crate::model::name::DeploymentName;
+
+/// What something is kept under. As text it is the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key<'n> {
+    /// A deployment's state.
+    State(&'n DeploymentName),
+    /// Its copy.
+    Copy(&'n DeploymentName),
+    /// What the probes of a colour found.
+    Probe(&'n DeploymentName, Colour),
+    /// What was counted up to a moment, in one of the slots that are used in turn.
+    Sample(&'n DeploymentName, u64),
+    /// The latencies that have a counter.
+    Buckets(&'n DeploymentName),
+    /// What a guard has seen.
+    Watch(&'n DeploymentName),
+    /// What a source was seen to say.
+    Sighting(&'n DeploymentName, Source),
+    /// The last delivery by which MLflow had its registry asked.
+    Woken(&'n DeploymentName),
+    /// The deliveries of MLflow that were taken.
+    Deliveries,
+    /// The number that the last instance has drawn.
+    Members,
+    /// Who does something for all instances with the same deployments, which this number stands for.
+    Lease(u64, Duty),
+    /// Until when the fleet with this number counts as in reach.
+    Contact(u64),
+}
+
+/// What one instance does for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// Probing, sampling, conducting.
+    Lead,
+    /// Asking a source.
+    Ask(Source),
+    /// Following the fleet with this number.
+    Follow(u64),
+}
+
+/// What all keys begin with.
+const PREFIX: &str = "bluegreen/v1";
+
+/// Stands where others have the name of a deployment. No name has this letter.
+const OWN: &str = "_";
+
+// === impl Key ===
+
+impl fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State(name) => write!(f, "{PREFIX}/{name}"),
+            Self::Copy(name) => write!(f, "{PREFIX}/{name}/copy"),
+            Self::Probe(name, colour) => write!(f, "{PREFIX}/{name}/probe/{colour}"),
+            Self::Sample(name, slot) => write!(f, "{PREFIX}/{name}/sample/{slot}"),
+            Self::Buckets(name) => write!(f, "{PREFIX}/{name}/buckets"),
+            Self::Watch(name) => write!(f, "{PREFIX}/{name}/watch"),
+            Self::Sighting(name, source) => write!(f, "{PREFIX}/{name}/source/{}", source.as_str()),
+            Self::Woken(name) => write!(f, "{PREFIX}/{name}/mlflow/woken"),
+            Self::Deliveries => write!(f, "{PREFIX}/{OWN}/mlflow/deliveries"),
+            Self::Members => write!(f, "{PREFIX}/{OWN}/members"),
+            Self::Lease(deployments, Duty::Lead) => write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}"),
+            Self::Lease(deployments, Duty::Ask(source)) => {
+                write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}/source/{}", source.as_str())
+            }
+            Self::Lease(deployments, Duty::Follow(fleet)) => {
+                write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}/fleet/{fleet:016x}")
+            }
+            Self::Contact(fleet) => write!(f, "{PREFIX}/{OWN}/fleet/{fleet:016x}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::testing::iris;
+
+    /// The kinds of keys, one after the other: whoever adds one finds its place here.
+    fn after<'n>(key: Option<Key<'n>>, name: &'n DeploymentName) -> Option<Key<'n>> {
+        Some(match key {
+            None => Key::State(name),
+            Some(Key::State(_)) => Key::Copy(name),
+            Some(Key::Copy(_)) => Key::Probe(name, Colour::Blue),
+            Some(Key::Probe(..)) => Key::Sample(name, 0),
+            Some(Key::Sample(..)) => Key::Buckets(name),
+            Some(Key::Buckets(_)) => Key::Watch(name),
+            Some(Key::Watch(_)) => Key::Sighting(name, Source::Mlflow),
+            Some(Key::Sighting(..)) => Key::Woken(name),
+            Some(Key::Woken(_)) => Key::Deliveries,
+            Some(Key::Deliveries) => Key::Members,
+            Some(Key::Members) => Key::Lease(0, Duty::Lead),
+            Some(Key::Lease(number, Duty::Lead)) => Key::Lease(number, Duty::Ask(Source::Mlflow)),
+            Some(Key::Lease(number, Duty::Ask(_))) => Key::Lease(number, Duty::Follow(0)),
+            Some(Key::Lease(_, Duty::Follow(_))) => Key::Contact(0),
+            Some(Key::Contact(_)) => return None,
+        })
+    }
+
+    fn keys(name: &DeploymentName) -> Vec<Key<'_>> {
+        std::iter::successors(after(None, name), |key| after(Some(*key), name)).collect()
+    }
+
+    #[test]
+    fn no_two_keys_are_the_same_whatever_the_names_of_the_deployments() {
+        // Every word that stands in a key is a deployment's name too, where it can be one.
+        let iris = iris();
+        let texts: BTreeSet<String> = keys(&iris).iter().map(Key::to_string).collect();
+        assert_eq!(texts.len(), keys(&iris).len(), "{texts:#?}");
+        let words: BTreeSet<String> = keys(&iris)
+            .iter()
+            .flat_map(|key| key.to_string().split('/').map(str::to_owned).collect::<Vec<_>>())
+            .collect();
+        let names: BTreeSet<DeploymentName> =
+            words.into_iter().filter_map(|word| DeploymentName::new(word).ok()).collect();
+        assert!(["members", "lease", "fleet", "mlflow", "probe"].iter().all(|word| names.contains(*word)), "{names:?}");
+
+        let mut seen: BTreeMap<String, Option<&DeploymentName>> = BTreeMap::new();
+        for name in &names {
+            for text in keys(name).iter().map(Key::to_string) {
+                let owner = text.split('/').nth(2);
+                assert!(owner == Some(OWN) || owner == Some(name.as_str()), "{text}");
+                let owner = (owner != Some(OWN)).then_some(name);
+                let other = seen.insert(text.clone(), owner);
+                assert!(other.is_none_or(|other| owner.is_none() && other.is_none()), "{text}");
+            }
+        }
+        assert!(DeploymentName::new(OWN).is_err() && DeploymentName::new("a/b").is_err());
+    }
+
+    #[test]
+    fn a_states_key_is_the_prefix_and_the_name() {
+        assert_eq!(Key::State(&iris()).to_string(), "bluegreen/v1/iris");
+    }
+}

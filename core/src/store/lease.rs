@@ -1,0 +1,166 @@
+//! Work that one VM does for all: every worker thread ticks, and the one that holds the lease does it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::model::name::DeploymentName;
+use crate::model::time::Timestamp;
+use crate::store::key::{Duty, Key};
+use crate::store::{Seen, Store, SwapError};
+
+/// One instance: a configuration in one VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// A number that no other instance in this Envoy has.
+    number: u64,
+    /// When it was configured.
+    since: Timestamp,
+}
+
+/// Who leads, and until when unless they renew.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Lease {
+    holder: u64,
+    since: Timestamp,
+    until: Timestamp,
+}
+
+/// How long a leader that stopped ticking is waited for.
+pub const LEASE: Duration = Duration::from_secs(5);
+/// The same for whoever follows the fleet: nobody would notice for so long what happens there, and two who follow at
+/// once do no harm.
+pub const FOLLOWER_LEASE: Duration = Duration::from_millis(1_500);
+/// In place of [`TICK`](crate::model::time::TICK) while the fleet's states have not come yet, for at most [`HURRY`] after a configuration.
+pub const FIRST_TICKS: Duration = Duration::from_millis(20);
+/// How long there is a hurry.
+pub const HURRY: Duration = Duration::from_secs(5);
+
+/// The instances of one configuration are made within this time of each other. Where a busy thread takes longer, its
+/// instance takes the lease over once, which does no harm.
+const ONE_CONFIGURATION: Duration = Duration::from_millis(100);
+
+/// The key of the lease for a duty towards a configuration's deployments. Two listeners with the same deployments share
+/// one leader. Sources and fleets have leases of their own because not every listener's configuration has them.
+pub fn lease_key(config: &Config, duty: Duty) -> String {
+    let names: Vec<&str> = config.deployments.keys().map(DeploymentName::as_str).collect();
+    Key::Lease(xxhash_rust::xxh64::xxh64(names.join(" ").as_bytes(), 0), duty).to_string()
+}
+
+// === impl Member ===
+
+impl Member {
+    /// Draws the next number; the same for two instances only while the store is out of reach.
+    pub fn enrol(store: &dyn Store, now: Timestamp) -> Self {
+        let numbered = |number| Self { number, since: now };
+        let key = Key::Members.to_string();
+        loop {
+            let Ok(stored) = store.read(&key) else {
+                return numbered(0);
+            };
+            let last: u64 = serde_json::from_slice(&stored.value.unwrap_or_default()).unwrap_or_default();
+            let next = last.wrapping_add(1);
+            match store.swap(&key, next.to_string().as_bytes(), stored.seen) {
+                Ok(()) => return numbered(next),
+                Err(SwapError::Conflict) => {}
+                Err(SwapError::Unavailable) => return numbered(0),
+            }
+        }
+    }
+
+    /// As a number.
+    pub const fn get(self) -> u64 {
+        self.number
+    }
+
+    /// Takes or renews the lease under `key`; whether this instance leads now.
+    ///
+    /// An instance of an earlier configuration gives way: it lives until its last stream has ended, which for a listener
+    /// that drains is minutes, and would go on by rules that are not in force any more.
+    pub fn leads(self, store: &dyn Store, key: &str, now: Timestamp) -> bool {
+        self.holds(store, key, LEASE, now)
+    }
+
+    /// The same with a lease that lasts for `span`.
+    pub fn holds(self, store: &dyn Store, key: &str, span: Duration, now: Timestamp) -> bool {
+        let Ok(stored) = store.read(key) else { return false };
+        let lease: Option<Lease> = serde_json::from_slice(&stored.value.unwrap_or_default()).ok();
+        // A lease that ends later than any could was written before the clock was set back, or by somebody else.
+        let valid = |lease: &Lease| lease.until > now && lease.until <= now.plus(span);
+        let earlier = |lease: &Lease| lease.since.plus(ONE_CONFIGURATION) < self.since;
+        if lease.is_some_and(|lease| lease.holder != self.number && valid(&lease) && !earlier(&lease)) {
+            return false;
+        }
+        self.take(store, key, stored.seen, now.plus(span))
+    }
+
+    fn take(self, store: &dyn Store, key: &str, seen: Seen, until: Timestamp) -> bool {
+        let lease = Lease { holder: self.number, since: self.since, until };
+        serde_json::to_vec(&lease).is_ok_and(|bytes| store.swap(key, &bytes, seen).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::testing::MemoryStore;
+
+    fn member(number: u64) -> Member {
+        Member { number, since: at(0) }
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(1_795_446_000_000 + seconds * 1_000)
+    }
+
+    #[test]
+    fn numbers_are_drawn_once() {
+        let store = MemoryStore::default();
+        let drawn: Vec<u64> = (0..5).map(|_| Member::enrol(&store, at(0)).get()).collect();
+        assert_eq!(drawn, [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn one_member_leads_until_it_stops_renewing() {
+        let store = MemoryStore::default();
+        let [first, second] = [member(1), member(2)];
+        for second_of_day in 0..20 {
+            assert!(first.leads(&store, "lease", at(second_of_day)));
+            assert!(!second.leads(&store, "lease", at(second_of_day)));
+        }
+        assert!(!second.leads(&store, "lease", at(23)));
+        assert!(second.leads(&store, "lease", at(24)));
+        assert!(!first.leads(&store, "lease", at(24)));
+    }
+
+    #[test]
+    fn an_instance_of_an_earlier_configuration_gives_way_and_does_not_come_back() {
+        let store = MemoryStore::default();
+        let (old, new) = (member(1), Member { number: 2, since: at(10) });
+        assert!(old.leads(&store, "lease", at(10)));
+        for second in 10..15 {
+            assert!(new.leads(&store, "lease", at(second)));
+            assert!(!old.leads(&store, "lease", at(second)));
+        }
+    }
+
+    #[test]
+    fn of_two_that_ask_at_once_one_leads() {
+        let store = MemoryStore::default();
+        store.before_next_swap(|store| assert!(member(2).leads(store, "lease", at(0))));
+        assert!(!member(1).leads(&store, "lease", at(0)));
+    }
+
+    #[test]
+    fn a_clock_set_back_or_a_foreign_value_does_not_leave_everybody_without_a_leader() {
+        let store = MemoryStore::default();
+        assert!(member(1).leads(&store, "lease", at(1_000_000)));
+        assert!(member(2).leads(&store, "lease", at(0)));
+        store.put("foreign", b"\xff");
+        assert!(member(1).leads(&store, "foreign", at(0)));
+    }
+}
