@@ -57,7 +57,8 @@ fn remove_other_exports(module: &mut Module) {
     }
 }
 
-/// A function's path without its hash, and with `_` in place of generic arguments that are several or have their own.
+/// A function's path without its hash, with traits by their names alone, and with `_` in place of generic arguments that are
+/// several or have their own.
 fn readable(mangled: &str) -> String {
     let path = format!("{:#}", rustc_demangle::demangle(mangled)).replace("->", "to");
     let mut short = String::with_capacity(path.len());
@@ -74,6 +75,23 @@ fn readable(mangled: &str) -> String {
             short.push_str(if arguments.contains([',', '<']) { "_" } else { arguments });
             rest = after;
         }
+    }
+    short.push_str(rest);
+    // What serde derives stands in a nameless module.
+    traits_by_name(&short.replace("_::<impl ", "<impl "))
+}
+
+/// A name in which each trait after `as` or `impl` stands without the path to it.
+fn traits_by_name(name: &str) -> String {
+    let mut short = String::with_capacity(name.len());
+    let mut rest = name;
+    while let Some(end) = [" as ", "<impl "].iter().filter_map(|word| Some(rest.find(word)? + word.len())).min() {
+        let (before, path) = rest.split_at(end);
+        short.push_str(before);
+        let length = path.find([' ', '<', '>']).unwrap_or(path.len());
+        let (path, after) = path.split_at(length);
+        short.push_str(path.rsplit("::").next().unwrap_or(path));
+        rest = after;
     }
     short + rest
 }
@@ -126,11 +144,15 @@ mod tests {
             ),
             (
                 "_ZN73_$LT$bluegreen..root..Root$u20$as$u20$proxy_wasm..traits..RootContext$GT$7on_tick17hf257e9a99e1f9272E",
-                "<bluegreen::root::Root as proxy_wasm::traits::RootContext>::on_tick",
+                "<bluegreen::root::Root as RootContext>::on_tick",
             ),
             (
                 "_ZN5alloc11collections5btree3map25BTreeMap$LT$K$C$V$C$A$GT$6insert17h527d6209cff3d824E",
                 "alloc::collections::btree::map::BTreeMap<_>::insert",
+            ),
+            (
+                "_ZN1a1_62_$LT$impl$u20$serde_core..de..Deserialize$u20$for$u20$a..B$GT$11deserialize17h527d6209cff3d824E",
+                "a::<impl Deserialize for a::B>::deserialize",
             ),
             ("_ZN1a16drop$LT$b..C$GT$17h527d6209cff3d824E", "a::drop<b::C>"),
             ("_ZN37$LT$b..C$LT$d..E$GT$$u20$as$u20$F$GT$1g17h527d6209cff3d824E", "<b::C<d::E> as F>::g"),
