@@ -2,14 +2,17 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bluegreen_core::controllers::failover::{Reach, reach_of_503};
+use bluegreen_core::controllers::failover::{self, Reach, reach_of_503};
 use bluegreen_core::deployment::DeploymentIndex;
 use bluegreen_core::metrics::counters::{Class, ColourMetric, of_exchange};
 use bluegreen_core::model::colour::Colour;
+use bluegreen_core::model::percent::Percent;
 use bluegreen_core::routing::cookie;
+use bluegreen_core::routing::worker::WorkerState;
 
 use crate::host;
 use crate::plugin::Plugin;
+use crate::shared_data::SharedData;
 
 /// A request that a deployment took.
 pub struct Exchange {
@@ -37,30 +40,39 @@ impl Exchange {
     /// Routes a request whose headers are under way; `None` when no deployment wants it.
     pub fn begin(plugin: &Plugin, context_id: u32) -> Option<Self> {
         let routing = &plugin.routing;
-        let Some((deployment, choice)) = plugin.matcher.find(&host::Request) else {
+        let Some((index, choice)) = plugin.router.find(&host::Request) else {
             for header in [&routing.cluster_header, &routing.colour_header, &routing.shadow_header] {
                 host::remove_request_header(header.as_str());
             }
             return None;
         };
-        let route = plugin.router.get(deployment)?;
-        let (split, mut rotations) = plugin.in_force(deployment, route)?;
+        let deployment = plugin.context.deployments.get(index)?;
+        let worker = plugin.workers.get(index)?;
+        let metrics = plugin.executor.metrics(index)?;
+        let (split, fallback) = worker.current_split(deployment, metrics.epoch(), &SharedData);
+        if let Some(fallback) = fallback {
+            metrics.count_fallback();
+            if let Some(line) = fallback.warning {
+                log::warn!("{line}");
+            }
+        }
+        let mut rotations = worker.rotations();
         let began = host::now();
         let decision = choice.decide(&split, &mut rotations, &host::Request, || {
-            cookie::fresh_key(unix_nanos(began), plugin.member, context_id)
+            cookie::fresh_key(unix_nanos(began), plugin.context.instance, context_id)
         });
-        plugin.keep(deployment, rotations);
+        worker.store_rotations(rotations);
 
         host::set_request_header(routing.colour_header.as_str(), decision.colour.as_str());
-        match decision.shadow.map(|colour| route.colours.get(colour)) {
+        match decision.shadow.map(|colour| deployment.colours.get(colour)) {
             Some(copied_to) => host::set_request_header(routing.shadow_header.as_str(), copied_to.cluster.as_str()),
             None => host::remove_request_header(routing.shadow_header.as_str()),
         }
-        let upstream = route.colours.get(decision.colour);
+        let upstream = deployment.colours.get(decision.colour);
         host::set_request_header(routing.cluster_header.as_str(), upstream.cluster.as_str());
 
         let exchange =
-            Self { deployment, colour: decision.colour, began, answered: None, set_cookie: decision.set_cookie };
+            Self { deployment: index, colour: decision.colour, began, answered: None, set_cookie: decision.set_cookie };
         exchange.count(plugin, ColourMetric::Requests, 1);
         exchange.count(plugin, ColourMetric::InFlight, 1);
         Some(exchange)
@@ -75,9 +87,11 @@ impl Exchange {
             // A gRPC answer without a message has its status here; others do not end with their head.
             self.on_grpc_status(false);
         }
-        self.note_reach(plugin, status == b"503");
+        self.record_upstream_result(plugin, status == b"503");
         host::set_response_header(COLOUR_HEADER, self.colour.as_str());
-        plugin.show_version(self.deployment, self.colour, |version| host::set_response_header(VERSION_HEADER, version));
+        if let Some(worker) = plugin.workers.get(self.deployment) {
+            worker.with_version(self.colour, |version| host::set_response_header(VERSION_HEADER, version));
+        }
         if let Some(set_cookie) = self.set_cookie.take() {
             host::add_response_header("set-cookie", &set_cookie);
         }
@@ -98,7 +112,7 @@ impl Exchange {
         self.count(plugin, ColourMetric::InFlight, -1);
         let (class, first_byte) = match &self.answered {
             // Asking Envoy costs 1.5 µs: only while it matters.
-            Some(answered) if plugin.guards(self.deployment) => {
+            Some(answered) if self.is_guarded(plugin) => {
                 (answered.class.at_the_end(&host::response_code_details()), Some(answered.after))
             }
             Some(answered) => (answered.class, Some(answered.after)),
@@ -109,17 +123,40 @@ impl Exchange {
         }
     }
 
+    /// Whether a guard compares the colours now, as far as this worker knows.
+    fn is_guarded(&self, plugin: &Plugin) -> bool {
+        let deployment = plugin.context.deployments.get(self.deployment);
+        let split = plugin.workers.get(self.deployment).and_then(WorkerState::known_split);
+        deployment.is_some_and(|deployment| deployment.guard.is_some())
+            && split.is_some_and(|split| split.canary_percent > Percent::ZERO)
+    }
+
     /// For a failover: asks Envoy about a 503 whether the request reached the colour; any other answer says that it did.
-    fn note_reach(&self, plugin: &Plugin, is_503: bool) {
-        if plugin.watches(self.deployment) {
-            let details = if is_503 { host::response_code_details() } else { String::new() };
-            let reach = if is_503 { reach_of_503(&details) } else { Reach::Reached };
-            plugin.note_reach(self.deployment, self.colour, reach, &details);
+    fn record_upstream_result(&self, plugin: &Plugin, is_503: bool) {
+        let deployment = plugin.context.deployments.get(self.deployment);
+        if deployment.is_none_or(|deployment| deployment.readiness.failover.is_none()) {
+            return;
+        }
+        let details = if is_503 { host::response_code_details() } else { String::new() };
+        let reach = if is_503 { reach_of_503(&details) } else { Reach::Reached };
+        let split = plugin.workers.get(self.deployment).and_then(WorkerState::known_split);
+        let Some(metrics) = plugin.executor.metrics(self.deployment) else { return };
+        if split.is_none_or(|split| split.active != self.colour) {
+            return;
+        }
+        match reach {
+            Reach::Reached => metrics.reset_unreached(),
+            Reach::Unknown => {}
+            Reach::Unreached => {
+                let failures = metrics.count_unreached();
+                let (index, colour) = (self.deployment, self.colour);
+                failover::on_unreached(&plugin.context, &plugin.submissions, index, colour, failures, &details);
+            }
         }
     }
 
     fn count(&self, plugin: &Plugin, metric: ColourMetric, by: i64) {
-        if let Some(metrics) = plugin.metrics(self.deployment) {
+        if let Some(metrics) = plugin.executor.metrics(self.deployment) {
             metrics.add(self.colour, metric, by);
         }
     }

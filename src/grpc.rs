@@ -11,7 +11,7 @@
 
 use std::ptr::{null_mut, slice_from_raw_parts_mut};
 
-use bluegreen_core::etcd::{Call, Reply};
+use bluegreen_core::host::grpc::{GrpcReply, GrpcRequest};
 use bluegreen_core::model::name::ClusterName;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::BufferType;
@@ -40,21 +40,22 @@ unsafe extern "C" {
 ///
 /// # Errors
 /// It could not be sent.
-pub fn call(call: &Call) -> Result<GrpcCallId, Reply> {
+pub fn call(call: &GrpcRequest) -> Result<GrpcCallId, GrpcReply> {
     let service = service(&call.cluster);
     hostcalls::dispatch_grpc_call(&service, call.service, call.method, Vec::new(), Some(&call.message), call.timeout)
         .map(GrpcCallId)
-        .map_err(|_| Reply::NotSent)
+        .map_err(|_| GrpcReply::NotSent)
 }
 
 /// What became of the call that has just ended.
-pub fn reply(status: u32, size: usize) -> Reply {
-    if status == OK { Reply::Answered(received(size)) } else { Reply::Failed(status_message(status)) }
+pub fn reply(status: u32, size: usize) -> GrpcReply {
+    if status == OK { GrpcReply::Answered(received(size)) } else { GrpcReply::Failed(status_message(status)) }
 }
 
 /// Opens a stream with a first message. What comes on it goes to the context that opens it.
-pub fn open(cluster: &ClusterName, service_name: &str, method: &str, first: &[u8]) -> Option<StreamId> {
-    let id = hostcalls::open_grpc_stream(&service(cluster), service_name, method, vec![REQUIRE_LEADER]).ok()?;
+pub fn open(request: &GrpcRequest) -> Option<StreamId> {
+    let (cluster, first) = (service(&request.cluster), &request.message);
+    let id = hostcalls::open_grpc_stream(&cluster, request.service, request.method, vec![REQUIRE_LEADER]).ok()?;
     // SAFETY: the message outlives the call, and the host copies it.
     match unsafe { proxy_grpc_send(id, first.as_ptr(), first.len(), 0) } {
         OK => Some(StreamId(id)),

@@ -6,8 +6,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bluegreen_core::admin::Response;
-use bluegreen_core::host::{Outgoing, Reply};
+use bluegreen_core::admin::response::Response;
+use bluegreen_core::host::http::{HttpReply, HttpRequest};
 use bluegreen_core::routing::matching::RequestHeaders;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
@@ -95,26 +95,26 @@ pub fn act_for(context_id: u32) -> bool {
 ///
 /// # Errors
 /// What took the place of a reply, when the request could not even be sent.
-pub fn send(request: &Outgoing) -> Result<CallId, Reply> {
+pub fn send(request: &HttpRequest) -> Result<CallId, HttpReply> {
     let headers = request.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let cluster = request.cluster.as_str();
     hostcalls::dispatch_http_call(cluster, headers, request.body.as_deref(), Vec::new(), request.timeout)
         .map(CallId)
         .map_err(|status| match status {
-            Status::BadArgument => Reply::UnknownCluster(request.cluster.clone()),
-            _ => Reply::Broken,
+            Status::BadArgument => HttpReply::UnknownCluster(request.cluster.clone()),
+            _ => HttpReply::Broken,
         })
 }
 
 /// The reply that has just come.
-pub fn reply(header_count: usize) -> Reply {
+pub fn reply(header_count: usize) -> HttpReply {
     if header_count == 0 {
-        return Reply::Broken;
+        return HttpReply::Broken;
     }
     let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
     let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, MOST_OF_A_REPLY).ok().flatten();
     let status = status.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok()).unwrap_or_default();
-    Reply::Answered { status, body: body.unwrap_or_default() }
+    HttpReply::Answered { status, body: body.unwrap_or_default() }
 }
 
 /// Why Envoy answered as it did: `via_upstream` when the model server did, else Envoy's own reason. 1.5 µs.

@@ -1,7 +1,8 @@
 //! The filter: translates what Envoy reports into small plain values, lets `bluegreen-core` decide, and carries the
 //! decision out. Nothing outside this crate knows proxy-wasm; nothing inside it decides anything.
 //!
-//! One [`root::Root`] lives for each plugin configuration in each VM, one [`stream::Stream`] for each request.
+//! One [`root::Root`] lives for each plugin configuration in each VM, one [`stream::Stream`] for each request. The flows of
+//! core run on one [`executor::Executor`] for each root.
 
 // The workspace denies panics and overflow in code that runs in the VM; in tests both are how a defect shows itself.
 #![cfg_attr(
@@ -9,23 +10,22 @@
     allow(clippy::arithmetic_side_effects, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)
 )]
 
-mod admin;
-mod awaiting;
-mod exchange;
-mod following;
-mod grpc;
 mod host;
-mod metrics;
-mod plugin;
-mod polling;
-mod probing;
-mod pushes;
-mod root;
 mod shared_data;
+
+mod grpc;
+mod metrics;
+
+mod executor;
+
+mod plugin;
+
+mod admin;
+mod exchange;
+
 mod stream;
-mod turns;
-mod waiting;
-mod wishes;
+
+mod root;
 
 #[cfg(all(test, not(target_arch = "wasm32")))]
 mod fake_host;

@@ -74,7 +74,7 @@ impl Metrics {
     }
 
     /// A request reached the active colour, or there is a new one.
-    pub fn forget_unreached(&self) {
+    pub fn reset_unreached(&self) {
         if let Some(id) = self.of_deployment(DeploymentMetric::UnreachedInARow)
             && host::metric(id) != Some(0)
         {
@@ -83,7 +83,7 @@ impl Metrics {
     }
 
     /// Shows a state in the gauges.
-    pub fn show(&self, state: &State) {
+    pub fn publish_gauges(&self, state: &State) {
         for (metric, value) in DeploymentMetric::of_state(state) {
             if let Some(id) = self.of_deployment(metric) {
                 host::set_metric(id, value);

@@ -7,7 +7,7 @@
 
 use std::ptr::{null_mut, slice_from_raw_parts_mut};
 
-use bluegreen_core::store::{Seen, Store, StoreError, Stored, SwapError};
+use bluegreen_core::store::{CasToken, Store, StoreError, SwapError, Versioned};
 
 /// Shared data as a store.
 pub struct SharedData;
@@ -37,27 +37,27 @@ unsafe extern "C" {
 
 impl Store for SharedData {
     /// 1.2 to 1.5 µs for a small value: the host re-enters the VM to allocate.
-    fn read(&self, key: &str) -> Result<Stored, StoreError> {
+    fn read(&self, key: &str) -> Result<Versioned, StoreError> {
         let (mut value, mut size, mut write) = (null_mut(), 0, 0);
         // SAFETY: the key outlives the call, and the host writes through the pointers before it returns.
         let status = unsafe { proxy_get_shared_data(key.as_ptr(), key.len(), &mut value, &mut size, &mut write) };
         match status {
-            OK if value.is_null() => Ok(Stored { value: None, seen: Seen::Write(write) }),
+            OK if value.is_null() => Ok(Versioned { value: None, token: CasToken::Write(write) }),
             OK => {
                 // SAFETY: the host got these bytes from this module's allocator (the SDK's `malloc`, which makes a boxed
                 // slice of exactly this size) and handed them over.
                 let bytes = unsafe { Box::from_raw(slice_from_raw_parts_mut(value, size)) };
-                Ok(Stored { value: Some(bytes.into_vec()), seen: Seen::Write(write) })
+                Ok(Versioned { value: Some(bytes.into_vec()), token: CasToken::Write(write) })
             }
-            NOT_FOUND => Ok(Stored { value: None, seen: Seen::Never }),
+            NOT_FOUND => Ok(Versioned { value: None, token: CasToken::Never }),
             _ => Err(StoreError),
         }
     }
 
-    fn swap(&self, key: &str, value: &[u8], seen: Seen) -> Result<(), SwapError> {
-        let write = match seen {
-            Seen::Never => ABSENT,
-            Seen::Write(number) => number,
+    fn compare_and_swap(&self, key: &str, value: &[u8], token: CasToken) -> Result<(), SwapError> {
+        let write = match token {
+            CasToken::Never => ABSENT,
+            CasToken::Write(number) => number,
         };
         // SAFETY: key and value outlive the call, and the host copies them.
         match unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), write) } {

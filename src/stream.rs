@@ -7,7 +7,6 @@ use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
 
 use crate::admin::AdminCall;
-use crate::awaiting::Came;
 use crate::exchange::Exchange;
 use crate::grpc::{self, GrpcCallId};
 use crate::host::{self, CallId};
@@ -28,6 +27,8 @@ enum Kind {
     Traffic(Exchange),
     /// A call of the admin API.
     Admin(AdminCall),
+    /// A call of the admin API that was refused for its head.
+    Answered,
 }
 
 // === impl Stream ===
@@ -41,14 +42,16 @@ impl Stream {
 
 impl Context for Stream {
     fn on_http_call_response(&mut self, token: u32, header_count: usize, _body_size: usize, _trailer_count: usize) {
-        if let (Kind::Admin(call), Some(plugin)) = (&mut self.kind, &self.plugin) {
-            call.on_reply(plugin, Came::Colour(CallId(token), &host::reply(header_count)));
+        if let (Kind::Admin(call), Some(plugin)) = (&self.kind, &self.plugin) {
+            plugin.executor.on_http_reply(CallId(token), host::reply(header_count));
+            call.run(plugin);
         }
     }
 
     fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
-        if let (Kind::Admin(call), Some(plugin)) = (&mut self.kind, &self.plugin) {
-            call.on_reply(plugin, Came::Etcd(GrpcCallId(token), &grpc::reply(status, size)));
+        if let (Kind::Admin(call), Some(plugin)) = (&self.kind, &self.plugin) {
+            plugin.executor.on_grpc_reply(GrpcCallId(token), grpc::reply(status, size));
+            call.run(plugin);
         }
     }
 }
@@ -61,7 +64,8 @@ impl HttpContext for Stream {
         if let Some(api) = &plugin.api {
             let path = host::Request.header(":path").unwrap_or_default();
             if api.covers(&path) {
-                self.kind = Kind::Admin(AdminCall::receive(plugin, api, self.context_id, path, end_of_stream));
+                let call = AdminCall::receive(plugin, api, self.context_id, path, end_of_stream);
+                self.kind = call.map_or(Kind::Answered, Kind::Admin);
                 return Action::Pause;
             }
         }
@@ -77,6 +81,7 @@ impl HttpContext for Stream {
                 call.on_body(plugin, size, end_of_stream);
                 Action::Pause
             }
+            (Kind::Answered, _) => Action::Pause,
             _ => Action::Continue,
         }
     }
@@ -87,6 +92,7 @@ impl HttpContext for Stream {
                 call.on_trailers(plugin);
                 Action::Pause
             }
+            (Kind::Answered, _) => Action::Pause,
             _ => Action::Continue,
         }
     }

@@ -37,11 +37,11 @@ pub mod store;
 
 pub mod deployment;
 
-pub mod host;
-
 pub mod routing;
 
 pub mod metrics;
+
+pub mod host;
 
 pub mod readiness;
 

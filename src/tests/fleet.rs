@@ -1,7 +1,8 @@
 //! Writes through etcd and following it, from the filter's side of the host.
 
 use bluegreen_core::etcd::model::{Fate, Model};
-use bluegreen_core::etcd::{Call, Reply};
+use bluegreen_core::host::grpc::{GrpcReply, GrpcRequest};
+use bluegreen_core::model::name::ClusterName;
 use bluegreen_core::state::State;
 
 use super::*;
@@ -23,11 +24,11 @@ fn settle(envoy: &FakeEnvoy, model: &mut Model) -> usize {
         calls += sent.len();
         for sent in sent {
             assert_eq!(sent.service, "\n\x06\n\x04etcd");
-            let cluster = bluegreen_core::model::name::ClusterName::new("etcd").expect("valid");
+            let cluster = ClusterName::new("etcd").expect("valid");
             let method = if sent.method == "Txn" { "Txn" } else { "Range" };
-            let call = Call { cluster, service: "", method, message: sent.message, timeout: Duration::ZERO };
+            let call = GrpcRequest { cluster, service: "", method, message: sent.message, timeout: Duration::ZERO };
             match model.call(&call, Fate::Answered) {
-                Reply::Answered(message) => envoy.grpc_receive(sent.token, &message),
+                GrpcReply::Answered(message) => envoy.grpc_receive(sent.token, &message),
                 other => panic!("{other:?}"),
             }
         }
@@ -79,12 +80,26 @@ fn a_write_is_answered_after_etcd_has_it_and_all_workers_know() {
 }
 
 #[test]
+fn the_first_tick_comes_fast_and_the_others_once_the_states_are_known() {
+    let envoy = FakeEnvoy::start();
+    let _followed = followed(&envoy, "");
+    envoy.take_calls();
+    let pushed = worker(&envoy, &in_fleet(""));
+    let periods = || envoy.take_calls().into_iter().filter(|call| *call == "set_tick_period").count();
+    assert_eq!(periods(), 1);
+    for expected in [1, 0] {
+        pushed.tick();
+        assert_eq!(periods(), expected);
+    }
+}
+
+#[test]
 fn what_the_watch_brings_is_in_force_on_every_worker() {
     let envoy = FakeEnvoy::start();
     let (workers, mut model) = followed(&envoy, "");
     let other = State::decode(&model.value("/bluegreen/iris").expect("a key")).expect("a state");
     let bob = bluegreen_core::model::author::Author::config();
-    let promoted = other.after(bluegreen_core::state::Command::Promote, bob, other.since).expect("allowed");
+    let promoted = other.after(&bluegreen_core::state::Command::Promote, bob, other.since).expect("allowed");
     model.put("/bluegreen/iris", &promoted.expect("a change").encode());
     let (token, stream) = envoy.grpc_streams().into_iter().next().expect("a stream");
     assert_eq!(stream.metadata, [("hasleader".to_owned(), b"true".to_vec())]);
@@ -100,7 +115,7 @@ fn a_stream_that_ends_is_ended_here_too_and_another_one_is_opened() {
     let token = *envoy.grpc_streams().keys().next().expect("a stream");
     envoy.grpc_close(token);
     assert!(envoy.grpc_streams().is_empty(), "the host may free its part of it");
-    // What comes late, or for nobody, does no harm.
+    // What comes late, or for an unknown number, does no harm.
     envoy.grpc_receive(token, b"late");
     envoy.grpc_close(token);
     envoy.grpc_receive(99_999, b"");
@@ -129,7 +144,7 @@ fn without_etcd_a_write_is_refused_and_nothing_is_changed() {
 }
 
 #[test]
-fn of_many_writes_at_once_each_is_made_in_its_turn_and_told_of_its_own_revision() {
+fn many_writes_at_once_are_made_one_by_one_and_each_answer_has_its_own_revision() {
     const WRITES: u64 = 40;
     let envoy = FakeEnvoy::start();
     let (workers, mut model) = followed(&envoy, "");
@@ -137,7 +152,7 @@ fn of_many_writes_at_once_each_is_made_in_its_turn_and_told_of_its_own_revision(
     for exchange in &exchanges {
         assert_eq!(exchange.send_headers(true), Next::Pause);
     }
-    // Those who lost four times wait; one of them has gone away meanwhile.
+    // Writes that lost four times wait; the caller of one of them has left meanwhile.
     let first = settle(&envoy, &mut model);
     let gone = exchanges.pop().expect("many");
     assert!(gone.replies().is_empty());
@@ -155,14 +170,14 @@ fn of_many_writes_at_once_each_is_made_in_its_turn_and_told_of_its_own_revision(
         })
         .collect();
     assert!(revisions.into_iter().eq(1..WRITES), "each write is a revision of its own");
-    assert_eq!(revision(&model), WRITES - 1, "who has gone away before its turn wrote nothing");
+    assert_eq!(revision(&model), WRITES - 1, "a caller that left before its turn wrote nothing");
     // A read and four rounds in which everybody takes part; then one after the other, each with a read and a put.
     assert!(first <= 5 * 40 && then <= 2 * 40, "{first} and {then} calls");
     assert_eq!(cluster(workers[0], &[]), "g2");
 }
 
 #[test]
-fn who_waits_for_its_turn_behind_a_silent_etcd_is_told_in_time_that_nothing_was_changed() {
+fn a_write_that_waits_behind_a_silent_etcd_is_answered_in_time_that_nothing_was_changed() {
     let envoy = FakeEnvoy::start();
     let (workers, mut model) = followed(&envoy, "");
     let exchanges: Vec<Exchange> = (0..10).map(|_| call(workers[1], "POST", "/promote")).collect();
@@ -184,7 +199,7 @@ fn who_waits_for_its_turn_behind_a_silent_etcd_is_told_in_time_that_nothing_was_
 }
 
 #[test]
-fn when_the_one_who_follows_falls_silent_another_one_does_it_within_two_seconds() {
+fn when_the_follower_falls_silent_another_worker_follows_within_two_seconds() {
     let envoy = FakeEnvoy::start();
     let (workers, mut model) = followed(&envoy, "");
     for _ in 0..8 {
@@ -196,12 +211,28 @@ fn when_the_one_who_follows_falls_silent_another_one_does_it_within_two_seconds(
 }
 
 #[test]
+fn a_follower_that_lost_its_lease_cancels_its_stream_at_the_host() {
+    let envoy = FakeEnvoy::start();
+    let (workers, mut model) = followed(&envoy, "");
+    let first = *envoy.grpc_streams().keys().next().expect("a stream");
+    for _ in 0..8 {
+        envoy.advance(Duration::from_millis(250));
+        workers[1].tick();
+        settle(&envoy, &mut model);
+    }
+    assert!(envoy.grpc_streams().contains_key(&first));
+    // It was only slow, and sees that another one holds the lease.
+    workers[0].tick();
+    assert_eq!((envoy.grpc_streams().len(), envoy.grpc_streams().contains_key(&first)), (1, false));
+}
+
+#[test]
 fn a_failover_goes_through_etcd_at_the_next_tick() {
     let envoy = FakeEnvoy::start();
     let sections = r#", "probe": {"path": "/ping"}, "bake": {"for": "10m"}, "failover": {"after": 3}"#;
     let (workers, mut model) = followed(&envoy, sections);
-    let all_well = || envoy.take_sent().iter().for_each(|probe| envoy.reply(probe, Some("200"), ""));
-    all_well();
+    let all_healthy = || envoy.take_sent().iter().for_each(|probe| envoy.reply(probe, Some("200"), ""));
+    all_healthy();
     assert_eq!(operate_on(&envoy, &mut model, workers[0], "POST", "/promote?force=true"), 200);
     for _ in 0..5 {
         let exchange = infer(workers[0], &[]);
@@ -212,7 +243,7 @@ fn a_failover_goes_through_etcd_at_the_next_tick() {
     assert_eq!(revision(&model), 1, "the root context makes the change");
     workers[0].tick();
     settle(&envoy, &mut model);
-    all_well();
+    all_healthy();
     settle(&envoy, &mut model);
     assert_eq!((revision(&model), cluster(workers[1], &[]).as_str()), (2, "b1"));
     let line = envoy.logs().into_iter().rfind(|line| line.contains("state changed")).expect("a line");

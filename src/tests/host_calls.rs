@@ -69,7 +69,7 @@ fn an_exchange_with_everything_turned_on_makes_20() {
     let everything = r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}, "override": {"header": "x-want"},
         "initial": {"canary_percent": 10, "shadow_percent": 100}, "probe": {"path": "/ping"},
         "smoke_test": {"requests": [{"path": "/"}]}, "bake": {"for": "10m"}, "failover": {"after": 5}"#;
-    // Cookie, override, and the failover's row of failures, which is nought.
+    // Cookie, override, and the failover's count of failures in a row, which is 0.
     assert_eq!(of_exchange(everything, &[("cookie", b"c=2")]).len(), 20);
 }
 

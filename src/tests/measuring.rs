@@ -36,7 +36,7 @@ fn a_grpc_error_under_http_200_counts_as_what_it_means() {
 }
 
 #[test]
-fn while_a_guard_watches_an_answer_that_breaks_off_counts_against_whoever_broke_it_off() {
+fn while_a_canary_is_guarded_an_answer_that_is_cut_off_counts_against_the_side_that_cut_it_off() {
     let envoy = FakeEnvoy::start();
     let canary = r#", "initial": {"canary_percent": 1}, "guard": {}"#;
     let traffic = worker(&envoy, &config(canary, ""));

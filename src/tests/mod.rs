@@ -1,6 +1,7 @@
 //! The filter as a host sees it: what it calls, what it leaves in headers, metrics and shared data.
 
 mod admin_calls;
+mod executor;
 mod failure;
 mod fleet;
 mod host_calls;
@@ -9,8 +10,8 @@ mod naming;
 mod polling;
 mod readiness;
 mod rollout;
+mod submissions;
 mod switching;
-mod wishes;
 
 use std::time::Duration;
 

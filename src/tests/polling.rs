@@ -62,7 +62,7 @@ fn a_new_configuration_does_not_act_upon_what_was_acted_upon_before() {
 }
 
 #[test]
-fn a_sick_candidate_is_tried_again_until_it_is_well() {
+fn an_unhealthy_candidate_is_tried_again_until_it_is_healthy() {
     let envoy = FakeEnvoy::start();
     let workers = followers(&envoy, r#", "probe": {"path": "/ping", "interval": "10m"}"#);
     for (status, expected) in [("500", "b1"), ("500", "b1"), ("200", "g2")] {

@@ -122,7 +122,7 @@ fn a_drain_is_answered_at_the_tick_after_the_last_request() {
 }
 
 #[test]
-fn requests_that_do_not_reach_the_new_colour_lead_back_and_the_log_says_why() {
+fn requests_that_do_not_reach_the_new_colour_roll_it_back_and_the_log_says_why() {
     let envoy = FakeEnvoy::start();
     let sections = format!(r#"{PROBE}, "bake": {{"for": "10m"}}, "failover": {{"after": 3}}"#);
     let workers = [ready(&envoy, &sections), ready(&envoy, &sections)];
@@ -139,7 +139,7 @@ fn requests_that_do_not_reach_the_new_colour_lead_back_and_the_log_says_why() {
     };
     fail(workers[0], "no_healthy_upstream");
     fail(workers[1], "no_healthy_upstream");
-    // The model server's own 503 reached it, so the row begins anew.
+    // The model server's own 503 reached it, so the count starts again.
     fail(workers[0], "via_upstream");
     fail(workers[0], "no_healthy_upstream");
     // An open circuit breaker says nothing, either way.

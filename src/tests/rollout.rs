@@ -1,4 +1,4 @@
-//! Rollouts and guards as the leader conducts them from its ticks.
+//! Rollouts and guards as the leader advances them at its ticks.
 
 use super::*;
 
@@ -95,7 +95,7 @@ fn a_guard_goes_on_when_another_plugin_has_written_over_the_state() {
 }
 
 #[test]
-fn a_deployment_at_rest_costs_the_leader_one_gauge_a_tick() {
+fn an_idle_deployment_costs_the_leader_one_gauge_a_tick() {
     let envoy = FakeEnvoy::start();
     let worker = worker(&envoy, &configured());
     let ticks = |count: usize| {

@@ -14,7 +14,7 @@ fn every_worker_uses_the_new_state_as_soon_as_the_write_is_answered() {
 }
 
 #[test]
-fn a_change_is_one_log_line_with_who_from_and_to() {
+fn a_change_is_one_log_line_with_author_before_and_after() {
     let envoy = FakeEnvoy::start();
     let operator = worker(&envoy, &admin());
     operate(operator, "PATCH", "?canary_percent=10&reason=a%20try");

@@ -17,7 +17,7 @@ use crate::model::name::Reason;
 pub struct Params(Vec<(String, String)>);
 
 /// The members of a JSON object in their order, doubles included.
-struct Members(Vec<(String, serde_json::Value)>);
+struct RawMembers(Vec<(String, serde_json::Value)>);
 
 /// A `%` that does not begin an encoded byte.
 #[derive(Debug)]
@@ -52,7 +52,8 @@ impl Params {
         if body.trim_ascii().is_empty() {
             return Ok(self);
         }
-        let Members(members) = serde_json::from_slice(body).map_err(|error| Problem::InvalidJson(error.to_string()))?;
+        let RawMembers(members) =
+            serde_json::from_slice(body).map_err(|error| Problem::InvalidJson(error.to_string()))?;
         for (name, value) in members {
             let text = match value {
                 serde_json::Value::String(text) => text,
@@ -113,25 +114,25 @@ fn decode(text: &[u8]) -> Result<String, Problem> {
     percent_decode(&spaced).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| malformed())
 }
 
-// === impl Members ===
+// === impl RawMembers ===
 
-impl<'de> Deserialize<'de> for Members {
+impl<'de> Deserialize<'de> for RawMembers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
 
         impl<'de> Visitor<'de> for Object {
-            type Value = Members;
+            type Value = RawMembers;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object with the call's parameters")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawMembers, A::Error> {
                 let mut members = Vec::new();
                 while let Some(member) = map.next_entry()? {
                     members.push(member);
                 }
-                Ok(Members(members))
+                Ok(RawMembers(members))
             }
         }
 

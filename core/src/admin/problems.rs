@@ -2,12 +2,9 @@
 
 use std::fmt;
 
-use super::MAX_BODY;
-use crate::etcd::transaction::Unchanged;
+use crate::change::error::{ChangeError, Rejection};
 use crate::model::colour::Colour;
 use crate::model::name::{DeploymentName, HeaderName};
-use crate::model::split::Revision;
-use crate::readiness::gate::Missing;
 use crate::state::Refusal;
 use crate::state::rollout;
 
@@ -56,24 +53,12 @@ pub enum Problem {
         /// The method.
         method: String,
         /// Those that it takes.
-        allow: &'static str,
+        allow: String,
     },
     /// A rule of the state.
     Refused(Refusal),
-    /// The colour that would get traffic does not answer its probe as it should.
-    Unhealthy {
-        /// The colour.
-        colour: Colour,
-        /// What was seen.
-        detail: String,
-    },
-    /// The candidate has no valid pass of the required smoke test.
-    Untested {
-        /// The candidate.
-        colour: Colour,
-        /// What is missing.
-        missing: Missing,
-    },
+    /// A change was not made.
+    Change(ChangeError),
     /// There is no smoke test to run.
     NoSmokeTest,
     /// There are no steps to take.
@@ -83,12 +68,8 @@ pub enum Problem {
         /// The colour.
         colour: Colour,
         /// What needs it.
-        holds: String,
+        blockers: String,
     },
-    /// Others changed the state again and again meanwhile.
-    Unsettled,
-    /// Another change came before the one that `If-Match` allows for.
-    Stale(Revision),
     /// A parameter's value is out of its range.
     InvalidValue {
         /// The parameter.
@@ -108,15 +89,14 @@ pub enum Problem {
     StaleDelivery,
     /// A delivery that was taken before.
     ReplayedDelivery,
-    /// The shared store cannot be reached, and nothing was changed.
+    /// The shared store cannot be read.
     StoreUnavailable,
-    /// The fleet's store does not answer, for this reason, and nothing was changed.
-    FleetUnavailable(Unchanged),
-    /// The fleet's store has not said what became of a change.
-    OutcomeUnknown,
     /// Not every deployment's state has come from the fleet's store.
     NotReady(Vec<DeploymentName>),
 }
+
+/// The largest request body, in bytes. The largest that means anything is under 2 KiB.
+pub const MAX_BODY: usize = 64 * 1024;
 
 /// How an operator gets past a rule about readiness.
 const OVERRIDE: &str = "force=true switches all the same, and is recorded as forced.";
@@ -141,19 +121,25 @@ impl Problem {
             Self::UnknownPath(_) => (404, "unknown-path", "No such path"),
             Self::UnknownDeployment(_) => (404, "unknown-deployment", "No such deployment"),
             Self::MethodNotAllowed { .. } => (405, "method-not-allowed", "Method not allowed"),
-            Self::Refused(Refusal::NothingToRollBackTo) => (409, "nothing-to-roll-back-to", "Nothing to roll back to"),
-            Self::Refused(Refusal::Rollout(rollout::Refusal::UnderWay)) => {
-                (409, "rollout-under-way", "Rollout under way")
+            Self::Refused(refusal) | Self::Change(ChangeError::Rejected(Rejection::Refused(refusal), _)) => {
+                kind_of_refusal(*refusal)
             }
-            Self::Refused(Refusal::Rollout(rollout::Refusal::NoRollout)) => (409, "no-rollout", "No such rollout"),
-            Self::Refused(Refusal::Rollout(rollout::Refusal::Moved)) => (409, "rollout-moved", "Rollout moved on"),
-            Self::Unhealthy { .. } => (409, "colour-unhealthy", "Colour not healthy"),
-            Self::Untested { .. } => (409, "smoke-test-missing", "Smoke test not passed"),
+            Self::Change(ChangeError::Rejected(Rejection::Unhealthy { .. }, _)) => {
+                (409, "colour-unhealthy", "Colour not healthy")
+            }
+            Self::Change(ChangeError::Rejected(Rejection::Untested { .. }, _)) => {
+                (409, "smoke-test-missing", "Smoke test not passed")
+            }
+            Self::Change(ChangeError::Rejected(Rejection::Superseded, _)) => {
+                (412, "stale-revision", "Another change came first")
+            }
+            Self::Change(ChangeError::StoreUnavailable | ChangeError::EtcdUnavailable(_)) | Self::StoreUnavailable => {
+                (503, "store-unavailable", "Shared store out of reach")
+            }
+            Self::Change(ChangeError::OutcomeUnknown) => (504, "outcome-unknown", "Outcome not known"),
             Self::NoSmokeTest => (409, "no-smoke-test", "No smoke test"),
             Self::NoRolloutPlan => (409, "no-rollout-plan", "No rollout configured"),
             Self::NotDrained { .. } => (409, "not-drained", "Colour still needed"),
-            Self::Unsettled => (409, "unsettled", "State kept changing"),
-            Self::Stale(_) => (412, "stale-revision", "Another change came first"),
             Self::InvalidValue { .. } => (422, "invalid-value", "Invalid value"),
             Self::EmptyPatch => (422, "empty-patch", "Nothing to change"),
             Self::NoWebhook => (404, "no-webhook", "No webhook"),
@@ -161,34 +147,19 @@ impl Problem {
             Self::BadSignature => (401, "bad-signature", "Signature not valid"),
             Self::StaleDelivery => (401, "stale-delivery", "Delivery too old"),
             Self::ReplayedDelivery => (409, "replayed-delivery", "Delivery taken before"),
-            Self::StoreUnavailable | Self::FleetUnavailable(_) => {
-                (503, "store-unavailable", "Shared store out of reach")
-            }
-            Self::OutcomeUnknown => (504, "outcome-unknown", "Outcome not known"),
             Self::NotReady(_) => (503, "not-ready", "Not in step with the fleet yet"),
         }
     }
 
-    /// What stands against a change, for those who cannot override it: a sentence without its full stop.
-    pub fn cause(&self) -> String {
-        match self {
-            Self::Unhealthy { colour, detail } => {
-                format!("{colour} would get traffic, and its probe failed just now: {detail}")
-            }
-            Self::Untested { colour, missing } => {
-                format!("{colour} would get traffic, and {missing}: POST …/test first")
-            }
-            other => other.to_string(),
-        }
-    }
-
     /// The header that the status asks for.
-    pub const fn header(&self) -> Option<(&'static str, &'static str)> {
+    pub fn header(&self) -> Option<(&'static str, &str)> {
         match self {
             Self::Unauthenticated { .. } => Some(("www-authenticate", "Bearer realm=\"bluegreen\"")),
             Self::BadSignature | Self::StaleDelivery => Some(("www-authenticate", "MLflow-Signature")),
             Self::MethodNotAllowed { allow, .. } => Some(("allow", allow)),
-            Self::StoreUnavailable | Self::FleetUnavailable(_) | Self::NotReady(_) => Some(("retry-after", "1")),
+            Self::StoreUnavailable
+            | Self::Change(ChangeError::StoreUnavailable | ChangeError::EtcdUnavailable(_))
+            | Self::NotReady(_) => Some(("retry-after", "1")),
             _ => None,
         }
     }
@@ -244,19 +215,15 @@ impl fmt::Display for Problem {
                 write!(f, "{method:?} is not a method of this path: use {allow}.")
             }
             Self::Refused(refusal) => write!(f, "{refusal}"),
-            Self::Unhealthy { .. } | Self::Untested { .. } => write!(f, "{}. {OVERRIDE}", self.cause()),
+            Self::Change(
+                error @ ChangeError::Rejected(Rejection::Unhealthy { .. } | Rejection::Untested { .. }, _),
+            ) => {
+                write!(f, "{error}. {OVERRIDE}")
+            }
+            Self::Change(error) => error.fmt(f),
             Self::NoSmokeTest => f.write_str("The deployment's configuration has no smoke_test section."),
             Self::NoRolloutPlan => f.write_str("The deployment's configuration has no rollout section."),
-            Self::NotDrained { colour, holds } => write!(f, "{colour} is not safe to stop: {holds}."),
-            Self::Unsettled => {
-                f.write_str("Others changed the state meanwhile. Look at it below, and repeat the call.")
-            }
-            Self::Stale(revision) => {
-                write!(
-                    f,
-                    "The deployment is at revision {revision}: look at the state below, and repeat with If-Match: \"{revision}\" if you still want the change."
-                )
-            }
+            Self::NotDrained { colour, blockers } => write!(f, "{colour} is not safe to stop: {blockers}."),
             Self::InvalidValue { name, problem } => write!(f, "{name}: {problem}."),
             Self::EmptyPatch => f.write_str("Name at least one of active, canary_percent, shadow_percent."),
             Self::NoWebhook => f.write_str("No deployment's mlflow section has a webhook section."),
@@ -274,11 +241,6 @@ impl fmt::Display for Problem {
             }
             Self::ReplayedDelivery => f.write_str("This X-MLflow-Delivery-Id was taken before."),
             Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
-            Self::FleetUnavailable(why) => write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call."),
-            Self::OutcomeUnknown => f.write_str(
-                "The change was sent to etcd, and etcd has not said what became of it: it may have been made, or may be \
-                 made yet. Look at the state and its history before you repeat the call.",
-            ),
             Self::NotReady(names) => {
                 let names: Vec<&str> = names.iter().map(DeploymentName::as_str).collect();
                 write!(f, "The state in etcd is not known yet of: {}.", names.join(", "))
@@ -288,3 +250,13 @@ impl fmt::Display for Problem {
 }
 
 impl std::error::Error for Problem {}
+
+const fn kind_of_refusal(refusal: Refusal) -> (u32, &'static str, &'static str) {
+    match refusal {
+        Refusal::NothingToRollBackTo => (409, "nothing-to-roll-back-to", "Nothing to roll back to"),
+        Refusal::Rollout(rollout::Refusal::UnderWay) => (409, "rollout-under-way", "Rollout under way"),
+        Refusal::Rollout(rollout::Refusal::NoRollout) => (409, "no-rollout", "No such rollout"),
+        Refusal::Rollout(rollout::Refusal::Moved) => (409, "rollout-moved", "Rollout moved on"),
+        Refusal::CandidateChanged => (409, "unsettled", "State kept changing"),
+    }
+}

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::controllers::rollout::waits_for;
 use crate::deployment::Deployment;
-use crate::guard::analysis::Watch;
+use crate::guard::analysis::CanaryAnalysis;
 use crate::guard::verdict::sentence;
 use crate::model::author::Source;
 use crate::model::time::Timestamp;
@@ -32,14 +32,20 @@ pub struct RolloutView {
 // === impl RolloutView ===
 
 impl RolloutView {
-    /// The rollout of a deployment with the canary's watch.
-    pub fn new(rollout: Rollout, route: &Deployment, watch: Option<&Watch>, store: &dyn Store, now: Timestamp) -> Self {
+    /// The rollout of a deployment with the canary's analysis.
+    pub fn new(
+        rollout: Rollout,
+        deployment: &Deployment,
+        analysis: Option<&CanaryAnalysis>,
+        store: &dyn Store,
+        now: Timestamp,
+    ) -> Self {
         let operator = |what: &str| vec![format!("for an operator: {what}")];
         let waits_for = match rollout.phase {
             Phase::Running => {
                 let refusal =
-                    source_status::read(store, &route.name, Source::Rollout).and_then(|sighting| sighting.refusal);
-                match (waits_for(rollout, route, watch, now), refusal) {
+                    source_status::read(store, &deployment.name, Source::Rollout).and_then(|status| status.refusal);
+                match (waits_for(rollout, deployment, analysis, now), refusal) {
                     (None, _) => operator("the configuration has no such step"),
                     (Some(waits), Some(refusal)) if waits.is_empty() => {
                         vec![format!("the next step is refused: {refusal}")]
@@ -51,18 +57,18 @@ impl RolloutView {
             Phase::Complete => operator("skip promotes, abort goes back"),
             Phase::Promoted | Phase::Aborted | Phase::RolledBack => Vec::new(),
         };
-        let guard = route.guard.as_ref();
+        let guard = deployment.guard.as_ref();
         Self {
             phase: rollout.phase,
             step: rollout.step.saturating_add(1),
-            steps: route.rollout.as_ref().map_or(0, |plan| plan.steps.len()),
+            steps: deployment.rollout.as_ref().map_or(0, |plan| plan.steps.len()),
             began: rollout.began,
             since: rollout.since,
             waits_for,
-            evidence: watch
-                .filter(|watch| watch.candidate == rollout.candidate)
+            evidence: analysis
+                .filter(|analysis| analysis.candidate == rollout.candidate)
                 .zip(guard)
-                .map(|(watch, guard)| sentence(watch, guard)),
+                .map(|(analysis, guard)| sentence(analysis, guard)),
         }
     }
 }

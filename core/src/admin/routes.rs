@@ -1,81 +1,94 @@
-//! What a path and a method ask for.
+//! The endpoints: which path and method lead to which handler, for whom, and with which parameters.
+
+use std::future::Future;
+use std::pin::Pin;
 
 use percent_encoding::percent_decode;
 
-use super::parameters::{Params, check_encoding};
+use super::handlers::{self, RolloutAction};
+use super::parameters::check_encoding;
 use super::problems::Problem;
+use super::request::{Answer, Request};
 use crate::config::{PathPrefix, Role};
-use crate::deployment::Deployment;
 use crate::model::name::DeploymentName;
-use crate::state::rollout::{self, Move};
-use crate::state::{Command, Patch, Refusal, State};
 
-/// What a path names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `P/healthz`
-    Health,
-    /// `P/readyz`
-    Ready,
-    /// `P/v1/deployments`
-    Deployments,
-    /// `P/v1/deployments/{name}` and what is under it.
-    Deployment(DeploymentName, Resource),
-    /// `P/v1/mlflow/webhook`
-    Webhook,
+/// A flow that ends with the answer to a call.
+pub type Handling = Pin<Box<dyn Future<Output = Answer>>>;
+
+/// An endpoint.
+pub struct Route {
+    method: &'static str,
+    /// Under the API's prefix.
+    path: &'static str,
+    /// The role that it takes; none for liveness and readiness, and none for a delivery, which is signed.
+    pub role: Option<Role>,
+    /// What it takes.
+    pub input: Input,
+    /// What it does.
+    pub handler: fn(Box<Request>) -> Handling,
 }
 
-/// What is under a deployment's path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resource {
-    State,
-    Promote,
-    Rollback,
-    Test,
-    Drain,
-    History,
-    Comparison,
-    Rollout(Steer),
+/// What a call brings along.
+#[derive(Clone, Copy)]
+pub enum Input {
+    /// These parameters, in the query or in a JSON body.
+    Parameters(&'static [&'static str]),
+    /// A body that is signed as a whole, and no parameters.
+    SignedBody,
 }
 
-/// What a call asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    Health,
-    Ready,
-    List,
-    Read(DeploymentName, Read),
-    Write(DeploymentName, Write),
-    Test(DeploymentName),
-    Drain(DeploymentName),
-    Webhook,
+/// The endpoints under one path, and the deployment that it names.
+pub struct Target {
+    /// `DEPLOYMENT` stands in the path for this.
+    pub name: Option<DeploymentName>,
+    routes: Vec<&'static Route>,
 }
 
-/// A read of one deployment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Read {
-    State,
-    History,
-    Comparison,
+/// Stands in a path for a deployment's name.
+const DEPLOYMENT: &str = "{name}";
+
+const NONE: Input = Input::Parameters(&[]);
+const WHY: Input = Input::Parameters(&["reason", "force"]);
+const PATCH: Input = Input::Parameters(&["active", "canary_percent", "shadow_percent", "reason", "force"]);
+const DRAIN: Input = Input::Parameters(&["colour", "timeout"]);
+
+const ANYBODY: Option<Role> = None;
+const VIEWER: Option<Role> = Some(Role::Viewer);
+const OPERATOR: Option<Role> = Some(Role::Operator);
+
+/// All endpoints.
+static ROUTES: [Route; 17] = [
+    route("GET", "healthz", ANYBODY, NONE, |call| Box::pin(handlers::health(call))),
+    route("GET", "readyz", ANYBODY, NONE, |call| Box::pin(handlers::ready(call))),
+    route("POST", "v1/mlflow/webhook", ANYBODY, Input::SignedBody, |call| Box::pin(handlers::webhook(call))),
+    route("GET", "v1/deployments", VIEWER, NONE, |call| Box::pin(handlers::list(call))),
+    route("GET", "v1/deployments/{name}", VIEWER, NONE, |call| Box::pin(handlers::state(call))),
+    route("PATCH", "v1/deployments/{name}", OPERATOR, PATCH, |call| Box::pin(handlers::patch(call))),
+    route("GET", "v1/deployments/{name}/history", VIEWER, NONE, |call| Box::pin(handlers::history(call))),
+    route("GET", "v1/deployments/{name}/comparison", VIEWER, NONE, |call| Box::pin(handlers::comparison(call))),
+    route("POST", "v1/deployments/{name}/promote", OPERATOR, WHY, |call| Box::pin(handlers::promote(call))),
+    route("POST", "v1/deployments/{name}/rollback", OPERATOR, WHY, |call| Box::pin(handlers::roll_back(call))),
+    route("POST", "v1/deployments/{name}/test", OPERATOR, NONE, |call| Box::pin(handlers::test(call))),
+    route("POST", "v1/deployments/{name}/drain", OPERATOR, DRAIN, |call| Box::pin(handlers::drain(call))),
+    route("POST", "v1/deployments/{name}/rollout/start", OPERATOR, WHY, |call| rollout(call, RolloutAction::Start)),
+    route("POST", "v1/deployments/{name}/rollout/pause", OPERATOR, WHY, |call| rollout(call, RolloutAction::Pause)),
+    route("POST", "v1/deployments/{name}/rollout/resume", OPERATOR, WHY, |call| rollout(call, RolloutAction::Resume)),
+    route("POST", "v1/deployments/{name}/rollout/abort", OPERATOR, WHY, |call| rollout(call, RolloutAction::Abort)),
+    route("POST", "v1/deployments/{name}/rollout/skip", OPERATOR, WHY, |call| rollout(call, RolloutAction::Skip)),
+];
+
+const fn route(
+    method: &'static str,
+    path: &'static str,
+    role: Option<Role>,
+    input: Input,
+    handler: fn(Box<Request>) -> Handling,
+) -> Route {
+    Route { method, path, role, input, handler }
 }
 
-/// A write to one deployment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Write {
-    Patch,
-    Promote,
-    Rollback,
-    Rollout(Steer),
-}
-
-/// What becomes of a rollout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Steer {
-    Start,
-    Pause,
-    Resume,
-    Abort,
-    Skip,
+fn rollout(call: Box<Request>, action: RolloutAction) -> Handling {
+    Box::pin(handlers::rollout(call, action))
 }
 
 /// Path and query of a `:path`, whose fragment, if a client sends one, is dropped.
@@ -87,46 +100,27 @@ pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Finds what a path names, under the API's prefix.
-pub fn parse(prefix: &PathPrefix, path: &[u8]) -> Result<Endpoint, Problem> {
+/// Finds the endpoints that a path names, under the API's prefix.
+///
+/// # Errors
+/// The path is malformed, or none is there.
+pub fn find(prefix: &PathPrefix, path: &[u8]) -> Result<Target, Problem> {
     let unknown = || Problem::UnknownPath(String::from_utf8_lossy(path).into_owned());
     let text = std::str::from_utf8(path).map_err(|_| Problem::MalformedPath("it is not UTF-8"))?;
     let rest = prefix.strip(text).ok_or_else(unknown)?;
     let segments: Vec<String> = rest.split('/').skip(1).map(decode_segment).collect::<Result<_, _>>()?;
-    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     // `P/` alone, and one slash at the end, are no empty segments in the middle.
     if let [inner @ .., _] = segments.as_slice()
-        && inner.contains(&"")
+        && inner.iter().any(String::is_empty)
     {
         return Err(Problem::MalformedPath("it has an empty segment (//)"));
     }
-    match segments.as_slice() {
-        ["healthz"] => Ok(Endpoint::Health),
-        ["readyz"] => Ok(Endpoint::Ready),
-        ["v1", "deployments"] => Ok(Endpoint::Deployments),
-        ["v1", "mlflow", "webhook"] => Ok(Endpoint::Webhook),
-        ["v1", "deployments", name, rest @ ..] => {
-            let resource = match rest {
-                [] => Resource::State,
-                ["promote"] => Resource::Promote,
-                ["rollback"] => Resource::Rollback,
-                ["test"] => Resource::Test,
-                ["drain"] => Resource::Drain,
-                ["history"] => Resource::History,
-                ["comparison"] => Resource::Comparison,
-                ["rollout", "start"] => Resource::Rollout(Steer::Start),
-                ["rollout", "pause"] => Resource::Rollout(Steer::Pause),
-                ["rollout", "resume"] => Resource::Rollout(Steer::Resume),
-                ["rollout", "abort"] => Resource::Rollout(Steer::Abort),
-                ["rollout", "skip"] => Resource::Rollout(Steer::Skip),
-                _ => return Err(unknown()),
-            };
-            // A name that no deployment can have is a deployment that does not exist.
-            let name = DeploymentName::new(*name).map_err(|_| unknown())?;
-            Ok(Endpoint::Deployment(name, resource))
-        }
-        _ => Err(unknown()),
-    }
+    let routes: Vec<&'static Route> = ROUTES.iter().filter(|route| route.matches(&segments)).collect();
+    let first = routes.first().ok_or_else(unknown)?;
+    let place = first.path.split('/').position(|part| part == DEPLOYMENT);
+    // A name that no deployment can have is a deployment that does not exist.
+    let name = place.and_then(|place| segments.get(place)).map(|name| DeploymentName::new(name.as_str()));
+    Ok(Target { name: name.transpose().map_err(|_| unknown())?, routes })
 }
 
 fn decode_segment(segment: &str) -> Result<String, Problem> {
@@ -141,104 +135,38 @@ fn decode_segment(segment: &str) -> Result<String, Problem> {
     }
 }
 
-// === impl Endpoint ===
+// === impl Route ===
 
-impl Endpoint {
-    /// What `method` asks of this endpoint.
-    pub fn action(self, method: &[u8]) -> Result<Action, Problem> {
-        let (action, allow) = match (self, method) {
-            (Endpoint::Health, b"GET") => (Some(Action::Health), "GET"),
-            (Endpoint::Ready, b"GET") => (Some(Action::Ready), "GET"),
-            (Endpoint::Health | Endpoint::Ready, _) => (None, "GET"),
-            (Endpoint::Deployments, b"GET") => (Some(Action::List), "GET"),
-            (Endpoint::Deployments, _) => (None, "GET"),
-            (Endpoint::Webhook, b"POST") => (Some(Action::Webhook), "POST"),
-            (Endpoint::Webhook, _) => (None, "POST"),
-            (Endpoint::Deployment(name, resource), method) => match (resource, method) {
-                (Resource::State, b"GET") => (Some(Action::Read(name, Read::State)), "GET, PATCH"),
-                (Resource::State, b"PATCH") => (Some(Action::Write(name, Write::Patch)), "GET, PATCH"),
-                (Resource::State, _) => (None, "GET, PATCH"),
-                (Resource::History, b"GET") => (Some(Action::Read(name, Read::History)), "GET"),
-                (Resource::Comparison, b"GET") => (Some(Action::Read(name, Read::Comparison)), "GET"),
-                (Resource::History | Resource::Comparison, _) => (None, "GET"),
-                (Resource::Promote, b"POST") => (Some(Action::Write(name, Write::Promote)), "POST"),
-                (Resource::Rollback, b"POST") => (Some(Action::Write(name, Write::Rollback)), "POST"),
-                (Resource::Test, b"POST") => (Some(Action::Test(name)), "POST"),
-                (Resource::Drain, b"POST") => (Some(Action::Drain(name)), "POST"),
-                (Resource::Rollout(steer), b"POST") => (Some(Action::Write(name, Write::Rollout(steer))), "POST"),
-                (
-                    Resource::Promote | Resource::Rollback | Resource::Test | Resource::Drain | Resource::Rollout(_),
-                    _,
-                ) => (None, "POST"),
-            },
-        };
-        action.ok_or_else(|| Problem::MethodNotAllowed { method: String::from_utf8_lossy(method).into_owned(), allow })
+impl Route {
+    fn matches(&self, segments: &[String]) -> bool {
+        let mut parts = self.path.split('/');
+        let all = segments.iter().all(|segment| parts.next().is_some_and(|part| part == DEPLOYMENT || part == segment));
+        all && parts.next().is_none()
     }
 }
 
-// === impl Action ===
+// === impl Target ===
 
-impl Action {
-    /// The role that it takes; none for liveness and readiness, and none for a delivery, which is signed.
-    pub const fn role(&self) -> Option<Role> {
-        match self {
-            Action::Health | Action::Ready | Action::Webhook => None,
-            Action::List | Action::Read(..) => Some(Role::Viewer),
-            Action::Write(..) | Action::Test(_) | Action::Drain(_) => Some(Role::Operator),
-        }
+impl Target {
+    /// Whether nobody needs a role here, whatever the method.
+    pub fn is_open(&self) -> bool {
+        self.routes.iter().all(|route| route.role.is_none())
     }
 
-    /// Refuses parameters that the action does not know.
-    pub fn check(&self, params: Params) -> Result<Params, Problem> {
-        let known: &'static [&'static str] = match self {
-            Action::Health | Action::Ready | Action::List | Action::Read(..) | Action::Test(_) | Action::Webhook => &[],
-            Action::Drain(_) => &["colour", "timeout"],
-            Action::Write(_, Write::Patch) => &["active", "canary_percent", "shadow_percent", "reason", "force"],
-            Action::Write(_, Write::Promote | Write::Rollback | Write::Rollout(_)) => &["reason", "force"],
-        };
-        params.only(known)
+    /// Whether MLflow's deliveries come here.
+    pub fn takes_deliveries(&self) -> bool {
+        self.routes.iter().any(|route| matches!(route.input, Input::SignedBody))
     }
-}
 
-// === impl Write ===
-
-impl Write {
-    /// The command that the parameters make of it, for a deployment in `state`.
-    pub fn command(self, params: &Params, route: &Deployment, state: &State) -> Result<Command, Problem> {
-        match self {
-            Write::Promote => Ok(Command::Promote),
-            Write::Rollback => Ok(Command::RollBack),
-            Write::Rollout(steer) => steer.command(route, state),
-            Write::Patch => {
-                let patch = Patch {
-                    active: params.parsed("active")?,
-                    canary_percent: params.parsed("canary_percent")?,
-                    shadow_percent: params.parsed("shadow_percent")?,
-                };
-                if patch == Patch::default() { Err(Problem::EmptyPatch) } else { Ok(Command::Patch(patch)) }
-            }
-        }
-    }
-}
-
-// === impl Steer ===
-
-impl Steer {
-    fn command(self, route: &Deployment, state: &State) -> Result<Command, Problem> {
-        let to = match (self, &route.rollout) {
-            (Steer::Pause, _) => Move::Pause,
-            (Steer::Resume, _) => Move::Resume,
-            (Steer::Abort, _) => Move::Abort,
-            (Steer::Start | Steer::Skip, None) => return Err(Problem::NoRolloutPlan),
-            (Steer::Start, Some(plan)) => {
-                let first = plan.steps.first().ok_or(Problem::NoRolloutPlan)?;
-                Move::Start(first.canary_percent)
-            }
-            (Steer::Skip, Some(plan)) => {
-                let here = state.rollout.ok_or(Problem::Refused(Refusal::Rollout(rollout::Refusal::NoRollout)))?;
-                Move::Next(here, here.next(plan))
-            }
-        };
-        Ok(Command::Rollout(to))
+    /// The endpoint for a method.
+    ///
+    /// # Errors
+    /// The path takes other methods.
+    pub fn route(&self, method: &[u8]) -> Result<&'static Route, Problem> {
+        let found = self.routes.iter().find(|route| route.method.as_bytes() == method).copied();
+        found.ok_or_else(|| Problem::MethodNotAllowed {
+            method: String::from_utf8_lossy(method).into_owned(),
+            allow: self.routes.iter().map(|route| route.method).collect::<Vec<_>>().join(", "),
+        })
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-use super::Backend;
-use crate::admin::rollout_view::RolloutView;
+use super::rollout_view::RolloutView;
+use crate::change::context::Context;
 use crate::deployment::Deployment;
 use crate::deployment::DeploymentIndex;
 use crate::etcd::liveness;
@@ -19,12 +19,13 @@ use crate::model::name::{ClusterName, DeploymentName, Reason, Version};
 use crate::model::percent::Percent;
 use crate::model::split::Revision;
 use crate::model::time::Timestamp;
-use crate::readiness::drain::holds;
+use crate::readiness::drain::drain_blockers;
 use crate::readiness::probe;
-use crate::readiness::versions::versions;
+use crate::readiness::smoke_test::SmokeResult;
+use crate::routing::versions::versions;
 use crate::state::State;
 use crate::state::history::Change;
-use crate::store::source_status::{self, Sighting};
+use crate::store::source_status::{self, SourceStatus};
 
 /// A deployment.
 #[derive(Clone, Debug, Serialize)]
@@ -44,7 +45,7 @@ pub struct DeploymentView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     stale: Option<bool>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    sources: BTreeMap<&'static str, Sighting>,
+    sources: BTreeMap<&'static str, SourceStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rollout: Option<RolloutView>,
 }
@@ -90,6 +91,19 @@ pub struct ComparisonView<'a> {
     windows: Windows,
 }
 
+/// The result of a smoke test.
+#[derive(Debug, Serialize)]
+pub struct SmokeTestView<'a> {
+    pub name: &'a DeploymentName,
+    pub candidate: Colour,
+    pub version: &'a Version,
+    pub revision: Revision,
+    pub passed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valid_until: Option<Timestamp>,
+    pub results: &'a [SmokeResult],
+}
+
 /// The periods by name, the shortest first.
 #[derive(Debug)]
 struct Windows(Vec<(&'static str, Window)>);
@@ -97,41 +111,36 @@ struct Windows(Vec<(&'static str, Window)>);
 // === impl DeploymentView ===
 
 impl<'a> DeploymentView<'a> {
-    pub fn new(
-        index: DeploymentIndex,
-        route: &'a Deployment,
-        state: &'a State,
-        backend: &dyn Backend,
-        now: Timestamp,
-    ) -> Self {
-        let mut verdicts = match route.readiness.probe {
-            Some(_) => probe::verdicts(backend.store(), &route.name),
+    pub fn new(index: DeploymentIndex, deployment: &'a Deployment, state: &'a State, context: &Context) -> Self {
+        let (host, store, now) = (&context.host, context.host.store(), context.host.now());
+        let mut health = match deployment.readiness.probe {
+            Some(_) => probe::health(store, &deployment.name),
             None => PerColour::default(),
         };
-        let versions = versions(backend.store(), route);
+        let versions = versions(store, deployment);
         let colours = PerColour::from_fn(|colour| {
-            let in_flight = backend.in_flight(index, colour);
+            let in_flight = host.in_flight(index, colour);
             ColourView {
-                cluster: &route.colours.get(colour).cluster,
+                cluster: &deployment.colours.get(colour).cluster,
                 version: versions.get(colour).clone(),
                 in_flight,
-                safe_to_stop: holds(state, colour, in_flight, route.readiness.bake, now).is_empty(),
-                probe: verdicts.get_mut(colour).take().map(|verdict| ProbeView {
-                    healthy: verdict.healthy,
-                    checked_at: verdict.checked_at,
-                    detail: verdict.detail,
+                safe_to_stop: drain_blockers(state, colour, in_flight, deployment.readiness.bake, now).is_empty(),
+                probe: health.get_mut(colour).take().map(|health| ProbeView {
+                    healthy: health.healthy,
+                    checked_at: health.checked_at,
+                    detail: health.detail,
                 }),
             }
         });
         // One by one: collecting sorts, and that is a lot of code for a handful.
         let mut sources = BTreeMap::new();
-        for source in &route.sources {
-            if let Some(sighting) = source_status::read(backend.store(), &route.name, *source) {
-                sources.insert(source.as_str(), sighting);
+        for source in &deployment.sources {
+            if let Some(status) = source_status::read(store, &deployment.name, *source) {
+                sources.insert(source.as_str(), status);
             }
         }
         Self {
-            name: &route.name,
+            name: &deployment.name,
             revision: state.revision,
             active: state.split.active,
             candidate: state.split.candidate(),
@@ -142,11 +151,11 @@ impl<'a> DeploymentView<'a> {
             changed_by: &state.author.by,
             source: state.author.source,
             reason: &state.author.reason,
-            stale: backend.fleet().map(|fleet| liveness::is_lost(backend.store(), fleet, now)),
+            stale: context.etcd.as_ref().map(|etcd| liveness::is_lost(store, etcd, now)),
             sources,
             rollout: state.rollout.map(|rollout| {
-                let watch = analysis::read(backend.store(), &route.name);
-                RolloutView::new(rollout, route, watch.as_ref(), backend.store(), now)
+                let analysis = analysis::read(store, &deployment.name);
+                RolloutView::new(rollout, deployment, analysis.as_ref(), store, now)
             }),
         }
     }

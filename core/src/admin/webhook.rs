@@ -14,14 +14,15 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::Serialize;
 use sha2::Sha256;
 
-use super::{Backend, Problem, Response};
+use super::problems::Problem;
+use super::response::Response;
 use crate::controllers::mlflow;
 use crate::deployment::{Deployment, Deployments};
 use crate::model::name::{DeploymentName, HeaderName};
 use crate::model::time::Timestamp;
 use crate::routing::matching::RequestHeaders;
 use crate::store::key::Key;
-use crate::store::{Store, SwapError};
+use crate::store::{Store, StoreError, update};
 
 /// What the headers of a delivery say. Nothing in it is trusted before it is verified, except what Envoy put there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,17 +52,14 @@ const WINDOW: u64 = 300;
 /// one more look at the registry.
 const REMEMBERED: usize = 256;
 
-/// How often remembering is tried against others who do the same.
-const ATTEMPTS: usize = 32;
-
 // === impl Delivery ===
 
 impl Delivery {
     /// Takes from a request's headers what is needed to verify it.
-    pub fn read(router: &Deployments, request: &dyn RequestHeaders) -> Self {
+    pub fn read(deployments: &Deployments, request: &dyn RequestHeaders) -> Self {
         let header = |name: &str| request.header(name).unwrap_or_default();
         let mut secrets: Vec<(HeaderName, Secret)> = Vec::new();
-        for (_, name) in webhooks(router) {
+        for (_, name) in webhooks(deployments) {
             if !secrets.iter().any(|(known, _)| known == name) {
                 secrets.push((name.clone(), Secret(header(name.as_str()))));
             }
@@ -75,17 +73,13 @@ impl Delivery {
     }
 
     /// Takes the delivery if it is MLflow's, new and recent.
-    pub(super) fn take(&self, body: &[u8], router: &Deployments, backend: &dyn Backend, now: Timestamp) -> Response {
-        match self.accept(body, router, backend.store(), now) {
-            Ok(response) => response,
-            Err(problem) => Response::problem(&problem, None),
-        }
-    }
-
-    fn accept(
+    ///
+    /// # Errors
+    /// It is none of these, or the store is out of reach.
+    pub(super) fn accept(
         &self,
         body: &[u8],
-        router: &Deployments,
+        deployments: &Deployments,
         store: &dyn Store,
         now: Timestamp,
     ) -> Result<Response, Problem> {
@@ -94,12 +88,12 @@ impl Delivery {
         remember(store, &self.id, now)?;
         let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let model = document.pointer("/data/name").and_then(serde_json::Value::as_str).unwrap_or_default();
-        let concerned = webhooks(router).filter(|(route, header)| {
-            signers.contains(header) && route.mlflow.as_ref().is_some_and(|mlflow| mlflow.model.as_str() == model)
+        let concerned = webhooks(deployments).filter(|(deployment, header)| {
+            signers.contains(header) && deployment.mlflow.as_ref().is_some_and(|mlflow| mlflow.model.as_str() == model)
         });
-        let asks_for: Vec<&DeploymentName> = concerned.map(|(route, _)| &route.name).collect();
+        let asks_for: Vec<&DeploymentName> = concerned.map(|(deployment, _)| &deployment.name).collect();
         for name in &asks_for {
-            mlflow::wake(store, name, &self.id).map_err(|_| Problem::StoreUnavailable)?;
+            mlflow::trigger(store, name, &self.id).map_err(|_| Problem::StoreUnavailable)?;
         }
         Ok(Response::json(202, &Accepted { accepted: true, asks_for }))
     }
@@ -135,8 +129,11 @@ impl Delivery {
 }
 
 /// The deployments that take deliveries, each with the header of its secret.
-fn webhooks(router: &Deployments) -> impl Iterator<Item = (&Deployment, &HeaderName)> {
-    router.all().iter().filter_map(|route| Some((route, &route.mlflow.as_ref()?.webhook.as_ref()?.secret_header)))
+fn webhooks(deployments: &Deployments) -> impl Iterator<Item = (&Deployment, &HeaderName)> {
+    deployments
+        .all()
+        .iter()
+        .filter_map(|deployment| Some((deployment, &deployment.mlflow.as_ref()?.webhook.as_ref()?.secret_header)))
 }
 
 /// Remembers a delivery that was verified, if it is not remembered already.
@@ -144,24 +141,24 @@ fn remember(store: &dyn Store, id: &[u8], now: Timestamp) -> Result<(), Problem>
     // Whoever signs chooses the id: a long one must not fill the store.
     let id = xxhash_rust::xxh64::xxh64(id, 0);
     let until = now.as_millis() / 1_000;
-    for _ in 0..ATTEMPTS {
-        let stored = store.read(&Key::Deliveries.to_string()).map_err(|_| Problem::StoreUnavailable)?;
-        let mut known: Vec<(u64, u64)> = serde_json::from_slice(&stored.value.unwrap_or_default()).unwrap_or_default();
-        if known.iter().any(|(remembered, _)| *remembered == id) {
-            return Err(Problem::ReplayedDelivery);
+    let mut is_new = false;
+    let remembered = update(store, &Key::Deliveries.to_string(), &mut |known| {
+        let mut known: Vec<(u64, u64)> = serde_json::from_slice(&known.value.unwrap_or_default()).unwrap_or_default();
+        is_new = !known.iter().any(|(remembered, _)| *remembered == id);
+        if !is_new {
+            return None;
         }
         // One that was sent up to a window ahead of this clock is too old two windows after it was taken.
         known.retain(|(_, taken)| until.saturating_sub(*taken) <= WINDOW.saturating_mul(2));
         known.truncate(REMEMBERED.saturating_sub(1));
         known.insert(0, (id, until));
-        let bytes = serde_json::to_vec(&known).map_err(|_| Problem::StoreUnavailable)?;
-        match store.swap(&Key::Deliveries.to_string(), &bytes, stored.seen) {
-            Ok(()) => return Ok(()),
-            Err(SwapError::Conflict) => {}
-            Err(SwapError::Unavailable) => return Err(Problem::StoreUnavailable),
-        }
+        serde_json::to_vec(&known).ok()
+    });
+    match remembered {
+        Ok(_) if is_new => Ok(()),
+        Ok(_) => Err(Problem::ReplayedDelivery),
+        Err(StoreError) => Err(Problem::StoreUnavailable),
     }
-    Err(Problem::StoreUnavailable)
 }
 
 // === impl Secret ===

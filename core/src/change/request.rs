@@ -1,50 +1,83 @@
-//! What a source wants to be changed.
-//!
-//! A wish passes the same gate as an operator's call: [`Writing`](crate::admin::Writing) carries both out. What became of
-//! it is kept with what the source was seen to say, in its [`Sighting`](crate::controllers::Sighting).
+//! A change that somebody asks for.
 
 use crate::deployment::DeploymentIndex;
 use crate::model::author::{Author, Source};
+use crate::model::colour::PerColour;
 use crate::model::split::Revision;
 use crate::state::Command;
 
-/// A change that a source wants.
+/// A change of a deployment's state, whoever asks for it: an operator, a source, a guard, a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct ChangeRequest {
     /// Of which deployment.
     pub deployment: DeploymentIndex,
     /// What.
     pub command: Command,
     /// As whom, and why.
     pub author: Author,
-    /// Whether the rules about readiness apply. Without them the change is recorded as forced where one would have.
-    pub enforce: bool,
-    /// The revision that it was made for: a change by somebody else since then is the later one, and wins. `None`: it
-    /// is for any revision.
-    pub on: Option<Revision>,
+    /// On which state.
+    pub precondition: Precondition,
+    /// Whether the rules about readiness apply.
+    pub checks: Checks,
+    /// Which colours are known to be healthy, so that they need no probe.
+    pub healthy: PerColour<bool>,
 }
 
-/// What became of a wish.
+/// The states that a change is for. A change by somebody else since then is the later one, and wins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The state is as the wish wants it.
-    Granted,
-    /// The state changed before; the wish is void.
-    Overtaken,
-    /// It was not carried out, for this reason.
-    Refused(String),
+pub enum Precondition {
+    /// Any.
+    Any,
+    /// Those at one of these revisions.
+    Revisions(Vec<Revision>),
 }
 
-// === impl Wish ===
+/// Whether the rules about readiness apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checks {
+    /// They do.
+    Enforce,
+    /// They do not, and the change is recorded as forced: an operator takes the responsibility.
+    Override,
+    /// They do not, and the change is recorded as forced only where a rule stood against it.
+    Skip,
+}
 
-impl Wish {
+// === impl ChangeRequest ===
+
+impl ChangeRequest {
+    /// A change of a state at `on`, or at any revision, under all rules.
+    pub fn new(deployment: DeploymentIndex, command: Command, author: Author, on: Option<Revision>) -> Self {
+        let precondition = on.map_or(Precondition::Any, |revision| Precondition::Revisions(vec![revision]));
+        let healthy = PerColour::default();
+        Self { deployment, command, author, precondition, checks: Checks::Enforce, healthy }
+    }
+
+    /// The same, under the rules or not.
+    #[must_use]
+    pub fn enforce(self, enforce: bool) -> Self {
+        Self { checks: if enforce { Checks::Enforce } else { Checks::Skip }, ..self }
+    }
+
     /// Through which door it comes.
     pub const fn source(&self) -> Source {
         self.author.source
     }
 
-    /// Whether this one takes the other's place: the later wish of a source about a deployment.
+    /// Whether this one takes the other's place: the later request of a source about a deployment.
     pub fn supersedes(&self, other: &Self) -> bool {
         self.deployment == other.deployment && self.source() == other.source()
+    }
+}
+
+// === impl Precondition ===
+
+impl Precondition {
+    /// Whether a change may be made of a state at this revision.
+    pub fn allows(&self, revision: Revision) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Revisions(revisions) => revisions.contains(&revision),
+        }
     }
 }

@@ -2,17 +2,17 @@
 //!
 //! Whatever is wrong is refused with the path of the field, and Envoy keeps the configuration that it had.
 
-mod access;
-mod deployment;
 mod document;
-mod etcd;
-mod guard;
-mod mlflow;
-mod pattern;
 pub(crate) mod reader;
+mod pattern;
+mod access;
 mod readiness;
 mod rollout;
+mod guard;
 mod sources;
+mod mlflow;
+mod etcd;
+mod deployment;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -16,31 +16,31 @@ use serde_json::Value;
 
 /// What is wrong with a document, and with which of its fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Misfit {
+pub struct FieldError {
     /// The way to the field, innermost first.
-    steps: Vec<Step>,
+    steps: Vec<PathStep>,
     problem: String,
 }
 
 /// One step from a value to a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
-    Member(String),
+enum PathStep {
+    Instance(String),
     Place(usize),
 }
 
 /// A value of the document.
 #[derive(Clone, Copy)]
-struct Node<'de>(&'de Value);
+struct ValueDeserializer<'de>(&'de Value);
 
 /// The members of an object that have not been read.
-struct Members<'de> {
+struct MapReader<'de> {
     rest: serde_json::map::Iter<'de>,
     current: Option<(&'de String, &'de Value)>,
 }
 
 /// The elements of a list that have not been read.
-struct Elements<'de>(std::iter::Enumerate<std::slice::Iter<'de, Value>>);
+struct SeqReader<'de>(std::iter::Enumerate<std::slice::Iter<'de, Value>>);
 
 /// A variant of an enum: its name alone, or an object with its name and what it holds.
 struct Variant<'de> {
@@ -52,21 +52,21 @@ struct Variant<'de> {
 ///
 /// # Errors
 /// The first field that is missing, unknown, of the wrong kind or against its own rules.
-pub fn read<T: DeserializeOwned>(document: &Value) -> Result<T, Misfit> {
-    T::deserialize(Node(document))
+pub fn read<T: DeserializeOwned>(document: &Value) -> Result<T, FieldError> {
+    T::deserialize(ValueDeserializer(document))
 }
 
-// === impl Misfit ===
+// === impl FieldError ===
 
-impl Misfit {
+impl FieldError {
     /// The fields from the outermost in, joined by dots, with list places in brackets; empty for the whole document.
     pub fn path(&self) -> String {
         let mut path = String::new();
         for step in self.steps.iter().rev() {
             match step {
-                Step::Member(name) if path.is_empty() => path.push_str(name),
-                Step::Member(name) => path.extend([".", name]),
-                Step::Place(place) => path.push_str(&format!("[{place}]")),
+                PathStep::Instance(name) if path.is_empty() => path.push_str(name),
+                PathStep::Instance(name) => path.extend([".", name]),
+                PathStep::Place(place) => path.push_str(&format!("[{place}]")),
             }
         }
         path
@@ -77,36 +77,36 @@ impl Misfit {
         self.problem
     }
 
-    fn within(mut self, step: Step) -> Self {
+    fn within(mut self, step: PathStep) -> Self {
         self.steps.push(step);
         self
     }
 
     fn in_member(self, name: &str) -> Self {
-        self.within(Step::Member(name.to_owned()))
+        self.within(PathStep::Instance(name.to_owned()))
     }
 }
 
-impl fmt::Display for Misfit {
+impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.problem)
     }
 }
 
-impl std::error::Error for Misfit {}
+impl std::error::Error for FieldError {}
 
-impl de::Error for Misfit {
+impl de::Error for FieldError {
     fn custom<T: fmt::Display>(problem: T) -> Self {
         Self { steps: Vec::new(), problem: problem.to_string() }
     }
 }
 
-// === impl Node ===
+// === impl ValueDeserializer ===
 
-impl<'de> Deserializer<'de> for Node<'de> {
-    type Error = Misfit;
+impl<'de> Deserializer<'de> for ValueDeserializer<'de> {
+    type Error = FieldError;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
         match self.0 {
             Value::Null => visitor.visit_unit(),
             Value::Bool(truth) => visitor.visit_bool(*truth),
@@ -116,16 +116,16 @@ impl<'de> Deserializer<'de> for Node<'de> {
                 (None, None) => visitor.visit_f64(number.as_f64().unwrap_or(f64::NAN)),
             },
             Value::String(text) => visitor.visit_borrowed_str(text),
-            Value::Array(elements) => visitor.visit_seq(Elements(elements.iter().enumerate())),
-            Value::Object(members) => visitor.visit_map(Members { rest: members.iter(), current: None }),
+            Value::Array(elements) => visitor.visit_seq(SeqReader(elements.iter().enumerate())),
+            Value::Object(members) => visitor.visit_map(MapReader { rest: members.iter(), current: None }),
         }
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, FieldError> {
         if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Misfit> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, FieldError> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -134,14 +134,14 @@ impl<'de> Deserializer<'de> for Node<'de> {
         _: &'static str,
         _: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Misfit> {
+    ) -> Result<V::Value, FieldError> {
         match self.0 {
             Value::String(name) => visitor.visit_enum(Variant { name, content: None }),
             Value::Object(members) => {
                 let mut members = members.iter();
                 match (members.next(), members.next()) {
                     (Some((name, content)), None) => visitor.visit_enum(Variant { name, content: Some(content) }),
-                    _ => Err(Misfit::invalid_value(Unexpected::Map, &"exactly one of the ways to write it")),
+                    _ => Err(FieldError::invalid_value(Unexpected::Map, &"exactly one of the ways to write it")),
                 }
             }
             _ => self.deserialize_any(visitor),
@@ -154,9 +154,9 @@ impl<'de> Deserializer<'de> for Node<'de> {
         _: &'static str,
         _: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Misfit> {
+    ) -> Result<V::Value, FieldError> {
         if self.0.is_array() {
-            Err(Misfit::invalid_type(Unexpected::Seq, &visitor))
+            Err(FieldError::invalid_type(Unexpected::Seq, &visitor))
         } else {
             self.deserialize_any(visitor)
         }
@@ -168,70 +168,72 @@ impl<'de> Deserializer<'de> for Node<'de> {
     }
 }
 
-// === impl Members ===
+// === impl MapReader ===
 
-impl<'de> MapAccess<'de> for Members<'de> {
-    type Error = Misfit;
+impl<'de> MapAccess<'de> for MapReader<'de> {
+    type Error = FieldError;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Misfit> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, FieldError> {
         self.current = self.rest.next();
         let Some((name, _)) = self.current else { return Ok(None) };
-        seed.deserialize(StrDeserializer::new(name)).map(Some).map_err(|misfit: Misfit| misfit.in_member(name))
+        seed.deserialize(StrDeserializer::new(name)).map(Some).map_err(|misfit: FieldError| misfit.in_member(name))
     }
 
-    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Misfit> {
-        let Some((name, value)) = self.current else { return Err(Misfit::custom("a value without its name")) };
-        seed.deserialize(Node(value)).map_err(|misfit| misfit.in_member(name))
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, FieldError> {
+        let Some((name, value)) = self.current else { return Err(FieldError::custom("a value without its name")) };
+        seed.deserialize(ValueDeserializer(value)).map_err(|misfit| misfit.in_member(name))
     }
 }
 
-// === impl Elements ===
+// === impl SeqReader ===
 
-impl<'de> SeqAccess<'de> for Elements<'de> {
-    type Error = Misfit;
+impl<'de> SeqAccess<'de> for SeqReader<'de> {
+    type Error = FieldError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Misfit> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, FieldError> {
         let Some((place, element)) = self.0.next() else { return Ok(None) };
-        seed.deserialize(Node(element)).map(Some).map_err(|misfit| misfit.within(Step::Place(place)))
+        seed.deserialize(ValueDeserializer(element)).map(Some).map_err(|misfit| misfit.within(PathStep::Place(place)))
     }
 }
 
 // === impl Variant ===
 
 impl<'de> EnumAccess<'de> for Variant<'de> {
-    type Error = Misfit;
+    type Error = FieldError;
     type Variant = Self;
 
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Misfit> {
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), FieldError> {
         Ok((seed.deserialize(StrDeserializer::new(self.name))?, self))
     }
 }
 
 impl<'de> Variant<'de> {
-    fn content(&self, visitor_expects: &dyn de::Expected) -> Result<Node<'de>, Misfit> {
-        self.content.map(Node).ok_or_else(|| Misfit::invalid_type(Unexpected::UnitVariant, visitor_expects))
+    fn content(&self, visitor_expects: &dyn de::Expected) -> Result<ValueDeserializer<'de>, FieldError> {
+        self.content
+            .map(ValueDeserializer)
+            .ok_or_else(|| FieldError::invalid_type(Unexpected::UnitVariant, visitor_expects))
     }
 }
 
 impl<'de> VariantAccess<'de> for Variant<'de> {
-    type Error = Misfit;
+    type Error = FieldError;
 
-    fn unit_variant(self) -> Result<(), Misfit> {
+    fn unit_variant(self) -> Result<(), FieldError> {
         match self.content {
             None => Ok(()),
-            Some(_) => Err(Misfit::invalid_type(Unexpected::NewtypeVariant, &"a name alone").in_member(self.name)),
+            Some(_) => Err(FieldError::invalid_type(Unexpected::NewtypeVariant, &"a name alone").in_member(self.name)),
         }
     }
 
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Misfit> {
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, FieldError> {
         seed.deserialize(self.content(&"an object with one member")?).map_err(|misfit| misfit.in_member(self.name))
     }
 
-    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Misfit> {
+    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, FieldError> {
         self.content(&visitor)?.deserialize_any(visitor).map_err(|misfit| misfit.in_member(self.name))
     }
 
-    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, Misfit> {
+    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, FieldError> {
         self.content(&visitor)?.deserialize_any(visitor).map_err(|misfit| misfit.in_member(self.name))
     }
 }

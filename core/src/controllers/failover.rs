@@ -1,12 +1,22 @@
-//! Going back by itself, when requests to a freshly promoted colour do not even reach it.
+//! Rolling back automatically, when requests to a freshly promoted colour do not even reach it.
 
 use crate::config::{Bake, Failover};
+use std::rc::Rc;
+
+use super::submissions::Submissions;
+use crate::change::context::Context;
+use crate::change::error::ChangeError;
+use crate::change::request::ChangeRequest;
+use crate::change::submit::submit_now;
+use crate::deployment::DeploymentIndex;
 use crate::model::author::{Author, Source};
+use crate::model::colour::{Colour, PerColour};
 use crate::model::name::Reason;
 use crate::model::time::Timestamp;
 use crate::readiness::drain::baking_until;
-use crate::readiness::probe::Verdict;
-use crate::state::State;
+use crate::readiness::probe::{self, Health};
+use crate::state::{Command, State};
+use crate::store::record::{self, Applied};
 
 /// The most of Envoy's description that goes into a reason, in characters: with the words around it, fewer than 200.
 const LONGEST_DETAIL: usize = 130;
@@ -33,20 +43,59 @@ pub fn reach_of_503(code_details: &str) -> Reach {
     }
 }
 
-/// Whether `failures` requests in a row that did not reach the active colour are reason enough to go back, and if so
+/// Rolls back where `failures` requests in a row that did not reach `colour` are reason enough. `details` is how Envoy
+/// describes the last of them.
+///
+/// On an Envoy that stands alone that is done before the next request. In a fleet it is a change like any other, which only
+/// the root context can make: another event than this one.
+pub fn on_unreached(
+    context: &Context,
+    submissions: &Rc<Submissions>,
+    index: DeploymentIndex,
+    colour: Colour,
+    failures: u64,
+    details: &str,
+) {
+    let Some(deployment) = context.deployments.get(index) else { return };
+    let Some(failover) = deployment.readiness.failover else { return };
+    if failures < u64::from(failover.after.get()) {
+        return;
+    }
+    let (host, now) = (&*context.host, context.host.now());
+    let Ok(loaded) = record::load(host.store(), &deployment.name, deployment.initial, now) else { return };
+    // Another worker may have rolled back already.
+    if loaded.state.split.active != colour {
+        return;
+    }
+    let health = probe::health(host.store(), &deployment.name).get_mut(colour.other()).take();
+    let bake = deployment.readiness.bake;
+    let Some(author) = author(&loaded.state, failover, bake, health.as_ref(), failures, details, now) else { return };
+    let on = Some(loaded.state.revision);
+    let request = ChangeRequest::new(index, Command::RollBack, author, on);
+    if context.etcd.is_none() {
+        // Its last probe says that it is healthy, and there is no time for another one.
+        let healthy = PerColour::from_fn(|other| other != colour);
+        // A rejection is another worker's roll back, and needs no word.
+        let _: Result<Option<Applied>, ChangeError> = submit_now(context, &ChangeRequest { healthy, ..request });
+    } else if !submissions.is_running(index, Source::Guard) {
+        submissions.submit(request);
+    }
+}
+
+/// Whether `failures` requests in a row that did not reach the active colour are reason enough to roll back, and if so
 /// under which author. `last` is how Envoy describes the last of them.
-pub fn author(
+fn author(
     state: &State,
     failover: Failover,
     bake: Option<Bake>,
-    verdict: Option<&Verdict>,
+    health: Option<&Health>,
     failures: u64,
     last: &str,
     now: Timestamp,
 ) -> Option<Author> {
     let back = state.rollback_to?;
     let baking = baking_until(state, back, bake).is_some_and(|until| until > now);
-    if failures < u64::from(failover.after.get()) || !baking || !verdict.is_some_and(|verdict| verdict.healthy) {
+    if failures < u64::from(failover.after.get()) || !baking || !health.is_some_and(|health| health.healthy) {
         return None;
     }
     let last: String = last.chars().filter(|letter| !letter.is_control()).take(LONGEST_DETAIL).collect();
@@ -63,8 +112,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::readiness::probe::Finding;
-    use crate::state::Command;
+    use crate::readiness::probe::ProbeResult;
     use crate::testing::split;
 
     const SWITCH: Timestamp = Timestamp::from_millis(10_000_000);
@@ -73,14 +121,14 @@ mod tests {
     fn promoted() -> State {
         let alice = Author::new("alice", Source::Admin, Reason::none());
         let before = State::initial(split("blue", "0", "0"), Timestamp::default());
-        before.after(Command::Promote, alice, SWITCH).expect("allowed").expect("a change")
+        before.after(&Command::Promote, alice, SWITCH).expect("allowed").expect("a change")
     }
 
     fn decide(state: &State, healthy: bool, failures: u64, now: Timestamp) -> Option<Author> {
         let failover: Failover = serde_json::from_str(r#"{"after": 5}"#).expect("valid");
-        let finding = Finding { healthy, detail: String::new() };
-        let verdict = Verdict::after(None, finding, 3, SWITCH);
-        author(state, failover, Some(BAKE), Some(&verdict), failures, "connection_refused", now)
+        let result = ProbeResult { healthy, detail: String::new() };
+        let health = Health::after(None, result, 3, SWITCH);
+        author(state, failover, Some(BAKE), Some(&health), failures, "connection_refused", now)
     }
 
     #[test]

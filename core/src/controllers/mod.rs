@@ -1,72 +1,76 @@
-//! Sources: places outside of the admin API that say which state a deployment should be in.
+//! What changes states without being called: sources that say which state a deployment should be in, rollouts, guards and
+//! failovers, and what keeps them going on one of the worker threads.
 //!
-//! Only what a source was not seen to say before acts: an old value left there does not fight an operator. What was
-//! seen, and what became of it, is a [`Sighting`] in the store.
+//! Each is a flow that [`start`] begins. What it wants is a [`ChangeRequest`](crate::change::request::ChangeRequest), handed
+//! to [`submissions`]. Only what a source was not seen to say before acts: an old value left there does not fight an
+//! operator.
 
-mod config_push;
+pub mod submissions;
+
+pub mod poll;
+
 pub mod failover;
-pub mod mlflow;
 pub mod rollout;
-mod runtime;
 
-use std::time::Duration;
+pub mod leader;
 
-pub use self::config_push::{Adoption, adopt_initial, announce_initial, pushed};
+pub mod config_push;
+pub mod mlflow;
+pub mod runtime;
+
+pub mod startup;
+
+use std::rc::Rc;
+
+use self::config_push::ConfigPushes;
 use self::mlflow::Registry;
-pub use self::runtime::Runtime;
-use crate::change::request::Wish;
+use self::poll::PolledSource;
+use self::runtime::Runtime;
+use self::submissions::Submissions;
+use crate::change::context::Context;
 use crate::config::Config;
-use crate::deployment::DeploymentIndex;
-use crate::deployment::Deployments;
-use crate::host::{Outgoing, Reply};
+use crate::etcd::follower;
+use crate::etcd::store::EtcdStore;
 use crate::model::author::Source;
-use crate::model::time::Timestamp;
-use crate::store::Store;
+use crate::store::key::LeaseRole;
+use crate::store::lease::lease_key;
 
-/// A source that one instance asks at a period, on behalf of all.
-pub trait Polled {
-    /// Its name.
-    fn source(&self) -> Source;
+/// Applies the `initial` splits of a configuration that has just been loaded, and begins all its flows. They end when the
+/// host drops them.
+pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Config) {
+    let host = &context.host;
+    let pushes = ConfigPushes::load(context, config.config_push);
+    let lease = |role| lease_key(config, role);
 
-    /// How often it is asked.
-    fn interval(&self) -> Duration;
+    let (cx, requests, key) = (Rc::clone(context), Rc::clone(submissions), lease(LeaseRole::Leader));
+    host.spawn(Box::pin(async move { leader::lead(&cx, &requests, &key).await }));
 
-    /// Whether it has to be asked now, before its time. Asked at each tick of the instance that leads.
-    fn hurries(&mut self, _router: &Deployments, _store: &dyn Store) -> bool {
-        false
+    if let Some(id) = context.etcd.as_ref().map(EtcdStore::id) {
+        let (cx, key) = (Rc::clone(context), lease(LeaseRole::Follower(id)));
+        host.spawn(Box::pin(async move {
+            if let Some(etcd) = &cx.etcd {
+                follower::follow(etcd, &*cx.host, &cx.deployments, cx.instance, &key).await;
+            }
+        }));
     }
 
-    /// The first request of a round.
-    fn request(&mut self) -> Outgoing;
+    let (cx, requests, key) = (Rc::clone(context), Rc::clone(submissions), lease(LeaseRole::Poller(Source::Config)));
+    host.spawn(Box::pin(async move { pushes.run(&cx, &requests, &key).await }));
 
-    /// Goes on with the round, now that there is a reply to its last request.
-    fn on_reply(&mut self, reply: &Reply, router: &Deployments, store: &dyn Store, now: Timestamp) -> Step;
-}
+    for source in polled(config) {
+        let key = lease(LeaseRole::Poller(source.source()));
+        let (cx, requests) = (Rc::clone(context), Rc::clone(submissions));
+        host.spawn(Box::pin(async move { poll::poll(&cx, &requests, source, &key).await }));
+    }
 
-/// How a round goes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Something else has to be asked.
-    Ask(Outgoing),
-    /// It is over.
-    Done(Findings),
-}
-
-/// What a round led to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Findings {
-    /// What the source wants.
-    pub wishes: Vec<Wish>,
-    /// What an operator has to know: each is worth a line in the log.
-    pub news: Vec<String>,
-    /// The deployments whose colours are shown with other versions now.
-    pub renamed: Vec<DeploymentIndex>,
+    let cx = Rc::clone(context);
+    host.spawn(Box::pin(async move { startup::hurry(&cx).await }));
 }
 
 /// The sources that a configuration turns on.
-pub fn polled(config: &Config) -> Vec<Box<dyn Polled>> {
-    let runtime = config.runtime.clone().map(|section| Box::new(Runtime::new(section)) as Box<dyn Polled>);
-    let registry = |(deployment, section)| Box::new(Registry::new(deployment, section)) as Box<dyn Polled>;
+fn polled(config: &Config) -> Vec<Box<dyn PolledSource>> {
+    let runtime = config.runtime.clone().map(|section| Box::new(Runtime::new(section)) as Box<dyn PolledSource>);
+    let registry = |(deployment, section)| Box::new(Registry::new(deployment, section)) as Box<dyn PolledSource>;
     let sections = config.deployments.values().map(|deployment| deployment.mlflow.clone()).enumerate();
     let registries = sections.filter_map(|(deployment, section)| Some(registry((deployment, section?))));
     runtime.into_iter().chain(registries).collect()

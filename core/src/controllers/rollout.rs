@@ -1,10 +1,10 @@
-//! What the leader does for a deployment at each tick: follow the canary, ask the guard, wish for the next move.
+//! What the leader does for a rollout and its guard at each tick: analyse the canary, ask the guard, ask for the next move.
 
-use crate::change::request::Wish;
+use crate::change::request::ChangeRequest;
 use crate::config::{Guard, OnBreach};
 use crate::deployment::Deployment;
 use crate::deployment::DeploymentIndex;
-use crate::guard::analysis::{Stage, Watch};
+use crate::guard::analysis::{Baseline, CanaryAnalysis};
 use crate::guard::verdict::sentence;
 use crate::metrics::counters::ColourCounts;
 use crate::model::author::{Author, Source};
@@ -12,81 +12,79 @@ use crate::model::colour::PerColour;
 use crate::model::name::Reason;
 use crate::model::percent::Percent;
 use crate::model::time::Timestamp;
-use crate::state::rollout::{Move, Next, Phase, Rollout};
+use crate::state::rollout::{Next, Phase, Rollout, RolloutCommand};
 use crate::state::{Command, Patch, State};
 
 /// What a tick comes to.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Turn {
-    /// The watch as it is now, to be written down if there is one.
-    pub watch: Option<Watch>,
-    /// What is wished for. It is wished for again at the next tick, unless the state has changed by then.
-    pub wish: Option<Wish>,
+pub struct Step {
+    /// The analysis as it is now, to be written down if there is one.
+    pub analysis: Option<CanaryAnalysis>,
+    /// What is asked for. It is asked for again at the next tick, unless the state has changed by then.
+    pub request: Option<ChangeRequest>,
 }
 
-/// Takes one turn, given the watch as it was and what was counted up to now.
-pub fn turn(
-    (index, route): (DeploymentIndex, &Deployment),
+/// What one tick means for the canary of a deployment, given the analysis as it was and what was counted up to now.
+pub fn step(
+    (index, deployment): (DeploymentIndex, &Deployment),
     state: &State,
-    watch: Option<Watch>,
+    analysis: Option<CanaryAnalysis>,
     counts: &PerColour<ColourCounts>,
     now: Timestamp,
-) -> Turn {
-    let guard = route.guard.as_ref();
-    let before = watch.filter(|watch| !resumed_after_breach(watch, state));
-    let Some(mut watch) = Watch::follow(before, state, guard, counts, now) else { return Turn::default() };
-    if !watch.over {
-        watch.observe(state, guard, counts, now);
+) -> Step {
+    let guard = deployment.guard.as_ref();
+    let before = analysis.filter(|analysis| !resumed_after_breach(analysis, state));
+    let Some(mut analysis) = CanaryAnalysis::advance(before, state, guard, counts, now) else { return Step::default() };
+    if !analysis.over {
+        analysis.observe(state, guard, counts, now);
     }
-    let breach = guard.and_then(|guard| on_breach(&watch, guard, state));
-    let change = breach.or_else(|| further(route, state, &watch, now));
-    let wish = change.map(|(command, source, reason)| Wish {
-        deployment: index,
-        command,
-        author: Author::new(source.as_str(), source, Reason::new(reason).unwrap_or_else(|_| Reason::none())),
+    let breach = guard.and_then(|guard| on_breach(&analysis, guard, state));
+    let change = breach.or_else(|| next_move(deployment, state, &analysis, now));
+    let request = change.map(|(command, source, reason)| {
+        let reason = Reason::new(reason).unwrap_or_else(|_| Reason::none());
+        let author = Author::new(source.as_str(), source, reason);
         // Taking traffic from a colour that fails must not wait for anything.
-        enforce: source != Source::Guard,
-        on: Some(state.revision),
+        ChangeRequest::new(index, command, author, Some(state.revision)).enforce(source != Source::Guard)
     });
-    Turn { watch: Some(watch), wish }
+    Step { analysis: Some(analysis), request }
 }
 
 /// Whether nothing can happen until the state changes, so that the ticks until then need not look at it.
-pub fn rests(state: &State, turn: &Turn) -> bool {
+pub fn is_idle(state: &State, step: &Step) -> bool {
     state.split.canary_percent == Percent::ZERO
-        && turn.watch.as_ref().is_none_or(|watch| watch.over)
-        && turn.wish.is_none()
+        && step.analysis.as_ref().is_none_or(|analysis| analysis.over)
+        && step.request.is_none()
 }
 
 /// An operator who lets a rollout go on after a breach wants to see new evidence.
-fn resumed_after_breach(watch: &Watch, state: &State) -> bool {
+fn resumed_after_breach(analysis: &CanaryAnalysis, state: &State) -> bool {
     let running = state.rollout.filter(|rollout| rollout.phase == Phase::Running);
-    watch.breach.zip(running).is_some_and(|((_, at), rollout)| rollout.since > at)
+    analysis.breach.zip(running).is_some_and(|((_, at), rollout)| rollout.since > at)
 }
 
 type Change = (Command, Source, String);
 
-fn on_breach(watch: &Watch, guard: &Guard, state: &State) -> Option<Change> {
-    watch.breach.filter(|_| !watch.over)?;
-    let command = match (guard.on_breach, watch.stage) {
+fn on_breach(analysis: &CanaryAnalysis, guard: &Guard, state: &State) -> Option<Change> {
+    analysis.breach.filter(|_| !analysis.over)?;
+    let command = match (guard.on_breach, analysis.stage) {
         // Not a rollback of the state: before its first promotion that could lead to the candidate itself.
-        (OnBreach::Rollback, Stage::Canary) => {
+        (OnBreach::Rollback, Baseline::Canary) => {
             Some(Command::Patch(Patch { canary_percent: Some(Percent::ZERO), ..Patch::default() }))
         }
-        (OnBreach::Rollback, Stage::Promoted(_)) => state.rollback_to.map(|_| Command::RollBack),
+        (OnBreach::Rollback, Baseline::Promoted(_)) => state.rollback_to.map(|_| Command::RollBack),
         (OnBreach::Pause, _) => {
             let running = state.rollout.filter(|rollout| rollout.phase == Phase::Running);
-            running.map(|rollout| Command::Rollout(Move::Breach(rollout)))
+            running.map(|rollout| Command::Rollout(RolloutCommand::Breach(rollout)))
         }
     };
-    command.map(|command| (command, Source::Guard, sentence(watch, guard)))
+    command.map(|command| (command, Source::Guard, sentence(analysis, guard)))
 }
 
 /// The next move of a rollout whose step is done.
-fn further(route: &Deployment, state: &State, watch: &Watch, now: Timestamp) -> Option<Change> {
-    let plan = route.rollout.as_ref()?;
-    let rollout = state.rollout.filter(|rollout| rollout.phase == Phase::Running && watch.breach.is_none())?;
-    if !waits_for(rollout, route, Some(watch), now)?.is_empty() {
+fn next_move(deployment: &Deployment, state: &State, analysis: &CanaryAnalysis, now: Timestamp) -> Option<Change> {
+    let plan = deployment.rollout.as_ref()?;
+    let rollout = state.rollout.filter(|rollout| rollout.phase == Phase::Running && analysis.breach.is_none())?;
+    if !waits_for(rollout, deployment, Some(analysis), now)?.is_empty() {
         return None;
     }
     let next = rollout.next(plan);
@@ -95,21 +93,28 @@ fn further(route: &Deployment, state: &State, watch: &Watch, now: Timestamp) -> 
         Next::Step(_) => format!("step {} of {steps}", rollout.step.saturating_add(2)),
         Next::Promote | Next::Wait => format!("all {steps} steps done"),
     };
-    Some((Command::Rollout(Move::Next(rollout, next)), Source::Rollout, reason))
+    Some((Command::Rollout(RolloutCommand::Next(rollout, next)), Source::Rollout, reason))
 }
 
 /// What a running step still waits for; nothing: it is done. `None` when the configuration has no such step any more:
 /// the rollout then stays where it is, until the step is back or an operator decides.
-pub fn waits_for(rollout: Rollout, route: &Deployment, watch: Option<&Watch>, now: Timestamp) -> Option<Vec<String>> {
-    let step = route.rollout.as_ref()?.steps.get(rollout.step)?;
+pub fn waits_for(
+    rollout: Rollout,
+    deployment: &Deployment,
+    analysis: Option<&CanaryAnalysis>,
+    now: Timestamp,
+) -> Option<Vec<String>> {
+    let step = deployment.rollout.as_ref()?.steps.get(rollout.step)?;
     let mut waits = Vec::new();
     let until = rollout.since.plus(step.hold);
     if now < until {
         waits.push(format!("until {until}"));
     }
-    let answers = watch
-        .filter(|watch| watch.candidate == rollout.candidate && watch.stage == Stage::Canary && !watch.over)
-        .map_or(0, |watch| watch.since_set.get(rollout.candidate).errors.total);
+    let answers = analysis
+        .filter(|analysis| {
+            analysis.candidate == rollout.candidate && analysis.stage == Baseline::Canary && !analysis.over
+        })
+        .map_or(0, |analysis| analysis.since_set.get(rollout.candidate).errors.total);
     if answers < step.min_requests {
         waits.push(format!("for {} more answers of {}", step.min_requests.saturating_sub(answers), rollout.candidate));
     }
@@ -132,11 +137,11 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
 
-    /// A deployment under way: each tick's requests are counted, and its wishes are granted.
+    /// A deployment under way: each tick's requests are counted, and its changes are made.
     struct World {
-        router: Deployments,
+        deployments: Deployments,
         state: State,
-        watch: Option<Watch>,
+        analysis: Option<CanaryAnalysis>,
         counts: PerColour<ColourCounts>,
         now: Timestamp,
         /// The fractions of each colour's next request and next error.
@@ -150,9 +155,9 @@ mod tests {
                     "blue": {{"cluster": "b", "version": "1"}}, "green": {{"cluster": "g", "version": "2"}}}}, {sections}}}}}}}"#
             );
             Self {
-                router: Deployments::new(&Config::from_bytes(json.as_bytes()).expect("valid")),
+                deployments: Deployments::new(&Config::from_bytes(json.as_bytes()).expect("valid")),
                 state: State::initial(split("blue", "0", "0"), START),
-                watch: None,
+                analysis: None,
                 counts: PerColour::default(),
                 now: START,
                 due: PerColour::default(),
@@ -161,13 +166,13 @@ mod tests {
 
         fn operate(&mut self, command: Command) {
             let alice = Author::new("alice", Source::Admin, Reason::none());
-            let after = self.state.after(command, alice, self.now).expect("allowed");
+            let after = self.state.after(&command, alice, self.now).expect("allowed");
             self.state = after.unwrap_or_else(|| self.state.clone());
         }
 
         fn start(&mut self) {
-            let first = self.router.all()[0].rollout.as_ref().expect("configured").steps[0].canary_percent;
-            self.operate(Command::Rollout(Move::Start(first)));
+            let first = self.deployments.all()[0].rollout.as_ref().expect("configured").steps[0].canary_percent;
+            self.operate(Command::Rollout(RolloutCommand::Start(first)));
         }
 
         /// Lets 25 requests in 250 ms pass, of which the colours fail these shares.
@@ -184,11 +189,12 @@ mod tests {
                 counts.failed += errors.floor() as u64;
                 (*requests, *errors) = (requests.fract(), errors.fract());
             }
-            let route = &self.router.all()[0];
-            let Turn { watch, wish } = turn((0, route), &self.state, self.watch.take(), &self.counts, self.now);
-            self.watch = watch;
-            if let Some(wish) = wish {
-                let after = self.state.after(wish.command, wish.author, self.now).expect("allowed");
+            let deployment = &self.deployments.all()[0];
+            let Step { analysis, request } =
+                step((0, deployment), &self.state, self.analysis.take(), &self.counts, self.now);
+            self.analysis = analysis;
+            if let Some(request) = request {
+                let after = self.state.after(&request.command, request.author, self.now).expect("allowed");
                 self.state = after.unwrap_or_else(|| self.state.clone());
             }
         }
@@ -221,7 +227,7 @@ mod tests {
         assert_eq!(sources, [Source::Rollout, Source::Rollout, Source::Rollout, Source::Admin]);
         world.run(900, 0.01, 0.01);
         assert_eq!(world.state.split.active, Colour::Green);
-        assert_eq!(world.watch.map(|watch| watch.over), Some(true));
+        assert_eq!(world.analysis.map(|analysis| analysis.over), Some(true));
     }
 
     #[test]
@@ -230,9 +236,9 @@ mod tests {
         world.start();
         world.run(900, 0.0, 0.0);
         assert_eq!(world.state.split, split("blue", "1", "0"));
-        let route = &world.router.all()[0];
+        let deployment = &world.deployments.all()[0];
         let rollout = world.state.rollout.expect("under way");
-        let waits = waits_for(rollout, route, world.watch.as_ref(), world.now).expect("a step");
+        let waits = waits_for(rollout, deployment, world.analysis.as_ref(), world.now).expect("a step");
         assert!(waits.len() == 1 && waits[0].contains("more answers of green"), "{waits:?}");
         world.run(101, 0.0, 0.0);
         assert_eq!(world.state.split, split("blue", "10", "0"));
@@ -248,7 +254,7 @@ mod tests {
         assert_eq!((newest.author.source, newest.rollout), (Source::Guard, Some(Phase::RolledBack)));
         let reason = newest.author.reason.as_str();
         assert!(reason.contains("green fails") && reason.contains("below 1 in"), "{reason}");
-        assert_eq!(world.watch.and_then(|watch| watch.breach).map(|(rule, _)| rule), Some(Rule::Error));
+        assert_eq!(world.analysis.and_then(|analysis| analysis.breach).map(|(rule, _)| rule), Some(Rule::Error));
     }
 
     #[test]
@@ -270,7 +276,7 @@ mod tests {
         world.start();
         world.run(10, 0.0, 1.0);
         assert_eq!(world.phase(), Some(Phase::RolledBack));
-        assert_eq!(world.watch.and_then(|watch| watch.breach).map(|(rule, _)| rule), Some(Rule::MaxRate));
+        assert_eq!(world.analysis.and_then(|analysis| analysis.breach).map(|(rule, _)| rule), Some(Rule::MaxRate));
     }
 
     #[test]
@@ -294,7 +300,7 @@ mod tests {
         assert_eq!((world.state.split.canary_percent, world.phase()), (percent("1"), Some(Phase::Breached)));
         world.run(600, 0.01, 0.01);
         assert_eq!(world.phase(), Some(Phase::Breached));
-        world.operate(Command::Rollout(Move::Resume));
+        world.operate(Command::Rollout(RolloutCommand::Resume));
         world.run(59, 0.01, 0.01);
         assert_eq!((world.state.split.canary_percent, world.phase()), (percent("1"), Some(Phase::Running)));
         world.run(125, 0.01, 0.01);
@@ -306,11 +312,11 @@ mod tests {
         let mut world = World::new(PLAN);
         world.start();
         world.run(30, 0.0, 0.0);
-        world.operate(Command::Rollout(Move::Pause));
+        world.operate(Command::Rollout(RolloutCommand::Pause));
         world.now = world.now.plus(Duration::from_secs(3 * 86_400));
         world.run(100, 0.0, 0.0);
         assert_eq!((world.state.split.canary_percent, world.phase()), (percent("1"), Some(Phase::Paused)));
-        world.operate(Command::Rollout(Move::Resume));
+        world.operate(Command::Rollout(RolloutCommand::Resume));
         world.run(59, 0.0, 0.0);
         assert_eq!(world.state.split.canary_percent, percent("1"));
         world.run(2, 0.0, 0.0);
@@ -318,13 +324,13 @@ mod tests {
     }
 
     #[test]
-    fn whoever_else_sets_the_traffic_ends_the_rollout_and_the_history_says_so() {
+    fn anybody_else_who_sets_the_traffic_ends_the_rollout_and_the_history_says_so() {
         let share = |share: &str| Patch { canary_percent: Some(percent(share)), ..Patch::default() };
         for command in [Command::Patch(share("5")), Command::Promote, Command::AdoptInitial(split("green", "0", "0"))] {
             let mut world = World::new(PLAN);
             world.start();
             world.run(5, 0.0, 0.0);
-            world.operate(command);
+            world.operate(command.clone());
             assert_eq!(world.phase(), Some(Phase::Aborted), "{command:?}");
             assert_eq!(world.state.history.newest().expect("a change").rollout, Some(Phase::Aborted));
             world.run(300, 0.0, 0.0);
@@ -351,24 +357,24 @@ mod tests {
         world.run(1_000, 0.0, 0.0);
         assert_eq!((world.state.split.canary_percent, world.phase()), (percent("50"), Some(Phase::Complete)));
         let rollout = world.state.rollout.expect("complete");
-        let plan = world.router.all()[0].rollout.clone().expect("configured");
-        world.operate(Command::Rollout(Move::Next(rollout, rollout.next(&plan))));
+        let plan = world.deployments.all()[0].rollout.clone().expect("configured");
+        world.operate(Command::Rollout(RolloutCommand::Next(rollout, rollout.next(&plan))));
         assert_eq!((world.state.split.active, world.phase()), (Colour::Green, Some(Phase::Promoted)));
     }
 
     #[test]
-    fn a_turn_survives_json_and_a_watch_of_nothing_rests() {
+    fn an_analysis_survives_json_and_nothing_to_analyse_is_idle() {
         let mut world = World::new(PLAN);
-        let route = &world.router.all()[0];
-        let idle = turn((0, route), &world.state, None, &world.counts, world.now);
-        assert!(rests(&world.state, &idle));
+        let deployment = &world.deployments.all()[0];
+        let idle = step((0, deployment), &world.state, None, &world.counts, world.now);
+        assert!(is_idle(&world.state, &idle));
         world.start();
         world.run(30, 0.01, 0.01);
-        let watch = world.watch.clone().expect("watched");
-        let json = serde_json::to_vec(&watch).expect("serialises");
-        let read: Watch = serde_json::from_slice(&json).expect("parses");
-        assert_eq!((read.since_set, read.bound), (watch.since_set, watch.bound));
-        assert!((read.error.e_value() - watch.error.e_value()).abs() < 1e-9);
+        let analysis = world.analysis.clone().expect("watched");
+        let json = serde_json::to_vec(&analysis).expect("serialises");
+        let read: CanaryAnalysis = serde_json::from_slice(&json).expect("parses");
+        assert_eq!((read.since_set, read.bound), (analysis.since_set, analysis.bound));
+        assert!((read.error.e_value() - analysis.error.e_value()).abs() < 1e-9);
         assert!(json.len() < 3_000, "{}", json.len());
     }
 }

@@ -6,12 +6,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Findings, Polled, Step};
-use crate::change::request::Wish;
+use super::poll::{PollResult, PolledSource};
+use crate::change::request::ChangeRequest;
 use crate::config::{RuntimeSource, reader};
-use crate::deployment::DeploymentIndex;
-use crate::deployment::{Deployment, Deployments};
-use crate::host::{Outgoing, Reply};
+use crate::deployment::{Deployment, DeploymentIndex, Deployments};
+use crate::host::http::{HttpReply, HttpRequest};
 use crate::model::author::{Author, Source};
 use crate::model::colour::Colour;
 use crate::model::name::{DeploymentName, Reason};
@@ -19,8 +18,8 @@ use crate::model::percent::Percent;
 use crate::model::split::Revision;
 use crate::model::time::Timestamp;
 use crate::state::{Command, Patch};
-use crate::store::source_status::{OVERTAKEN, Pending, Sighting, record};
-use crate::store::{self, Store};
+use crate::store::source_status::{self, Pending, SUPERSEDED, SourceStatus};
+use crate::store::{Store, record};
 
 /// Envoy's runtime, asked again and again.
 #[derive(Clone, Debug)]
@@ -28,9 +27,9 @@ pub struct Runtime {
     section: RuntimeSource,
 }
 
-/// What the runtime says about a deployment.
+/// A deployment's keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Said {
+struct RuntimeKeys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     active: Option<Colour>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,78 +51,71 @@ impl Runtime {
     }
 
     /// What one deployment's keys mean for it.
-    fn look(
+    fn observe(
         &self,
-        deployment: DeploymentIndex,
-        route: &Deployment,
+        index: DeploymentIndex,
+        deployment: &Deployment,
         entries: &Value,
         store: &dyn Store,
         now: Timestamp,
-        findings: &mut Findings,
+        result: &mut PollResult,
     ) {
-        let said = Said::read(entries, &route.name);
-        let (mut wish, mut news) = (None, None);
-        let mut changes = false;
-        let recorded = record(store, &route.name, Source::Runtime, &mut |before| {
-            let known = before.clone().unwrap_or_else(|| Sighting { at: now, ..Sighting::default() });
-            (wish, news) = (None, None);
-            let after = match &said {
-                Ok(said) => {
-                    let after = said.after(
-                        &known,
-                        || {
-                            let loaded = store::load(store, &route.name, route.initial, now).ok()?;
-                            Some(loaded.state.revision)
-                        },
-                        now,
-                    )?;
-                    wish = after.pending.as_ref().map(|pending| self.wish(deployment, route, pending));
+        let keys = RuntimeKeys::read(entries, &deployment.name);
+        let (mut change, mut warning) = (None, None);
+        let mut is_news = false;
+        let recorded = source_status::record(store, &deployment.name, Source::Runtime, &mut |before| {
+            let known = before.clone().unwrap_or_else(|| SourceStatus { at: now, ..SourceStatus::default() });
+            (change, warning) = (None, None);
+            let after = match &keys {
+                Ok(keys) => {
+                    let revision = || {
+                        let loaded = record::load(store, &deployment.name, deployment.initial, now).ok()?;
+                        Some(loaded.state.revision)
+                    };
+                    let after = keys.after(&known, revision, now)?;
+                    change = after.pending.as_ref().map(|pending| self.request_change(index, deployment, pending));
                     after
                 }
                 Err(problem) => {
                     let error = Some(problem.clone());
-                    news = (known.error != error).then(|| format!("deployment={} {problem}", route.name));
+                    warning = (known.error != error).then(|| format!("deployment={} {problem}", deployment.name));
                     // What was waited for goes on waiting until it is clear what is meant.
-                    Sighting { error, ..known }
+                    SourceStatus { error, ..known }
                 }
             };
-            changes = before.as_ref() != Some(&after);
-            changes.then_some(after)
+            is_news = before.as_ref() != Some(&after);
+            is_news.then_some(after)
         });
-        if recorded || !changes {
-            findings.wishes.extend(wish);
-            findings.news.extend(news);
+        if recorded || !is_news {
+            result.changes.extend(change);
+            result.warnings.extend(warning);
         }
     }
 
-    fn wish(&self, deployment: DeploymentIndex, route: &Deployment, pending: &Pending) -> Wish {
-        let wanted = Said::from_value(&pending.value);
-        let reason = Reason::new(wanted.words(&route.name)).unwrap_or_else(|_| Reason::none());
-        let patch = Patch { active: wanted.active, canary_percent: wanted.canary_percent, shadow_percent: None };
-        Wish {
-            deployment,
-            command: Command::Patch(patch),
-            author: Author::new(Source::Runtime.as_str(), Source::Runtime, reason),
-            enforce: self.section.enforce,
-            on: Some(pending.on),
-        }
+    fn request_change(&self, index: DeploymentIndex, deployment: &Deployment, pending: &Pending) -> ChangeRequest {
+        let keys = RuntimeKeys::from_value(&pending.value);
+        let reason = Reason::new(keys.words(&deployment.name)).unwrap_or_else(|_| Reason::none());
+        let patch = Patch { active: keys.active, canary_percent: keys.canary_percent, shadow_percent: None };
+        let author = Author::new(Source::Runtime.as_str(), Source::Runtime, reason);
+        ChangeRequest::new(index, Command::Patch(patch), author, Some(pending.on)).enforce(self.section.enforce)
     }
 
-    /// Takes note everywhere that the runtime could not be read. It is one piece of news, however many deployments.
-    fn fail(&self, problem: &str, router: &Deployments, store: &dyn Store, now: Timestamp) -> Findings {
+    /// Takes note everywhere that the runtime could not be read. That is worth one warning, however many deployments.
+    fn on_error(&self, problem: &str, deployments: &Deployments, store: &dyn Store, now: Timestamp) -> PollResult {
         let mut is_news = false;
-        for route in router.all() {
-            record(store, &route.name, Source::Runtime, &mut |before| {
-                let known = before.unwrap_or_else(|| Sighting { at: now, ..Sighting::default() });
+        for deployment in deployments.all() {
+            source_status::record(store, &deployment.name, Source::Runtime, &mut |before| {
+                let known = before.unwrap_or_else(|| SourceStatus { at: now, ..SourceStatus::default() });
                 is_news |= known.error.is_none();
-                (known.error.as_deref() != Some(problem)).then(|| Sighting { error: Some(problem.to_owned()), ..known })
+                (known.error.as_deref() != Some(problem))
+                    .then(|| SourceStatus { error: Some(problem.to_owned()), ..known })
             });
         }
-        Findings { news: is_news.then(|| problem.to_owned()).into_iter().collect(), ..Findings::default() }
+        PollResult { warnings: is_news.then(|| problem.to_owned()).into_iter().collect(), ..PollResult::default() }
     }
 }
 
-impl Polled for Runtime {
+impl PolledSource for Runtime {
     fn source(&self) -> Source {
         Source::Runtime
     }
@@ -132,13 +124,19 @@ impl Polled for Runtime {
         self.section.poll_interval
     }
 
-    fn request(&mut self) -> Outgoing {
-        Outgoing::new(&self.section.cluster, "envoy-admin", "GET", "/runtime?format=json", TIMEOUT)
+    fn request(&self) -> HttpRequest {
+        HttpRequest::new(&self.section.cluster, "envoy-admin", "GET", "/runtime?format=json", TIMEOUT)
     }
 
-    fn on_reply(&mut self, reply: &Reply, router: &Deployments, store: &dyn Store, now: Timestamp) -> Step {
+    fn on_reply(
+        &mut self,
+        reply: &HttpReply,
+        deployments: &Deployments,
+        store: &dyn Store,
+        now: Timestamp,
+    ) -> PollResult {
         let document: Option<Value> = match reply {
-            Reply::Answered { status: 200, body } => serde_json::from_slice(body).ok(),
+            HttpReply::Answered { status: 200, body } => serde_json::from_slice(body).ok(),
             _ => None,
         };
         let Some(entries) = document.as_ref().and_then(|document| document.get("entries")) else {
@@ -147,22 +145,22 @@ impl Polled for Runtime {
                 self.section.cluster,
                 reply.describe(TIMEOUT),
             );
-            return Step::Done(self.fail(&problem, router, store, now));
+            return self.on_error(&problem, deployments, store, now);
         };
-        let mut findings = Findings::default();
-        for (deployment, route) in router.all().iter().enumerate() {
-            self.look(deployment, route, entries, store, now, &mut findings);
+        let mut result = PollResult::default();
+        for (index, deployment) in deployments.all().iter().enumerate() {
+            self.observe(index, deployment, entries, store, now, &mut result);
         }
-        Step::Done(findings)
+        result
     }
 }
 
-// === impl Said ===
+// === impl RuntimeKeys ===
 
-impl Said {
+impl RuntimeKeys {
     /// Reads a deployment's keys; the error names the key and what it may be.
     fn read(entries: &Value, name: &DeploymentName) -> Result<Self, String> {
-        // Envoy shows each value as a text, and one that was taken back not at all.
+        // Envoy shows each value as a string, and one that was taken back not at all.
         let text = |key: &str| {
             let value = entries.get(format!("bluegreen.{name}.{key}"))?.get("final_value")?.as_str()?;
             (!value.is_empty()).then_some(value)
@@ -184,15 +182,20 @@ impl Said {
     }
 
     /// The sighting after this was seen, or `None` when nothing has to be done or to be kept.
-    fn after(self, known: &Sighting, revision: impl FnOnce() -> Option<Revision>, now: Timestamp) -> Option<Sighting> {
+    fn after(
+        self,
+        known: &SourceStatus,
+        revision: impl FnOnce() -> Option<Revision>,
+        now: Timestamp,
+    ) -> Option<SourceStatus> {
         let before = Self::from_value(&known.value);
         let is_first = known.value.is_null();
         if !is_first && self == before && known.pending.is_none() && known.error.is_none() {
             return None;
         }
         let on = revision()?;
-        let fresh = self.beyond(before);
-        let (waiting, overtaken) = match &known.pending {
+        let fresh = self.diff(before);
+        let (waiting, superseded) = match &known.pending {
             Some(pending) if pending.on == on => (Self::from_value(&pending.value), false),
             Some(_) => (Self::default(), true),
             None => (Self::default(), false),
@@ -205,18 +208,18 @@ impl Said {
                 .or(waiting.canary_percent.filter(|share| self.canary_percent == Some(*share))),
         };
         let pending = (wanted != Self::default()).then(|| Pending { on, value: wanted.to_value() });
-        let refusal = match (&pending, overtaken) {
-            // Only a wish that is tried again keeps its refusal: so another one's is news.
+        let refusal = match (&pending, superseded) {
+            // Only a change that is tried again keeps its refusal: another one's is news.
             (Some(_), _) => known.refusal.clone().filter(|_| fresh == Self::default()),
-            (None, true) => Some(OVERTAKEN.to_owned()),
+            (None, true) => Some(SUPERSEDED.to_owned()),
             (None, false) => known.refusal.clone().filter(|_| known.pending.is_none()),
         };
         let at = if is_first || self != before { now } else { known.at };
-        Some(Sighting { value: self.to_value(), at, pending, refusal, error: None })
+        Some(SourceStatus { value: self.to_value(), at, pending, refusal, error: None })
     }
 
-    /// What this says otherwise than `before` did. What it does not say any more is no instruction.
-    fn beyond(self, before: Self) -> Self {
+    /// The keys that differ from those `before`. A key that is gone is no instruction.
+    fn diff(self, before: Self) -> Self {
         Self {
             active: self.active.filter(|active| before.active != Some(*active)),
             canary_percent: self.canary_percent.filter(|share| before.canary_percent != Some(*share)),
@@ -247,10 +250,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::change::request::Outcome;
+    use crate::change::request::{Checks, Precondition};
     use crate::config::Config;
     use crate::model::split::Split;
-    use crate::store::source_status::{read, settle};
+    use crate::store::record::update_state;
+    use crate::store::source_status::{ChangeOutcome, acknowledge, read};
     use crate::testing::{MemoryStore, iris, percent};
 
     /// Keys of `iris` with their values.
@@ -259,7 +263,7 @@ mod tests {
     /// Envoy, as its admin interface shows it, and one who asks it.
     struct Asked {
         source: Runtime,
-        router: Deployments,
+        deployments: Deployments,
         store: MemoryStore,
     }
 
@@ -270,50 +274,47 @@ mod tests {
                 "runtime": {"cluster": "envoy_admin"}}"#;
             let config = Config::from_bytes(json.as_bytes()).expect("valid");
             let source = Runtime::new(config.runtime.clone().expect("present"));
-            Self { source, router: Deployments::new(&config), store: MemoryStore::default() }
+            Self { source, deployments: Deployments::new(&config), store: MemoryStore::default() }
         }
 
-        fn reply(&mut self, reply: &Reply) -> Findings {
-            match self.source.on_reply(reply, &self.router, &self.store, Timestamp::from_millis(7)) {
-                Step::Done(findings) => findings,
-                Step::Ask(_) => panic!("one request is all"),
-            }
+        fn reply(&mut self, reply: &HttpReply) -> PollResult {
+            self.source.on_reply(reply, &self.deployments, &self.store, Timestamp::from_millis(7))
         }
 
-        /// What a round finds when the keys of `iris` have these values.
-        fn round(&mut self, keys: Keys<'_>) -> Findings {
+        /// What a poll comes to when the keys of `iris` have these values.
+        fn round(&mut self, keys: Keys<'_>) -> PollResult {
             let entry = |(key, value): &(&str, &str)| {
                 (format!("bluegreen.iris.{key}"), json!({"layer_values": ["", value], "final_value": value}))
             };
             let entries: serde_json::Map<String, Value> = keys.iter().map(entry).collect();
             let body = json!({"layers": ["static", "admin"], "entries": entries}).to_string().into_bytes();
-            self.reply(&Reply::Answered { status: 200, body })
+            self.reply(&HttpReply::Answered { status: 200, body })
         }
 
-        /// The patch that a round wants.
+        /// The patch that a poll asks for.
         fn wanted(&mut self, keys: Keys<'_>) -> Option<Patch> {
-            let mut findings = self.round(keys);
-            assert!(findings.wishes.len() < 2 && findings.news.is_empty(), "{findings:?}");
-            match findings.wishes.pop()?.command {
+            let mut result = self.round(keys);
+            assert!(result.changes.len() < 2 && result.warnings.is_empty(), "{result:?}");
+            match result.changes.pop()?.command {
                 Command::Patch(patch) => Some(patch),
                 other => panic!("{other:?}"),
             }
         }
 
-        fn settle(&self, outcome: &Outcome) {
-            settle(&self.store, &iris(), Source::Runtime, outcome, Timestamp::default());
+        fn acknowledge(&self, outcome: &ChangeOutcome) {
+            acknowledge(&self.store, &iris(), Source::Runtime, outcome, Timestamp::default());
         }
 
         fn operate(&self, command: Command) {
             let alice = Author::new("alice", Source::Admin, Reason::none());
             let now = Timestamp::default();
-            store::update(&self.store, &iris(), Split::default(), now, |loaded| {
-                loaded.state.after(command, alice.clone(), now)
+            update_state(&self.store, &iris(), Split::default(), now, &mut |loaded| {
+                loaded.state.after(&command, alice.clone(), now)
             })
             .expect("allowed");
         }
 
-        fn sighting(&self) -> Sighting {
+        fn status(&self) -> SourceStatus {
             read(&self.store, &iris(), Source::Runtime).expect("seen")
         }
     }
@@ -344,9 +345,9 @@ mod tests {
         ];
         for (round, (keys, expected)) in rounds.into_iter().enumerate() {
             assert_eq!(envoy.wanted(keys), expected, "round {round}");
-            envoy.settle(&Outcome::Granted);
+            envoy.acknowledge(&ChangeOutcome::Applied);
         }
-        assert_eq!(envoy.sighting().value, json!({"active": "blue", "canary_percent": 12.5}));
+        assert_eq!(envoy.status().value, json!({"active": "blue", "canary_percent": 12.5}));
     }
 
     #[test]
@@ -355,9 +356,9 @@ mod tests {
         let green: [(&str, &str); 1] = [("active", "green")];
         for _ in 0..3 {
             assert_eq!(envoy.wanted(&green), active(Colour::Green));
-            envoy.settle(&Outcome::Refused("sick".to_owned()));
+            envoy.acknowledge(&ChangeOutcome::Rejected("sick".to_owned()));
         }
-        assert_eq!(envoy.sighting().refusal.as_deref(), Some("sick"));
+        assert_eq!(envoy.status().refusal.as_deref(), Some("sick"));
         // Another key joins what is waited for.
         let both = [("active", "green"), ("canary_percent", "1")];
         let wanted = envoy.wanted(&both).expect("both");
@@ -365,12 +366,12 @@ mod tests {
         // Taken back, it is waited for no longer.
         assert_eq!(envoy.wanted(&both[1..]), canary("1"));
         assert_eq!(envoy.wanted(&[]), None);
-        assert_eq!((envoy.sighting().pending, envoy.sighting().refusal), (None, None));
+        assert_eq!((envoy.status().pending, envoy.status().refusal), (None, None));
         // An operator's change is the later one.
         assert_eq!(envoy.wanted(&green), active(Colour::Green));
         envoy.operate(canary("5").map(Command::Patch).expect("a patch"));
         assert_eq!(envoy.wanted(&green), None);
-        assert!(envoy.sighting().refusal.expect("a note").contains("changed otherwise"));
+        assert!(envoy.status().refusal.expect("a note").contains("changed otherwise"));
         assert_eq!(envoy.wanted(&green), None);
     }
 
@@ -378,25 +379,26 @@ mod tests {
     fn an_old_value_does_not_fight_an_operator() {
         let mut envoy = Asked::new();
         assert_eq!(envoy.wanted(&[("active", "green")]), active(Colour::Green));
-        envoy.settle(&Outcome::Granted);
+        envoy.acknowledge(&ChangeOutcome::Applied);
         envoy.operate(Command::Promote);
         envoy.operate(Command::Promote);
         assert_eq!(envoy.wanted(&[("active", "green")]), None);
     }
 
     #[test]
-    fn a_wish_names_its_keys_its_source_and_the_revision_that_it_is_for() {
+    fn a_change_names_its_keys_its_source_and_the_revision_that_it_is_for() {
         let mut envoy = Asked::new();
         envoy.operate(Command::Promote);
-        let findings = envoy.round(&[("active", "blue"), ("canary_percent", "33.33")]);
-        let wish = findings.wishes.first().expect("one");
-        assert_eq!(wish.author.reason.as_str(), "bluegreen.iris.active=blue, bluegreen.iris.canary_percent=33.33");
-        assert_eq!((wish.author.by.as_str(), wish.source(), wish.enforce), ("runtime", Source::Runtime, true));
-        assert_eq!(wish.on, Some(Revision::new(1)));
+        let result = envoy.round(&[("active", "blue"), ("canary_percent", "33.33")]);
+        let request = result.changes.first().expect("one");
+        assert_eq!(request.author.reason.as_str(), "bluegreen.iris.active=blue, bluegreen.iris.canary_percent=33.33");
+        assert_eq!((request.author.by.as_str(), request.source()), ("runtime", Source::Runtime));
+        let at = Precondition::Revisions(vec![Revision::new(1)]);
+        assert_eq!((request.checks, &request.precondition), (Checks::Enforce, &at));
     }
 
     #[test]
-    fn a_bad_value_is_told_once_with_its_key_and_stops_the_other_key_too() {
+    fn a_bad_value_is_warned_of_once_with_its_key_and_stops_the_other_key_too() {
         let share = "a number from 0 to 100 with at most two decimals";
         let cases = [
             ("active", "purple", "\"purple\": it may be blue or green"),
@@ -408,29 +410,29 @@ mod tests {
             let mut envoy = Asked::new();
             let other = if key == "active" { ("canary_percent", "10") } else { ("active", "green") };
             let bad = [(key, value), other];
-            let findings = envoy.round(&bad);
-            assert_eq!(findings.wishes, [], "{value}");
-            assert!(findings.news.iter().all(|line| line.contains(key) && line.contains(words)), "{findings:?}");
-            assert_eq!((findings.news.len(), envoy.round(&bad)), (1, Findings::default()), "{value}");
-            assert!(envoy.sighting().error.expect("an error").contains(words));
+            let result = envoy.round(&bad);
+            assert_eq!(result.changes, [], "{value}");
+            assert!(result.warnings.iter().all(|line| line.contains(key) && line.contains(words)), "{result:?}");
+            assert_eq!((result.warnings.len(), envoy.round(&bad)), (1, PollResult::default()), "{value}");
+            assert!(envoy.status().error.expect("an error").contains(words));
             assert!(envoy.wanted(&bad[1..]).is_some(), "{value}");
-            assert_eq!(envoy.sighting().error, None);
+            assert_eq!(envoy.status().error, None);
         }
     }
 
     #[test]
-    fn an_envoy_that_cannot_be_asked_is_told_once_and_what_waits_goes_on_waiting() {
+    fn an_envoy_that_cannot_be_asked_is_warned_of_once_and_what_waits_goes_on_waiting() {
         let mut envoy = Asked::new();
         assert!(envoy.wanted(&[("active", "green")]).is_some());
-        let answered = |status, body: &str| Reply::Answered { status, body: body.as_bytes().to_vec() };
-        for (reply, news) in [(answered(503, "no"), 1), (answered(200, "<html>"), 0), (Reply::Broken, 0)] {
-            let findings = envoy.reply(&reply);
-            assert_eq!((findings.wishes.len(), findings.news.len()), (0, news), "{reply:?}");
+        let answered = |status, body: &str| HttpReply::Answered { status, body: body.as_bytes().to_vec() };
+        for (reply, news) in [(answered(503, "no"), 1), (answered(200, "<html>"), 0), (HttpReply::Broken, 0)] {
+            let result = envoy.reply(&reply);
+            assert_eq!((result.changes.len(), result.warnings.len()), (0, news), "{reply:?}");
         }
-        let error = envoy.sighting().error.expect("an error");
+        let error = envoy.status().error.expect("an error");
         assert!(error.contains("cluster 'envoy_admin' the connection broke before an answer"), "{error}");
         assert_eq!(envoy.wanted(&[("active", "green")]), active(Colour::Green));
-        assert_eq!(envoy.sighting().error, None);
+        assert_eq!(envoy.status().error, None);
     }
 
     #[test]

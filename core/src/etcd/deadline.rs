@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::Call;
+use crate::host::grpc::GrpcRequest;
 use crate::model::time::Timestamp;
 
 /// How long a write may take to learn what becomes of it, all its calls to etcd together.
@@ -15,7 +15,7 @@ pub const WRITE_WITHIN: Duration = Duration::from_secs(7);
 
 /// What a call of a write does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum CallKind {
     /// Reads the key. Nothing that takes effect was sent yet.
     Read,
     /// Puts the change there.
@@ -44,22 +44,22 @@ impl Deadline {
         self.0.since(now).min(WRITE_WITHIN)
     }
 
-    /// A call with the time that it may take at this stage; none when it is too late for one.
-    pub fn grant(self, stage: Stage, call: Call, now: Timestamp) -> Option<Call> {
-        self.time_for(stage, now).map(|left| Call { timeout: call.timeout.min(left), ..call })
+    /// A call with the time that it may take for its kind; none when it is too late for one.
+    pub fn grant(self, kind: CallKind, call: GrpcRequest, now: Timestamp) -> Option<GrpcRequest> {
+        self.time_for(kind, now).map(|left| GrpcRequest { timeout: call.timeout.min(left), ..call })
     }
 
-    /// How much time there is for a stage; none when it is too late for another call.
-    pub fn time_for(self, stage: Stage, now: Timestamp) -> Option<Duration> {
-        let left = self.time_left(now).saturating_sub(stage.left_to_others());
+    /// How much time there is for a call of this kind; none when it is too late for another call.
+    pub fn time_for(self, kind: CallKind, now: Timestamp) -> Option<Duration> {
+        let left = self.time_left(now).saturating_sub(kind.left_to_others());
         (left >= SHORTEST).then_some(left)
     }
 }
 
-// === impl Stage ===
+// === impl CallKind ===
 
-impl Stage {
-    /// The part of a write's time that the stages after this one have for themselves.
+impl CallKind {
+    /// The part of a write's time that the calls after this one have for themselves.
     const fn left_to_others(self) -> Duration {
         Duration::from_secs(match self {
             Self::Read => 3,
@@ -81,19 +81,19 @@ mod tests {
     const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
 
     #[test]
-    fn each_stage_leaves_time_to_those_after_it() {
+    fn each_call_leaves_time_to_those_after_it() {
         let deadline = Deadline::after(WRITE_WITHIN, START);
         // How many milliseconds a call of 1 s gets after so many others.
         let cases = [
-            (Stage::Read, [(0, Some(1_000)), (3_400, Some(600)), (3_900, Some(100)), (3_901, None)]),
-            (Stage::Put, [(3_901, Some(1_000)), (4_400, Some(600)), (4_900, Some(100)), (4_901, None)]),
-            (Stage::Fence, [(4_901, Some(1_000)), (6_400, Some(600)), (6_900, Some(100)), (7_000, None)]),
+            (CallKind::Read, [(0, Some(1_000)), (3_400, Some(600)), (3_900, Some(100)), (3_901, None)]),
+            (CallKind::Put, [(3_901, Some(1_000)), (4_400, Some(600)), (4_900, Some(100)), (4_901, None)]),
+            (CallKind::Fence, [(4_901, Some(1_000)), (6_400, Some(600)), (6_900, Some(100)), (7_000, None)]),
         ];
-        for (stage, moments) in cases {
+        for (kind, moments) in cases {
             for (after, expected) in moments {
                 let now = START.plus(Duration::from_millis(after));
-                let granted = deadline.grant(stage, fleet().read(&iris()), now);
-                assert_eq!(granted.map(|call| call.timeout.as_millis()), expected, "{stage:?} after {after} ms");
+                let granted = deadline.grant(kind, fleet().read(&iris()), now);
+                assert_eq!(granted.map(|call| call.timeout.as_millis()), expected, "{kind:?} after {after} ms");
             }
         }
     }

@@ -2,51 +2,49 @@
 
 use std::time::Duration;
 
-use super::Fleet;
+use super::store::EtcdStore;
 use crate::model::time::Timestamp;
 use crate::store::key::Key;
-use crate::store::{Store, SwapError};
+use crate::store::{Store, StoreError, update};
 
-/// How often whoever follows the fleet asks etcd for a sign of life, which takes a quorum of its members.
-pub const BEAT: Duration = Duration::from_secs(1);
+/// How often the follower asks etcd for a sign of life, which takes a quorum of its members.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Added to what an answer may take: the tick that asks may be late.
 const SLACK: Duration = Duration::from_millis(500);
 
 /// Whether there was no sign of life for so long that a change may have been missed.
-pub fn is_lost(store: &dyn Store, fleet: &Fleet, now: Timestamp) -> bool {
-    let until = store.read(&key(fleet)).ok().and_then(|stored| parse(&stored.value?));
+pub fn is_lost(store: &dyn Store, etcd: &EtcdStore, now: Timestamp) -> bool {
+    let until = store.read(&key(etcd)).ok().and_then(|stored| parse(&stored.value?));
     // One that counts for longer than any could was written before the clock was set back.
-    until.is_none_or(|until| until <= now || until > now.plus(span(fleet)))
+    until.is_none_or(|until| until <= now || until > now.plus(span(etcd)))
 }
 
 /// Takes note of a sign of life.
-pub fn note(store: &dyn Store, fleet: &Fleet, now: Timestamp) {
-    write(store, fleet, now.plus(span(fleet)));
+pub fn note(store: &dyn Store, etcd: &EtcdStore, now: Timestamp) {
+    write(store, etcd, now.plus(span(etcd)));
 }
 
 /// Takes note that etcd does not answer.
-pub fn lose(store: &dyn Store, fleet: &Fleet) {
-    write(store, fleet, Timestamp::default());
+pub fn lose(store: &dyn Store, etcd: &EtcdStore) {
+    write(store, etcd, Timestamp::default());
 }
 
-fn write(store: &dyn Store, fleet: &Fleet, until: Timestamp) {
-    if let Ok(stored) = store.read(&key(fleet)) {
-        // Another note that came first is as new as this one.
-        let _: Result<(), SwapError> = store.swap(&key(fleet), until.as_millis().to_string().as_bytes(), stored.seen);
-    }
+fn write(store: &dyn Store, etcd: &EtcdStore, until: Timestamp) {
+    let until = until.as_millis().to_string().into_bytes();
+    let _: Result<bool, StoreError> = update(store, &key(etcd), &mut |_| Some(until.clone()));
 }
 
-fn span(fleet: &Fleet) -> Duration {
-    BEAT.saturating_add(fleet.timeout).saturating_add(SLACK)
+fn span(etcd: &EtcdStore) -> Duration {
+    HEARTBEAT.saturating_add(etcd.timeout).saturating_add(SLACK)
 }
 
 fn parse(bytes: &[u8]) -> Option<Timestamp> {
     std::str::from_utf8(bytes).ok()?.parse().ok().map(Timestamp::from_millis)
 }
 
-fn key(fleet: &Fleet) -> String {
-    Key::Contact(fleet.id()).to_string()
+fn key(etcd: &EtcdStore) -> String {
+    Key::Liveness(etcd.id()).to_string()
 }
 
 #[cfg(test)]

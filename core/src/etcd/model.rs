@@ -17,8 +17,9 @@ use super::messages::{
     Event, EventType, KeyValue, Operation, RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp,
     TxnRequest, TxnResponse, WatchCreateRequest, WatchRequest, WatchResponse,
 };
-use super::{Call, Fleet, Reply};
+use super::store::EtcdStore;
 use crate::config::Etcd;
+use crate::host::grpc::{GrpcReply, GrpcRequest};
 
 /// The store.
 #[derive(Default)]
@@ -43,20 +44,20 @@ pub enum Fate {
 }
 
 /// The fleet of the tests.
-pub fn fleet() -> Fleet {
+pub fn fleet() -> EtcdStore {
     let etcd: Etcd = serde_json::from_str(r#"{"cluster": "etcd"}"#).expect("valid");
     assert_eq!(etcd.timeout, Duration::from_secs(1));
-    Fleet::new(&etcd)
+    EtcdStore::new(&etcd)
 }
 
 // === impl Model ===
 
 impl Model {
     /// Carries out a call of this service.
-    pub fn call(&mut self, call: &Call, fate: Fate) -> Reply {
-        let lost = || Reply::Failed("lost".to_owned());
+    pub fn call(&mut self, call: &GrpcRequest, fate: Fate) -> GrpcReply {
+        let lost = || GrpcReply::Failed("lost".to_owned());
         match fate {
-            Fate::Refused => Reply::NotSent,
+            Fate::Refused => GrpcReply::NotSent,
             Fate::RequestLost => lost(),
             Fate::Answered => self.carry_out(call),
             Fate::AnswerLost => {
@@ -66,18 +67,18 @@ impl Model {
         }
     }
 
-    fn carry_out(&mut self, call: &Call) -> Reply {
+    fn carry_out(&mut self, call: &GrpcRequest) -> GrpcReply {
         match call.method {
             "Range" => {
                 let request = RangeRequest::decode(call.message.as_slice()).expect("a range");
                 if request.revision > 0 && request.revision <= self.compacted {
-                    return Reply::Failed("etcdserver: mvcc: required revision has been compacted".to_owned());
+                    return GrpcReply::Failed("etcdserver: mvcc: required revision has been compacted".to_owned());
                 }
-                Reply::Answered(self.range(&request).encode_to_vec())
+                GrpcReply::Answered(self.range(&request).encode_to_vec())
             }
             "Txn" => {
                 let request = TxnRequest::decode(call.message.as_slice()).expect("a transaction");
-                Reply::Answered(self.transaction(&request).encode_to_vec())
+                GrpcReply::Answered(self.transaction(&request).encode_to_vec())
             }
             other => panic!("no method {other}"),
         }

@@ -18,41 +18,41 @@ use crate::model::split::Revision;
 use crate::model::time::Timestamp;
 use crate::state::State;
 use crate::store::key::Key;
-use crate::store::{Store, StoreError, SwapError};
+use crate::store::{Store, StoreError, update};
 
 /// A canary, from its first request to its end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Watch {
+pub struct CanaryAnalysis {
     /// The colour that is watched.
     pub candidate: Colour,
     /// How far it has come.
-    pub stage: Stage,
+    pub stage: Baseline,
     /// Whether it is not watched any more: what is here is how it ended.
     pub over: bool,
     /// When it began.
     pub began: Timestamp,
     /// Since the canary began.
-    pub since_began: PerColour<Tally>,
+    pub since_began: PerColour<Totals>,
     /// Since the traffic was last set.
-    pub since_set: PerColour<Tally>,
+    pub since_set: PerColour<Totals>,
     /// The rule about errors.
     pub error: SequentialTest,
     /// The rule about latency.
     pub slow: SequentialTest,
     /// What is slow.
-    pub bound: Bound,
+    pub bound: Threshold,
     /// The rule that was broken, and when. It stays so.
     pub breach: Option<(Rule, Timestamp)>,
     /// The revision at the last tick.
     revision: Revision,
     /// What was counted up to the last tick.
-    seen: PerColour<Tally>,
+    seen: PerColour<Totals>,
 }
 
 /// How far a canary has come.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stage {
+pub enum Baseline {
     /// Both colours have traffic.
     Canary,
     /// The candidate was promoted, and is compared with what the other colour was like before.
@@ -70,7 +70,7 @@ pub struct Allowed {
 
 /// What is counted about one colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tally {
+pub struct Totals {
     /// Answers; the bad ones are errors.
     pub errors: Outcomes,
     /// Answers with a latency; the bad ones are slow.
@@ -80,9 +80,9 @@ pub struct Tally {
 /// Above which bucket an answer is slow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Bound {
+pub enum Threshold {
     /// The active colour's answers are awaited; this is what was counted before the first.
-    Learning(Histogram),
+    Calibrating(Histogram),
     /// Above this one.
     Above(Bucket),
 }
@@ -105,33 +105,28 @@ const LEARNED: u64 = 200;
 const SLOW_PERCENT: u8 = 95;
 
 /// What is known of a deployment's canary; none before the first, and while the store is out of reach.
-pub fn read(store: &dyn Store, name: &DeploymentName) -> Option<Watch> {
+pub fn read(store: &dyn Store, name: &DeploymentName) -> Option<CanaryAnalysis> {
     serde_json::from_slice(&store.read(&key(name)).ok()?.value?).ok()
 }
 
 /// Writes it down, over what is there: there is one leader.
 ///
 /// # Errors
-/// The store is out of reach, or another leader was faster; both have a next tick.
-pub fn record(store: &dyn Store, name: &DeploymentName, watch: &Watch) -> Result<(), StoreError> {
-    let seen = store.read(&key(name))?.seen;
-    let bytes = serde_json::to_vec(watch).map_err(|_| StoreError)?;
-    match store.swap(&key(name), &bytes, seen) {
-        Ok(()) | Err(SwapError::Conflict) => Ok(()),
-        Err(SwapError::Unavailable) => Err(StoreError),
-    }
+/// The store is out of reach; there is a next tick.
+pub fn record(store: &dyn Store, name: &DeploymentName, watch: &CanaryAnalysis) -> Result<(), StoreError> {
+    update(store, &key(name), &mut |_| serde_json::to_vec(watch).ok()).map(|_| ())
 }
 
 fn key(name: &DeploymentName) -> String {
-    Key::Watch(name).to_string()
+    Key::CanaryAnalysis(name).to_string()
 }
 
-// === impl Watch ===
+// === impl CanaryAnalysis ===
 
-impl Watch {
+impl CanaryAnalysis {
     /// The watch over the state as it is now, which is `before` or a new one. `None`: there is nothing to watch, and
     /// there was nothing.
-    pub fn follow(
+    pub fn advance(
         before: Option<Self>,
         state: &State,
         guard: Option<&Guard>,
@@ -140,14 +135,14 @@ impl Watch {
     ) -> Option<Self> {
         let (active, candidate) = (state.split.active, state.split.candidate());
         if state.split.canary_percent > Percent::ZERO {
-            let same = |watch: &Self| watch.candidate == candidate && watch.stage == Stage::Canary && !watch.over;
+            let same = |watch: &Self| watch.candidate == candidate && watch.stage == Baseline::Canary && !watch.over;
             return Some(before.filter(same).unwrap_or_else(|| Self::begin(candidate, state, guard, counts, now)));
         }
         let watched_for = guard.and_then(|guard| guard.also_after_promote);
         let promoted = state.rollback_to == Some(candidate)
             && state.switched_at.zip(watched_for).is_some_and(|(at, span)| now < at.plus(span));
         match before {
-            Some(watch) if promoted && watch.candidate == active && watch.stage == Stage::Canary && !watch.over => {
+            Some(watch) if promoted && watch.candidate == active && watch.stage == Baseline::Canary && !watch.over => {
                 Some(watch.promoted(guard, now))
             }
             Some(watch) if promoted && watch.candidate == active && !watch.over => Some(watch),
@@ -169,14 +164,14 @@ impl Watch {
     ) -> Self {
         let slow = guard.and_then(|guard| guard.slow);
         let bound = match slow.map(|rule| rule.over) {
-            Some(Over::Latency(bound)) => Bound::Above(Bucket::of(bound)),
-            Some(Over::Auto) | None => Bound::Learning(
+            Some(Over::Latency(bound)) => Threshold::Above(Bucket::of(bound)),
+            Some(Over::Auto) | None => Threshold::Calibrating(
                 slow.map_or_else(Histogram::default, |rule| counts.get(candidate.other()).latency(rule.of).clone()),
             ),
         };
         let mut watch = Self {
             candidate,
-            stage: Stage::Canary,
+            stage: Baseline::Canary,
             over: false,
             began: now,
             since_began: PerColour::default(),
@@ -198,7 +193,7 @@ impl Watch {
         // Half of a rule's chance is spent here, the other half on the test.
         let alpha = guard.map_or(1.0, Guard::alpha_per_rule) / 2.0;
         let allowed = |outcomes: Outcomes, margin: f64| (interval(outcomes, alpha).1 + margin).min(1.0);
-        let stage = Stage::Promoted(Allowed {
+        let stage = Baseline::Promoted(Allowed {
             error: guard.map_or(1.0, |guard| allowed(before.errors, guard.error.max_increase)),
             slow: guard.and_then(|guard| guard.slow).map_or(1.0, |rule| allowed(before.slow, rule.max_increase)),
         });
@@ -213,7 +208,7 @@ impl Watch {
         let new = PerColour::from_fn(|colour| {
             let new = tallies.get(colour).since(self.seen.get(colour));
             // Until this tick nothing was called slow.
-            if learned { Tally { slow: Outcomes::default(), ..new } } else { new }
+            if learned { Totals { slow: Outcomes::default(), ..new } } else { new }
         });
         self.seen = tallies;
         let set = self.revision != state.revision;
@@ -231,25 +226,25 @@ impl Watch {
     }
 
     /// Adds to what has been counted.
-    pub fn count(&mut self, new: &PerColour<Tally>) {
+    pub fn count(&mut self, new: &PerColour<Totals>) {
         for colour in Colour::ALL {
-            let add = |tally: &mut Tally| *tally = tally.and(new.get(colour));
+            let add = |tally: &mut Totals| *tally = tally.and(new.get(colour));
             add(self.since_began.get_mut(colour));
             add(self.since_set.get_mut(colour));
         }
     }
 
     /// Lets the tests see what was counted last, and says whether a rule is broken.
-    pub fn conclude(&mut self, guard: &Guard, new: &PerColour<Tally>, now: Timestamp) {
+    pub fn conclude(&mut self, guard: &Guard, new: &PerColour<Totals>, now: Timestamp) {
         self.test(guard, new);
         if self.breach.is_none() {
-            self.breach = self.broken(guard).map(|rule| (rule, now));
+            self.breach = self.violated_rule(guard).map(|rule| (rule, now));
         }
     }
 
     /// Settles what is slow, once enough is known. Whether it was settled now.
     fn learn(&mut self, guard: Option<&Guard>, counts: &PerColour<ColourCounts>) -> bool {
-        let (Bound::Learning(before), Some(rule)) = (&self.bound, guard.and_then(|guard| guard.slow)) else {
+        let (Threshold::Calibrating(before), Some(rule)) = (&self.bound, guard.and_then(|guard| guard.slow)) else {
             return false;
         };
         let bound = match rule.over {
@@ -260,22 +255,22 @@ impl Watch {
             }
         };
         if let Some(bound) = bound {
-            self.bound = Bound::Above(bound);
+            self.bound = Threshold::Above(bound);
         }
         bound.is_some()
     }
 
-    fn test(&mut self, guard: &Guard, new: &PerColour<Tally>) {
+    fn test(&mut self, guard: &Guard, new: &PerColour<Totals>) {
         let (active, candidate) = (new.get(self.candidate.other()), new.get(self.candidate));
         match self.stage {
-            Stage::Canary => {
+            Baseline::Canary => {
                 let errors = Block { active: active.errors, candidate: candidate.errors };
                 self.error.observe(guard.error.max_increase, errors);
                 if let Some(rule) = guard.slow {
                     self.slow.observe(rule.max_increase, Block { active: active.slow, candidate: candidate.slow });
                 }
             }
-            Stage::Promoted(allowed) => {
+            Baseline::Promoted(allowed) => {
                 self.error.observe_alone(allowed.error, candidate.errors);
                 if guard.slow.is_some() {
                     self.slow.observe_alone(allowed.slow, candidate.slow);
@@ -284,7 +279,7 @@ impl Watch {
         }
     }
 
-    fn broken(&self, guard: &Guard) -> Option<Rule> {
+    fn violated_rule(&self, guard: &Guard) -> Option<Rule> {
         let threshold = self.threshold(guard);
         if self.over {
             None
@@ -300,8 +295,8 @@ impl Watch {
     /// The e-value at which a rule is broken. After the promotion half of its chance has been spent on what is allowed.
     pub fn threshold(&self, guard: &Guard) -> f64 {
         match self.stage {
-            Stage::Promoted(_) => 2.0 / guard.alpha_per_rule(),
-            Stage::Canary => 1.0 / guard.alpha_per_rule(),
+            Baseline::Promoted(_) => 2.0 / guard.alpha_per_rule(),
+            Baseline::Canary => 1.0 / guard.alpha_per_rule(),
         }
     }
 
@@ -317,23 +312,23 @@ impl Watch {
     }
 
     /// What the counters of a colour say under the rules.
-    fn tally(&self, counts: &ColourCounts, guard: Option<&Guard>) -> Tally {
+    fn tally(&self, counts: &ColourCounts, guard: Option<&Guard>) -> Totals {
         let count_4xx = guard.is_some_and(|guard| guard.error.count_4xx);
         let errors = counts.failed.saturating_add(if count_4xx { counts.rejected } else { 0 });
         let slow = match (&self.bound, guard.and_then(|guard| guard.slow)) {
-            (Bound::Above(bound), Some(SlowRule { of, .. })) => {
+            (Threshold::Above(bound), Some(SlowRule { of, .. })) => {
                 let latency = counts.latency(of);
                 Outcomes::new(latency.total(), latency.above(*bound))
             }
             _ => Outcomes::default(),
         };
-        Tally { errors: Outcomes::new(counts.answered, errors), slow }
+        Totals { errors: Outcomes::new(counts.answered, errors), slow }
     }
 }
 
-// === impl Tally ===
+// === impl Totals ===
 
-impl Tally {
+impl Totals {
     const fn since(&self, earlier: &Self) -> Self {
         Self { errors: self.errors.since(earlier.errors), slow: self.slow.since(earlier.slow) }
     }
@@ -396,8 +391,8 @@ mod tests {
         counts
     }
 
-    fn begin(guard: &Guard) -> Watch {
-        Watch::follow(None, &canary(), Some(guard), &PerColour::default(), NOW).expect("a canary")
+    fn begin(guard: &Guard) -> CanaryAnalysis {
+        CanaryAnalysis::advance(None, &canary(), Some(guard), &PerColour::default(), NOW).expect("a canary")
     }
 
     #[test]
@@ -408,10 +403,10 @@ mod tests {
         let green = |answered| counts(answered, 0, 0, Duration::from_millis(90));
         let few = PerColour { blue: counts(199, 0, 0, fast), green: green(50) };
         watch.observe(&canary(), Some(&rules), &few, NOW);
-        assert!(matches!(watch.bound, Bound::Learning(_)));
+        assert!(matches!(watch.bound, Threshold::Calibrating(_)));
         let enough = PerColour { blue: counts(201, 0, 0, fast), green: green(60) };
         watch.observe(&canary(), Some(&rules), &enough, NOW);
-        assert_eq!(watch.bound, Bound::Above(Bucket::of(fast)));
+        assert_eq!(watch.bound, Threshold::Above(Bucket::of(fast)));
         assert_eq!(watch.since_began.green.slow, Outcomes::default());
         let more = PerColour { blue: counts(400, 0, 0, fast), green: green(80) };
         watch.observe(&canary(), Some(&rules), &more, NOW);
@@ -428,7 +423,7 @@ mod tests {
         let mut watch = begin(&rules);
         let patch = Patch { canary_percent: Some(percent("20")), ..Patch::default() };
         let alice = Author::new("alice", Source::Admin, Reason::none());
-        let later = canary().after(Command::Patch(patch), alice, NOW).expect("allowed").expect("a change");
+        let later = canary().after(&Command::Patch(patch), alice, NOW).expect("allowed").expect("a change");
         let failed = PerColour { blue: counts(100, 0, 0, Duration::ZERO), green: counts(50, 50, 0, Duration::ZERO) };
         watch.observe(&later, Some(&rules), &failed, NOW);
         assert_eq!((watch.since_set.green.errors, watch.breach), (Outcomes::new(50, 50), None));
@@ -456,7 +451,7 @@ mod tests {
             let counts = PerColour { blue: counts(100, of_blue, 0, none), green: counts(answered, failed, 0, none) };
             // In pieces without the other colour, so that no test has anything to compare.
             watch.since_set = PerColour::from_fn(|colour| watch.tally(counts.get(colour), Some(&rules)));
-            assert_eq!(watch.broken(&rules), expected, "{answered} {failed} {of_blue}");
+            assert_eq!(watch.violated_rule(&rules), expected, "{answered} {failed} {of_blue}");
         }
     }
 
@@ -476,8 +471,8 @@ mod tests {
         assert_eq!(read(&store, &iris()), None);
         let rules = guard(r#"{"slow": {"over": "auto"}}"#);
         let before = PerColour { blue: counts(7, 0, 0, Duration::from_millis(10)), ..PerColour::default() };
-        let watch = Watch::follow(None, &canary(), Some(&rules), &before, NOW).expect("a canary");
-        assert!(matches!(&watch.bound, Bound::Learning(before) if before.total() == 7), "{:?}", watch.bound);
+        let watch = CanaryAnalysis::advance(None, &canary(), Some(&rules), &before, NOW).expect("a canary");
+        assert!(matches!(&watch.bound, Threshold::Calibrating(before) if before.total() == 7), "{:?}", watch.bound);
         record(&store, &iris(), &watch).expect("in reach");
         assert_eq!(read(&store, &iris()), Some(watch));
         store.put("bluegreen/v1/iris/watch", b"\xff");

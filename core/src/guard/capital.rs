@@ -4,7 +4,7 @@
 //! fair game. A fault can also begin late (a leak, a step with more load), when the players have long lost their stakes
 //! to the healthy time before. So a part of the capital is held back at first and handed out as outcomes come in, so
 //! much that the share still held back after `n` outcomes of the candidate is `(WARM / (WARM + n))^SPEED`: a mixture
-//! over beginnings, as in "fixed share" (Herbster and Warmuth, "Tracking the best expert", Machine Learning 32, 1998)
+//! over beginnings, as in "fixed share" (Herbster and Warmuth, "Tracking the best expert", Machine Calibrating 32, 1998)
 //! with a rate that falls with time. How much is handed out depends on the number of outcomes, never on what they are,
 //! so the game stays fair.
 

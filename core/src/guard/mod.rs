@@ -21,12 +21,12 @@
 //!
 //! The rules of one deployment share α equally (union bound): with two rules at 99 % each has a threshold of 200.
 
-pub mod analysis;
+pub mod outcomes;
 pub mod capital;
 pub mod fixed;
 pub mod interval;
 pub mod margin;
 pub mod odds;
-pub mod outcomes;
 pub mod sequential;
+pub mod analysis;
 pub mod verdict;

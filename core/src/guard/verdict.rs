@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::analysis::{Bound, Rule, Stage, Watch};
+use super::analysis::{Baseline, CanaryAnalysis, Rule, Threshold};
 use super::interval::interval;
 use super::outcomes::Outcomes;
 use crate::config::Guard;
@@ -68,7 +68,7 @@ const MOST: f64 = 1e12;
 
 impl Verdict {
     /// What `watch` amounts to under the rules of `guard`.
-    pub fn new(watch: &Watch, guard: &Guard) -> Self {
+    pub fn new(watch: &CanaryAnalysis, guard: &Guard) -> Self {
         let threshold = significant(watch.threshold(guard));
         let rule = |rule: Rule, max_increase: f64, e_value: f64| RuleView {
             rule: rule.as_str(),
@@ -92,15 +92,15 @@ impl Verdict {
             }
         });
         let bound = match (&watch.bound, guard.slow) {
-            (Bound::Above(bucket), Some(_)) => Bucket::end_micros(*bucket).map(|end| end as f64 / 1_000.0),
+            (Threshold::Above(bucket), Some(_)) => Bucket::end_micros(*bucket).map(|end| end as f64 / 1_000.0),
             _ => None,
         };
         Self {
             candidate: watch.candidate,
             stage: match watch.stage {
                 _ if watch.over => "over",
-                Stage::Canary => "canary",
-                Stage::Promoted(_) => "promoted",
+                Baseline::Canary => "canary",
+                Baseline::Promoted(_) => "promoted",
             },
             since: watch.began,
             confidence: guard.confidence,
@@ -115,7 +115,7 @@ impl Verdict {
 }
 
 /// The findings in plain words, fewer than 200 characters.
-pub fn sentence(watch: &Watch, guard: &Guard) -> String {
+pub fn sentence(watch: &CanaryAnalysis, guard: &Guard) -> String {
     let (candidate, active) = (watch.candidate, watch.candidate.other());
     let slow = guard.slow.is_some()
         && match watch.breach {
@@ -131,8 +131,8 @@ pub fn sentence(watch: &Watch, guard: &Guard) -> String {
         return format!("{candidate} has answered nothing yet");
     };
     let beside = match (of(active).share(), watch.stage) {
-        (Some(share), Stage::Canary) => format!(", {active} {}", percent(share)),
-        (_, Stage::Promoted(allowed)) => {
+        (Some(share), Baseline::Canary) => format!(", {active} {}", percent(share)),
+        (_, Baseline::Promoted(allowed)) => {
             let allowed = if slow { allowed.slow } else { allowed.error };
             format!(" since its promotion, {active} before it at most {}", percent(allowed))
         }

@@ -12,7 +12,7 @@ use crate::metrics::latency::Bucket;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::name::DeploymentName;
 use crate::store::key::Key;
-use crate::store::{Store, StoreError, SwapError};
+use crate::store::{Store, StoreError, update};
 
 /// The buckets of one colour that have a counter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,20 +43,11 @@ pub fn note(
     latency: Latency,
     bucket: Bucket,
 ) -> Result<(), StoreError> {
-    loop {
-        let stored = store.read(&key(name))?;
-        let mut used = decode(stored.value);
-        if !used.get_mut(colour).of_mut(latency).insert(bucket) {
-            return Ok(());
-        }
-        let bytes = serde_json::to_vec(&used).map_err(|_| StoreError)?;
-        match store.swap(&key(name), &bytes, stored.seen) {
-            Ok(()) => return Ok(()),
-            // Another worker wrote: it is done, and this one has its turn.
-            Err(SwapError::Conflict) => {}
-            Err(SwapError::Unavailable) => return Err(StoreError),
-        }
-    }
+    update(store, &key(name), &mut |known| {
+        let mut used = decode(known.value);
+        if used.get_mut(colour).of_mut(latency).insert(bucket) { serde_json::to_vec(&used).ok() } else { None }
+    })
+    .map(|_| ())
 }
 
 /// The buckets that have a counter; none while the store is out of reach.

@@ -14,7 +14,7 @@ use crate::model::colour::{Colour, PerColour};
 use crate::model::name::DeploymentName;
 use crate::model::time::{Timestamp, millis};
 use crate::store::key::Key;
-use crate::store::{Store, StoreError, SwapError};
+use crate::store::{Store, StoreError, update};
 
 /// Everything counted about a deployment up to a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,16 +78,11 @@ pub fn period_of(at: Timestamp) -> u64 {
 /// The store cannot be reached; the comparison then reaches further back than asked for.
 pub fn record(store: &dyn Store, name: &DeploymentName, sample: &Sample) -> Result<(), StoreError> {
     let period = period_of(sample.at);
-    let stored = store.read(&slot_key(name, period))?;
-    if decode(stored.value, period).is_some() {
-        return Ok(());
-    }
-    let bytes = serde_json::to_vec(sample).map_err(|_| StoreError)?;
-    match store.swap(&slot_key(name, period), &bytes, stored.seen) {
-        // Somebody else has just taken this period's sample: it is as good as ours.
-        Ok(()) | Err(SwapError::Conflict) => Ok(()),
-        Err(SwapError::Unavailable) => Err(StoreError),
-    }
+    update(store, &slot_key(name, period), &mut |known| {
+        // Another instance has just taken this period's sample: it is as good as ours.
+        if decode(known.value, period).is_some() { None } else { serde_json::to_vec(sample).ok() }
+    })
+    .map(|_| ())
 }
 
 /// Compares over each of [`WINDOWS`], up to `now`.

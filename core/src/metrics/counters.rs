@@ -58,7 +58,7 @@ pub enum Class {
     /// No answer because the client went away; while a guard watches a canary, also not all of it.
     Unanswered,
     /// An answer that the model server broke off after its head; known while a guard watches a canary.
-    Cut,
+    Aborted,
 }
 
 /// Everything counted about one colour up to a moment.
@@ -188,7 +188,7 @@ impl Class {
 
     /// All classes.
     pub fn all() -> impl Iterator<Item = Class> {
-        (1..=5).map(Class::Status).chain([Class::Unanswered, Class::Cut])
+        (1..=5).map(Class::Status).chain([Class::Unanswered, Class::Aborted])
     }
 
     /// The class of a `:status` header; what is no status counts as unanswered.
@@ -218,7 +218,7 @@ impl Class {
     pub fn at_the_end(self, code_details: &str) -> Self {
         match self {
             Self::Status(5) => self,
-            _ if code_details.starts_with("upstream") => Self::Cut,
+            _ if code_details.starts_with("upstream") => Self::Aborted,
             _ if code_details.starts_with("downstream") => Self::Unanswered,
             _ => self,
         }
@@ -232,7 +232,7 @@ impl Class {
             Self::Status(4) => "4xx",
             Self::Status(_) => "5xx",
             Self::Unanswered => "none",
-            Self::Cut => "cut",
+            Self::Aborted => "cut",
         }
     }
 
@@ -240,7 +240,7 @@ impl Class {
         match self {
             Self::Status(hundreds) => usize::from(hundreds.clamp(1, 5)),
             Self::Unanswered => 0,
-            Self::Cut => 6,
+            Self::Aborted => 6,
         }
     }
 }
@@ -255,7 +255,7 @@ impl ColourCounts {
             let ended = value(ColourMetric::Responses(class));
             match class {
                 Class::Unanswered => counts.unanswered = ended,
-                Class::Status(5) | Class::Cut => counts.failed = counts.failed.saturating_add(ended),
+                Class::Status(5) | Class::Aborted => counts.failed = counts.failed.saturating_add(ended),
                 Class::Status(4) => counts.rejected = ended,
                 Class::Status(_) => counts.answered = counts.answered.saturating_add(ended),
             }
@@ -355,7 +355,7 @@ mod tests {
     fn an_answer_that_broke_off_blames_the_model_server_only_if_it_was_the_one() {
         let cut = "upstream_reset_after_response_started{connection_termination}";
         let cases = [
-            (Class::Status(2), cut, Class::Cut),
+            (Class::Status(2), cut, Class::Aborted),
             (Class::Status(2), "downstream_remote_disconnect", Class::Unanswered),
             (Class::Status(2), "via_upstream", Class::Status(2)),
             (Class::Status(2), "", Class::Status(2)),

@@ -1,8 +1,8 @@
 //! The words that everything else is made of: each a type that is valid once it exists.
 
-pub mod author;
 pub mod colour;
-pub mod name;
 pub mod percent;
 pub mod split;
+pub mod name;
+pub mod author;
 pub mod time;

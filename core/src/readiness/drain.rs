@@ -11,7 +11,7 @@ use crate::state::State;
 
 /// One thing that needs a colour.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hold {
+pub enum DrainBlocker {
     /// Ordinary traffic goes to it.
     Active,
     /// It gets a share of the traffic.
@@ -30,17 +30,23 @@ pub enum Hold {
 const SETTLING: Duration = Duration::from_millis(200);
 
 /// Everything that needs `colour`; nothing: it is safe to stop.
-pub fn holds(state: &State, colour: Colour, in_flight: u64, bake: Option<Bake>, now: Timestamp) -> Vec<Hold> {
+pub fn drain_blockers(
+    state: &State,
+    colour: Colour,
+    in_flight: u64,
+    bake: Option<Bake>,
+    now: Timestamp,
+) -> Vec<DrainBlocker> {
     let split = state.split;
     let is_active = split.active == colour;
     let baking = baking_until(state, colour, bake).filter(|until| *until > now);
     [
-        is_active.then_some(Hold::Active),
-        (!is_active && split.canary_percent > Percent::ZERO).then_some(Hold::Canary(split.canary_percent)),
-        (!is_active && split.shadow_percent > Percent::ZERO).then_some(Hold::Shadow(split.shadow_percent)),
-        (in_flight > 0).then_some(Hold::InFlight(in_flight)),
-        (state.revision.get() > 0 && now.since(state.since) < SETTLING).then_some(Hold::Settling),
-        baking.map(Hold::Baking),
+        is_active.then_some(DrainBlocker::Active),
+        (!is_active && split.canary_percent > Percent::ZERO).then_some(DrainBlocker::Canary(split.canary_percent)),
+        (!is_active && split.shadow_percent > Percent::ZERO).then_some(DrainBlocker::Shadow(split.shadow_percent)),
+        (in_flight > 0).then_some(DrainBlocker::InFlight(in_flight)),
+        (state.revision.get() > 0 && now.since(state.since) < SETTLING).then_some(DrainBlocker::Settling),
+        baking.map(DrainBlocker::Baking),
     ]
     .into_iter()
     .flatten()
@@ -53,29 +59,29 @@ pub fn baking_until(state: &State, colour: Colour, bake: Option<Bake>) -> Option
     Some(switched_at.plus(bake?.r#for))
 }
 
-// === impl Hold ===
+// === impl DrainBlocker ===
 
-impl Hold {
+impl DrainBlocker {
     /// Whether it goes away by itself before `deadline`: then a drain waits for it.
     pub fn ends_before(&self, deadline: Timestamp) -> bool {
         match self {
-            Hold::Active | Hold::Canary(_) | Hold::Shadow(_) => false,
-            Hold::InFlight(_) | Hold::Settling => true,
-            Hold::Baking(until) => *until <= deadline,
+            DrainBlocker::Active | DrainBlocker::Canary(_) | DrainBlocker::Shadow(_) => false,
+            DrainBlocker::InFlight(_) | DrainBlocker::Settling => true,
+            DrainBlocker::Baking(until) => *until <= deadline,
         }
     }
 }
 
-impl fmt::Display for Hold {
+impl fmt::Display for DrainBlocker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Hold::Active => f.write_str("it is the active colour"),
-            Hold::Canary(share) => write!(f, "it gets {share} % of the traffic"),
-            Hold::Shadow(share) => write!(f, "it gets copies of {share} % of the traffic"),
-            Hold::Settling => f.write_str("the state changed a moment ago"),
-            Hold::InFlight(1) => f.write_str("1 request is in flight"),
-            Hold::InFlight(count) => write!(f, "{count} requests are in flight"),
-            Hold::Baking(until) => write!(f, "it is kept as the way back until {until}"),
+            DrainBlocker::Active => f.write_str("it is the active colour"),
+            DrainBlocker::Canary(share) => write!(f, "it gets {share} % of the traffic"),
+            DrainBlocker::Shadow(share) => write!(f, "it gets copies of {share} % of the traffic"),
+            DrainBlocker::Settling => f.write_str("the state changed a moment ago"),
+            DrainBlocker::InFlight(1) => f.write_str("1 request is in flight"),
+            DrainBlocker::InFlight(count) => write!(f, "{count} requests are in flight"),
+            DrainBlocker::Baking(until) => write!(f, "it is kept as the way back until {until}"),
         }
     }
 }
@@ -96,7 +102,7 @@ mod tests {
     fn promoted() -> State {
         let author = Author::new("alice", Source::Admin, Reason::none());
         let before = State::initial(split("blue", "0", "0"), Timestamp::default());
-        before.after(Command::Promote, author, SWITCH).expect("allowed").expect("a change")
+        before.after(&Command::Promote, author, SWITCH).expect("allowed").expect("a change")
     }
 
     #[test]
@@ -106,24 +112,33 @@ mod tests {
         let later = SWITCH.plus(Duration::from_secs(1));
         let canary = State { split: split("green", "5", "1"), ..promoted() };
         let cases = [
-            (promoted(), Colour::Green, 0, None, later, vec![Hold::Active]),
-            (promoted(), Colour::Blue, 0, None, SWITCH, vec![Hold::Settling]),
-            (promoted(), Colour::Blue, 3, None, later, vec![Hold::InFlight(3)]),
-            (promoted(), Colour::Blue, 0, bake, later, vec![Hold::Baking(SWITCH.plus(minute))]),
+            (promoted(), Colour::Green, 0, None, later, vec![DrainBlocker::Active]),
+            (promoted(), Colour::Blue, 0, None, SWITCH, vec![DrainBlocker::Settling]),
+            (promoted(), Colour::Blue, 3, None, later, vec![DrainBlocker::InFlight(3)]),
+            (promoted(), Colour::Blue, 0, bake, later, vec![DrainBlocker::Baking(SWITCH.plus(minute))]),
             (promoted(), Colour::Blue, 0, bake, SWITCH.plus(minute), vec![]),
             (promoted(), Colour::Blue, 0, None, later, vec![]),
-            (canary, Colour::Blue, 0, None, later, vec![Hold::Canary(percent("5")), Hold::Shadow(percent("1"))]),
+            (
+                canary,
+                Colour::Blue,
+                0,
+                None,
+                later,
+                vec![DrainBlocker::Canary(percent("5")), DrainBlocker::Shadow(percent("1"))],
+            ),
         ];
         for (state, colour, in_flight, bake, now, expected) in cases {
-            assert_eq!(holds(&state, colour, in_flight, bake, now), expected, "{colour} at {now}");
+            assert_eq!(drain_blockers(&state, colour, in_flight, bake, now), expected, "{colour} at {now}");
         }
     }
 
     #[test]
     fn a_drain_waits_for_what_ends_by_itself_only() {
         let deadline = SWITCH;
-        assert!(Hold::InFlight(1).ends_before(deadline) && Hold::Baking(deadline).ends_before(deadline));
-        let beyond = Hold::Baking(deadline.plus(Duration::from_millis(1)));
-        assert!(!beyond.ends_before(deadline) && !Hold::Active.ends_before(deadline));
+        assert!(
+            DrainBlocker::InFlight(1).ends_before(deadline) && DrainBlocker::Baking(deadline).ends_before(deadline)
+        );
+        let beyond = DrainBlocker::Baking(deadline.plus(Duration::from_millis(1)));
+        assert!(!beyond.ends_before(deadline) && !DrainBlocker::Active.ends_before(deadline));
     }
 }

@@ -11,21 +11,11 @@ use crate::model::time::Timestamp;
 use crate::state::State;
 use crate::state::rollout::Rollout;
 
-/// What a write may take for granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Evidence {
-    /// Which colours answered a probe during this very call. Of both, so that a write among many that switch at once
-    /// need not ask the same colour twice.
-    Probed(PerColour<bool>),
-    /// The operator takes the responsibility.
-    Forced,
-}
-
 /// Why a write has to wait, or may not happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Closed {
+pub enum NotReady {
     /// This colour has to be probed first.
-    AskFirst(Colour),
+    ProbeRequired(Colour),
     /// The candidate has no valid pass of the required smoke test.
     Untested {
         /// The candidate.
@@ -47,7 +37,7 @@ pub enum Missing {
 }
 
 /// The colour that a change gives traffic to: the new active one, or the candidate of a canary that begins.
-pub fn receiver(before: &State, after: &State) -> Option<Colour> {
+pub fn gains_traffic(before: &State, after: &State) -> Option<Colour> {
     let begins = before.split.canary_percent == Percent::ZERO && after.split.canary_percent > Percent::ZERO;
     if before.split.active != after.split.active {
         Some(after.split.active)
@@ -56,21 +46,21 @@ pub fn receiver(before: &State, after: &State) -> Option<Colour> {
     }
 }
 
-/// Whether a change may happen, given the evidence; `versions` are those that the colours serve.
+/// Whether a change may happen; `versions` are those that the colours serve, and `healthy` are the colours that answered
+/// a probe a moment ago.
 ///
 /// # Errors
 /// What has to be done first.
 pub fn check(
     before: &State,
     after: &State,
-    route: &Deployment,
+    deployment: &Deployment,
     versions: &PerColour<Version>,
-    evidence: Evidence,
+    healthy: &PerColour<bool>,
     now: Timestamp,
-) -> Result<(), Closed> {
-    let Readiness { probe, smoke_test, .. } = &route.readiness;
-    let Some(colour) = receiver(before, after) else { return Ok(()) };
-    let Evidence::Probed(healthy) = evidence else { return Ok(()) };
+) -> Result<(), NotReady> {
+    let Readiness { probe, smoke_test, .. } = &deployment.readiness;
+    let Some(colour) = gains_traffic(before, after) else { return Ok(()) };
     // The colour that a rollback returns to has served production: a test of the candidate says nothing about it. A
     // promotion of the same colour is another matter: after each switch the next version is put there.
     let is_the_way_back = before.rollback_to == Some(colour) && after.rollback_to.is_none();
@@ -85,34 +75,13 @@ pub fn check(
             Some(_) => None,
         };
         if let Some(missing) = missing {
-            return Err(Closed::Untested { colour, missing });
+            return Err(NotReady::Untested { colour, missing });
         }
     }
     if probe.is_some() && !healthy.get(colour) {
-        return Err(Closed::AskFirst(colour));
+        return Err(NotReady::ProbeRequired(colour));
     }
     Ok(())
-}
-
-// === impl Evidence ===
-
-impl Evidence {
-    /// Nobody was asked yet.
-    pub fn none() -> Self {
-        Self::Probed(PerColour::default())
-    }
-
-    /// And this colour answered well.
-    #[must_use]
-    pub fn with(self, colour: Colour) -> Self {
-        match self {
-            Self::Probed(mut healthy) => {
-                *healthy.get_mut(colour) = true;
-                Self::Probed(healthy)
-            }
-            Self::Forced => Self::Forced,
-        }
-    }
 }
 
 // === impl Missing ===
@@ -151,7 +120,7 @@ mod tests {
 
     fn after(state: &State, command: Command) -> State {
         let author = Author::new("alice", Source::Admin, Reason::none());
-        state.after(command, author, NOW).expect("allowed").unwrap_or_else(|| state.clone())
+        state.after(&command, author, NOW).expect("allowed").unwrap_or_else(|| state.clone())
     }
 
     fn canary(share: &str) -> Command {
@@ -159,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gets_traffic_for_the_first_time_or_all_of_it_is_the_receiver() {
+    fn a_colour_gains_traffic_with_its_first_share_or_with_all_of_it() {
         let cases = [
             (state("blue", "0"), Command::Promote, Some(Colour::Green)),
             (state("blue", "10"), Command::Promote, Some(Colour::Green)),
@@ -170,22 +139,22 @@ mod tests {
             (after(&state("blue", "0"), Command::Promote), Command::RollBack, Some(Colour::Blue)),
         ];
         for (before, command, expected) in cases {
-            assert_eq!(receiver(&before, &after(&before, command)), expected, "{command:?}");
+            assert_eq!(gains_traffic(&before, &after(&before, command.clone())), expected, "{command:?}");
         }
     }
 
-    fn healthy(colour: Colour) -> Evidence {
-        Evidence::none().with(colour)
+    fn healthy(colour: Colour) -> PerColour<bool> {
+        PerColour::from_fn(|other| other == colour)
     }
 
-    fn verdict(before: &State, command: Command, evidence: Evidence) -> Result<(), Closed> {
+    fn verdict(before: &State, command: Command, healthy: PerColour<bool>) -> Result<(), NotReady> {
         let json = r#"{"deployments": {"iris": {
             "colours": {"blue": {"cluster": "b", "version": "1"}, "green": {"cluster": "g", "version": "2"}},
             "probe": {"path": "/ping"}, "smoke_test": {"requests": [{"path": "/"}]}}}}"#;
-        let router = Deployments::new(&Config::from_bytes(json.as_bytes()).expect("valid"));
-        let route = &router.all()[0];
-        let versions = PerColour::from_fn(|colour| route.colours.get(colour).version.clone());
-        check(before, &after(before, command), route, &versions, evidence, NOW)
+        let deployments = Deployments::new(&Config::from_bytes(json.as_bytes()).expect("valid"));
+        let deployment = &deployments.all()[0];
+        let versions = PerColour::from_fn(|colour| deployment.colours.get(colour).version.clone());
+        check(before, &after(before, command), deployment, &versions, &healthy, NOW)
     }
 
     fn tested(before: State, version: &str, ago: Duration) -> State {
@@ -196,7 +165,7 @@ mod tests {
 
     #[test]
     fn without_a_valid_pass_the_candidate_gets_no_traffic() {
-        let untested = |missing| Err(Closed::Untested { colour: Colour::Green, missing });
+        let untested = |missing| Err(NotReady::Untested { colour: Colour::Green, missing });
         let hour = Duration::from_secs(3_600);
         let cases = [
             (state("blue", "0"), untested(Missing::NeverPassed)),
@@ -207,7 +176,6 @@ mod tests {
         for (before, expected) in cases {
             assert_eq!(verdict(&before, Command::Promote, healthy(Colour::Green)), expected);
             assert_eq!(verdict(&before, canary("1"), healthy(Colour::Green)), expected);
-            assert_eq!(verdict(&before, Command::Promote, Evidence::Forced), Ok(()));
         }
     }
 
@@ -217,21 +185,21 @@ mod tests {
         assert_eq!(verdict(&canary, Command::Promote, healthy(Colour::Green)), Ok(()));
         let back = after(&after(&canary, Command::Promote), Command::RollBack);
         let again = verdict(&back, Command::Promote, healthy(Colour::Green));
-        assert_eq!(again, Err(Closed::Untested { colour: Colour::Green, missing: Missing::NeverPassed }));
+        assert_eq!(again, Err(NotReady::Untested { colour: Colour::Green, missing: Missing::NeverPassed }));
     }
 
     #[test]
-    fn the_receiver_is_asked_first_and_only_its_own_answer_counts() {
+    fn the_colour_that_gains_traffic_is_probed_first_and_only_its_own_answer_counts() {
         let before = tested(state("blue", "0"), "2", Duration::ZERO);
-        for evidence in [Evidence::none(), healthy(Colour::Blue)] {
-            assert_eq!(verdict(&before, Command::Promote, evidence), Err(Closed::AskFirst(Colour::Green)));
+        for healthy in [PerColour::default(), healthy(Colour::Blue)] {
+            assert_eq!(verdict(&before, Command::Promote, healthy), Err(NotReady::ProbeRequired(Colour::Green)));
         }
     }
 
     #[test]
     fn the_next_version_needs_a_test_of_its_own_though_it_stands_where_the_way_back_leads() {
         let promoted = after(&tested(state("blue", "0"), "2", Duration::ZERO), Command::Promote);
-        let untested = Err(Closed::Untested { colour: Colour::Blue, missing: Missing::NeverPassed });
+        let untested = Err(NotReady::Untested { colour: Colour::Blue, missing: Missing::NeverPassed });
         assert_eq!(verdict(&promoted, Command::Promote, healthy(Colour::Blue)), untested);
         assert_eq!(verdict(&promoted, canary("1"), healthy(Colour::Blue)), untested);
     }
@@ -239,7 +207,10 @@ mod tests {
     #[test]
     fn the_way_back_needs_a_probe_and_no_test() {
         let promoted = after(&tested(state("blue", "0"), "2", Duration::ZERO), Command::Promote);
-        assert_eq!(verdict(&promoted, Command::RollBack, Evidence::none()), Err(Closed::AskFirst(Colour::Blue)));
+        assert_eq!(
+            verdict(&promoted, Command::RollBack, PerColour::default()),
+            Err(NotReady::ProbeRequired(Colour::Blue))
+        );
         assert_eq!(verdict(&promoted, Command::RollBack, healthy(Colour::Blue)), Ok(()));
     }
 }

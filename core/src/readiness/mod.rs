@@ -7,4 +7,3 @@ pub mod drain;
 pub mod gate;
 pub mod probe;
 pub mod smoke_test;
-pub mod versions;

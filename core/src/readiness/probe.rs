@@ -1,21 +1,23 @@
-//! Probes: whether a colour's model server is there and says that it is well.
+//! Probes: whether a colour's model server is there and says that it is healthy.
 //!
-//! The leader asks both colours in turn and keeps what it found, for whoever looks. A switch never relies on that: it
+//! The leader asks both colours at a period and keeps what it found. A switch never relies on that: it
 //! asks again, now.
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Probe;
-use crate::host::{Outgoing, Reply};
+use crate::deployment::Deployment;
+use crate::host::Host;
+use crate::host::http::{HttpReply, HttpRequest};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::name::{ClusterName, DeploymentName};
 use crate::model::time::Timestamp;
 use crate::store::key::Key;
-use crate::store::{Store, SwapError};
+use crate::store::{Store, StoreError, update};
 
 /// What one probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub struct ProbeResult {
     /// Whether the colour is well.
     pub healthy: bool,
     /// What was seen.
@@ -24,7 +26,7 @@ pub struct Finding {
 
 /// What is known of a colour from the probes up to now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
+pub struct Health {
     /// Whether the colour is well: a healthy one stays so for `unhealthy_after` - 1 failures in a row.
     pub healthy: bool,
     /// When it was last asked.
@@ -39,64 +41,73 @@ pub struct Verdict {
 
 impl Probe {
     /// The request that asks a colour.
-    pub fn request(&self, name: &DeploymentName, cluster: &ClusterName) -> Outgoing {
-        Outgoing::new(cluster, name.as_str(), "GET", self.path.as_str(), self.timeout)
+    pub fn request(&self, name: &DeploymentName, cluster: &ClusterName) -> HttpRequest {
+        HttpRequest::new(cluster, name.as_str(), "GET", self.path.as_str(), self.timeout)
     }
 
     /// What a reply says about the colour.
-    pub fn judge(&self, reply: &Reply) -> Finding {
+    pub fn judge(&self, reply: &HttpReply) -> ProbeResult {
         let well = |status: u16| self.expect_status.map_or(status < 500, |expected| status == expected.get());
-        let healthy = matches!(reply, Reply::Answered { status, .. } if well(*status));
+        let healthy = matches!(reply, HttpReply::Answered { status, .. } if well(*status));
         let path = self.path.as_str();
         let expected = match (reply, self.expect_status) {
-            (Reply::Answered { .. }, Some(status)) if !healthy => format!(" (GET {path}, expected {})", status.get()),
-            (Reply::Answered { .. }, None) if !healthy => format!(" (GET {path}, expected any status below 500)"),
+            (HttpReply::Answered { .. }, Some(status)) if !healthy => {
+                format!(" (GET {path}, expected {})", status.get())
+            }
+            (HttpReply::Answered { .. }, None) if !healthy => format!(" (GET {path}, expected any status below 500)"),
             _ => String::new(),
         };
-        Finding { healthy, detail: format!("{}{expected}", reply.describe(self.timeout)) }
+        ProbeResult { healthy, detail: format!("{}{expected}", reply.describe(self.timeout)) }
     }
 }
 
-// === impl Verdict ===
+// === impl Health ===
 
-impl Verdict {
-    /// The verdict after one more finding.
-    pub fn after(before: Option<&Self>, finding: Finding, unhealthy_after: u16, now: Timestamp) -> Self {
-        let failures = match (finding.healthy, before) {
+impl Health {
+    /// The verdict after one more result.
+    pub fn after(before: Option<&Self>, result: ProbeResult, unhealthy_after: u16, now: Timestamp) -> Self {
+        let failures = match (result.healthy, before) {
             (true, _) => 0,
             (false, before) => before.map_or(0, |verdict| verdict.failures).saturating_add(1),
         };
         // A colour that was never seen well is not given the benefit of the doubt.
         let was_healthy = before.is_some_and(|verdict| verdict.healthy);
-        let healthy = finding.healthy || (was_healthy && failures < unhealthy_after);
-        Self { healthy, checked_at: now, detail: finding.detail, failures }
+        let healthy = result.healthy || (was_healthy && failures < unhealthy_after);
+        Self { healthy, checked_at: now, detail: result.detail, failures }
     }
 }
 
+/// Asks a colour now, and writes down what it says; `None` where the deployment has no probe.
+pub async fn ask(host: &dyn Host, deployment: &Deployment, colour: Colour) -> Option<ProbeResult> {
+    let probe = deployment.readiness.probe.as_ref()?;
+    let request = probe.request(&deployment.name, &deployment.colours.get(colour).cluster);
+    let result = probe.judge(&host.http(&request).await);
+    record(host.store(), &deployment.name, colour, probe, &result, host.now());
+    Some(result)
+}
+
 /// What is known of both colours; nothing while the store is out of reach.
-pub fn verdicts(store: &dyn Store, name: &DeploymentName) -> PerColour<Option<Verdict>> {
+pub fn health(store: &dyn Store, name: &DeploymentName) -> PerColour<Option<Health>> {
     PerColour::from_fn(|colour| read(store, name, colour))
 }
 
-/// Writes down one more finding. While the store is out of reach it is lost, as nobody could read it either.
-pub fn record(
+/// Writes down one more result. While the store is out of reach it is lost, as nobody could read it either.
+fn record(
     store: &dyn Store,
     name: &DeploymentName,
     colour: Colour,
     probe: &Probe,
-    finding: Finding,
+    result: &ProbeResult,
     now: Timestamp,
 ) {
-    let Ok(stored) = store.read(&key(name, colour)) else { return };
-    let before = stored.value.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let verdict = Verdict::after(before.as_ref(), finding, probe.unhealthy_after.get(), now);
-    if let Ok(bytes) = serde_json::to_vec(&verdict) {
-        // Another finding that came first is as new as this one.
-        let _: Result<(), SwapError> = store.swap(&key(name, colour), &bytes, stored.seen);
-    }
+    let _: Result<bool, StoreError> = update(store, &key(name, colour), &mut |known| {
+        let before = known.value.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let health = Health::after(before.as_ref(), result.clone(), probe.unhealthy_after.get(), now);
+        serde_json::to_vec(&health).ok()
+    });
 }
 
-fn read(store: &dyn Store, name: &DeploymentName, colour: Colour) -> Option<Verdict> {
+fn read(store: &dyn Store, name: &DeploymentName, colour: Colour) -> Option<Health> {
     serde_json::from_slice(&store.read(&key(name, colour)).ok()?.value?).ok()
 }
 
@@ -116,8 +127,8 @@ mod tests {
         serde_json::from_str(&format!(r#"{{"path": "/ping" {more}}}"#)).expect("valid")
     }
 
-    fn answered(status: u16) -> Reply {
-        Reply::Answered { status, body: Vec::new() }
+    fn answered(status: u16) -> HttpReply {
+        HttpReply::Answered { status, body: Vec::new() }
     }
 
     #[test]
@@ -125,15 +136,15 @@ mod tests {
         for (status, healthy) in [(200, true), (404, true), (500, false), (503, false), (504, false)] {
             assert_eq!(probe("").judge(&answered(status)).healthy, healthy, "{status}");
         }
-        assert!(!probe("").judge(&Reply::Broken).healthy);
+        assert!(!probe("").judge(&HttpReply::Broken).healthy);
     }
 
     #[test]
-    fn with_an_expected_status_no_other_is_well_and_the_finding_says_so() {
+    fn with_an_expected_status_no_other_is_well_and_the_result_says_so() {
         let strict = probe(r#", "expect_status": 200"#);
         assert!(strict.judge(&answered(200)).healthy);
-        let finding = strict.judge(&answered(404));
-        assert_eq!((finding.healthy, finding.detail.as_str()), (false, "answered 404 (GET /ping, expected 200)"));
+        let result = strict.judge(&answered(404));
+        assert_eq!((result.healthy, result.detail.as_str()), (false, "answered 404 (GET /ping, expected 200)"));
     }
 
     #[test]
@@ -141,11 +152,11 @@ mod tests {
         let store = MemoryStore::default();
         let mut seen = Vec::new();
         for status in [500, 200, 500, 500, 200, 500, 500, 500, 500, 200] {
-            let finding = probe("").judge(&answered(status));
-            record(&store, &iris(), Colour::Green, &probe(""), finding, Timestamp::default());
-            seen.push(verdicts(&store, &iris()).green.expect("recorded").healthy);
+            let result = probe("").judge(&answered(status));
+            record(&store, &iris(), Colour::Green, &probe(""), &result, Timestamp::default());
+            seen.push(health(&store, &iris()).green.expect("recorded").healthy);
         }
         assert_eq!(seen, [false, true, true, true, true, true, true, false, false, true]);
-        assert_eq!(verdicts(&store, &iris()).blue, None);
+        assert_eq!(health(&store, &iris()).blue, None);
     }
 }

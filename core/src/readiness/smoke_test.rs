@@ -4,12 +4,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::{Expectation, JsonExpectation, JsonType, SmokeRequest, SmokeTest};
-use crate::host::{Outgoing, Reply};
+use crate::host::http::{HttpReply, HttpRequest};
 use crate::model::name::{ClusterName, DeploymentName};
 
 /// What became of one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Outcome {
+pub struct SmokeResult {
     method: &'static str,
     path: String,
     /// Whether the answer was as expected.
@@ -24,10 +24,10 @@ pub struct Outcome {
 
 impl SmokeTest {
     /// The request at `place`, to a colour's cluster; `None` behind the last.
-    pub fn request(&self, place: usize, name: &DeploymentName, cluster: &ClusterName) -> Option<Outgoing> {
+    pub fn request(&self, place: usize, name: &DeploymentName, cluster: &ClusterName) -> Option<HttpRequest> {
         let request = self.requests.get(place)?;
         let mut outgoing =
-            Outgoing::new(cluster, name.as_str(), request.method.as_str(), request.path.as_str(), self.timeout);
+            HttpRequest::new(cluster, name.as_str(), request.method.as_str(), request.path.as_str(), self.timeout);
         if let Some(body) = &request.body {
             let bytes = match body {
                 Value::String(text) => text.clone().into_bytes(),
@@ -46,14 +46,14 @@ impl SmokeTest {
     }
 
     /// What a reply to the request at `place` means.
-    pub fn judge(&self, place: usize, reply: &Reply) -> Option<Outcome> {
+    pub fn judge(&self, place: usize, reply: &HttpReply) -> Option<SmokeResult> {
         let SmokeRequest { method, path, expect, .. } = self.requests.get(place)?;
         let (status, failure) = match reply {
-            Reply::Answered { status, body } => (Some(*status), expect.violated_by(*status, body)),
-            Reply::Broken | Reply::UnknownCluster(_) => (None, Some("expected an answer".to_owned())),
+            HttpReply::Answered { status, body } => (Some(*status), expect.violated_by(*status, body)),
+            HttpReply::Broken | HttpReply::UnknownCluster(_) => (None, Some("expected an answer".to_owned())),
         };
         let seen = reply.describe(self.timeout);
-        Some(Outcome {
+        Some(SmokeResult {
             method: method.as_str(),
             path: path.as_str().to_owned(),
             passed: failure.is_none(),
@@ -164,7 +164,7 @@ mod tests {
 
     fn outcome(expect: &str, status: u16, body: &str) -> (bool, String) {
         let test = smoke(&format!(r#"{{"path": "/invocations", "expect": {expect}}}"#));
-        let reply = Reply::Answered { status, body: body.as_bytes().to_vec() };
+        let reply = HttpReply::Answered { status, body: body.as_bytes().to_vec() };
         let outcome = test.judge(0, &reply).expect("one request");
         (outcome.passed, outcome.detail)
     }

@@ -3,11 +3,11 @@
 use xxhash_rust::xxh64::xxh64;
 
 use crate::config::CookieSticky;
-use crate::store::lease::Member;
+use crate::store::lease::Instance;
 
 /// A fresh key for a browser that had none: 16 hexadecimal digits. It names a bucket and grants nothing, so it need not
 /// be secret; it must differ from others, also from those that another worker makes in the same nanosecond.
-pub fn fresh_key(unix_nanos: u64, worker: Member, request: u32) -> String {
+pub fn fresh_key(unix_nanos: u64, worker: Instance, request: u32) -> String {
     let mut parts = Vec::with_capacity(20);
     parts.extend_from_slice(&unix_nanos.to_be_bytes());
     parts.extend_from_slice(&worker.get().to_be_bytes());
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn keys_made_in_the_same_nanosecond_differ_by_worker_and_request() {
         let store = crate::testing::MemoryStore::default();
-        let workers = [0, 1].map(|_| Member::enrol(&store, Timestamp::default()));
+        let workers = [0, 1].map(|_| Instance::register(&store, Timestamp::default()));
         let keys: std::collections::BTreeSet<String> =
             workers.into_iter().flat_map(|worker| (0..100).map(move |request| fresh_key(1, worker, request))).collect();
         assert_eq!(keys.len(), 200);

@@ -2,15 +2,15 @@
 //!
 //! The state is one value, so a change is one compare-and-swap: split, revision, way back and history never disagree.
 
-pub mod history;
 pub mod rollout;
+pub mod history;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use self::history::{Change, History};
-use self::rollout::{Move, Rollout};
+use self::rollout::{Rollout, RolloutCommand};
 use crate::model::author::Author;
 use crate::model::colour::Colour;
 use crate::model::name::Version;
@@ -58,7 +58,7 @@ pub struct SmokePass {
 }
 
 /// What somebody wants to be done to a state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// The candidate becomes active, canary 0.
     Promote,
@@ -69,7 +69,20 @@ pub enum Command {
     /// Take over a configuration's `initial`, if it is not the one applied last.
     AdoptInitial(Split),
     /// Take a rollout further, or end it.
-    Rollout(Move),
+    Rollout(RolloutCommand),
+    /// Remember what a smoke test of the candidate came to. A failure takes back an earlier pass.
+    RecordSmokeTest(SmokeTestOutcome),
+}
+
+/// What a smoke test came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SmokeTestOutcome {
+    /// The candidate that was tested.
+    pub colour: Colour,
+    /// The version that it served.
+    pub version: Version,
+    /// Whether it answered as expected.
+    pub passed: bool,
 }
 
 /// The fields that a patch names.
@@ -91,6 +104,8 @@ pub enum Refusal {
     NothingToRollBackTo,
     /// The rollout does not go there.
     Rollout(rollout::Refusal),
+    /// The colour that was tested is not the candidate any more.
+    CandidateChanged,
 }
 
 // === impl State ===
@@ -127,8 +142,8 @@ impl State {
     ///
     /// # Errors
     /// The rule that refuses the command.
-    pub fn after(&self, command: Command, author: Author, now: Timestamp) -> Result<Option<Self>, Refusal> {
-        let (split, rollback_to) = match command {
+    pub fn after(&self, command: &Command, author: Author, now: Timestamp) -> Result<Option<Self>, Refusal> {
+        let (split, rollback_to) = match *command {
             Command::Promote => (self.switched_to(self.split.candidate()), Some(self.split.active)),
             Command::RollBack => match self.rollback_to {
                 Some(colour) => (self.switched_to(colour), None),
@@ -139,9 +154,10 @@ impl State {
             Command::AdoptInitial(initial) if initial == self.initial => return Ok(None),
             Command::AdoptInitial(initial) => self.with(initial),
             Command::Rollout(to) => self.with(to.split(self.split, self.rollout).map_err(Refusal::Rollout)?),
+            Command::RecordSmokeTest(ref outcome) => return self.tested(outcome, now).map(Some),
         };
-        let initial = if let Command::AdoptInitial(initial) = command { initial } else { self.initial };
-        let rollout = match command {
+        let initial = if let Command::AdoptInitial(initial) = *command { initial } else { self.initial };
+        let rollout = match *command {
             Command::Rollout(to) => Some(to.rollout(self.split, self.rollout, now)),
             _ => self.rollout.map(|rollout| rollout.overruled(self.split, split, author.source, now)),
         };
@@ -180,6 +196,16 @@ impl State {
         }))
     }
 
+    /// The same state after a smoke test. It makes no revision: no request is routed otherwise.
+    fn tested(&self, outcome: &SmokeTestOutcome, now: Timestamp) -> Result<Self, Refusal> {
+        if outcome.colour != self.split.candidate() {
+            return Err(Refusal::CandidateChanged);
+        }
+        let SmokeTestOutcome { colour, version, passed } = outcome.clone();
+        let pass = SmokePass { colour, version, revision: self.revision, at: now };
+        Ok(Self { smoke: passed.then_some(pass), ..self.clone() })
+    }
+
     /// `colour` alone gets the ordinary traffic.
     fn switched_to(&self, colour: Colour) -> Split {
         Split { active: colour, canary_percent: Percent::ZERO, ..self.split }
@@ -215,6 +241,9 @@ impl fmt::Display for Refusal {
                  canary is running; use promote, or PATCH active=",
             ),
             Refusal::Rollout(refusal) => refusal.fmt(f),
+            Refusal::CandidateChanged => {
+                f.write_str("Others changed the state meanwhile. Look at it below, and repeat the call.")
+            }
         }
     }
 }
@@ -241,7 +270,7 @@ mod tests {
 
     fn after(state: &State, command: Command) -> State {
         let later = state.since.plus(std::time::Duration::from_millis(1));
-        state.after(command, alice(), later).expect("allowed").expect("a change")
+        state.after(&command, alice(), later).expect("allowed").expect("a change")
     }
 
     fn patch(active: Option<Colour>, canary: Option<&str>, shadow: Option<&str>) -> Command {
@@ -262,7 +291,7 @@ mod tests {
         let promoted = after(&start(), Command::Promote);
         let back = after(&promoted, Command::RollBack);
         assert_eq!(back.split.active, Colour::Blue);
-        assert_eq!(back.after(Command::RollBack, alice(), back.since), Err(Refusal::NothingToRollBackTo));
+        assert_eq!(back.after(&Command::RollBack, alice(), back.since), Err(Refusal::NothingToRollBackTo));
         let again = after(&after(&back, Command::Promote), Command::RollBack);
         assert_eq!(again.split.active, Colour::Blue);
     }
@@ -272,7 +301,7 @@ mod tests {
         let canary = after(&start(), patch(None, Some("10"), None));
         let back = after(&canary, Command::RollBack);
         assert_eq!(back.split, split("blue", "0", "0"));
-        assert_eq!(start().after(Command::RollBack, alice(), start().since), Err(Refusal::NothingToRollBackTo));
+        assert_eq!(start().after(&Command::RollBack, alice(), start().since), Err(Refusal::NothingToRollBackTo));
     }
 
     #[test]
@@ -286,7 +315,7 @@ mod tests {
         ];
         for (before, command, expected) in cases {
             let state = State::initial(before, Timestamp::default());
-            assert_eq!(after(&state, command).split, expected, "{before:?} {command:?}");
+            assert_eq!(after(&state, command.clone()).split, expected, "{before:?} {command:?}");
         }
     }
 
@@ -298,7 +327,7 @@ mod tests {
 
     #[test]
     fn what_changes_nothing_is_no_change() {
-        let same = start().after(patch(Some(Colour::Blue), Some("0"), None), alice(), Timestamp::default());
+        let same = start().after(&patch(Some(Colour::Blue), Some("0"), None), alice(), Timestamp::default());
         assert_eq!(same, Ok(None));
     }
 
@@ -307,7 +336,7 @@ mod tests {
         let green = split("green", "0", "0");
         let promoted = after(&start(), Command::Promote);
         let back = after(&promoted, Command::RollBack);
-        assert_eq!(back.after(Command::AdoptInitial(start().initial), alice(), back.since), Ok(None));
+        assert_eq!(back.after(&Command::AdoptInitial(start().initial), alice(), back.since), Ok(None));
 
         let pushed = after(&back, Command::AdoptInitial(green));
         assert_eq!((pushed.split, pushed.initial, pushed.revision), (green, green, Revision::new(3)));
@@ -364,7 +393,7 @@ mod tests {
                 let mut changes = 0;
                 for (step, command) in commands.into_iter().enumerate() {
                     let now = Timestamp::from_millis(step as u64);
-                    let Ok(Some(next)) = state.after(command, alice(), now) else { continue };
+                    let Ok(Some(next)) = state.after(&command, alice(), now) else { continue };
                     if next.split != state.split {
                         changes += 1;
                         let newest = next.history.newest().expect("recorded");

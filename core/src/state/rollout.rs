@@ -52,7 +52,7 @@ pub enum Phase {
 
 /// A change of a rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Move {
+pub enum RolloutCommand {
     /// The first step, with its share.
     Start(Percent),
     /// What follows on a step, if the rollout still stands where it was seen.
@@ -151,9 +151,9 @@ impl fmt::Display for Phase {
     }
 }
 
-// === impl Move ===
+// === impl RolloutCommand ===
 
-impl Move {
+impl RolloutCommand {
     /// What the move makes of `split`, when the deployment's rollout stands at `here`.
     ///
     /// # Errors
@@ -162,9 +162,9 @@ impl Move {
         let live = here.filter(|rollout| rollout.is_live());
         let in_phase = |phases: &[Phase]| live.filter(|rollout| phases.contains(&rollout.phase));
         match self {
-            Move::Start(_) if live.is_some() => Err(Refusal::UnderWay),
-            Move::Start(share) => Ok(Split { canary_percent: share, ..split }),
-            Move::Next(seen, next) => match (live, next) {
+            RolloutCommand::Start(_) if live.is_some() => Err(Refusal::UnderWay),
+            RolloutCommand::Start(share) => Ok(Split { canary_percent: share, ..split }),
+            RolloutCommand::Next(seen, next) => match (live, next) {
                 (None, _) => Err(Refusal::NoRollout),
                 (Some(rollout), _) if rollout != seen => Err(Refusal::Moved),
                 (Some(_), Next::Step(share)) => Ok(Split { canary_percent: share, ..split }),
@@ -173,32 +173,36 @@ impl Move {
                     Ok(Split { active: rollout.candidate, canary_percent: Percent::ZERO, ..split })
                 }
             },
-            Move::Breach(seen) if live != Some(seen) => Err(Refusal::Moved),
-            Move::Breach(_) => Ok(split),
-            Move::Pause => in_phase(&[Phase::Running, Phase::Paused]).map(|_| split).ok_or(Refusal::NoRollout),
-            Move::Resume => {
+            RolloutCommand::Breach(seen) if live != Some(seen) => Err(Refusal::Moved),
+            RolloutCommand::Breach(_) => Ok(split),
+            RolloutCommand::Pause => {
+                in_phase(&[Phase::Running, Phase::Paused]).map(|_| split).ok_or(Refusal::NoRollout)
+            }
+            RolloutCommand::Resume => {
                 in_phase(&[Phase::Paused, Phase::Breached, Phase::Running]).map(|_| split).ok_or(Refusal::NoRollout)
             }
-            Move::Abort => live.map(|_| Split { canary_percent: Percent::ZERO, ..split }).ok_or(Refusal::NoRollout),
+            RolloutCommand::Abort => {
+                live.map(|_| Split { canary_percent: Percent::ZERO, ..split }).ok_or(Refusal::NoRollout)
+            }
         }
     }
 
-    /// Where the rollout stands after the move, which [`Move::split`] has allowed for the same two.
+    /// Where the rollout stands after the move, which [`RolloutCommand::split`] has allowed for the same two.
     pub fn rollout(self, split: Split, here: Option<Rollout>, now: Timestamp) -> Rollout {
         let first = Rollout { candidate: split.candidate(), phase: Phase::Running, step: 0, began: now, since: now };
         let here = here.unwrap_or(first);
         let turn = |phase: Phase| if phase == here.phase { here } else { Rollout { phase, since: now, ..here } };
         match self {
-            Move::Start(_) => first,
-            Move::Next(_, Next::Step(_)) => {
+            RolloutCommand::Start(_) => first,
+            RolloutCommand::Next(_, Next::Step(_)) => {
                 Rollout { phase: Phase::Running, step: here.step.saturating_add(1), since: now, ..here }
             }
-            Move::Next(_, Next::Promote) => turn(Phase::Promoted),
-            Move::Next(_, Next::Wait) => turn(Phase::Complete),
-            Move::Pause => turn(Phase::Paused),
-            Move::Breach(_) => turn(Phase::Breached),
-            Move::Resume => turn(Phase::Running),
-            Move::Abort => turn(Phase::Aborted),
+            RolloutCommand::Next(_, Next::Promote) => turn(Phase::Promoted),
+            RolloutCommand::Next(_, Next::Wait) => turn(Phase::Complete),
+            RolloutCommand::Pause => turn(Phase::Paused),
+            RolloutCommand::Breach(_) => turn(Phase::Breached),
+            RolloutCommand::Resume => turn(Phase::Running),
+            RolloutCommand::Abort => turn(Phase::Aborted),
         }
     }
 }

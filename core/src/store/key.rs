@@ -14,39 +14,39 @@ use crate::model::name::DeploymentName;
 pub enum Key<'n> {
     /// A deployment's state.
     State(&'n DeploymentName),
-    /// Its copy.
-    Copy(&'n DeploymentName),
+    /// Its backup.
+    Backup(&'n DeploymentName),
     /// What the probes of a colour found.
     Probe(&'n DeploymentName, Colour),
     /// What was counted up to a moment, in one of the slots that are used in turn.
     Sample(&'n DeploymentName, u64),
     /// The latencies that have a counter.
     Buckets(&'n DeploymentName),
-    /// What a guard has seen.
-    Watch(&'n DeploymentName),
-    /// What a source was seen to say.
-    Sighting(&'n DeploymentName, Source),
+    /// The analysis of its canary.
+    CanaryAnalysis(&'n DeploymentName),
+    /// What a source was last seen to say.
+    SourceStatus(&'n DeploymentName, Source),
     /// The last delivery by which MLflow had its registry asked.
-    Woken(&'n DeploymentName),
+    RegistryTrigger(&'n DeploymentName),
     /// The deliveries of MLflow that were taken.
     Deliveries,
     /// The number that the last instance has drawn.
-    Members,
+    Instances,
     /// Who does something for all instances with the same deployments, which this number stands for.
-    Lease(u64, Duty),
-    /// Until when the fleet with this number counts as in reach.
-    Contact(u64),
+    Lease(u64, LeaseRole),
+    /// Until when the last sign of life of the fleet with this number counts.
+    Liveness(u64),
 }
 
 /// What one instance does for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Duty {
-    /// Probing, sampling, conducting.
-    Lead,
-    /// Asking a source.
-    Ask(Source),
-    /// Following the fleet with this number.
-    Follow(u64),
+pub enum LeaseRole {
+    /// Probes, samples, and takes rollouts and guards further.
+    Leader,
+    /// Polls a source.
+    Poller(Source),
+    /// Follows the fleet with this number.
+    Follower(u64),
 }
 
 /// What all keys begin with.
@@ -61,23 +61,23 @@ impl fmt::Display for Key<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::State(name) => write!(f, "{PREFIX}/{name}"),
-            Self::Copy(name) => write!(f, "{PREFIX}/{name}/copy"),
+            Self::Backup(name) => write!(f, "{PREFIX}/{name}/copy"),
             Self::Probe(name, colour) => write!(f, "{PREFIX}/{name}/probe/{colour}"),
             Self::Sample(name, slot) => write!(f, "{PREFIX}/{name}/sample/{slot}"),
             Self::Buckets(name) => write!(f, "{PREFIX}/{name}/buckets"),
-            Self::Watch(name) => write!(f, "{PREFIX}/{name}/watch"),
-            Self::Sighting(name, source) => write!(f, "{PREFIX}/{name}/source/{}", source.as_str()),
-            Self::Woken(name) => write!(f, "{PREFIX}/{name}/mlflow/woken"),
+            Self::CanaryAnalysis(name) => write!(f, "{PREFIX}/{name}/watch"),
+            Self::SourceStatus(name, source) => write!(f, "{PREFIX}/{name}/source/{}", source.as_str()),
+            Self::RegistryTrigger(name) => write!(f, "{PREFIX}/{name}/mlflow/woken"),
             Self::Deliveries => write!(f, "{PREFIX}/{OWN}/mlflow/deliveries"),
-            Self::Members => write!(f, "{PREFIX}/{OWN}/members"),
-            Self::Lease(deployments, Duty::Lead) => write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}"),
-            Self::Lease(deployments, Duty::Ask(source)) => {
+            Self::Instances => write!(f, "{PREFIX}/{OWN}/members"),
+            Self::Lease(deployments, LeaseRole::Leader) => write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}"),
+            Self::Lease(deployments, LeaseRole::Poller(source)) => {
                 write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}/source/{}", source.as_str())
             }
-            Self::Lease(deployments, Duty::Follow(fleet)) => {
+            Self::Lease(deployments, LeaseRole::Follower(fleet)) => {
                 write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}/fleet/{fleet:016x}")
             }
-            Self::Contact(fleet) => write!(f, "{PREFIX}/{OWN}/fleet/{fleet:016x}"),
+            Self::Liveness(fleet) => write!(f, "{PREFIX}/{OWN}/fleet/{fleet:016x}"),
         }
     }
 }
@@ -96,20 +96,20 @@ mod tests {
     fn after<'n>(key: Option<Key<'n>>, name: &'n DeploymentName) -> Option<Key<'n>> {
         Some(match key {
             None => Key::State(name),
-            Some(Key::State(_)) => Key::Copy(name),
-            Some(Key::Copy(_)) => Key::Probe(name, Colour::Blue),
+            Some(Key::State(_)) => Key::Backup(name),
+            Some(Key::Backup(_)) => Key::Probe(name, Colour::Blue),
             Some(Key::Probe(..)) => Key::Sample(name, 0),
             Some(Key::Sample(..)) => Key::Buckets(name),
-            Some(Key::Buckets(_)) => Key::Watch(name),
-            Some(Key::Watch(_)) => Key::Sighting(name, Source::Mlflow),
-            Some(Key::Sighting(..)) => Key::Woken(name),
-            Some(Key::Woken(_)) => Key::Deliveries,
-            Some(Key::Deliveries) => Key::Members,
-            Some(Key::Members) => Key::Lease(0, Duty::Lead),
-            Some(Key::Lease(number, Duty::Lead)) => Key::Lease(number, Duty::Ask(Source::Mlflow)),
-            Some(Key::Lease(number, Duty::Ask(_))) => Key::Lease(number, Duty::Follow(0)),
-            Some(Key::Lease(_, Duty::Follow(_))) => Key::Contact(0),
-            Some(Key::Contact(_)) => return None,
+            Some(Key::Buckets(_)) => Key::CanaryAnalysis(name),
+            Some(Key::CanaryAnalysis(_)) => Key::SourceStatus(name, Source::Mlflow),
+            Some(Key::SourceStatus(..)) => Key::RegistryTrigger(name),
+            Some(Key::RegistryTrigger(_)) => Key::Deliveries,
+            Some(Key::Deliveries) => Key::Instances,
+            Some(Key::Instances) => Key::Lease(0, LeaseRole::Leader),
+            Some(Key::Lease(number, LeaseRole::Leader)) => Key::Lease(number, LeaseRole::Poller(Source::Mlflow)),
+            Some(Key::Lease(number, LeaseRole::Poller(_))) => Key::Lease(number, LeaseRole::Follower(0)),
+            Some(Key::Lease(_, LeaseRole::Follower(_))) => Key::Liveness(0),
+            Some(Key::Liveness(_)) => return None,
         })
     }
 

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::model::name::DeploymentName;
 use crate::model::time::Timestamp;
-use crate::store::key::{Duty, Key};
-use crate::store::{Seen, Store, SwapError};
+use crate::store::key::{Key, LeaseRole};
+use crate::store::{Store, update};
 
 /// One instance: a configuration in one VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct Instance {
     /// A number that no other instance in this Envoy has.
     number: u64,
     /// When it was configured.
@@ -32,41 +32,34 @@ pub const LEASE: Duration = Duration::from_secs(5);
 /// The same for whoever follows the fleet: nobody would notice for so long what happens there, and two who follow at
 /// once do no harm.
 pub const FOLLOWER_LEASE: Duration = Duration::from_millis(1_500);
-/// In place of [`TICK`](crate::model::time::TICK) while the fleet's states have not come yet, for at most [`HURRY`] after a configuration.
+/// In place of [`TICK`](crate::model::time::TICK) while the fleet's states have not come yet, for at most [`STARTUP_WINDOW`] after a configuration.
 pub const FIRST_TICKS: Duration = Duration::from_millis(20);
-/// How long there is a hurry.
-pub const HURRY: Duration = Duration::from_secs(5);
+/// How long ticks may come as fast as that.
+pub const STARTUP_WINDOW: Duration = Duration::from_secs(5);
 
 /// The instances of one configuration are made within this time of each other. Where a busy thread takes longer, its
 /// instance takes the lease over once, which does no harm.
 const ONE_CONFIGURATION: Duration = Duration::from_millis(100);
 
-/// The key of the lease for a duty towards a configuration's deployments. Two listeners with the same deployments share
+/// The key of the lease for a role towards a configuration's deployments. Two listeners with the same deployments share
 /// one leader. Sources and fleets have leases of their own because not every listener's configuration has them.
-pub fn lease_key(config: &Config, duty: Duty) -> String {
+pub fn lease_key(config: &Config, role: LeaseRole) -> String {
     let names: Vec<&str> = config.deployments.keys().map(DeploymentName::as_str).collect();
-    Key::Lease(xxhash_rust::xxh64::xxh64(names.join(" ").as_bytes(), 0), duty).to_string()
+    Key::Lease(xxhash_rust::xxh64::xxh64(names.join(" ").as_bytes(), 0), role).to_string()
 }
 
-// === impl Member ===
+// === impl Instance ===
 
-impl Member {
+impl Instance {
     /// Draws the next number; the same for two instances only while the store is out of reach.
-    pub fn enrol(store: &dyn Store, now: Timestamp) -> Self {
-        let numbered = |number| Self { number, since: now };
-        let key = Key::Members.to_string();
-        loop {
-            let Ok(stored) = store.read(&key) else {
-                return numbered(0);
-            };
-            let last: u64 = serde_json::from_slice(&stored.value.unwrap_or_default()).unwrap_or_default();
-            let next = last.wrapping_add(1);
-            match store.swap(&key, next.to_string().as_bytes(), stored.seen) {
-                Ok(()) => return numbered(next),
-                Err(SwapError::Conflict) => {}
-                Err(SwapError::Unavailable) => return numbered(0),
-            }
-        }
+    pub fn register(store: &dyn Store, now: Timestamp) -> Self {
+        let mut number: u64 = 0;
+        let drawn = update(store, &Key::Instances.to_string(), &mut |last| {
+            let last: u64 = serde_json::from_slice(&last.value.unwrap_or_default()).unwrap_or_default();
+            number = last.wrapping_add(1);
+            Some(number.to_string().into_bytes())
+        });
+        Self { number: if drawn.is_ok() { number } else { 0 }, since: now }
     }
 
     /// As a number.
@@ -84,20 +77,17 @@ impl Member {
 
     /// The same with a lease that lasts for `span`.
     pub fn holds(self, store: &dyn Store, key: &str, span: Duration, now: Timestamp) -> bool {
-        let Ok(stored) = store.read(key) else { return false };
-        let lease: Option<Lease> = serde_json::from_slice(&stored.value.unwrap_or_default()).ok();
-        // A lease that ends later than any could was written before the clock was set back, or by somebody else.
-        let valid = |lease: &Lease| lease.until > now && lease.until <= now.plus(span);
-        let earlier = |lease: &Lease| lease.since.plus(ONE_CONFIGURATION) < self.since;
-        if lease.is_some_and(|lease| lease.holder != self.number && valid(&lease) && !earlier(&lease)) {
-            return false;
-        }
-        self.take(store, key, stored.seen, now.plus(span))
-    }
-
-    fn take(self, store: &dyn Store, key: &str, seen: Seen, until: Timestamp) -> bool {
-        let lease = Lease { holder: self.number, since: self.since, until };
-        serde_json::to_vec(&lease).is_ok_and(|bytes| store.swap(key, &bytes, seen).is_ok())
+        let taken = update(store, key, &mut |known| {
+            let known: Option<Lease> = serde_json::from_slice(&known.value.unwrap_or_default()).ok();
+            // A lease that ends later than any could was written before the clock was set back, or by somebody else.
+            let valid = |lease: &Lease| lease.until > now && lease.until <= now.plus(span);
+            let earlier = |lease: &Lease| lease.since.plus(ONE_CONFIGURATION) < self.since;
+            if known.is_some_and(|lease| lease.holder != self.number && valid(&lease) && !earlier(&lease)) {
+                return None;
+            }
+            serde_json::to_vec(&Lease { holder: self.number, since: self.since, until: now.plus(span) }).ok()
+        });
+        taken == Ok(true)
     }
 }
 
@@ -109,8 +99,8 @@ mod tests {
     use super::*;
     use crate::testing::MemoryStore;
 
-    fn member(number: u64) -> Member {
-        Member { number, since: at(0) }
+    fn member(number: u64) -> Instance {
+        Instance { number, since: at(0) }
     }
 
     fn at(seconds: u64) -> Timestamp {
@@ -120,7 +110,7 @@ mod tests {
     #[test]
     fn numbers_are_drawn_once() {
         let store = MemoryStore::default();
-        let drawn: Vec<u64> = (0..5).map(|_| Member::enrol(&store, at(0)).get()).collect();
+        let drawn: Vec<u64> = (0..5).map(|_| Instance::register(&store, at(0)).get()).collect();
         assert_eq!(drawn, [1, 2, 3, 4, 5]);
     }
 
@@ -140,7 +130,7 @@ mod tests {
     #[test]
     fn an_instance_of_an_earlier_configuration_gives_way_and_does_not_come_back() {
         let store = MemoryStore::default();
-        let (old, new) = (member(1), Member { number: 2, since: at(10) });
+        let (old, new) = (member(1), Instance { number: 2, since: at(10) });
         assert!(old.leads(&store, "lease", at(10)));
         for second in 10..15 {
             assert!(new.leads(&store, "lease", at(second)));

@@ -6,18 +6,17 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::change::request::Outcome;
 use crate::config::reader;
 use crate::model::author::Source;
 use crate::model::name::DeploymentName;
 use crate::model::split::Revision;
 use crate::model::time::Timestamp;
 use crate::store::key::Key;
-use crate::store::{Store, SwapError};
+use crate::store::{Store, update};
 
 /// What a source was last seen to say about a deployment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Sighting {
+pub struct SourceStatus {
     /// What it says, in its own terms.
     pub value: Value,
     /// Since when.
@@ -42,70 +41,77 @@ pub struct Pending {
     pub value: Value,
 }
 
-/// What stands in place of a refusal when somebody else changed the state before the wish could be carried out.
-pub const OVERTAKEN: &str = "the state was changed otherwise in the meantime: a new value is waited for";
+/// What became of a change that a source asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangeOutcome {
+    /// The state is as the source wants it.
+    Applied,
+    /// The state was changed otherwise before; the request is void.
+    Superseded,
+    /// It was not made, for this reason.
+    Rejected(String),
+}
 
-/// How often a note is tried against others before it is given up: there are a leader and, for a moment, its predecessor.
-const ATTEMPTS: usize = 8;
+/// What stands in place of a refusal when somebody else changed the state before the change could be made.
+pub const SUPERSEDED: &str = "the state was changed otherwise in the meantime: a new value is waited for";
 
 /// What `source` was last seen to say; none when it was not seen yet, or while the store is out of reach.
-pub fn read(store: &dyn Store, name: &DeploymentName, source: Source) -> Option<Sighting> {
+pub fn read(store: &dyn Store, name: &DeploymentName, source: Source) -> Option<SourceStatus> {
     decode(&store.read(&key(name, source)).ok()?.value?)
 }
 
-/// Replaces a sighting by what `change` makes of it; `None` leaves it as it is. Whether it was replaced.
+/// Replaces a status by what `change` makes of it; `None` leaves it as it is. Whether it was replaced.
 ///
 /// While the store is out of reach it is lost, as the state could not be changed either: the source will be seen again.
 pub fn record(
     store: &dyn Store,
     name: &DeploymentName,
     source: Source,
-    change: &mut dyn FnMut(Option<Sighting>) -> Option<Sighting>,
+    change: &mut dyn FnMut(Option<SourceStatus>) -> Option<SourceStatus>,
 ) -> bool {
-    for _ in 0..ATTEMPTS {
-        let Ok(stored) = store.read(&key(name, source)) else { return false };
-        let before = stored.value.and_then(|bytes| decode(&bytes));
-        let Some(after) = change(before) else { return false };
-        let Ok(bytes) = serde_json::to_vec(&after) else { return false };
-        match store.swap(&key(name, source), &bytes, stored.seen) {
-            Ok(()) => return true,
-            Err(SwapError::Conflict) => {}
-            Err(SwapError::Unavailable) => return false,
-        }
-    }
-    false
+    let written = update(store, &key(name, source), &mut |known| {
+        let after = change(known.value.and_then(|bytes| decode(&bytes)))?;
+        serde_json::to_vec(&after).ok()
+    });
+    written == Ok(true)
 }
 
-/// Takes note of what became of a source's wish. Whether it is news that it was refused: one that is tried again and
+/// Takes note of what became of a source's change. Whether it is news that it was rejected: one that is tried again and
 /// again is worth one line in the log.
-pub fn settle(store: &dyn Store, name: &DeploymentName, source: Source, outcome: &Outcome, now: Timestamp) -> bool {
+pub fn acknowledge(
+    store: &dyn Store,
+    name: &DeploymentName,
+    source: Source,
+    outcome: &ChangeOutcome,
+    now: Timestamp,
+) -> bool {
     let mut is_news = false;
     let noted = record(store, name, source, &mut |before| {
         let is_new = before.is_none();
-        let before = before.unwrap_or_else(|| Sighting { at: now, ..Sighting::default() });
+        let before = before.unwrap_or_else(|| SourceStatus { at: now, ..SourceStatus::default() });
         let after = match outcome {
-            Outcome::Granted => Sighting { pending: None, refusal: None, ..before.clone() },
-            Outcome::Overtaken if before.pending.is_some() => {
-                Sighting { pending: None, refusal: Some(OVERTAKEN.to_owned()), ..before.clone() }
+            ChangeOutcome::Applied => SourceStatus { pending: None, refusal: None, ..before.clone() },
+            ChangeOutcome::Superseded if before.pending.is_some() => {
+                SourceStatus { pending: None, refusal: Some(SUPERSEDED.to_owned()), ..before.clone() }
             }
-            // Another instance brought it about meanwhile, or the source keeps no sightings.
-            Outcome::Overtaken => before.clone(),
-            Outcome::Refused(why) => Sighting { refusal: Some(why.clone()), ..before.clone() },
+            // Another instance brought it about meanwhile, or the source keeps no status.
+            ChangeOutcome::Superseded => before.clone(),
+            ChangeOutcome::Rejected(why) => SourceStatus { refusal: Some(why.clone()), ..before.clone() },
         };
-        is_news = matches!(outcome, Outcome::Refused(_)) && before.refusal.is_none();
-        // A source that keeps no sightings, such as a guard, needs none for a wish that was granted.
+        is_news = matches!(outcome, ChangeOutcome::Rejected(_)) && before.refusal.is_none();
+        // A source that keeps no status, such as a guard, needs none for a change that was made.
         (after != before || (is_new && is_news)).then_some(after)
     });
     noted && is_news
 }
 
 /// By way of a document, as a configuration is read: that code is there anyway.
-fn decode(bytes: &[u8]) -> Option<Sighting> {
+fn decode(bytes: &[u8]) -> Option<SourceStatus> {
     reader::read(&serde_json::from_slice(bytes).ok()?).ok()
 }
 
 fn key(name: &DeploymentName, source: Source) -> String {
-    Key::Sighting(name, source).to_string()
+    Key::SourceStatus(name, source).to_string()
 }
 
 #[cfg(test)]
@@ -116,14 +122,14 @@ mod tests {
     use super::*;
     use crate::testing::{MemoryStore, iris};
 
-    fn settled(store: &dyn Store, outcome: Outcome) -> (bool, Option<Sighting>) {
-        let news = settle(store, &iris(), Source::Runtime, &outcome, Timestamp::from_millis(1));
+    fn settled(store: &dyn Store, outcome: ChangeOutcome) -> (bool, Option<SourceStatus>) {
+        let news = acknowledge(store, &iris(), Source::Runtime, &outcome, Timestamp::from_millis(1));
         (news, read(store, &iris(), Source::Runtime))
     }
 
-    fn waiting(store: &dyn Store) -> Sighting {
+    fn waiting(store: &dyn Store) -> SourceStatus {
         let pending = Some(Pending { on: Revision::new(3), value: "green".into() });
-        let sighting = Sighting { value: "green".into(), pending, ..Sighting::default() };
+        let sighting = SourceStatus { value: "green".into(), pending, ..SourceStatus::default() };
         assert!(record(store, &iris(), Source::Runtime, &mut |_| Some(sighting.clone())));
         sighting
     }
@@ -132,13 +138,13 @@ mod tests {
     fn a_refusal_is_news_once_however_often_it_is_tried_again() {
         let store = MemoryStore::default();
         let waiting_for = waiting(&store).pending;
-        let refused = |why: &str| Outcome::Refused(why.to_owned());
+        let refused = |why: &str| ChangeOutcome::Rejected(why.to_owned());
         let (news, first) = settled(&store, refused("answered 500"));
         let first = first.expect("kept");
         assert_eq!((news, first.refusal.as_deref(), first.pending), (true, Some("answered 500"), waiting_for));
         let (news, again) = settled(&store, refused("answered 503"));
         assert_eq!((news, again.expect("kept").refusal.as_deref()), (false, Some("answered 503")));
-        let (news, granted) = settled(&store, Outcome::Granted);
+        let (news, granted) = settled(&store, ChangeOutcome::Applied);
         let granted = granted.expect("kept");
         assert_eq!((news, granted.refusal, granted.pending), (false, None, None));
         waiting(&store);
@@ -149,7 +155,7 @@ mod tests {
     fn a_wish_that_came_too_late_waits_no_longer_and_says_why() {
         let store = MemoryStore::default();
         waiting(&store);
-        let (news, sighting) = settled(&store, Outcome::Overtaken);
+        let (news, sighting) = settled(&store, ChangeOutcome::Superseded);
         let sighting = sighting.expect("kept");
         assert_eq!((news, sighting.pending), (false, None));
         assert!(sighting.refusal.expect("a reason").contains("changed otherwise"));
@@ -158,14 +164,14 @@ mod tests {
     #[test]
     fn a_source_without_sightings_gets_one_for_a_refusal_only() {
         let store = MemoryStore::default();
-        assert_eq!(settled(&store, Outcome::Granted), (false, None));
-        assert!(settled(&store, Outcome::Refused("no".to_owned())).1.is_some());
+        assert_eq!(settled(&store, ChangeOutcome::Applied), (false, None));
+        assert!(settled(&store, ChangeOutcome::Rejected("no".to_owned())).1.is_some());
     }
 
     #[test]
     fn while_the_store_is_out_of_reach_nothing_is_kept_and_nothing_is_news() {
         let store = MemoryStore::default();
         store.set_reachable(false);
-        assert_eq!(settled(&store, Outcome::Refused("no".to_owned())), (false, None));
+        assert_eq!(settled(&store, ChangeOutcome::Rejected("no".to_owned())), (false, None));
     }
 }

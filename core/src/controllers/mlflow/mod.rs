@@ -1,9 +1,9 @@
 //! MLflow's model registry: a deployment follows an alias or a stage of a registered model.
 //!
 //! One request tells where all marks of a model are. When the followed mark was moved to the candidate's version, that
-//! is a wish to promote it (or to begin a canary); moved back to a colour's version it is a wish to go back. Only a
+//! asks to promote it (or to begin a canary); moved back to a colour's version it asks to roll back. Only a
 //! *moved* mark acts: one that stays where it is leaves an operator's switch alone. A mark that names neither colour, or
-//! both, moves nothing, and the sighting says so.
+//! both, moves nothing, and the source's status says so.
 
 use std::time::Duration;
 
@@ -11,30 +11,30 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Findings, Polled, Step};
-use crate::change::request::Wish;
+use super::poll::{PollResult, PolledSource};
+use crate::change::request::ChangeRequest;
 use crate::config::{Follow, Mlflow, Served, reader};
-use crate::deployment::DeploymentIndex;
-use crate::deployment::{Deployment, Deployments};
-use crate::host::{Outgoing, Reply};
+use crate::deployment::{Deployment, DeploymentIndex, Deployments};
+use crate::host::http::{HttpReply, HttpRequest};
 use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::name::{DeploymentName, Reason, RegisteredVersion};
 use crate::model::percent::Percent;
 use crate::model::time::Timestamp;
-use crate::readiness::versions::versions;
+use crate::routing::versions::versions;
 use crate::state::{Command, Patch, State};
 use crate::store::key::Key;
-use crate::store::source_status::{self, Pending, Sighting};
-use crate::store::{self, Seen, Store, StoreError, SwapError};
+use crate::store::record;
+use crate::store::source_status::{self, Pending, SourceStatus};
+use crate::store::{CasToken, Store, StoreError, update};
 
 /// The registry that one deployment follows.
 #[derive(Clone, Debug)]
 pub struct Registry {
     deployment: DeploymentIndex,
     section: Mlflow,
-    /// The delivery by which it was last woken, as far as this instance knows.
-    woken: Option<Seen>,
+    /// The delivery by which it was last triggered, as far as this instance knows.
+    triggered: Option<CasToken>,
 }
 
 /// What one look at the registry found.
@@ -48,7 +48,7 @@ pub struct Reading {
 
 /// What is kept between two looks, and shown as what the source says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Mark {
+struct TrackedVersion {
     /// Which mark of which model.
     follows: String,
     /// The version that it is on.
@@ -65,7 +65,7 @@ struct Mark {
 
 /// Why a mark names no colour to switch to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Nobody {
+enum Unresolved {
     Unset,
     Neither,
     Both,
@@ -79,46 +79,49 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 impl Registry {
     /// The registry that `deployment` follows.
     pub const fn new(deployment: DeploymentIndex, section: Mlflow) -> Self {
-        Self { deployment, section, woken: None }
+        Self { deployment, section, triggered: None }
     }
 
-    /// Keeps what a look found and says what follows from it.
-    fn look(&self, reading: &Reading, route: &Deployment, store: &dyn Store, now: Timestamp) -> Findings {
-        let mut findings = Findings::default();
-        // The state is read first: a change after that is the later one, which a wish made here must not undo.
-        let Ok(loaded) = store::load(store, &route.name, route.initial, now) else { return findings };
-        let shown = versions(store, route);
-        let mut wish = None;
-        source_status::record(store, &route.name, Source::Mlflow, &mut |before| {
-            let (after, wished) =
+    /// Keeps what the registry says and requests what follows from it.
+    fn observe(&self, reading: &Reading, deployment: &Deployment, store: &dyn Store, now: Timestamp) -> PollResult {
+        let mut result = PollResult::default();
+        // The state is read first: a change after that is the later one, which a request made here must not undo.
+        let Ok(loaded) = record::load(store, &deployment.name, deployment.initial, now) else { return result };
+        let shown = versions(store, deployment);
+        let mut change = None;
+        source_status::record(store, &deployment.name, Source::Mlflow, &mut |before| {
+            let (after, requested) =
                 self.section.follow(self.deployment, before.as_ref(), reading.clone(), &loaded.state, now);
-            wish = wished;
+            change = requested;
             let refusal = after.refusal.as_ref().filter(|_| after.pending.is_none());
             let is_news = before.as_ref().is_none_or(|before| before.refusal != after.refusal);
-            findings.news = refusal.filter(|_| is_news).map(|why| line(route, why)).into_iter().collect();
+            result.warnings = refusal.filter(|_| is_news).map(|why| line(deployment, why)).into_iter().collect();
             (before.as_ref() != Some(&after)).then_some(after)
         });
-        findings.wishes.extend(wish);
-        if versions(store, route) != shown {
-            findings.renamed.push(self.deployment);
+        result.changes.extend(change);
+        if versions(store, deployment) != shown {
+            result.versions_changed.push(self.deployment);
         }
-        findings
+        result
     }
 
-    /// Keeps that a look found nothing. It is news once.
-    fn miss(&self, why: &str, route: &Deployment, store: &dyn Store, now: Timestamp) -> Findings {
+    /// Keeps that the registry said nothing. It is warned of once.
+    fn on_error(&self, why: &str, deployment: &Deployment, store: &dyn Store, now: Timestamp) -> PollResult {
         let mut is_news = false;
-        source_status::record(store, &route.name, Source::Mlflow, &mut |before| {
+        source_status::record(store, &deployment.name, Source::Mlflow, &mut |before| {
             is_news = before.as_ref().is_none_or(|before| before.error.is_none());
             let after = away(before.as_ref(), why, now);
             (before.as_ref() != Some(&after)).then_some(after)
         });
-        let news = format!("the registry is away, traffic goes on: {why}");
-        Findings { news: is_news.then(|| line(route, &news)).into_iter().collect(), ..Findings::default() }
+        let warning = format!("the registry is away, traffic goes on: {why}");
+        PollResult {
+            warnings: is_news.then(|| line(deployment, &warning)).into_iter().collect(),
+            ..PollResult::default()
+        }
     }
 }
 
-impl Polled for Registry {
+impl PolledSource for Registry {
     fn source(&self) -> Source {
         Source::Mlflow
     }
@@ -127,48 +130,54 @@ impl Polled for Registry {
         self.section.poll_interval
     }
 
-    fn hurries(&mut self, router: &Deployments, store: &dyn Store) -> bool {
-        let Some(route) = router.get(self.deployment).filter(|_| self.section.webhook.is_some()) else {
+    fn wants_poll_now(&mut self, deployments: &Deployments, store: &dyn Store) -> bool {
+        let Some(deployment) = deployments.get(self.deployment).filter(|_| self.section.webhook.is_some()) else {
             return false;
         };
-        let Ok(stored) = store.read(&wake_key(&route.name)) else { return false };
-        // The first look is no answer to a delivery: it is due anyway.
-        self.woken.replace(stored.seen).is_some_and(|known| known != stored.seen)
+        let Ok(trigger) = store.read(&trigger_key(&deployment.name)) else { return false };
+        // The first poll is no answer to a delivery: it is due anyway.
+        self.triggered.replace(trigger.token).is_some_and(|known| known != trigger.token)
     }
 
-    fn request(&mut self) -> Outgoing {
+    fn request(&self) -> HttpRequest {
         self.section.request()
     }
 
-    fn on_reply(&mut self, reply: &Reply, router: &Deployments, store: &dyn Store, now: Timestamp) -> Step {
-        let Some(route) = router.get(self.deployment) else { return Step::Done(Findings::default()) };
-        Step::Done(match self.section.reading(reply) {
-            Ok(reading) => self.look(&reading, route, store, now),
-            Err(why) => self.miss(&why, route, store, now),
-        })
+    fn on_reply(
+        &mut self,
+        reply: &HttpReply,
+        deployments: &Deployments,
+        store: &dyn Store,
+        now: Timestamp,
+    ) -> PollResult {
+        let Some(deployment) = deployments.get(self.deployment) else { return PollResult::default() };
+        match self.section.reading(reply) {
+            Ok(reading) => self.observe(&reading, deployment, store, now),
+            Err(why) => self.on_error(&why, deployment, store, now),
+        }
     }
 }
 
-fn line(route: &Deployment, text: &str) -> String {
-    format!("deployment={}: {text}", route.name)
+fn line(deployment: &Deployment, warning: &str) -> String {
+    format!("deployment={}: {warning}", deployment.name)
 }
 
 // === impl Mlflow ===
 
 impl Mlflow {
     /// The request that tells where all marks of the model are.
-    pub fn request(&self) -> Outgoing {
+    pub fn request(&self) -> HttpRequest {
         let name = utf8_percent_encode(self.model.as_str(), NON_ALPHANUMERIC);
         let path = format!("/api/2.0/mlflow/registered-models/get?name={name}");
-        Outgoing::new(&self.cluster, self.host.as_str(), "GET", &path, ANSWER_WITHIN)
+        HttpRequest::new(&self.cluster, self.host.as_str(), "GET", &path, ANSWER_WITHIN)
     }
 
     /// What a reply says.
     ///
     /// # Errors
     /// Why it says nothing: the registry is away, has no such model, or is no registry.
-    pub fn reading(&self, reply: &Reply) -> Result<Reading, String> {
-        let Reply::Answered { status: 200, body } = reply else { return Err(reply.describe(ANSWER_WITHIN)) };
+    pub fn reading(&self, reply: &HttpReply) -> Result<Reading, String> {
+        let HttpReply::Answered { status: 200, body } = reply else { return Err(reply.describe(ANSWER_WITHIN)) };
         let document: Value = serde_json::from_slice(body).unwrap_or_default();
         let Some(model) = document.get("registered_model") else {
             return Err("answered 200 with something else than a registered model".to_owned());
@@ -195,63 +204,67 @@ impl Mlflow {
     pub fn follow(
         &self,
         deployment: DeploymentIndex,
-        before: Option<&Sighting>,
+        before: Option<&SourceStatus>,
         reading: Reading,
         state: &State,
         now: Timestamp,
-    ) -> (Sighting, Option<Wish>) {
+    ) -> (SourceStatus, Option<ChangeRequest>) {
         let follows = format!("{} of {}", self.follow, self.model);
-        let last = before.and_then(Mark::of).filter(|last| last.follows == follows);
+        let last = before.and_then(TrackedVersion::of).filter(|last| last.follows == follows);
         let moved = last.as_ref().is_none_or(|last| last.version != reading.followed);
         let mark = match &last {
-            Some(last) if !moved => Mark { colours: reading.colours, ..last.clone() },
-            Some(last) => Mark {
+            Some(last) if !moved => TrackedVersion { colours: reading.colours, ..last.clone() },
+            Some(last) => TrackedVersion {
                 follows,
                 moved_back: reading.followed.is_some() && last.was == reading.followed,
                 was: last.version.clone(),
                 version: reading.followed,
                 colours: reading.colours,
             },
-            None => Mark { follows, version: reading.followed, colours: reading.colours, ..Mark::default() },
+            None => TrackedVersion {
+                follows,
+                version: reading.followed,
+                colours: reading.colours,
+                ..TrackedVersion::default()
+            },
         };
         let kept = before.filter(|_| !moved);
-        let seen = Sighting {
+        let seen = SourceStatus {
             value: serde_json::to_value(&mark).unwrap_or_default(),
             at: kept.map_or(now, |kept| kept.at),
-            ..Sighting::default()
+            ..SourceStatus::default()
         };
-        let wish = |command, on| Wish {
-            deployment,
-            command,
-            author: Author::new(Source::Mlflow.as_str(), Source::Mlflow, mark.reason(&self.follow)),
-            enforce: self.enforce,
-            on: Some(on),
+        let request = |command, on| {
+            let author = Author::new(Source::Mlflow.as_str(), Source::Mlflow, mark.reason(&self.follow));
+            ChangeRequest::new(deployment, command, author, Some(on)).enforce(self.enforce)
         };
-        // A wish that is still under way must not come true after the mark was moved on: staying takes its place.
+        // A change that is still under way must not be made after the mark was moved on: staying takes its place.
         let stay = Command::Patch(Patch { active: Some(state.split.active), ..Patch::default() });
-        let stays = || before.is_some_and(|before| before.pending.is_some()).then(|| wish(stay, state.revision));
+        let stays = || before.is_some_and(|before| before.pending.is_some()).then(|| request(stay, state.revision));
         let colour = match mark.names() {
             Ok(colour) => colour,
-            Err(nobody) => return (Sighting { refusal: Some(mark.describe(&self.follow, nobody)), ..seen }, stays()),
+            Err(unresolved) => {
+                return (SourceStatus { refusal: Some(mark.describe(&self.follow, unresolved)), ..seen }, stays());
+            }
         };
         // A mark acts when it was moved, or else as soon as it names a colour; and again while it was refused.
-        let named_nobody = last.as_ref().is_some_and(|last| last.names().is_err());
+        let was_unresolved = last.as_ref().is_some_and(|last| last.names().is_err());
         let (since, refusal, left) = match kept {
-            Some(kept) if !named_nobody => {
+            Some(kept) if !was_unresolved => {
                 let since = kept.pending.as_ref().map(|pending| pending.on);
                 (since, kept.refusal.clone(), Some(state.split.candidate()))
             }
             _ => (Some(state.revision), None, last.and_then(|last| last.on(&mark.colours).names().ok())),
         };
         let Some((on, command)) = since.and_then(|on| Some((on, self.command(&mark, colour, left, state)?))) else {
-            return (Sighting { refusal, ..seen }, stays());
+            return (SourceStatus { refusal, ..seen }, stays());
         };
         let pending = Some(Pending { on, value: Value::Null });
-        (Sighting { pending, refusal, ..seen }, Some(wish(command, on)))
+        (SourceStatus { pending, refusal, ..seen }, Some(request(command, on)))
     }
 
     /// What a mark on `colour`'s version asks for in this state; `left` is the colour whose version it was on before.
-    fn command(&self, mark: &Mark, colour: Colour, left: Option<Colour>, state: &State) -> Option<Command> {
+    fn command(&self, mark: &TrackedVersion, colour: Colour, left: Option<Colour>, state: &State) -> Option<Command> {
         let canary = state.split.canary_percent;
         let set = |percent| Some(Command::Patch(Patch { canary_percent: Some(percent), ..Patch::default() }));
         if colour == state.split.active {
@@ -272,36 +285,31 @@ impl Mlflow {
 }
 
 /// What is known after a look that found nothing: the mark as it was, and since when the registry is away.
-pub fn away(before: Option<&Sighting>, why: &str, now: Timestamp) -> Sighting {
-    let known = before.cloned().unwrap_or_else(|| Sighting { at: now, ..Sighting::default() });
+pub fn away(before: Option<&SourceStatus>, why: &str, now: Timestamp) -> SourceStatus {
+    let known = before.cloned().unwrap_or_else(|| SourceStatus { at: now, ..SourceStatus::default() });
     // The time stands at the beginning and stays while the reason may change.
     let since = known.error.as_deref().and_then(|error| error.split_once(": ")).map(|(since, _)| since.to_owned());
     let since = since.unwrap_or_else(|| format!("away since {now}"));
-    Sighting { error: Some(format!("{since}: {why}")), ..known }
+    SourceStatus { error: Some(format!("{since}: {why}")), ..known }
 }
 
-/// Has the leader ask a deployment's registry at its next tick. `mark` is another one each time.
+/// Has the poller ask a deployment's registry at its next tick. `delivery` is another one each time.
 ///
 /// # Errors
 /// The store is out of reach.
-pub fn wake(store: &dyn Store, name: &DeploymentName, mark: &[u8]) -> Result<(), StoreError> {
-    let mark = xxhash_rust::xxh64::xxh64(mark, 0).to_string();
-    let stored = store.read(&wake_key(name))?;
-    match store.swap(&wake_key(name), mark.as_bytes(), stored.seen) {
-        // Whoever came first wakes it as well.
-        Ok(()) | Err(SwapError::Conflict) => Ok(()),
-        Err(SwapError::Unavailable) => Err(StoreError),
-    }
+pub fn trigger(store: &dyn Store, name: &DeploymentName, delivery: &[u8]) -> Result<(), StoreError> {
+    let delivery = xxhash_rust::xxh64::xxh64(delivery, 0).to_string();
+    update(store, &trigger_key(name), &mut |_| Some(delivery.clone().into_bytes())).map(|_| ())
 }
 
-fn wake_key(name: &DeploymentName) -> String {
-    Key::Woken(name).to_string()
+fn trigger_key(name: &DeploymentName) -> String {
+    Key::RegistryTrigger(name).to_string()
 }
 
-// === impl Mark ===
+// === impl TrackedVersion ===
 
-impl Mark {
-    fn of(sighting: &Sighting) -> Option<Self> {
+impl TrackedVersion {
+    fn of(sighting: &SourceStatus) -> Option<Self> {
         reader::read(&sighting.value).ok()
     }
 
@@ -311,26 +319,26 @@ impl Mark {
     }
 
     /// The colour whose version bears the mark.
-    fn names(&self) -> Result<Colour, Nobody> {
-        let version = self.version.as_ref().ok_or(Nobody::Unset)?;
+    fn names(&self) -> Result<Colour, Unresolved> {
+        let version = self.version.as_ref().ok_or(Unresolved::Unset)?;
         let is = |colour: Colour| self.colours.get(colour).as_ref() == Some(version);
         match (is(Colour::Blue), is(Colour::Green)) {
             (true, false) => Ok(Colour::Blue),
             (false, true) => Ok(Colour::Green),
-            (true, true) => Err(Nobody::Both),
-            (false, false) => Err(Nobody::Neither),
+            (true, true) => Err(Unresolved::Both),
+            (false, false) => Err(Unresolved::Neither),
         }
     }
 
     /// Why nothing moves.
-    fn describe(&self, follow: &Follow, nobody: Nobody) -> String {
+    fn describe(&self, follow: &Follow, unresolved: Unresolved) -> String {
         let shown =
             |version: &Option<RegisteredVersion>| version.as_ref().map_or("none", RegisteredVersion::as_str).to_owned();
         let version = shown(&self.version);
-        match nobody {
-            Nobody::Unset => format!("no version bears the followed {follow}"),
-            Nobody::Both => format!("the followed {follow} names version {version}, which is both blue and green"),
-            Nobody::Neither => {
+        match unresolved {
+            Unresolved::Unset => format!("no version bears the followed {follow}"),
+            Unresolved::Both => format!("the followed {follow} names version {version}, which is both blue and green"),
+            Unresolved::Neither => {
                 let (blue, green) = (shown(&self.colours.blue), shown(&self.colours.green));
                 format!(
                     "the followed {follow} names version {version}, which is neither blue ({blue}) nor green ({green})"

@@ -4,16 +4,17 @@
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
-use crate::change::request::Outcome;
+use crate::change::request::{Checks, Precondition};
 use crate::config::Config;
 use crate::deployment::Deployments;
+use crate::store::source_status::ChangeOutcome;
 use crate::testing::{MemoryStore, iris, percent, split};
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_446_000_000);
 
 /// A registry as a test moves its marks, a deployment that follows it, and what is kept.
 struct Scene {
-    router: Deployments,
+    deployments: Deployments,
     store: MemoryStore,
     state: State,
     marks: Vec<(&'static str, &'static str)>,
@@ -34,7 +35,7 @@ impl Scene {
         );
         let config = Config::from_bytes(json.as_bytes()).expect("valid");
         Self {
-            router: Deployments::new(&config),
+            deployments: Deployments::new(&config),
             store: MemoryStore::default(),
             state: State::initial(split("blue", "0", "0"), NOW),
             marks: vec![("blue", "1"), ("green", "2"), ("production", "1")],
@@ -42,7 +43,7 @@ impl Scene {
     }
 
     fn mlflow(&self) -> &Mlflow {
-        self.router.all()[0].mlflow.as_ref().expect("configured")
+        self.deployments.all()[0].mlflow.as_ref().expect("configured")
     }
 
     fn set(&mut self, alias: &'static str, version: &'static str) {
@@ -52,58 +53,58 @@ impl Scene {
         }
     }
 
-    fn reply(&self) -> Reply {
+    fn reply(&self) -> HttpReply {
         let alias = |(alias, version): &(&str, &str)| serde_json::json!({"alias": alias, "version": version});
         let aliases: Vec<Value> = self.marks.iter().map(alias).collect();
         answered(200, &serde_json::json!({"registered_model": {"name": "my model", "aliases": aliases}}).to_string())
     }
 
-    /// One look: the command that it leads to.
-    fn look(&mut self) -> Option<Wish> {
+    /// One poll: the change that it leads to.
+    fn poll(&mut self) -> Option<ChangeRequest> {
         let reading = self.mlflow().reading(&self.reply()).expect("readable");
-        let mut wish = None;
+        let mut request = None;
         source_status::record(&self.store, &iris(), Source::Mlflow, &mut |before| {
-            let (after, wished) = self.mlflow().follow(0, before.as_ref(), reading.clone(), &self.state, NOW);
-            wish = wished;
+            let (after, requested) = self.mlflow().follow(0, before.as_ref(), reading.clone(), &self.state, NOW);
+            request = requested;
             Some(after)
         });
-        wish
+        request
     }
 
-    /// A look whose wish is granted: the split after it.
+    /// A poll whose change is made: the split after it.
     fn obey(&mut self) -> crate::model::split::Split {
-        if let Some(wish) = self.look() {
-            assert_eq!(wish.on, Some(self.state.revision));
-            self.change(wish.command, Source::Mlflow);
-            self.settle(Outcome::Granted);
+        if let Some(request) = self.poll() {
+            assert_eq!(request.precondition, Precondition::Revisions(vec![self.state.revision]));
+            self.change(request.command, Source::Mlflow);
+            self.acknowledge(ChangeOutcome::Applied);
         }
         self.state.split
     }
 
-    fn settle(&self, outcome: Outcome) {
-        source_status::settle(&self.store, &iris(), Source::Mlflow, &outcome, NOW);
+    fn acknowledge(&self, outcome: ChangeOutcome) {
+        source_status::acknowledge(&self.store, &iris(), Source::Mlflow, &outcome, NOW);
     }
 
     fn change(&mut self, command: Command, source: Source) {
         let author = Author::new("x", source, Reason::none());
-        self.state = self.state.after(command, author, NOW).expect("allowed").expect("a change");
+        self.state = self.state.after(&command, author, NOW).expect("allowed").expect("a change");
     }
 
-    fn sighting(&self) -> Sighting {
+    fn status(&self) -> SourceStatus {
         source_status::read(&self.store, &iris(), Source::Mlflow).expect("kept")
     }
 
     fn refusal(&self) -> String {
-        self.sighting().refusal.unwrap_or_default()
+        self.status().refusal.unwrap_or_default()
     }
 }
 
-fn answered(status: u16, body: &str) -> Reply {
-    Reply::Answered { status, body: body.as_bytes().to_vec() }
+fn answered(status: u16, body: &str) -> HttpReply {
+    HttpReply::Answered { status, body: body.as_bytes().to_vec() }
 }
 
-fn command(wish: Option<Wish>) -> Option<Command> {
-    wish.map(|wish| wish.command)
+fn command(request: Option<ChangeRequest>) -> Option<Command> {
+    request.map(|request| request.command)
 }
 
 #[test]
@@ -122,12 +123,12 @@ fn a_moved_alias_promotes_and_moving_it_back_rolls_back() {
     let mut scene = Scene::new("");
     assert_eq!(scene.obey(), split("blue", "0", "0"));
     scene.set("production", "2");
-    let wish = scene.look().expect("a wish");
-    assert_eq!((wish.command, wish.enforce), (Command::Promote, true));
-    assert_eq!(wish.author.reason.as_str(), "version 1 -> 2: alias production was moved");
+    let request = scene.poll().expect("a request");
+    assert_eq!((request.command, request.checks), (Command::Promote, Checks::Enforce));
+    assert_eq!(request.author.reason.as_str(), "version 1 -> 2: alias production was moved");
     assert_eq!(scene.obey(), split("green", "0", "0"));
     scene.set("production", "1");
-    assert_eq!(command(scene.look()), Some(Command::RollBack));
+    assert_eq!(command(scene.poll()), Some(Command::RollBack));
     assert_eq!(scene.obey(), split("blue", "0", "0"));
     scene.set("production", "2");
     assert_eq!(scene.obey(), split("green", "0", "0"));
@@ -141,7 +142,7 @@ fn a_new_version_on_the_colour_that_was_left_is_no_rollback() {
     scene.set("blue", "3");
     scene.obey();
     scene.set("production", "3");
-    assert_eq!(command(scene.look()), Some(Command::Promote));
+    assert_eq!(command(scene.poll()), Some(Command::Promote));
 }
 
 #[test]
@@ -154,8 +155,8 @@ fn a_stage_is_followed_by_the_newest_version_in_it() {
     let reading = scene.mlflow().reading(&answered(200, body)).expect("readable");
     assert_eq!(reading.followed, RegisteredVersion::new("2").ok());
     assert_eq!(reading.colours.blue, RegisteredVersion::new("1").ok());
-    let (_, wish) = scene.mlflow().follow(0, None, reading, &scene.state, NOW);
-    assert_eq!(command(wish), Some(Command::Promote));
+    let (_, request) = scene.mlflow().follow(0, None, reading, &scene.state, NOW);
+    assert_eq!(command(request), Some(Command::Promote));
 }
 
 #[test]
@@ -164,11 +165,11 @@ fn an_alias_that_stays_where_it_is_leaves_an_operators_switch_alone() {
     scene.set("production", "2");
     scene.obey();
     scene.change(Command::RollBack, Source::Admin);
-    assert_eq!(scene.look(), None);
+    assert_eq!(scene.poll(), None);
     scene.set("blue", "3");
-    assert_eq!(scene.look(), None);
+    assert_eq!(scene.poll(), None);
     scene.set("production", "7");
-    assert_eq!(scene.look(), None);
+    assert_eq!(scene.poll(), None);
     scene.set("production", "2");
     assert_eq!(scene.obey(), split("green", "0", "0"));
 }
@@ -186,14 +187,14 @@ fn what_names_neither_colour_or_both_or_nothing_moves_nothing_and_says_so() {
     let mut scene = Scene::new("");
     for (alias, version, words) in &cases[..4] {
         scene.set(alias, version);
-        assert_eq!(scene.look(), None, "{words}");
+        assert_eq!(scene.poll(), None, "{words}");
         assert!(scene.refusal().contains(words), "{words}: {}", scene.refusal());
     }
     scene.set("blue", "");
-    assert_eq!(command(scene.look()), Some(Command::Promote));
+    assert_eq!(command(scene.poll()), Some(Command::Promote));
     assert_eq!(scene.refusal(), "");
     scene.set("green", "");
-    scene.look();
+    scene.poll();
     assert!(scene.refusal().ends_with("neither blue (none) nor green (none)"), "{}", scene.refusal());
 }
 
@@ -201,11 +202,11 @@ fn what_names_neither_colour_or_both_or_nothing_moves_nothing_and_says_so() {
 fn a_mark_acts_once_as_soon_as_it_names_a_colour() {
     let mut scene = Scene::new("");
     scene.set("production", "3");
-    assert_eq!(scene.look(), None);
+    assert_eq!(scene.poll(), None);
     scene.set("green", "3");
     assert_eq!(scene.obey(), split("green", "0", "0"));
     scene.change(Command::RollBack, Source::Admin);
-    assert_eq!(scene.look(), None);
+    assert_eq!(scene.poll(), None);
 }
 
 #[test]
@@ -214,7 +215,7 @@ fn with_a_canary_configured_a_move_begins_it_and_moving_back_ends_it() {
     scene.obey();
     scene.set("production", "2");
     assert_eq!(scene.obey(), split("blue", "10", "0"));
-    assert_eq!(scene.look(), None);
+    assert_eq!(scene.poll(), None);
     let grown = Patch { canary_percent: Some(percent("50")), ..Patch::default() };
     scene.change(Command::Patch(grown), Source::Admin);
     scene.set("production", "1");
@@ -222,7 +223,7 @@ fn with_a_canary_configured_a_move_begins_it_and_moving_back_ends_it() {
     scene.set("production", "2");
     scene.obey();
     scene.change(Command::Promote, Source::Admin);
-    assert_eq!(scene.look(), None);
+    assert_eq!(scene.poll(), None);
     // All the way back at once: only the way forward is made in steps.
     scene.set("production", "1");
     assert_eq!(scene.obey(), split("blue", "0", "0"));
@@ -235,7 +236,7 @@ fn a_canary_that_the_mark_has_nothing_to_do_with_goes_on() {
     scene.change(Command::Patch(canary), Source::Admin);
     for version in ["1", "7", "1", "2"] {
         scene.set("production", version);
-        assert_eq!(scene.look(), None, "{version}");
+        assert_eq!(scene.poll(), None, "{version}");
     }
 }
 
@@ -243,14 +244,14 @@ fn a_canary_that_the_mark_has_nothing_to_do_with_goes_on() {
 fn a_refused_wish_is_repeated_until_somebody_else_changes_the_state_or_the_mark_moves() {
     let mut scene = Scene::new("");
     scene.set("production", "2");
-    let first = scene.look();
-    scene.settle(Outcome::Refused("answered 500".to_owned()));
-    assert_eq!(scene.look(), first);
+    let first = scene.poll();
+    scene.acknowledge(ChangeOutcome::Rejected("answered 500".to_owned()));
+    assert_eq!(scene.poll(), first);
     assert_eq!(scene.refusal(), "answered 500");
-    scene.settle(Outcome::Overtaken);
-    assert_eq!(scene.look(), None);
+    scene.acknowledge(ChangeOutcome::Superseded);
+    assert_eq!(scene.poll(), None);
     scene.set("production", "1");
-    assert_eq!(scene.look(), None);
+    assert_eq!(scene.poll(), None);
     assert_eq!(scene.refusal(), "");
 }
 
@@ -258,51 +259,51 @@ fn a_refused_wish_is_repeated_until_somebody_else_changes_the_state_or_the_mark_
 fn a_delivery_hurries_the_registry_once() {
     let scene = Scene::new(r#", "webhook": {}"#);
     let mut registry = Registry::new(0, scene.mlflow().clone());
-    let mut hurries = || registry.hurries(&scene.router, &scene.store);
-    assert!(!hurries());
-    wake(&scene.store, &iris(), b"a").expect("in reach");
-    assert!(hurries());
-    assert!(!hurries());
-    wake(&scene.store, &iris(), b"b").expect("in reach");
-    assert!(hurries());
+    let mut wants_poll_now = || registry.wants_poll_now(&scene.deployments, &scene.store);
+    assert!(!wants_poll_now());
+    trigger(&scene.store, &iris(), b"a").expect("in reach");
+    assert!(wants_poll_now());
+    assert!(!wants_poll_now());
+    trigger(&scene.store, &iris(), b"b").expect("in reach");
+    assert!(wants_poll_now());
 }
 
 #[test]
 fn what_an_operator_has_to_know_is_news_once() {
     let mut scene = Scene::new("");
     let mut registry = Registry::new(0, scene.mlflow().clone());
-    let mut news = |scene: &Scene, reply: &Reply| match registry.on_reply(reply, &scene.router, &scene.store, NOW) {
-        Step::Done(findings) => (findings.news, findings.renamed),
-        Step::Ask(request) => panic!("{request:?}"),
+    let mut news = |scene: &Scene, reply: &HttpReply| {
+        let result = registry.on_reply(reply, &scene.deployments, &scene.store, NOW);
+        (result.warnings, result.versions_changed)
     };
     assert_eq!(news(&scene, &scene.reply()), (vec![], vec![0]));
     scene.set("production", "7");
-    let (lines, renamed) = news(&scene, &scene.reply());
+    let (lines, versions_changed) = news(&scene, &scene.reply());
     assert!(lines[0].starts_with("deployment=iris: the followed alias production names version 7"), "{lines:?}");
-    assert_eq!((lines.len(), renamed), (1, vec![]));
+    assert_eq!((lines.len(), versions_changed), (1, vec![]));
     assert_eq!(news(&scene, &scene.reply()), (vec![], vec![]));
-    let (lines, _) = news(&scene, &Reply::Broken);
+    let (lines, _) = news(&scene, &HttpReply::Broken);
     assert_eq!(
         lines,
         ["deployment=iris: the registry is away, traffic goes on: the connection broke before an answer"]
     );
-    assert_eq!(news(&scene, &Reply::Broken).0, Vec::<String>::new());
+    assert_eq!(news(&scene, &HttpReply::Broken).0, Vec::<String>::new());
 }
 
 #[test]
-fn a_wish_under_way_is_given_up_when_the_mark_moves_on() {
+fn a_change_under_way_is_given_up_when_the_mark_moves_on() {
     let stay = Command::Patch(Patch { active: Some(Colour::Blue), ..Patch::default() });
     for elsewhere in ["1", "7", ""] {
         let mut scene = Scene::new("");
         scene.obey();
         scene.set("production", "2");
-        let promote = scene.look().expect("a wish");
+        let promote = scene.poll().expect("a request");
         scene.set("production", elsewhere);
-        let instead = scene.look().expect("a wish");
+        let instead = scene.poll().expect("a request");
         assert_eq!(instead.command, stay, "{elsewhere}");
         assert!(instead.supersedes(&promote));
-        scene.settle(Outcome::Granted);
-        assert_eq!(scene.look(), None);
+        scene.acknowledge(ChangeOutcome::Applied);
+        assert_eq!(scene.poll(), None);
     }
 }
 
@@ -310,16 +311,16 @@ fn a_wish_under_way_is_given_up_when_the_mark_moves_on() {
 fn the_first_sight_acts_and_another_mark_to_follow_is_a_first_sight() {
     let mut scene = Scene::new("");
     scene.set("production", "2");
-    assert_eq!(command(scene.look()), Some(Command::Promote));
+    assert_eq!(command(scene.poll()), Some(Command::Promote));
     scene.change(Command::Promote, Source::Mlflow);
-    scene.settle(Outcome::Granted);
+    scene.acknowledge(ChangeOutcome::Applied);
     scene.change(Command::RollBack, Source::Admin);
     let other = Scene::following(
         r#""follow": {"alias": "champion"}, "colours": {"blue": {"alias": "blue"}, "green": {"alias": "green"}}"#,
     );
-    scene.router = other.router;
+    scene.deployments = other.deployments;
     scene.set("champion", "2");
-    assert_eq!(command(scene.look()), Some(Command::Promote));
+    assert_eq!(command(scene.poll()), Some(Command::Promote));
 }
 
 #[test]
@@ -332,9 +333,9 @@ fn a_registry_that_is_away_is_told_with_the_time_since_which_and_the_mark_is_kep
         (answered(503, "no healthy upstream"), "answered 503: no healthy upstream"),
         (answered(404, r#"{"error_code": "RESOURCE_DOES_NOT_EXIST"}"#), "answered 404"),
         (answered(200, "<html>"), "something else than a registered model"),
-        (Reply::Broken, "the connection broke"),
+        (HttpReply::Broken, "the connection broke"),
     ];
-    let mut known = scene.sighting();
+    let mut known = scene.status();
     for (reply, words) in replies {
         let why = scene.mlflow().reading(&reply).expect_err(words);
         known = away(Some(&known), &why, if known.error.is_none() { NOW } else { later });
@@ -342,26 +343,26 @@ fn a_registry_that_is_away_is_told_with_the_time_since_which_and_the_mark_is_kep
         assert!(error.starts_with("away since 2026-11-23T15:00:00.000Z: "), "{error}");
         assert!(error.contains(words), "{error}");
     }
-    assert_eq!(known.value, scene.sighting().value);
+    assert_eq!(known.value, scene.status().value);
     let reading = scene.mlflow().reading(&scene.reply()).expect("back");
-    let (back, wish) = scene.mlflow().follow(0, Some(&known), reading, &scene.state, later);
-    assert_eq!((back, wish), (scene.sighting(), None));
+    let (back, request) = scene.mlflow().follow(0, Some(&known), reading, &scene.state, later);
+    assert_eq!((back, request), (scene.status(), None));
 }
 
 #[test]
 fn versions_come_from_the_registry_where_a_colour_is_an_alias() {
     let shown = |scene: &Scene| {
-        let versions = versions(&scene.store, &scene.router.all()[0]);
+        let versions = versions(&scene.store, &scene.deployments.all()[0]);
         (versions.blue.as_str().to_owned(), versions.green.as_str().to_owned())
     };
     let mut scene = Scene::new("");
     assert_eq!(shown(&scene), ("one".to_owned(), "two".to_owned()));
     scene.set("green", "");
-    scene.look();
+    scene.poll();
     assert_eq!(shown(&scene), ("1".to_owned(), "two".to_owned()));
     let mut fixed = Scene::following(
         r#""follow": {"alias": "production"}, "colours": {"blue": {"version": "1"}, "green": {"version": "2"}}"#,
     );
-    fixed.look();
+    fixed.poll();
     assert_eq!(shown(&fixed), ("one".to_owned(), "two".to_owned()));
 }

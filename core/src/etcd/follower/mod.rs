@@ -1,223 +1,406 @@
-//! Following the fleet: read all keys, watch them from there, and notice when the watch has gone quiet for good.
+//! Following the fleet, as kube's watcher does: list all keys, watch them from there, back off after a failure.
 //!
 //! A stream can die without a sound, and a member of etcd that has lost the others keeps its streams open and says
-//! nothing on them. So once in each [`BEAT`] a read that takes a quorum asks for keys written since the last one that is
-//! known. Usually there are none. A write that the stream had not brought is taken from there; two in a row, and the
+//! nothing on them. So once in each [`HEARTBEAT`] a read that takes a quorum asks for keys written since the last one that
+//! is known. Usually there are none. A write that the stream had not brought is taken from there; two in a row, and the
 //! stream is given up for a new one.
 
-mod creating;
-mod learning;
-mod reading;
-mod resting;
-mod watching;
-
-#[cfg(test)]
-mod envoy;
-
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
+use std::time::Duration;
 
-use self::reading::Reading;
-use self::watching::Watching;
-use super::liveness::{self, BEAT};
-use super::messages::RangeResponse;
-use super::{Call, Fleet, Reply, number};
-use crate::deployment::DeploymentIndex;
-use crate::deployment::Deployments;
+use futures_lite::future;
+use prost::Message;
+
+use super::liveness::{self, HEARTBEAT};
+use super::messages::{Event, EventType, KeyValue, RangeResponse, TxnResponse, WatchResponse};
+use super::store::{EtcdStore, decode, number, revision_of};
+use crate::deployment::{Deployment, DeploymentIndex, Deployments};
+use crate::host::grpc::{GrpcReply, GrpcStream};
+use crate::host::publish::publish;
+use crate::host::reply::Reply;
+use crate::host::{Host, next_tick};
 use crate::model::time::Timestamp;
-use crate::store::lease::Member;
-use crate::store::{Applied, ModRevision, Store};
+use crate::state::State;
+use crate::store::lease::{FOLLOWER_LEASE, Instance};
+use crate::store::record::{self, Effect, ModRevision, ReplacePolicy};
 
 /// The one filter instance of an Envoy that follows the fleet for all.
-#[derive(Debug)]
-pub struct Follower {
-    fleet: Fleet,
-    member: Member,
-    phase: Phase,
-    /// Counts the attempts, so that a reply to an earlier one is known as such.
-    attempt: u32,
+struct Follower<'f> {
+    etcd: &'f EtcdStore,
+    host: &'f dyn Host,
+    deployments: &'f Deployments,
+    instance: Instance,
     /// Attempts in a row that failed.
     failures: u32,
     /// The last write of all that came.
-    seen: ModRevision,
+    last: ModRevision,
     /// Deployments that have no key yet.
     absent: BTreeSet<DeploymentIndex>,
     /// The last write of each key that held something else than a state, each of which is worth one warning.
-    foreign: BTreeMap<DeploymentIndex, ModRevision>,
-    in_contact: Option<bool>,
+    corrupt: BTreeMap<DeploymentIndex, ModRevision>,
+    is_live: Option<bool>,
 }
 
-/// What it is at. Keys that are absent are created while it watches.
-#[derive(Debug)]
-enum Phase {
-    Resting { until: Timestamp },
-    Reading(Reading),
-    Watching(Watching),
+/// A watch under way, and the calls beside it. Keys that are absent are created while it lasts.
+struct Watch {
+    stream: GrpcStream,
+    heartbeat_due: Reply<()>,
+    heartbeat: Option<Reply<GrpcReply>>,
+    creation: Option<(DeploymentIndex, Reply<GrpcReply>)>,
 }
 
-/// A call's number and purpose, which come back with its reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    attempt: u32,
-    purpose: Purpose,
+/// What happens to a watch.
+enum WatchEvent {
+    /// A message; `None` when the stream has ended.
+    Message(Option<Vec<u8>>),
+    HeartbeatDue,
+    Heartbeat(GrpcReply),
+    Created(DeploymentIndex, GrpcReply),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    Page,
-    Beat,
-    Create(DeploymentIndex),
+/// Why a watch is given up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WatchEnd {
+    /// Only a new list shows what was missed, and nothing is wrong with etcd.
+    ListAgain,
+    /// Etcd is to be left alone for a while.
+    BackOff,
 }
 
-/// What is to be done, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// Make a call, and hand its reply to [`Follower::on_reply`].
-    Call(Ticket, Call),
-    /// Open a stream to `etcdserverpb.Watch`, and send this; [`Follower::on_closed`] if that cannot be done.
-    Watch(Vec<u8>),
-    /// Give the stream up.
-    Unwatch,
-    /// Make a state known that was written.
-    Publish(DeploymentIndex, Applied),
-    /// Log what went wrong with a deployment.
-    Warn(DeploymentIndex, String),
-    /// Log that etcd is out of reach, and why.
-    ContactLost(String),
-    /// Log that it answers, for the first time or again.
-    ContactMade,
-}
+/// How many heartbeats in a row may fail before etcd counts as out of reach: one for each of the usual three members.
+const FAILED_HEARTBEATS: u32 = 3;
 
-/// How many keys are read at once: a state with its whole history has some 15 KB.
-const PAGE: i64 = 64;
+/// How often it is tried to open a watch before all is listed again.
+const OPENINGS: u32 = 3;
+
+/// How many heartbeats in a row may bring what the stream had not.
+const OVERTAKEN: u32 = 2;
+
+/// How long to wait after a failure: the first time, and at most. In between it doubles.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Follows the fleet for as long as this instance holds the lease under this key; waits for it otherwise.
+pub async fn follow(etcd: &EtcdStore, host: &dyn Host, deployments: &Deployments, instance: Instance, lease: &str) {
+    let mut follower = Follower::new(etcd, host, deployments, instance);
+    let holds_lease = || instance.holds(host.store(), lease, FOLLOWER_LEASE, host.now());
+    loop {
+        next_tick(host).await;
+        if !holds_lease() {
+            continue;
+        }
+        let lease_lost = async {
+            loop {
+                next_tick(host).await;
+                if !holds_lease() {
+                    return;
+                }
+            }
+        };
+        future::or(lease_lost, follower.run()).await;
+        follower.failures = 0;
+        follower.is_live = None;
+    }
+}
 
 // === impl Follower ===
 
-impl Follower {
-    /// Starts with reading, at the next tick.
-    pub fn new(fleet: Fleet, member: Member) -> Self {
+impl<'f> Follower<'f> {
+    fn new(etcd: &'f EtcdStore, host: &'f dyn Host, deployments: &'f Deployments, instance: Instance) -> Self {
         Self {
-            fleet,
-            member,
-            phase: Phase::Resting { until: Timestamp::default() },
-            attempt: 0,
+            etcd,
+            host,
+            deployments,
+            instance,
             failures: 0,
-            seen: ModRevision(0),
+            last: ModRevision(0),
             absent: BTreeSet::new(),
-            foreign: BTreeMap::new(),
-            in_contact: None,
+            corrupt: BTreeMap::new(),
+            is_live: None,
         }
     }
 
-    /// Does what is due.
-    pub fn tick(&mut self, router: &Deployments, store: &dyn Store, now: Timestamp) -> Vec<Act> {
-        let mut acts = Vec::new();
-        match &mut self.phase {
-            Phase::Resting { until } if *until <= now => self.read_all(router, store, &mut acts),
-            Phase::Watching(watching) if watching.next_beat <= now => {
-                watching.next_beat = now.plus(BEAT);
-                self.beat(&mut acts);
-                self.create_next(router, store, now, &mut acts);
-            }
-            _ => {}
-        }
-        acts
-    }
-
-    /// Takes the reply to a call.
-    pub fn on_reply(
-        &mut self,
-        ticket: Ticket,
-        reply: &Reply,
-        router: &Deployments,
-        store: &dyn Store,
-        now: Timestamp,
-    ) -> Vec<Act> {
-        let mut acts = Vec::new();
-        if ticket.attempt == self.attempt {
-            match ticket.purpose {
-                Purpose::Page => self.on_page(reply, router, store, now, &mut acts),
-                Purpose::Beat => self.on_beat(reply, router, store, now, &mut acts),
-                Purpose::Create(index) => self.on_creation(index, reply, router, store, now, &mut acts),
+    /// List, watch, back off, without an end.
+    async fn run(&mut self) {
+        loop {
+            let end = match self.list().await {
+                Ok(listed) => self.watch(listed).await,
+                Err(why) => {
+                    self.lose(why);
+                    WatchEnd::BackOff
+                }
+            };
+            if end == WatchEnd::BackOff {
+                self.failures = self.failures.saturating_add(1);
+                let now = self.host.now();
+                self.host.sleep_until(now.plus(backoff(self.failures, self.instance, now))).await;
             }
         }
-        acts
     }
 
-    /// Another instance follows now.
-    pub fn retire(&mut self) -> Vec<Act> {
-        let acts = if matches!(self.phase, Phase::Watching(_)) { vec![Act::Unwatch] } else { Vec::new() };
-        self.rest(false, Timestamp::default());
-        self.in_contact = None;
-        acts
+    /// Reads all keys, page by page, as they were at one revision. That revision.
+    async fn list(&mut self) -> Result<ModRevision, String> {
+        let known = self.deployments.all().iter().filter_map(|deployment| self.known(deployment));
+        let known = known.max().unwrap_or_default();
+        let mut policy = ReplacePolicy::IfNewer;
+        let mut found = BTreeSet::new();
+        let mut at = ModRevision(0);
+        let mut page = self.etcd.list(None, at);
+        loop {
+            let response: RangeResponse = decode(&self.host.grpc(&page).await)?;
+            if at == ModRevision(0) {
+                at = revision_of(response.header.as_ref());
+                if at < known {
+                    policy = ReplacePolicy::Always;
+                    self.last = ModRevision(0);
+                }
+            }
+            for key in &response.kvs {
+                found.extend(self.apply(key, policy));
+            }
+            match response.kvs.last() {
+                Some(last) if response.more => page = self.etcd.list(Some(&last.key), at),
+                _ => break,
+            }
+        }
+        self.last = self.last.max(at);
+        self.absent.clear();
+        self.absent.extend((0..self.deployments.all().len()).filter(|index| !found.contains(index)));
+        Ok(at)
     }
 
-    fn note_contact(&mut self, store: &dyn Store, now: Timestamp, acts: &mut Vec<Act>) {
-        liveness::note(store, &self.fleet, now);
-        if self.in_contact.replace(true) != Some(true) {
-            acts.push(Act::ContactMade);
+    /// Takes over what is written after `listed`, and asks once a heartbeat whether the stream still brings it.
+    async fn watch(&mut self, listed: ModRevision) -> WatchEnd {
+        let (mut is_begun, mut openings) = (false, 1_u32);
+        let (mut failed_heartbeats, mut overtaken) = (0_u32, 0_u32);
+        let mut watch = Watch {
+            stream: self.host.grpc_stream(&self.etcd.watch(listed)),
+            heartbeat_due: self.host.sleep_until(self.host.now().plus(HEARTBEAT)),
+            heartbeat: None,
+            creation: None,
+        };
+        self.note_liveness();
+        self.create_next(&mut watch);
+        loop {
+            match watch.next().await {
+                WatchEvent::Message(Some(message)) => {
+                    overtaken = 0;
+                    match WatchResponse::decode(message.as_slice()) {
+                        // What was missed is compacted away: only the keys themselves are left to read.
+                        Ok(response) if response.canceled && response.compact_revision != 0 => {
+                            self.failures = 0;
+                            return WatchEnd::ListAgain;
+                        }
+                        Ok(response) if !response.canceled => {
+                            is_begun = true;
+                            self.failures = 0;
+                            response.events.iter().for_each(|event| self.on_event(event));
+                            self.create_next(&mut watch);
+                        }
+                        Ok(_) | Err(_) => return WatchEnd::BackOff,
+                    }
+                }
+                // A member that is down: the next attempt goes to another one, without a list in between that would
+                // change turns.
+                WatchEvent::Message(None) if !is_begun && openings < OPENINGS => {
+                    openings = openings.saturating_add(1);
+                    watch.stream = self.host.grpc_stream(&self.etcd.watch(listed));
+                }
+                WatchEvent::Message(None) => return WatchEnd::BackOff,
+                WatchEvent::HeartbeatDue => {
+                    watch.heartbeat_due = self.host.sleep_until(self.host.now().plus(HEARTBEAT));
+                    self.send_heartbeat(&mut watch);
+                    self.create_next(&mut watch);
+                }
+                WatchEvent::Heartbeat(reply) => match decode::<RangeResponse>(&reply) {
+                    Ok(response) => {
+                        failed_heartbeats = 0;
+                        if response.kvs.iter().any(|key| number(key.mod_revision) > self.last) {
+                            overtaken = overtaken.saturating_add(1);
+                        }
+                        let went_back = revision_of(response.header.as_ref()) < listed;
+                        if went_back || response.more || overtaken >= OVERTAKEN {
+                            return WatchEnd::ListAgain;
+                        }
+                        for key in &response.kvs {
+                            self.apply(key, ReplacePolicy::IfNewer);
+                        }
+                        self.note_liveness();
+                    }
+                    Err(why) => {
+                        failed_heartbeats = failed_heartbeats.saturating_add(1);
+                        if failed_heartbeats < FAILED_HEARTBEATS {
+                            self.send_heartbeat(&mut watch);
+                        } else {
+                            self.lose(why);
+                        }
+                    }
+                },
+                WatchEvent::Created(index, reply) => {
+                    if self.on_created(index, &reply) {
+                        self.create_next(&mut watch);
+                    }
+                }
+            }
         }
     }
 
-    fn lose_contact(&mut self, store: &dyn Store, why: String, acts: &mut Vec<Act>) {
-        liveness::lose(store, &self.fleet);
-        if self.in_contact.replace(false) != Some(false) {
-            acts.push(Act::ContactLost(why));
+    fn on_event(&mut self, event: &Event) {
+        let Some(key) = &event.kv else { return };
+        if event.r#type == i32::from(EventType::Delete) {
+            self.last = self.last.max(number(key.mod_revision));
+            // Somebody removed the record, not the deployment: it gets one again, from what is known here.
+            if let Some((index, _)) = self.etcd.name_of(&key.key).and_then(|name| self.deployments.named(name)) {
+                self.absent.insert(index);
+            }
+        } else if let Some(index) = self.apply(key, ReplacePolicy::IfNewer) {
+            self.absent.remove(&index);
         }
     }
 
-    fn ask(&self, purpose: Purpose, call: Call) -> Act {
-        Act::Call(Ticket { attempt: self.attempt, purpose }, call)
+    /// Asks for what was written since the last write that is known, unless that is being asked already.
+    fn send_heartbeat(&self, watch: &mut Watch) {
+        if watch.heartbeat.is_none() {
+            watch.heartbeat = Some(self.host.grpc(&self.etcd.list_newer(self.last)));
+        }
+    }
+
+    /// Gives one deployment its key, made of what is known of it here, unless somebody else does.
+    fn create_next(&self, watch: &mut Watch) {
+        if watch.creation.is_some() {
+            return;
+        }
+        let Some((index, deployment)) =
+            self.absent.first().and_then(|index| Some((*index, self.deployments.get(*index)?)))
+        else {
+            return;
+        };
+        let Ok(loaded) = self.load(deployment) else { return };
+        let put = self.etcd.put_if(&deployment.name, ModRevision(0), &loaded.state);
+        watch.creation = Some((index, self.host.grpc(&put)));
+    }
+
+    /// Takes what became of a creation. Whether the next one may follow at once.
+    fn on_created(&mut self, index: DeploymentIndex, reply: &GrpcReply) -> bool {
+        let Some(deployment) = self.deployments.get(index) else { return false };
+        // Without an answer it is tried again at the next heartbeat: if it was carried out, it is found there.
+        let Ok(response) = decode::<TxnResponse>(reply) else { return false };
+        let range = response.responses.first().and_then(|response| response.range.as_ref());
+        match (response.succeeded, range.and_then(|range| range.kvs.first())) {
+            (true, _) => {
+                if let Ok(loaded) = self.load(deployment) {
+                    let mod_revision = revision_of(response.header.as_ref());
+                    self.replace(index, deployment, &loaded.state, mod_revision, ReplacePolicy::IfNewer);
+                }
+            }
+            (false, Some(key)) => {
+                self.apply(key, ReplacePolicy::IfNewer);
+            }
+            // It was removed again in between.
+            (false, None) => return false,
+        }
+        self.absent.remove(&index);
+        true
+    }
+
+    /// Takes over what a key holds, whichever call brought it. The deployment whose key it is, if there is one.
+    fn apply(&mut self, key: &KeyValue, policy: ReplacePolicy) -> Option<DeploymentIndex> {
+        let mod_revision = number(key.mod_revision);
+        self.last = self.last.max(mod_revision);
+        let (index, deployment) = self.deployments.named(self.etcd.name_of(&key.key)?)?;
+        match State::decode(&key.value) {
+            Some(state) => self.replace(index, deployment, &state, mod_revision, policy),
+            None if self.corrupt.insert(index, mod_revision) == Some(mod_revision) => {}
+            None => self.warn(
+                deployment,
+                "what etcd holds under its key is not a state: it is ignored until the next change replaces it",
+            ),
+        }
+        Some(index)
+    }
+
+    /// Takes a state over, and makes it known if it is news.
+    fn replace(
+        &self,
+        index: DeploymentIndex,
+        deployment: &Deployment,
+        state: &State,
+        mod_revision: ModRevision,
+        policy: ReplacePolicy,
+    ) {
+        match record::replace(self.host.store(), &deployment.name, state, mod_revision, policy) {
+            Ok(applied) if applied.effect == Effect::None => {}
+            Ok(applied) => publish(self.host, index, deployment, &applied),
+            Err(error) => self.warn(deployment, &error.to_string()),
+        }
+    }
+
+    /// The write of the fleet's store that a deployment's state comes from.
+    fn known(&self, deployment: &Deployment) -> Option<ModRevision> {
+        self.load(deployment).ok().and_then(|loaded| loaded.mod_revision)
+    }
+
+    fn load(&self, deployment: &Deployment) -> Result<record::Loaded, crate::store::StoreError> {
+        record::load(self.host.store(), &deployment.name, deployment.initial, self.host.now())
+    }
+
+    fn note_liveness(&mut self) {
+        liveness::note(self.host.store(), self.etcd, self.host.now());
+        if self.is_live.replace(true) != Some(true) {
+            self.host.info("bluegreen: in step with etcd");
+        }
+    }
+
+    fn lose(&mut self, why: String) {
+        liveness::lose(self.host.store(), self.etcd);
+        if self.is_live.replace(false) != Some(false) {
+            let line = format!("bluegreen: etcd is out of reach: {why}: going on with the last known states");
+            self.host.warn(&line);
+        }
+    }
+
+    fn warn(&self, deployment: &Deployment, why: &str) {
+        self.host.warn(&format!("bluegreen: deployment={}: {why}", deployment.name));
     }
 }
 
-fn revision_of(response: &RangeResponse) -> ModRevision {
-    response.header.as_ref().map_or(ModRevision(0), |header| number(header.revision))
+// === impl Watch ===
+
+impl Watch {
+    async fn next(&mut self) -> WatchEvent {
+        let Self { stream, heartbeat_due, heartbeat, creation } = self;
+        let message = async { WatchEvent::Message(stream.next().await) };
+        let due = async {
+            heartbeat_due.await;
+            WatchEvent::HeartbeatDue
+        };
+        let beat = async {
+            let Some(reply) = heartbeat.as_mut() else { return pending().await };
+            let reply = reply.await;
+            *heartbeat = None;
+            WatchEvent::Heartbeat(reply)
+        };
+        let created = async {
+            let Some((index, reply)) = creation.as_mut() else { return pending().await };
+            let (index, reply) = (*index, reply.await);
+            *creation = None;
+            WatchEvent::Created(index, reply)
+        };
+        future::or(future::or(message, due), future::or(beat, created)).await
+    }
+}
+
+/// The pause after so many failures, less up to a half: Envoys that lost etcd together must not come back together.
+/// There is no randomness in the VM, so the part comes from what differs between them.
+fn backoff(failures: u32, instance: Instance, now: Timestamp) -> Duration {
+    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1).min(16));
+    let full = FIRST_BACKOFF.saturating_mul(doubled).min(LONGEST_BACKOFF);
+    let seed = instance.get() ^ now.as_millis().rotate_left(32);
+    let part = xxhash_rust::xxh64::xxh64(&failures.to_le_bytes(), seed) >> 11;
+    // 53 bits fit a double exactly.
+    full.mul_f64(0.5 + 0.5 * (part as f64 / (1_u64 << 53) as f64))
 }
 
 #[cfg(test)]
-mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    use super::envoy::{state, watching};
-    use super::*;
-    use crate::etcd::model::{Fate, Model};
-
-    #[test]
-    fn while_etcd_is_away_the_last_state_stays_and_is_called_stale() {
-        let mut model = Model::default();
-        let mut envoy = watching(&mut model);
-        envoy.pass(&mut model, BEAT, Fate::RequestLost);
-        assert_eq!((envoy.said(), envoy.is_stale(), envoy.revision()), (vec!["lost".to_owned()], true, 1));
-        envoy.pass(&mut model, BEAT * 20, Fate::RequestLost);
-        assert_eq!(envoy.said(), Vec::<String>::new(), "it is said once");
-        model.put("/bluegreen/iris", &state(2));
-        envoy.pass(&mut model, BEAT, Fate::Answered);
-        assert_eq!((envoy.said(), envoy.is_stale()), (vec!["0 is at 2".to_owned(), "contact".to_owned()], false));
-    }
-
-    #[test]
-    fn a_reply_to_an_earlier_attempt_says_nothing() {
-        let mut model = Model::default();
-        let mut envoy = watching(&mut model);
-        envoy.now = envoy.now.plus(BEAT);
-        let acts = envoy.follower.tick(&envoy.router, &envoy.store, envoy.now);
-        assert_eq!(envoy.follower.on_closed(envoy.now), []);
-        for act in acts {
-            let Act::Call(ticket, call) = act else { panic!("{act:?}") };
-            let reply = model.call(&call, Fate::Answered);
-            assert_eq!(envoy.follower.on_reply(ticket, &reply, &envoy.router, &envoy.store, envoy.now), []);
-        }
-    }
-
-    #[test]
-    fn who_does_not_lead_any_more_gives_the_stream_up_and_starts_anew_when_it_does_again() {
-        let mut model = Model::default();
-        let mut envoy = watching(&mut model);
-        assert_eq!(envoy.follower.retire(), [Act::Unwatch]);
-        assert_eq!(envoy.follower.retire(), []);
-        model.put("/bluegreen/iris", &state(2));
-        envoy.tick(&mut model, Fate::Answered);
-        assert_eq!(envoy.revision(), 2);
-    }
-}
+mod tests;

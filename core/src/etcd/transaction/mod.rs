@@ -5,95 +5,66 @@
 //! still the one that was read; else the winner's state comes back and is decided on anew.
 //!
 //! An answer to the put can get lost, and the put be carried out all the same, even later. Then it is sent again: its
-//! condition lets only one of the two succeed, and the answer to the other shows the state that came of it. Who has to
-//! give up fences the key: the state from before is put there on the same condition. Of all these puts only one can ever
+//! condition lets only one of the two succeed, and the answer to the other shows the state that came of it. A writer that
+//! gives up fences the key: the state from before is put there on the same condition. Of all these puts only one can ever
 //! succeed, whichever comes first, so an answer to the fence settles what became of the others.
 //!
 //! Of many who write at once each round of puts lets one through, and all others have to go again: with n of them that is
-//! n²/2 puts, each with the whole state in its answer. So who has lost a few times waits for its turn among those on the
-//! same thread, of which one goes after the other.
+//! n²/2 puts, each with the whole state in its answer. So a writer that has lost a few times waits for its turn among those
+//! on the same thread, of which one goes after the other.
 //!
 //! All of this has an end, whatever etcd does: the [`deadline`](super::deadline).
 
 use std::fmt;
 use std::time::Duration;
 
-use super::deadline::{Deadline, Stage};
+use futures_lite::future;
+
+use super::deadline::{CallKind, Deadline};
 use super::messages::{RangeResponse, ResponseHeader, TxnResponse};
-use super::{Call, Fleet, Held, Reply, number};
+use super::store::{EtcdStore, KeyState, QueueTurn, decode, revision_of};
+use crate::host::Host;
+use crate::host::grpc::{GrpcReply, GrpcRequest};
 use crate::model::name::DeploymentName;
-use crate::model::time::Timestamp;
 use crate::state::State;
-use crate::store::{ModRevision, Precedence};
+use crate::store::record::{Loaded, ModRevision, ReplacePolicy};
 
-/// A change under way.
-#[derive(Clone, Debug)]
-pub struct Transaction {
-    fleet: Fleet,
-    name: DeploymentName,
-    /// The state to start from where the key holds none.
-    fallback: State,
-    /// The write that was known here before etcd was asked. Etcd knows it too, unless it has gone back in time.
-    known: ModRevision,
-    deadline: Deadline,
-    failures: u32,
-    /// How often it was decided on; more than once where others were quicker.
-    races: u32,
-    has_turn: bool,
-    fences: u32,
-    phase: Phase,
-    precedence: Precedence,
-}
-
-/// What was asked last.
-#[derive(Clone, Debug)]
-enum Phase {
-    Reading,
-    Putting(Box<Draft>),
-    Fencing(Box<Draft>),
-}
-
-/// A put whose answer is waited for.
-#[derive(Clone, Debug)]
-struct Draft {
-    on: ModRevision,
-    before: State,
-    after: State,
-    /// Whether it was sent before, and its answer lost.
-    is_repeated: bool,
-    /// Why the last answer was lost.
-    lost: String,
-}
-
-/// What is left of a put whose answer was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trace {
-    /// The change, at its place in the history.
-    Made,
-    /// Nothing, and so much was changed since that nothing would be left if it was made.
-    Forgotten,
-}
-
-/// How a change goes on.
+/// The fleet's state, as far as a change has seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// With this call, whose reply is waited for.
-    Call(Call),
-    /// With a decision on this state, which is the fleet's at this moment: [`Transaction::put`], or nothing at all.
-    Decide(Box<Current>),
-    /// Not before its turn: with [`Transaction::take_turn`] then.
-    Queue,
-    /// The change was made.
-    Made(Box<Made>),
+pub struct Current {
+    /// The state.
+    pub state: State,
+    /// The write that it comes from; none where the key holds no state.
+    pub mod_revision: Option<ModRevision>,
+    /// Whether it takes the place of what is known here.
+    pub policy: ReplacePolicy,
+    /// The key's last write, whatever it put there.
+    expected: ModRevision,
+}
+
+/// The end of a change that met no obstacle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// It was made: the state that it made, and the fleet's since, which others may have changed again.
+    Made(Box<State>, Box<Current>),
+    /// Nothing had to be written.
+    Unchanged(Box<Current>),
+}
+
+/// The end of a change that was not made, or of which nobody can say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TxnError<E> {
+    /// The decision was against it, on this state.
+    Rejected(E, Box<Current>),
     /// Nothing was changed, and nothing will be; this is why.
-    Unchanged(Unchanged),
-    /// Nobody can say.
-    Unknown,
+    Aborted(NotCommitted),
+    /// Nobody can say whether it was made.
+    Indeterminate,
 }
 
 /// Why it is certain that nothing was changed: a clause for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unchanged {
+pub enum NotCommitted {
     /// Etcd did not say what the key holds, for this reason; so nothing was sent.
     Unread(String),
     /// The change could not be sent, for this reason.
@@ -104,28 +75,48 @@ pub enum Unchanged {
     Fenced(String),
 }
 
-/// The fleet's state, as far as this change has seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Current {
-    /// The state.
-    pub state: State,
-    /// The write that it comes from; none where the key holds no state.
-    pub origin: Option<ModRevision>,
-    /// Whether it takes the place of what is known here.
-    pub precedence: Precedence,
-    on: ModRevision,
+/// A change under way.
+struct Transaction<'t> {
+    etcd: &'t EtcdStore,
+    host: &'t dyn Host,
+    name: &'t DeploymentName,
+    /// What was known here before etcd was asked: the state to start from where the key holds none, and its write, which
+    /// etcd knows too, unless it has gone back in time.
+    known: Loaded,
+    deadline: Deadline,
+    policy: ReplacePolicy,
 }
 
-/// A change that was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Made {
-    /// The state that the change made.
-    pub state: State,
-    /// The fleet's state since, which others may have changed again.
-    pub current: Current,
+/// A put, and what it was to replace.
+struct Attempt {
+    expected: ModRevision,
+    before: State,
+    after: State,
 }
 
-/// The most calls of one change that may fail in a row, however fast: one for each member of etcd that may be down, and
+/// What is left of a put whose answer was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evidence {
+    /// The change, at its place in the history.
+    Made,
+    /// Nothing, and so much was changed since that nothing would be left if it was made.
+    Forgotten,
+}
+
+/// What a put came to.
+enum PutEnd {
+    Made(Committed),
+    /// Another writer was faster: this is the state since.
+    Lost(Box<Current>),
+}
+
+/// An end that does not depend on the decision.
+enum Stopped {
+    Aborted(NotCommitted),
+    Indeterminate,
+}
+
+/// The most calls of one kind that may fail in a row, however fast: one for each member of etcd that may be down, and
 /// more.
 const FAILURES: u32 = 6;
 
@@ -135,180 +126,201 @@ const FENCES: u32 = 3;
 /// How often a change is decided on before it has to wait for its turn. A few operators at once do not come so far.
 const RACES: u32 = 4;
 
-// === impl Transaction ===
-
-impl Transaction {
-    /// Begins a change of a deployment whose state, as far as known here, is `fallback`, from the write `known`. It has
-    /// come to its end when `time_left` is over.
-    ///
-    /// # Errors
-    /// There is no time for it.
-    pub fn begin(
-        fleet: &Fleet,
-        name: &DeploymentName,
-        fallback: State,
-        known: Option<ModRevision>,
-        time_left: Duration,
-        now: Timestamp,
-    ) -> Result<(Self, Call), Unchanged> {
-        let deadline = Deadline::after(time_left, now);
-        let call = deadline.grant(Stage::Read, fleet.read(name), now).ok_or(Unchanged::Late)?;
-        let this = Self {
-            fleet: fleet.clone(),
-            name: name.clone(),
-            fallback,
-            known: known.unwrap_or_default(),
-            deadline,
-            failures: 0,
-            races: 0,
-            has_turn: false,
-            fences: 0,
-            phase: Phase::Reading,
-            precedence: Precedence::Later,
+/// Changes a deployment's state in etcd: `decide` sees each state that might be replaced, and gives the next one, or `None`
+/// when nothing has to be written. `known` is what is known here. `time_left` is how long it may take, and afterwards how
+/// much of that is left.
+///
+/// # Errors
+/// What `decide` rejects, why nothing was changed, or that nobody can say.
+pub async fn commit<E>(
+    etcd: &EtcdStore,
+    host: &dyn Host,
+    name: &DeploymentName,
+    known: Loaded,
+    time_left: &mut Duration,
+    decide: &mut dyn FnMut(&State) -> Result<Option<State>, E>,
+) -> Result<Committed, TxnError<E>> {
+    let deadline = Deadline::after(*time_left, host.now());
+    let mut transaction = Transaction { etcd, host, name, known, deadline, policy: ReplacePolicy::IfNewer };
+    let mut current = transaction.read(CallKind::Read).await?;
+    let mut turn: Option<QueueTurn> = None;
+    let mut races: u32 = 1;
+    loop {
+        if races > RACES && turn.is_none() {
+            turn = Some(transaction.turn().await?);
+            // The state that it lost to is an old one by now.
+            current = transaction.read(CallKind::Put).await?;
+        }
+        let after = match decide(&current.state) {
+            Ok(Some(after)) => after,
+            Ok(None) => return Ok(Committed::Unchanged(current)),
+            Err(rule) => {
+                *time_left = deadline.time_left(host.now());
+                return Err(TxnError::Rejected(rule, current));
+            }
         };
-        Ok((this, call))
-    }
-
-    /// How much of its time is left, for what the caller has to do besides.
-    pub fn time_left(&self, now: Timestamp) -> Duration {
-        self.deadline.time_left(now)
-    }
-
-    /// Puts the state there that was decided on.
-    ///
-    /// # Errors
-    /// There is no time for it.
-    pub fn put(&mut self, current: &Current, after: State, now: Timestamp) -> Result<Call, Unchanged> {
-        let call = self.fleet.put_if(&self.name, current.on, &after);
-        let call = self.deadline.grant(Stage::Put, call, now).ok_or(Unchanged::Late)?;
-        let (on, before) = (current.on, current.state.clone());
-        self.phase = Phase::Putting(Box::new(Draft { on, before, after, is_repeated: false, lost: String::new() }));
-        Ok(call)
-    }
-
-    /// Goes on, now that it is this change's turn. Nothing is under way of what it sent before.
-    ///
-    /// # Errors
-    /// There is no time for it any more.
-    pub fn take_turn(&mut self, now: Timestamp) -> Result<Call, Unchanged> {
-        self.has_turn = true;
-        // The state that it lost to is an old one by now.
-        self.deadline.grant(Stage::Put, self.fleet.read(&self.name), now).ok_or(Unchanged::Late)
-    }
-
-    /// Whether there is no time for [`Self::take_turn`] any more.
-    pub fn is_late(&self, now: Timestamp) -> bool {
-        self.deadline.time_for(Stage::Put, now).is_none()
-    }
-
-    /// Takes the reply to the last call.
-    pub fn take(&mut self, reply: &Reply, now: Timestamp) -> Turn {
-        match std::mem::replace(&mut self.phase, Phase::Reading) {
-            Phase::Reading => match reply.decode::<RangeResponse>() {
-                Ok(response) => {
-                    self.note_time(response.header.as_ref());
-                    self.decide(Held::of(&response.kvs))
-                }
-                Err(why) => {
-                    let again = self.fleet.read(&self.name);
-                    self.repeat(Stage::Read, again, now).map_or(Turn::Unchanged(Unchanged::Unread(why)), Turn::Call)
-                }
-            },
-            Phase::Putting(draft) => self.on_put(draft, reply, now),
-            Phase::Fencing(draft) => self.on_fence(*draft, reply, now),
+        match transaction.put(current, after).await? {
+            PutEnd::Made(committed) => return Ok(committed),
+            PutEnd::Lost(newer) => current = newer,
         }
-    }
-
-    fn on_put(&mut self, mut draft: Box<Draft>, reply: &Reply, now: Timestamp) -> Turn {
-        match reply.decode::<TxnResponse>() {
-            Ok(response) if response.succeeded => self.made(draft.after, response.header.as_ref()),
-            Ok(response) => {
-                let held = held(&response);
-                match draft.trace_in(&held).filter(|_| draft.is_repeated) {
-                    Some(Trace::Made) => self.found(draft.after, held),
-                    Some(Trace::Forgotten) => Turn::Unknown,
-                    None => self.decide(held),
-                }
-            }
-            // As before the put.
-            Err(why) if *reply == Reply::NotSent && !draft.is_repeated => Turn::Unchanged(Unchanged::Unsent(why)),
-            Err(why) => {
-                let again = self.fleet.put_if(&self.name, draft.on, &draft.after);
-                let Some(call) = self.repeat(Stage::Put, again, now) else { return self.fence(*draft, why, now) };
-                draft.is_repeated = true;
-                self.phase = Phase::Putting(draft);
-                Turn::Call(call)
-            }
-        }
-    }
-
-    fn on_fence(&mut self, draft: Draft, reply: &Reply, now: Timestamp) -> Turn {
-        match reply.decode::<TxnResponse>() {
-            Ok(response) if response.succeeded => Turn::Unchanged(Unchanged::Fenced(draft.lost)),
-            Ok(response) => {
-                let held = held(&response);
-                match draft.trace_in(&held) {
-                    Some(Trace::Made) => self.found(draft.after, held),
-                    Some(Trace::Forgotten) => Turn::Unknown,
-                    None => Turn::Unchanged(Unchanged::Fenced(draft.lost)),
-                }
-            }
-            Err(_) => {
-                let why = draft.lost.clone();
-                self.fence(draft, why, now)
-            }
-        }
-    }
-
-    fn fence(&mut self, draft: Draft, lost: String, now: Timestamp) -> Turn {
-        let call = self.fleet.put_if(&self.name, draft.on, &draft.before);
-        let call = self.deadline.grant(Stage::Fence, call, now).filter(|_| self.fences < FENCES);
-        self.fences = self.fences.saturating_add(1);
-        self.phase = Phase::Fencing(Box::new(Draft { lost, ..draft }));
-        call.map_or(Turn::Unknown, Turn::Call)
-    }
-
-    /// The change was made by a put whose answer was lost.
-    fn found(&self, state: State, held: Held) -> Turn {
-        Turn::Made(Box::new(Made { state, current: self.current(held) }))
-    }
-
-    fn decide(&mut self, held: Held) -> Turn {
-        self.failures = 0;
-        self.races = self.races.saturating_add(1);
-        if self.races > RACES && !self.has_turn { Turn::Queue } else { Turn::Decide(Box::new(self.current(held))) }
-    }
-
-    fn current(&self, held: Held) -> Current {
-        let origin = held.state.is_some().then_some(held.revision);
-        let state = held.state.unwrap_or_else(|| self.fallback.clone());
-        Current { state, origin, precedence: self.precedence, on: held.revision }
-    }
-
-    fn made(&self, state: State, header: Option<&ResponseHeader>) -> Turn {
-        let revision = header_revision(header);
-        let current = self.current(Held { revision, state: Some(state.clone()) });
-        Turn::Made(Box::new(Made { state, current }))
-    }
-
-    /// An answer that takes a quorum knows every write that anybody was told of before it was asked for.
-    fn note_time(&mut self, header: Option<&ResponseHeader>) {
-        if header_revision(header) < self.known {
-            self.precedence = Precedence::Always;
-        }
-    }
-
-    /// Counts a failure. The call that follows it, unless there were too many or there is no time: an election in etcd
-    /// takes about a second, and a member that is down fails at once.
-    fn repeat(&mut self, stage: Stage, call: Call, now: Timestamp) -> Option<Call> {
-        self.failures = self.failures.saturating_add(1);
-        self.deadline.grant(stage, call, now).filter(|_| self.failures < FAILURES)
+        races = races.saturating_add(1);
     }
 }
 
-// === impl Unchanged ===
+// === impl Transaction ===
 
-impl fmt::Display for Unchanged {
+impl Transaction<'_> {
+    /// The fleet's state at this moment. The first call has the time of its kind, and those that repeat it that of a read.
+    async fn read(&mut self, kind: CallKind) -> Result<Box<Current>, Stopped> {
+        let mut call = self.grant(kind, self.etcd.read(self.name)).ok_or(NotCommitted::Late)?;
+        let mut failures: u32 = 0;
+        loop {
+            match decode::<RangeResponse>(&self.host.grpc(&call).await) {
+                Ok(response) => {
+                    // An answer that takes a quorum knows every write that anybody was told of before it was asked for.
+                    if revision_of(response.header.as_ref()) < self.known.mod_revision.unwrap_or_default() {
+                        self.policy = ReplacePolicy::Always;
+                    }
+                    return Ok(self.current(KeyState::of(&response.kvs)));
+                }
+                Err(why) => {
+                    failures = failures.saturating_add(1);
+                    call = self
+                        .grant(CallKind::Read, call)
+                        .filter(|_| failures < FAILURES)
+                        .ok_or(NotCommitted::Unread(why))?;
+                }
+            }
+        }
+    }
+
+    /// Waits for a turn among others, for as long as there is time for a put.
+    async fn turn(&self) -> Result<QueueTurn, Stopped> {
+        let left = self.deadline.time_for(CallKind::Put, self.host.now()).ok_or(NotCommitted::Late)?;
+        let late = self.host.sleep_until(self.host.now().plus(left));
+        let turn = future::or(async { Some(self.etcd.turn(self.host).await) }, async {
+            late.await;
+            None
+        });
+        Ok(turn.await.ok_or(NotCommitted::Late)?)
+    }
+
+    /// Puts the state there that was decided on.
+    async fn put(&self, current: Box<Current>, after: State) -> Result<PutEnd, Stopped> {
+        let attempt = Attempt { expected: current.expected, before: current.state, after };
+        let request = self.etcd.put_if(self.name, attempt.expected, &attempt.after);
+        let mut call = self.grant(CallKind::Put, request).ok_or(NotCommitted::Late)?;
+        let mut failures: u32 = 0;
+        loop {
+            let reply = self.host.grpc(&call).await;
+            let error = match decode::<TxnResponse>(&reply) {
+                Ok(response) if response.succeeded => return Ok(PutEnd::Made(self.made(attempt, &response))),
+                Ok(response) => {
+                    let key = KeyState::of_failed(&response);
+                    return match attempt.evidence_in(&key).filter(|_| failures > 0) {
+                        Some(Evidence::Made) => Ok(PutEnd::Made(self.found(attempt, key))),
+                        Some(Evidence::Forgotten) => Err(Stopped::Indeterminate),
+                        None => Ok(PutEnd::Lost(self.current(key))),
+                    };
+                }
+                // As before the put.
+                Err(why) if reply == GrpcReply::NotSent && failures == 0 => {
+                    return Err(NotCommitted::Unsent(why).into());
+                }
+                Err(why) => why,
+            };
+            failures = failures.saturating_add(1);
+            // An election in etcd takes about a second, and a member that is down fails at once.
+            match self.grant(CallKind::Put, call).filter(|_| failures < FAILURES) {
+                Some(again) => call = again,
+                None => return self.fence(attempt, error).await.map(PutEnd::Made),
+            }
+        }
+    }
+
+    /// Finds out about a put whose answers were lost, the last for the reason `error`, and stops it if it was not made.
+    async fn fence(&self, attempt: Attempt, error: String) -> Result<Committed, Stopped> {
+        for _ in 0..FENCES {
+            let request = self.etcd.put_if(self.name, attempt.expected, &attempt.before);
+            let call = self.grant(CallKind::Fence, request).ok_or(Stopped::Indeterminate)?;
+            let Ok(response) = decode::<TxnResponse>(&self.host.grpc(&call).await) else { continue };
+            if response.succeeded {
+                return Err(NotCommitted::Fenced(error).into());
+            }
+            let key = KeyState::of_failed(&response);
+            return match attempt.evidence_in(&key) {
+                Some(Evidence::Made) => Ok(self.found(attempt, key)),
+                Some(Evidence::Forgotten) => Err(Stopped::Indeterminate),
+                None => Err(NotCommitted::Fenced(error).into()),
+            };
+        }
+        Err(Stopped::Indeterminate)
+    }
+
+    /// A call with the time that it may take; none when it is too late for one.
+    fn grant(&self, kind: CallKind, call: GrpcRequest) -> Option<GrpcRequest> {
+        let call = GrpcRequest { timeout: self.etcd.timeout, ..call };
+        self.deadline.grant(kind, call, self.host.now())
+    }
+
+    fn current(&self, key: KeyState) -> Box<Current> {
+        let mod_revision = key.state.is_some().then_some(key.mod_revision);
+        let state = key.state.unwrap_or_else(|| self.known.state.clone());
+        Box::new(Current { state, mod_revision, policy: self.policy, expected: key.mod_revision })
+    }
+
+    fn made(&self, attempt: Attempt, response: &TxnResponse) -> Committed {
+        let header: Option<&ResponseHeader> = response.header.as_ref();
+        let key = KeyState { mod_revision: revision_of(header), state: Some(attempt.after.clone()) };
+        self.found(attempt, key)
+    }
+
+    /// The change was made, and this is what the key holds since.
+    fn found(&self, attempt: Attempt, key: KeyState) -> Committed {
+        Committed::Made(Box::new(attempt.after), self.current(key))
+    }
+}
+
+// === impl Attempt ===
+
+impl Attempt {
+    /// What the key shows of the change; none where it was not made. A change is known by its revision, its time and its
+    /// author; a note that makes no revision by itself.
+    fn evidence_in(&self, key: &KeyState) -> Option<Evidence> {
+        let state = key.state.as_ref()?;
+        if self.after.revision == self.before.revision {
+            let is_recorded = (&state.smoke, state.initial) == (&self.after.smoke, self.after.initial);
+            return is_recorded.then_some(Evidence::Made);
+        }
+        let made = self.after.history.newest();
+        if state.history.changes().any(|change| Some(change) == made) {
+            return Some(Evidence::Made);
+        }
+        let oldest = state.history.changes().last().map(|change| change.revision);
+        oldest.is_some_and(|oldest| oldest > self.after.revision).then_some(Evidence::Forgotten)
+    }
+}
+
+// === impl Stopped ===
+
+impl From<NotCommitted> for Stopped {
+    fn from(why: NotCommitted) -> Self {
+        Self::Aborted(why)
+    }
+}
+
+impl<E> From<Stopped> for TxnError<E> {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Aborted(why) => Self::Aborted(why),
+            Stopped::Indeterminate => Self::Indeterminate,
+        }
+    }
+}
+
+// === impl NotCommitted ===
+
+impl fmt::Display for NotCommitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unread(why) => write!(f, "etcd was asked for the state and did not give it ({why})"),
@@ -324,35 +336,6 @@ impl fmt::Display for Unchanged {
             }
         }
     }
-}
-
-// === impl Draft ===
-
-impl Draft {
-    /// What the key shows of the change; none where it was not made. A change is known by its revision, its time and its
-    /// author; a note that makes no revision by itself.
-    fn trace_in(&self, held: &Held) -> Option<Trace> {
-        let state = held.state.as_ref()?;
-        if self.after.revision == self.before.revision {
-            let is_noted = (&state.smoke, state.initial) == (&self.after.smoke, self.after.initial);
-            return is_noted.then_some(Trace::Made);
-        }
-        let made = self.after.history.newest();
-        if state.history.changes().any(|change| Some(change) == made) {
-            return Some(Trace::Made);
-        }
-        let oldest = state.history.changes().last().map(|change| change.revision);
-        oldest.is_some_and(|oldest| oldest > self.after.revision).then_some(Trace::Forgotten)
-    }
-}
-
-fn held(response: &TxnResponse) -> Held {
-    let range = response.responses.first().and_then(|response| response.range.as_ref());
-    Held::of(range.map_or(&[], |range| range.kvs.as_slice()))
-}
-
-fn header_revision(header: Option<&ResponseHeader>) -> ModRevision {
-    header.map_or(ModRevision(0), |header| number(header.revision))
 }
 
 #[cfg(test)]

@@ -2,15 +2,15 @@
 //!
 //! The others are made from what their documents say, in their default settings; names are the documents' own.
 
-use bluegreen_core::model::colour::{Colour, PerColour};
 use bluegreen_core::config::Guard;
-use bluegreen_core::metrics::counters::ColourCounts;
+use bluegreen_core::guard::analysis::{CanaryAnalysis, Totals};
 use bluegreen_core::guard::outcomes::Outcomes;
-use bluegreen_core::guard::analysis::{Tally, Watch};
+use bluegreen_core::metrics::counters::ColourCounts;
+use bluegreen_core::model::colour::{Colour, PerColour};
 use bluegreen_core::model::percent::Percent;
 use bluegreen_core::model::split::Split;
-use bluegreen_core::state::State;
 use bluegreen_core::model::time::Timestamp;
+use bluegreen_core::state::State;
 
 use super::TICKS_A_SECOND;
 use super::scenario::{Counted, Hour, Tick, p99_ms, standard_distribution};
@@ -31,7 +31,7 @@ pub struct Judges {
 /// The guard itself: `error` with a hard limit and `slow` at `auto`, at the confidence 99 %.
 struct Bluegreen {
     rules: Guard,
-    watch: Watch,
+    watch: CanaryAnalysis,
 }
 
 /// The simulation of the issue: a safe test at α = 1 % whose alternative is estimated from the past, looked at every
@@ -105,12 +105,13 @@ impl Bluegreen {
         let canary_percent = Percent::from_hundredths(1_000).expect("ten percent");
         let state = State::initial(Split { canary_percent, ..Split::default() }, Timestamp::default());
         let counts = PerColour::<ColourCounts>::default();
-        let watch = Watch::follow(None, &state, Some(&rules), &counts, Timestamp::default()).expect("a canary");
+        let watch =
+            CanaryAnalysis::advance(None, &state, Some(&rules), &counts, Timestamp::default()).expect("a canary");
         Self { rules, watch }
     }
 
     fn see(&mut self, tick: Tick) -> bool {
-        let tally = |counted: Counted| Tally {
+        let tally = |counted: Counted| Totals {
             errors: Outcomes::new(counted.answers, counted.errors),
             slow: Outcomes::new(counted.answers, counted.slow),
         };

@@ -10,6 +10,7 @@ use hmac::{KeyInit, Mac};
 
 use super::*;
 use crate::routing::matching::RequestHeaders;
+use crate::store::Store;
 use crate::store::key::Key;
 
 const PATH: &str = "/bluegreen/v1/mlflow/webhook";
@@ -61,7 +62,7 @@ fn api() -> Fixture {
 }
 
 fn post(api: &Fixture, headers: &Headers, body: &str) -> (u32, serde_json::Value) {
-    let delivery = Some(Delivery::read(&api.router, headers));
+    let delivery = Some(Delivery::read(&api.context.deployments, headers));
     let response = api.call(&Head { delivery, ..head("POST", PATH, None) }, body.as_bytes());
     (response.status, serde_json::from_slice(&response.body).expect("JSON"))
 }
@@ -70,8 +71,8 @@ fn deliver(api: &Fixture, sent: &Sent) -> (u32, serde_json::Value) {
     post(api, &sent.headers(), sent.body)
 }
 
-fn woken(api: &Fixture) -> bool {
-    api.store.read("bluegreen/v1/iris/mlflow/woken").expect("in reach").value.is_some()
+fn is_triggered(api: &Fixture) -> bool {
+    api.host.store.read("bluegreen/v1/iris/mlflow/woken").expect("in reach").value.is_some()
 }
 
 #[test]
@@ -80,15 +81,15 @@ fn a_signed_delivery_needs_no_token_and_has_the_registry_asked() {
     assert!(api.api.is_webhook(format!("{PATH}?x").as_bytes()));
     assert!(!api.api.is_webhook(IRIS.as_bytes()));
     assert_eq!(deliver(&api, &Sent::default()), (202, serde_json::json!({"accepted": true, "asks_for": ["iris"]})));
-    assert!(woken(&api));
+    assert!(is_triggered(&api));
 }
 
 #[test]
-fn a_delivery_about_another_model_is_taken_and_wakes_nobody() {
+fn a_delivery_about_another_model_is_taken_and_triggers_nothing() {
     let api = api();
     let sent = Sent { body: r#"{"data": {"name": "other"}}"#, ..Sent::default() };
     assert_eq!(deliver(&api, &sent), (202, serde_json::json!({"accepted": true, "asks_for": []})));
-    assert!(!woken(&api));
+    assert!(!is_triggered(&api));
 }
 
 #[test]
@@ -120,7 +121,7 @@ fn a_delivery_that_is_not_mlflows_is_refused() {
     }
     let (status, _) = post(&api, &Sent::default().headers(), &BODY.replace("\"2\"", "\"1\""));
     assert_eq!(status, 401);
-    assert!(!woken(&api));
+    assert!(!is_triggered(&api));
     for seconds_ago in [300, -300] {
         let id = if seconds_ago > 0 { "old" } else { "early" };
         assert_eq!(deliver(&api, &Sent { id, seconds_ago, ..Sent::default() }).0, 202);
@@ -141,7 +142,7 @@ fn a_delivery_is_taken_once_and_what_was_refused_is_not_remembered() {
 fn what_is_remembered_is_bounded_and_forgotten_once_the_timestamp_alone_refuses_it() {
     let api = api();
     let remembered = || {
-        let stored = api.store.read(&Key::Deliveries.to_string()).expect("in reach").value.expect("written");
+        let stored = api.host.store.read(&Key::Deliveries.to_string()).expect("in reach").value.expect("written");
         serde_json::from_slice::<Vec<(u64, u64)>>(&stored).expect("a list").len()
     };
     for number in 0..300 {
@@ -149,7 +150,7 @@ fn what_is_remembered_is_bounded_and_forgotten_once_the_timestamp_alone_refuses_
         assert_eq!(deliver(&api, &Sent { id, ..Sent::default() }).0, 202);
     }
     assert_eq!(remembered(), 256);
-    api.now.set(START.plus(std::time::Duration::from_secs(601)));
+    api.host.set_now(START.plus(std::time::Duration::from_secs(601)));
     assert_eq!(deliver(&api, &Sent { seconds_ago: -601, ..Sent::default() }).0, 202);
     assert_eq!(remembered(), 1);
 }
@@ -157,9 +158,9 @@ fn what_is_remembered_is_bounded_and_forgotten_once_the_timestamp_alone_refuses_
 #[test]
 fn a_store_out_of_reach_takes_nothing() {
     let api = api();
-    api.store.set_reachable(false);
+    api.host.store.set_reachable(false);
     assert_eq!(deliver(&api, &Sent::default()).0, 503);
-    api.store.set_reachable(true);
+    api.host.store.set_reachable(true);
     assert_eq!(deliver(&api, &Sent::default()).0, 202);
 }
 
@@ -172,6 +173,6 @@ fn without_a_webhook_section_nothing_can_be_verified() {
 
 #[test]
 fn a_secret_is_never_shown() {
-    let delivery = Delivery::read(&api().router, &Sent::default().headers());
+    let delivery = Delivery::read(&api().context.deployments, &Sent::default().headers());
     assert!(!format!("{delivery:?}").contains(SECRET) && format!("{delivery:?}").contains("present"));
 }

@@ -47,7 +47,9 @@ fn parameters_count_the_same_in_query_and_body() {
         let (status, shown) = api.operate_with("PATCH", &format!("{IRIS}{query}"), body, None);
         assert_eq!(status, 200, "{query} {body}: {shown}");
         let state =
-            store::load(&api.store, &api.router.all()[0].name, split("blue", "0", "0"), START).expect("in reach").state;
+            record::load(&api.host.store, &api.context.deployments.all()[0].name, split("blue", "0", "0"), START)
+                .expect("in reach")
+                .state;
         assert_eq!(state.split, split("green", "12.5", "1"));
     }
 }
@@ -163,11 +165,11 @@ fn a_write_that_changes_nothing_keeps_the_revision() {
 #[test]
 fn a_store_out_of_reach_is_a_503_for_reads_and_writes_and_changes_nothing() {
     let api = Fixture::new();
-    api.store.set_reachable(false);
+    api.host.store.set_reachable(false);
     for (method, path) in [("GET", ""), ("GET", "/history"), ("GET", "/comparison"), ("POST", "/promote")] {
         assert_eq!(api.operate(method, &format!("{IRIS}{path}")).0, 503, "{method} {path}");
     }
-    api.store.set_reachable(true);
+    api.host.store.set_reachable(true);
     assert_eq!(api.revision(), 0);
 }
 

@@ -6,7 +6,7 @@ use crate::model::name::ClusterName;
 
 /// A request to an Envoy cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outgoing {
+pub struct HttpRequest {
     /// Where to.
     pub cluster: ClusterName,
     /// Pseudo-headers and headers.
@@ -19,7 +19,7 @@ pub struct Outgoing {
 
 /// What came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
+pub enum HttpReply {
     /// An answer, of the model server or of Envoy on its behalf (503 when it cannot be reached, 504 on a timeout).
     Answered {
         /// Its status.
@@ -33,9 +33,9 @@ pub enum Reply {
     UnknownCluster(ClusterName),
 }
 
-// === impl Outgoing ===
+// === impl HttpRequest ===
 
-impl Outgoing {
+impl HttpRequest {
     /// A request with the headers that every request of the filter's own has.
     pub fn new(cluster: &ClusterName, host: &str, method: &str, path: &str, timeout: Duration) -> Self {
         let headers = [(":method", method), (":path", path), (":authority", host), ("user-agent", "bluegreen")];
@@ -48,23 +48,23 @@ impl Outgoing {
     }
 }
 
-// === impl Reply ===
+// === impl HttpReply ===
 
-impl Reply {
+impl HttpReply {
     /// What was seen, in words for an operator, with the beginning of the body of an answer that went wrong.
     pub fn describe(&self, timeout: Duration) -> String {
         match self {
-            Reply::Answered { status: 504, body } if body.starts_with(b"upstream request timeout") => {
+            HttpReply::Answered { status: 504, body } if body.starts_with(b"upstream request timeout") => {
                 format!("no answer within {}", humantime::format_duration(timeout))
             }
-            Reply::Answered { status, body } if *status >= 400 && !body.trim_ascii().is_empty() => {
+            HttpReply::Answered { status, body } if *status >= 400 && !body.trim_ascii().is_empty() => {
                 let text: String =
                     String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(200).collect();
                 format!("answered {status}: {text}")
             }
-            Reply::Answered { status, .. } => format!("answered {status}"),
-            Reply::Broken => "the connection broke before an answer".to_owned(),
-            Reply::UnknownCluster(cluster) => format!("cluster '{cluster}' is not known to this Envoy"),
+            HttpReply::Answered { status, .. } => format!("answered {status}"),
+            HttpReply::Broken => "the connection broke before an answer".to_owned(),
+            HttpReply::UnknownCluster(cluster) => format!("cluster '{cluster}' is not known to this Envoy"),
         }
     }
 }
@@ -78,19 +78,19 @@ mod tests {
 
     #[test]
     fn what_was_seen_is_told_in_words() {
-        let answered = |status, body: &str| Reply::Answered { status, body: body.as_bytes().to_vec() };
+        let answered = |status, body: &str| HttpReply::Answered { status, body: body.as_bytes().to_vec() };
         let cases = [
             (answered(200, "fine"), "answered 200"),
             (answered(500, " \n"), "answered 500"),
             (answered(500, "model\nnot loaded"), "answered 500: modelnot loaded"),
             (answered(504, "upstream request timeout"), "no answer within 1s"),
             (answered(504, "mine"), "answered 504: mine"),
-            (Reply::Broken, "the connection broke before an answer"),
+            (HttpReply::Broken, "the connection broke before an answer"),
         ];
         for (reply, words) in cases {
             assert_eq!(reply.describe(Duration::from_secs(1)), words);
         }
-        let unknown = Reply::UnknownCluster(ClusterName::new("gren").expect("valid"));
+        let unknown = HttpReply::UnknownCluster(ClusterName::new("gren").expect("valid"));
         assert_eq!(unknown.describe(Duration::ZERO), "cluster 'gren' is not known to this Envoy");
     }
 }

@@ -6,52 +6,39 @@ mod readiness;
 mod webhook;
 
 use std::cell::{Cell, RefCell};
-use std::time::Duration;
+use std::pin::Pin;
+use std::task::Poll;
 
+use futures_channel::oneshot::Sender;
 use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::config::Config;
 use crate::etcd::model::{Fate, Model};
-use crate::testing::MemoryStore;
+use crate::host::http::{HttpReply, HttpRequest};
+use crate::host::reply::Reply;
+use crate::state::State;
+use crate::store::record;
+use crate::testing::host::{START, TestHost, poll_once};
 
-const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
 const IRIS: &str = "/bluegreen/v1/deployments/iris";
 
-/// An API over one deployment, the replies that its colours give, and a clock.
+/// An API over one deployment, the replies that its colours give, and etcd where there is one.
 struct Fixture {
     api: Api,
-    router: Deployments,
-    store: MemoryStore,
-    now: Cell<Timestamp>,
-    in_flight: RefCell<PerColour<u64>>,
-    replies: RefCell<Vec<Reply>>,
-    asked: RefCell<Vec<Outgoing>>,
+    context: Rc<Context>,
+    host: Rc<TestHost>,
+    replies: RefCell<Vec<HttpReply>>,
+    asked: RefCell<Vec<HttpRequest>>,
     /// How long each of those replies takes.
     replies_take: Cell<Duration>,
-    fleet: Option<Fleet>,
     etcd: RefCell<Model>,
     /// What becomes of the next calls to etcd; those after them are answered. A lost one takes the time that it has.
     fates: RefCell<Vec<Fate>>,
 }
 
-impl Backend for Fixture {
-    fn store(&self) -> &dyn Store {
-        &self.store
-    }
-
-    fn counts(&self, _: DeploymentIndex) -> PerColour<ColourCounts> {
-        PerColour::default()
-    }
-
-    fn in_flight(&self, _: DeploymentIndex, colour: Colour) -> u64 {
-        *self.in_flight.borrow().get(colour)
-    }
-
-    fn fleet(&self) -> Option<&Fleet> {
-        self.fleet.as_ref()
-    }
-}
+/// A call under way.
+type Flow = Pin<Box<dyn Future<Output = Response>>>;
 
 impl Fixture {
     fn new() -> Self {
@@ -60,10 +47,16 @@ impl Fixture {
 
     /// With more sections in the deployment.
     fn with(sections: &str) -> Self {
+        Self::configured(sections, "")
+    }
+
+    /// With more sections in the deployment and in the document.
+    fn configured(in_deployment: &str, in_document: &str) -> Self {
         let sum = |token: &str| hex::encode(Sha256::digest(token));
         let json = format!(
             r#"{{"deployments": {{"iris": {{"colours": {{
-                "blue": {{"cluster": "blue", "version": "1"}}, "green": {{"cluster": "green", "version": "2"}}}} {sections}}}}},
+                "blue": {{"cluster": "blue", "version": "1"}},
+                "green": {{"cluster": "green", "version": "2"}}}} {in_deployment}}}}} {in_document},
                 "admin": {{"tokens": [
                     {{"name": "alice", "role": "operator", "sha256": "{}"}},
                     {{"name": "victor", "role": "viewer", "sha256": "{}"}}]}}}}"#,
@@ -71,71 +64,77 @@ impl Fixture {
             sum("view"),
         );
         let config = Config::from_bytes(json.as_bytes()).expect("valid");
+        let host = Rc::new(TestHost::default());
         Self {
-            router: Deployments::new(&config),
+            context: Rc::new(Context::new(Rc::<TestHost>::clone(&host), &config)),
             api: Api::new(config.admin.expect("present")),
-            store: MemoryStore::default(),
-            now: Cell::new(START),
-            in_flight: RefCell::default(),
+            host,
             replies: RefCell::default(),
             asked: RefCell::default(),
             replies_take: Cell::default(),
-            fleet: None,
             etcd: RefCell::default(),
             fates: RefCell::default(),
         }
     }
 
     /// The colours' next replies, the first first.
-    fn will_reply(&self, replies: impl IntoIterator<Item = Reply>) {
+    fn will_reply(&self, replies: impl IntoIterator<Item = HttpReply>) {
         self.replies.borrow_mut().extend(replies);
     }
 
     /// Where the filter's own requests went since this was last asked, as `METHOD cluster path`.
     fn asked(&self) -> Vec<String> {
-        let header = |request: &Outgoing, name: &str| {
+        let header = |request: &HttpRequest, name: &str| {
             let found = request.headers.iter().find(|(known, _)| known == name);
             found.map(|(_, value)| value.clone()).unwrap_or_default()
         };
-        let line = |request: Outgoing| {
+        let line = |request: HttpRequest| {
             format!("{} {} {}", header(&request, ":method"), request.cluster, header(&request, ":path"))
         };
         self.asked.take().into_iter().map(line).collect()
     }
 
     fn call(&self, head: &Head, body: &[u8]) -> Response {
-        match self.step(head, body) {
-            Step::Done(answer) => answer.response,
-            Step::Ask(_) | Step::Wait(_) | Step::Commit(_) | Step::Queue(_) => panic!("it waits"),
+        match self.begin(head, body) {
+            Ok(mut call) => self.drive(&mut call).expect("it waits"),
+            Err(response) => response,
         }
     }
 
-    /// Goes on with a call until it is done or waits for time to pass.
-    fn step(&self, head: &Head, body: &[u8]) -> Step {
-        let mut step = match self.api.receive(head) {
-            Ok(call) => call.start(body, &self.router, self, self.now.get()),
-            Err(response) => return Step::done(response),
-        };
+    /// A call whose body has arrived.
+    fn begin(&self, head: &Head, body: &[u8]) -> Result<Flow, Response> {
+        let body = Reply::ready(Body::Complete(body.to_vec()));
+        Ok(Box::pin(self.api.receive(head)?.answer(Rc::clone(&self.context), body)))
+    }
+
+    /// Goes on with a call until it is answered or waits for time to pass.
+    fn drive(&self, call: &mut Flow) -> Option<Response> {
         loop {
-            step = match step {
-                Step::Ask(asking) => {
-                    self.asked.borrow_mut().push(asking.request.clone());
-                    let reply = self.replies.borrow_mut().remove(0);
-                    self.now.set(self.now.get().plus(self.replies_take.get()));
-                    asking.resume(&reply, &self.router, self, self.now.get())
-                }
-                Step::Commit(committing) => {
-                    let fate = self.fates.borrow_mut().pop().unwrap_or(Fate::Answered);
-                    let reply = self.etcd.borrow_mut().call(&committing.call, fate);
-                    if matches!(fate, Fate::RequestLost | Fate::AnswerLost) {
-                        self.now.set(self.now.get().plus(committing.call.timeout));
-                    }
-                    committing.resume(&reply, &self.router, self, self.now.get())
-                }
-                Step::Queue(committing) => committing.take_turn(self.now.get()),
-                end => return end,
-            };
+            if let Poll::Ready(response) = poll_once(call.as_mut()) {
+                return Some(response);
+            }
+            let asked = self.host.http.borrow_mut().pop();
+            if let Some((request, waiter)) = asked {
+                self.asked.borrow_mut().push(request);
+                self.host.pass(self.replies_take.get());
+                waiter.send(self.replies.borrow_mut().remove(0)).expect("it waits");
+                continue;
+            }
+            let (request, waiter) = self.host.grpc.borrow_mut().pop()?;
+            let fate = self.fates.borrow_mut().pop().unwrap_or(Fate::Answered);
+            let reply = self.etcd.borrow_mut().call(&request, fate);
+            if matches!(fate, Fate::RequestLost | Fate::AnswerLost) {
+                self.host.pass(request.timeout);
+            }
+            waiter.send(reply).expect("it waits");
         }
+    }
+
+    /// What a call asks a colour next, and where the reply goes.
+    fn asks(&self, call: &mut Flow) -> (String, Sender<HttpReply>) {
+        assert!(poll_once(call.as_mut()).is_pending());
+        let (request, waiter) = self.host.http.borrow_mut().pop().expect("it asks");
+        (request.cluster.to_string(), waiter)
     }
 
     /// A call with the operator's token.

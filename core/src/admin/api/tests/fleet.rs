@@ -5,6 +5,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
 use crate::etcd::{liveness, model};
+use crate::host::Host;
 use crate::model::author::{Author, Source};
 use crate::model::name::Reason;
 use crate::state::Command;
@@ -13,7 +14,7 @@ use crate::testing::iris;
 const KEY: &str = "/bluegreen/iris";
 
 fn fleet_api(sections: &str) -> Fixture {
-    Fixture { fleet: Some(model::fleet()), ..Fixture::with(sections) }
+    Fixture::configured(sections, r#", "etcd": {"cluster": "etcd"}"#)
 }
 
 impl Fixture {
@@ -30,13 +31,13 @@ impl Fixture {
     fn promoted_elsewhere(&self) {
         let before = self.recorded().unwrap_or_else(|| State::initial(Default::default(), START));
         let bob = Author::new("bob", Source::Admin, Reason::none());
-        let after = before.after(Command::Promote, bob, START).expect("allowed").expect("a change");
+        let after = before.after(&Command::Promote, bob, START).expect("allowed").expect("a change");
         self.etcd.borrow_mut().put(KEY, &after.encode());
     }
 
     /// The state that this Envoy's workers follow.
     fn in_force(&self) -> State {
-        store::load(&self.store, &iris(), Default::default(), START).expect("in reach").state
+        record::load(&self.host.store, &iris(), Default::default(), START).expect("in reach").state
     }
 }
 
@@ -50,9 +51,11 @@ fn a_write_is_in_etcd_and_in_force_before_it_is_answered() {
     let (status, shown) = api.operate("POST", &promote());
     assert_eq!((status, &shown["revision"], &shown["active"]), (200, &1.into(), &"green".into()));
     assert_eq!(api.recorded(), Some(api.in_force()));
-    let Step::Done(answer) = api.step(&head("POST", &format!("{IRIS}/rollback"), Some("op")), b"") else { panic!() };
-    let (_, applied) = answer.written.expect("written");
-    assert_eq!((applied.effect, applied.state.revision.get()), (store::Effect::Changed, 2));
+    let writes = api.host.writes();
+    api.host.take_log();
+    assert_eq!(api.operate("POST", &format!("{IRIS}/rollback")).0, 200);
+    assert_eq!((api.host.writes(), api.in_force().revision.get()), (writes + 1, 2));
+    assert!(api.host.take_log().iter().any(|line| line.contains("revision=2 active=green->blue")));
 }
 
 #[test]
@@ -113,7 +116,7 @@ fn wherever_etcd_falls_silent_the_answer_comes_in_time_and_says_whether_the_chan
         let detail = body["detail"].as_str().unwrap_or_default();
         assert!(says.iter().all(|part| detail.contains(part)), "{fates:?}: {detail}");
         assert_eq!(api.recorded().map_or(0, |state| state.revision.get()), revision, "{fates:?}");
-        assert_eq!(api.now.get().since(START), Duration::from_secs(seconds), "{fates:?}");
+        assert_eq!(api.host.now().since(START), Duration::from_secs(seconds), "{fates:?}");
         let in_force = if status == 200 { revision } else { 0 };
         assert_eq!(api.in_force().revision.get(), in_force, "{fates:?}: nothing is changed here either");
     }
@@ -122,15 +125,15 @@ fn wherever_etcd_falls_silent_the_answer_comes_in_time_and_says_whether_the_chan
 #[test]
 fn what_a_colour_takes_for_its_probe_is_not_taken_from_etcds_time() {
     let (ok, gone) = (Fate::Answered, Fate::RequestLost);
-    let well = || Reply::Answered { status: 200, body: Vec::new() };
+    let healthy = || HttpReply::Answered { status: 200, body: Vec::new() };
     for (fates, expected, seconds) in [(&[ok][..], 200, 15), (&[gone, gone, gone, ok, gone], 503, 3 + 15 + 1)] {
         let api = fleet_api(r#", "probe": {"path": "/ping", "timeout": "20s"}"#);
         api.etcd_will(fates);
-        api.will_reply([well()]);
+        api.will_reply([healthy()]);
         api.replies_take.set(Duration::from_secs(15));
         let (status, body) = api.operate("POST", &promote());
         assert_eq!(status, expected, "{fates:?}: {body}");
-        assert_eq!(api.now.get().since(START), Duration::from_secs(seconds), "{fates:?}: {body}");
+        assert_eq!(api.host.now().since(START), Duration::from_secs(seconds), "{fates:?}: {body}");
     }
 }
 
@@ -138,16 +141,17 @@ fn what_a_colour_takes_for_its_probe_is_not_taken_from_etcds_time() {
 fn a_smoke_test_counts_on_every_envoy() {
     let smoke = r#", "smoke_test": {"requests": [{"path": "/"}]}"#;
     let api = fleet_api(smoke);
-    api.will_reply([Reply::Answered { status: 200, body: Vec::new() }]);
+    api.will_reply([HttpReply::Answered { status: 200, body: Vec::new() }]);
     assert_eq!(api.operate("POST", &format!("{IRIS}/test")).0, 200);
-    let other = Fixture { etcd: api.etcd, ..fleet_api(smoke) };
+    let other = fleet_api(smoke);
+    other.etcd.swap(&api.etcd);
     assert_eq!(other.operate("POST", &promote()).0, 200);
 }
 
 #[test]
 fn readiness_and_probes_stand_before_a_write_in_a_fleet_too() {
     let api = fleet_api(r#", "probe": {"path": "/ping"}"#);
-    api.will_reply([500, 200].map(|status| Reply::Answered { status, body: Vec::new() }));
+    api.will_reply([500, 200].map(|status| HttpReply::Answered { status, body: Vec::new() }));
     assert_eq!(api.operate("POST", &promote()).0, 409);
     assert_eq!(api.recorded(), None);
     assert_eq!(api.operate("POST", &promote()).0, 200);
@@ -159,9 +163,9 @@ fn reads_go_on_without_etcd_and_say_when_they_may_be_stale() {
     let api = fleet_api("");
     api.etcd_will(&[Fate::RequestLost; 9]);
     assert_eq!(api.operate("GET", IRIS).1["stale"], true, "there was no sign of life yet");
-    liveness::note(&api.store, &model::fleet(), START);
+    liveness::note(&api.host.store, &model::fleet(), START);
     assert_eq!(api.operate("GET", IRIS).1["stale"], false);
-    api.now.set(START.plus(Duration::from_secs(10)));
+    api.host.set_now(START.plus(Duration::from_secs(10)));
     let (status, list) = api.operate("GET", "/bluegreen/v1/deployments");
     assert_eq!((status, &list["deployments"][0]["stale"]), (200, &true.into()));
     assert_eq!(Fixture::new().operate("GET", IRIS).1.get("stale"), None, "alone there is nothing to be behind");

@@ -6,6 +6,8 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use std::time::Duration;
 
 use super::*;
+use crate::model::author::Source;
+use crate::model::colour::PerColour;
 use crate::model::name::ClusterName;
 
 const PROBE: &str = r#", "probe": {"path": "/ping", "expect_status": 200}"#;
@@ -14,11 +16,11 @@ const SMOKE: &str = r#", "smoke_test": {"requests": [
     {"method": "GET", "path": "/ping"}]}"#;
 const BAKE: &str = r#", "bake": {"for": "10m"}"#;
 
-fn answered(status: u16, body: &str) -> Reply {
-    Reply::Answered { status, body: body.as_bytes().to_vec() }
+fn answered(status: u16, body: &str) -> HttpReply {
+    HttpReply::Answered { status, body: body.as_bytes().to_vec() }
 }
 
-fn passing() -> [Reply; 2] {
+fn passing() -> [HttpReply; 2] {
     [answered(200, r#"{"predictions": [1]}"#), answered(200, "")]
 }
 
@@ -27,13 +29,13 @@ fn kind(problem: &serde_json::Value) -> &str {
 }
 
 #[test]
-fn whatever_gives_a_sick_colour_traffic_is_refused_and_changes_nothing() {
+fn whatever_gives_an_unhealthy_colour_traffic_is_refused_and_changes_nothing() {
     let sick = [
         (answered(500, "no model"), "answered 500: no model"),
         (answered(504, "upstream request timeout"), "no answer within 1s"),
         (answered(503, "upstream connect error"), "upstream connect error"),
-        (Reply::Broken, "broke"),
-        (Reply::UnknownCluster(ClusterName::new("gren").expect("valid")), "cluster 'gren' is not known"),
+        (HttpReply::Broken, "broke"),
+        (HttpReply::UnknownCluster(ClusterName::new("gren").expect("valid")), "cluster 'gren' is not known"),
     ];
     for (method, path) in [("POST", "/promote"), ("PATCH", "?active=green"), ("PATCH", "?canary_percent=0.01")] {
         for (reply, seen) in &sick {
@@ -50,7 +52,7 @@ fn whatever_gives_a_sick_colour_traffic_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_rollback_to_a_sick_colour_is_refused_too() {
+fn a_rollback_to_an_unhealthy_colour_is_refused_too() {
     let api = Fixture::with(PROBE);
     api.will_reply([answered(200, ""), answered(500, ""), answered(200, "")]);
     assert_eq!(api.operate("POST", &format!("{IRIS}/promote")).0, 200);
@@ -83,27 +85,39 @@ fn force_switches_all_the_same_and_is_recorded() {
 #[test]
 fn a_switch_by_others_between_probe_and_write_is_noticed() {
     let api = Fixture::with(PROBE);
-    api.will_reply([answered(200, ""), answered(500, "")]);
-    let Ok(call) = api.api.receive(&head("POST", &format!("{IRIS}/promote"), Some("op"))) else { panic!("allowed") };
-    let Step::Ask(asking) = call.start(b"", &api.router, &api, START) else { panic!("asks green") };
+    let mut call = api.begin(&head("POST", &format!("{IRIS}/promote"), Some("op")), b"").expect("allowed");
+    let (cluster, green) = api.asks(&mut call);
+    assert_eq!(cluster, "green");
     assert_eq!(api.operate("POST", &format!("{IRIS}/promote?force=true")).0, 200);
-    let Step::Ask(again) = asking.resume(&answered(200, ""), &api.router, &api, START) else { panic!("asks blue") };
-    assert_eq!(again.request.cluster.as_str(), "blue");
-    let Step::Done(answer) = again.resume(&answered(500, ""), &api.router, &api, START) else { panic!("done") };
-    assert_eq!((answer.response.status, api.revision()), (409, 1));
+    green.send(answered(200, "")).expect("it waits");
+    let (cluster, blue) = api.asks(&mut call);
+    assert_eq!(cluster, "blue");
+    blue.send(answered(500, "")).expect("it waits");
+    assert_eq!((api.drive(&mut call).expect("answered").status, api.revision()), (409, 1));
 }
 
 #[test]
-fn a_write_among_many_asks_each_colour_once_and_then_happens_whoever_switched_meanwhile() {
+fn a_write_among_many_asks_each_colour_once_and_then_happens_whatever_others_switched_meanwhile() {
     let api = Fixture::with(PROBE);
     let others = || assert_eq!(api.operate("POST", &format!("{IRIS}/promote?force=true")).0, 200);
-    let Ok(call) = api.api.receive(&head("POST", &format!("{IRIS}/promote"), Some("op"))) else { panic!("allowed") };
-    let Step::Ask(asking) = call.start(b"", &api.router, &api, START) else { panic!("asks green") };
-    others();
-    let Step::Ask(again) = asking.resume(&answered(200, ""), &api.router, &api, START) else { panic!("asks blue") };
-    others();
-    let Step::Done(answer) = again.resume(&answered(200, ""), &api.router, &api, START) else { panic!("asks again") };
-    assert_eq!((answer.response.status, api.revision()), (200, 3));
+    let mut call = api.begin(&head("POST", &format!("{IRIS}/promote"), Some("op")), b"").expect("allowed");
+    for expected in ["green", "blue"] {
+        let (cluster, waiter) = api.asks(&mut call);
+        assert_eq!(cluster, expected);
+        others();
+        waiter.send(answered(200, "")).expect("it waits");
+    }
+    assert_eq!((api.drive(&mut call).expect("answered").status, api.revision()), (200, 3));
+}
+
+#[test]
+fn a_call_that_is_given_up_while_a_colour_is_asked_changes_nothing() {
+    let api = Fixture::with(PROBE);
+    let mut call = api.begin(&head("POST", &format!("{IRIS}/promote"), Some("op")), b"").expect("allowed");
+    let (_, green) = api.asks(&mut call);
+    drop(call);
+    assert!(green.is_canceled());
+    assert_eq!(api.revision(), 0);
 }
 
 #[test]
@@ -121,9 +135,9 @@ fn a_required_smoke_test_stands_before_the_first_traffic() {
     api.will_reply(passing());
     let (_, result) = api.operate("POST", &format!("{IRIS}/test"));
     assert_eq!((&result["passed"], &result["valid_until"]), (&true.into(), &"2026-11-23T16:00:00.000Z".into()));
-    api.now.set(START.plus(Duration::from_secs(3_601)));
+    api.host.set_now(START.plus(Duration::from_secs(3_601)));
     assert_eq!(kind(&promote().1), "smoke-test-missing");
-    api.now.set(START.plus(Duration::from_secs(3_600)));
+    api.host.set_now(START.plus(Duration::from_secs(3_600)));
     assert_eq!(promote().0, 200);
     assert!(api.asked().iter().all(|request| request.contains(" green ")));
 }
@@ -133,7 +147,7 @@ fn a_failed_test_takes_back_an_earlier_pass() {
     let api = Fixture::with(SMOKE);
     api.will_reply(passing());
     api.operate("POST", &format!("{IRIS}/test"));
-    api.will_reply([Reply::Broken, answered(200, "")]);
+    api.will_reply([HttpReply::Broken, answered(200, "")]);
     api.operate("POST", &format!("{IRIS}/test"));
     assert_eq!(api.operate("POST", &format!("{IRIS}/promote")).0, 409);
 }
@@ -148,16 +162,28 @@ fn without_a_smoke_test_there_is_nothing_to_run() {
 fn a_drain_waits_for_the_last_request() {
     let api = Fixture::new();
     api.operate("POST", &format!("{IRIS}/promote"));
-    *api.in_flight.borrow_mut() = PerColour { blue: 1, green: 7 };
+    *api.host.in_flight.borrow_mut() = PerColour { blue: 1, green: 7 };
     let call = head("POST", &format!("{IRIS}/drain?colour=blue&timeout=30s"), Some("op"));
-    let Step::Wait(drain) = api.step(&call, b"") else { panic!("waits") };
-    let at = |seconds| drain.poll(&api.router, &api, START.plus(Duration::from_secs(seconds)));
-    assert!(at(29).is_none());
-    assert_eq!(at(30).expect("given up").response.status, 409);
-    api.in_flight.borrow_mut().blue = 0;
-    let answer = at(29).expect("drained");
-    let shown: serde_json::Value = serde_json::from_slice(&answer.response.body).expect("JSON");
-    assert_eq!((answer.response.status, &shown["colours"]["blue"]["safe_to_stop"]), (200, &true.into()));
+    let waits_until = |seconds| {
+        api.host.set_now(START);
+        let mut call = api.begin(&call, b"").expect("allowed");
+        assert_eq!(api.drive(&mut call), None);
+        api.host.set_now(START.plus(Duration::from_secs(seconds)));
+        api.host.wake_sleepers();
+        api.drive(&mut call)
+    };
+    assert_eq!(waits_until(29), None);
+    assert_eq!(waits_until(30).expect("given up").status, 409);
+    api.host.set_now(START);
+    let mut waiting = api.begin(&call, b"").expect("allowed");
+    assert_eq!(api.drive(&mut waiting), None);
+    api.host.in_flight.borrow_mut().blue = 0;
+    assert_eq!(api.drive(&mut waiting), None, "not before a tick");
+    api.host.set_now(START.plus(Duration::from_secs(29)));
+    api.host.wake_sleepers();
+    let response = api.drive(&mut waiting).expect("drained");
+    let shown: serde_json::Value = serde_json::from_slice(&response.body).expect("JSON");
+    assert_eq!((response.status, &shown["colours"]["blue"]["safe_to_stop"]), (200, &true.into()));
 }
 
 #[test]
@@ -166,11 +192,11 @@ fn a_drain_that_time_will_not_help_is_refused_at_once() {
     let (status, problem) = api.operate("POST", &format!("{IRIS}/drain?colour=blue"));
     assert_eq!((status, kind(&problem)), (409, "not-drained"));
     api.operate("POST", &format!("{IRIS}/promote"));
-    api.now.set(START.plus(Duration::from_secs(60)));
+    api.host.set_now(START.plus(Duration::from_secs(60)));
     let (status, problem) = api.operate("POST", &format!("{IRIS}/drain?colour=blue"));
     let detail = problem["detail"].as_str().unwrap_or_default();
     assert!(status == 409 && detail.contains("way back until 2026-11-23T15:10:00.000Z"), "{detail}");
-    api.now.set(START.plus(Duration::from_secs(600)));
+    api.host.set_now(START.plus(Duration::from_secs(600)));
     assert_eq!(api.operate("POST", &format!("{IRIS}/drain?colour=blue")).0, 200);
 }
 
@@ -196,9 +222,9 @@ fn a_pass_counts_for_the_version_that_the_registry_names() {
     );
     let names = |green: &str| {
         let value = serde_json::json!({"follows": "", "version": "7", "colours": {"blue": "7", "green": green}});
-        let sighting = crate::store::source_status::Sighting { value, ..Default::default() };
-        let name = &api.router.all()[0].name;
-        crate::store::source_status::record(&api.store, name, Source::Mlflow, &mut |_| Some(sighting.clone()));
+        let status = crate::store::source_status::SourceStatus { value, ..Default::default() };
+        let name = &api.context.deployments.all()[0].name;
+        crate::store::source_status::record(&api.host.store, name, Source::Mlflow, &mut |_| Some(status.clone()));
     };
     names("8");
     let shown = api.operate("GET", IRIS).1;
@@ -207,7 +233,7 @@ fn a_pass_counts_for_the_version_that_the_registry_names() {
         (&"7".into(), &"8".into())
     );
     assert_eq!(shown["sources"]["mlflow"]["value"]["version"], "7");
-    api.will_reply([Reply::Answered { status: 200, body: Vec::new() }]);
+    api.will_reply([HttpReply::Answered { status: 200, body: Vec::new() }]);
     assert_eq!(api.operate("POST", &format!("{IRIS}/test")).1["version"], "8");
     names("9");
     let (status, problem) = api.operate("POST", &format!("{IRIS}/promote"));

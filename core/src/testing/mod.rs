@@ -1,12 +1,14 @@
 //! What the tests of several modules need: a store in memory, and short ways to write values.
 
+pub mod host;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use crate::model::name::DeploymentName;
 use crate::model::percent::Percent;
 use crate::model::split::Split;
-use crate::store::{Seen, Store, StoreError, Stored, SwapError};
+use crate::store::{CasToken, Store, StoreError, SwapError, Versioned};
 
 type Interruption = Box<dyn FnOnce(&MemoryStore)>;
 
@@ -55,17 +57,17 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn read(&self, key: &str) -> Result<Stored, StoreError> {
+    fn read(&self, key: &str) -> Result<Versioned, StoreError> {
         if self.unreachable.get() {
             return Err(StoreError);
         }
         Ok(match self.values.borrow().get(key) {
-            Some((value, write)) => Stored { value: Some(value.clone()), seen: Seen::Write(*write) },
-            None => Stored { value: None, seen: Seen::Never },
+            Some((value, write)) => Versioned { value: Some(value.clone()), token: CasToken::Write(*write) },
+            None => Versioned { value: None, token: CasToken::Never },
         })
     }
 
-    fn swap(&self, key: &str, value: &[u8], seen: Seen) -> Result<(), SwapError> {
+    fn compare_and_swap(&self, key: &str, value: &[u8], token: CasToken) -> Result<(), SwapError> {
         if self.unreachable.get() {
             return Err(SwapError::Unavailable);
         }
@@ -73,8 +75,8 @@ impl Store for MemoryStore {
         if let Some(interruption) = interruption {
             interruption(self);
         }
-        let current = self.values.borrow().get(key).map_or(Seen::Never, |(_, write)| Seen::Write(*write));
-        if current != seen {
+        let current = self.values.borrow().get(key).map_or(CasToken::Never, |(_, write)| CasToken::Write(*write));
+        if current != token {
             return Err(SwapError::Conflict);
         }
         self.put(key, value);

@@ -1,0 +1,257 @@
+//! What each endpoint does: one function for each, which reads from top to bottom.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::problems::Problem;
+use super::request::{Answer, Refused, Request};
+use super::response::Response;
+use super::views::{ChangesView, ComparisonView, DeploymentView, DeploymentsView, SmokeTestView};
+use crate::change::request::{ChangeRequest, Checks};
+use crate::change::submit::submit;
+use crate::deployment::Deployment;
+use crate::guard::analysis;
+use crate::guard::verdict::Verdict;
+use crate::host::next_tick;
+use crate::metrics::comparison::{self, Sample};
+use crate::model::author::{Author, Source};
+use crate::model::colour::{Colour, PerColour};
+use crate::readiness::drain::{DrainBlocker, drain_blockers};
+use crate::routing::versions::versions;
+use crate::state::rollout::{self, RolloutCommand};
+use crate::state::{Command, Patch, Refusal, SmokeTestOutcome, State};
+
+/// What becomes of a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RolloutAction {
+    Start,
+    Pause,
+    Resume,
+    Abort,
+    Skip,
+}
+
+/// How long a drain may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct DrainTimeout(Duration);
+
+/// Why a string is no [`DrainTimeout`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct BadTimeout(String);
+
+// === Envoy itself ===
+
+pub async fn health(_: Box<Request>) -> Answer {
+    Ok(Response::json(200, &serde_json::json!({"status": "ok"})))
+}
+
+/// Whether requests follow the fleet's states, each of which has come at least once.
+pub async fn ready(call: Box<Request>) -> Answer {
+    let missing: Vec<_> = call.context.unsynced().map(|deployment| deployment.name.clone()).collect();
+    if missing.is_empty() {
+        return Ok(Response::json(200, &serde_json::json!({"status": "ready"})));
+    }
+    Err(Problem::NotReady(missing).into())
+}
+
+/// A delivery of MLflow: its body is signed as a whole.
+pub async fn webhook(call: Box<Request>) -> Answer {
+    let (deployments, host) = (&call.context.deployments, &call.context.host);
+    Ok(call.delivery.accept(&call.body, deployments, host.store(), host.now())?)
+}
+
+// === reads ===
+
+pub async fn list(call: Box<Request>) -> Answer {
+    let deployments = call.context.deployments.all();
+    let states = deployments.iter().map(|deployment| call.load(deployment)).collect::<Result<Vec<State>, _>>()?;
+    let views = deployments.iter().zip(&states).enumerate();
+    let view = |(index, (deployment, state))| DeploymentView::new(index, deployment, state, &call.context);
+    Ok(Response::json(200, &DeploymentsView { deployments: views.map(view).collect() }))
+}
+
+pub async fn state(call: Box<Request>) -> Answer {
+    let (index, deployment) = call.deployment()?;
+    Ok(call.show(index, deployment, &call.load(deployment)?))
+}
+
+pub async fn history(call: Box<Request>) -> Answer {
+    let (_, deployment) = call.deployment()?;
+    let state = call.load(deployment)?;
+    let changes = ChangesView { changes: state.history.changes().collect() };
+    Ok(Response::json(200, &changes).with_etag(state.revision))
+}
+
+pub async fn comparison(call: Box<Request>) -> Answer {
+    let (index, deployment) = call.deployment()?;
+    let revision = call.load(deployment)?.revision;
+    let host = &call.context.host;
+    let sample = Sample { at: host.now(), counts: host.counts(index) };
+    let windows =
+        comparison::windows(host.store(), &deployment.name, &sample).map_err(|_| Problem::StoreUnavailable)?;
+    let analysis = analysis::read(host.store(), &deployment.name);
+    let verdict = analysis.as_ref().zip(deployment.guard.as_ref());
+    let verdict = verdict.map(|(analysis, guard)| Verdict::new(analysis, guard));
+    Ok(Response::json(200, &ComparisonView::new(&deployment.name, revision, verdict, windows)))
+}
+
+// === changes ===
+
+pub async fn patch(call: Box<Request>) -> Answer {
+    let command = |call: &Request, _: &Deployment, _: &State| {
+        let patch = Patch {
+            active: call.params.parsed("active")?,
+            canary_percent: call.params.parsed("canary_percent")?,
+            shadow_percent: call.params.parsed("shadow_percent")?,
+        };
+        if patch == Patch::default() { Err(Problem::EmptyPatch) } else { Ok(Command::Patch(patch)) }
+    };
+    change(call, &command).await
+}
+
+pub async fn promote(call: Box<Request>) -> Answer {
+    change(call, &|_, _, _| Ok(Command::Promote)).await
+}
+
+pub async fn roll_back(call: Box<Request>) -> Answer {
+    change(call, &|_, _, _| Ok(Command::RollBack)).await
+}
+
+pub async fn rollout(call: Box<Request>, action: RolloutAction) -> Answer {
+    change(call, &|_, deployment, state| action.command(deployment, state).map(Command::Rollout)).await
+}
+
+/// What the parameters ask for, on a state as it is now.
+type CommandOf<'c> = &'c dyn Fn(&Request, &Deployment, &State) -> Result<Command, Problem>;
+
+async fn change(call: Box<Request>, command: CommandOf<'_>) -> Answer {
+    let (index, deployment) = call.deployment()?;
+    let state = call.load(deployment)?;
+    let checks = if call.params.parsed("force")?.unwrap_or_default() { Checks::Override } else { Checks::Enforce };
+    let request = ChangeRequest {
+        author: Author::new(call.caller.name(), Source::Admin, call.params.reason()?),
+        command: command(&call, deployment, &state)?,
+        precondition: call.precondition.clone(),
+        deployment: index,
+        checks,
+        healthy: PerColour::default(),
+    };
+    match submit(&call.context, &request).await {
+        Ok(applied) => Ok(call.show(index, deployment, &applied.state)),
+        Err(error) => Err(Refused::change(error, index)),
+    }
+}
+
+// === smoke test ===
+
+/// One request after the other to the candidate, then the result, which is kept with the state.
+pub async fn test(call: Box<Request>) -> Answer {
+    let (index, deployment) = call.deployment()?;
+    let state = call.load(deployment)?;
+    let Some(test) = &deployment.readiness.smoke_test else {
+        return Err(Refused::on(Problem::NoSmokeTest, index, state));
+    };
+    let host = &call.context.host;
+    let candidate = state.split.candidate();
+    let cluster = &deployment.colours.get(candidate).cluster;
+    let mut results = Vec::new();
+    while let Some(request) = test.request(results.len(), &deployment.name, cluster) {
+        let reply = host.http(&request).await;
+        results.extend(test.judge(results.len(), &reply));
+    }
+    let passed = results.iter().all(|result| result.passed);
+    let version = versions(host.store(), deployment).get(candidate).clone();
+    let outcome = SmokeTestOutcome { colour: candidate, version: version.clone(), passed };
+    let author = Author::new(call.caller.name(), Source::Admin, call.params.reason()?);
+    let request = ChangeRequest::new(index, Command::RecordSmokeTest(outcome), author, None);
+    let applied = submit(&call.context, &request).await.map_err(|error| Refused::change(error, index))?;
+    Ok(Response::json(
+        200,
+        &SmokeTestView {
+            name: &deployment.name,
+            candidate,
+            version: &version,
+            revision: applied.state.revision,
+            passed,
+            valid_until: passed.then(|| host.now().plus(test.valid_for)),
+            results: &results,
+        },
+    ))
+}
+
+// === drain ===
+
+/// Waits until nothing needs a colour, or nothing can make it so in time.
+pub async fn drain(call: Box<Request>) -> Answer {
+    let (index, deployment) = call.deployment()?;
+    let colour: Colour = call.params.parsed("colour")?.ok_or(Problem::MissingParameter("colour"))?;
+    let DrainTimeout(timeout) = call.params.parsed("timeout")?.unwrap_or_default();
+    let host = &*call.context.host;
+    let deadline = host.now().plus(timeout);
+    loop {
+        let state = call.load(deployment)?;
+        let in_flight = host.in_flight(index, colour);
+        let blockers = drain_blockers(&state, colour, in_flight, deployment.readiness.bake, host.now());
+        if blockers.is_empty() {
+            return Ok(call.show(index, deployment, &state));
+        }
+        if host.now() >= deadline || !blockers.iter().all(|blocker| blocker.ends_before(deadline)) {
+            let blockers = blockers.iter().map(DrainBlocker::to_string).collect::<Vec<_>>().join(", ");
+            return Err(Refused::on(Problem::NotDrained { colour, blockers }, index, state));
+        }
+        next_tick(host).await;
+    }
+}
+
+// === impl RolloutAction ===
+
+impl RolloutAction {
+    fn command(self, deployment: &Deployment, state: &State) -> Result<RolloutCommand, Problem> {
+        match (self, &deployment.rollout) {
+            (Self::Pause, _) => Ok(RolloutCommand::Pause),
+            (Self::Resume, _) => Ok(RolloutCommand::Resume),
+            (Self::Abort, _) => Ok(RolloutCommand::Abort),
+            (Self::Start | Self::Skip, None) => Err(Problem::NoRolloutPlan),
+            (Self::Start, Some(plan)) => {
+                let first = plan.steps.first().ok_or(Problem::NoRolloutPlan)?;
+                Ok(RolloutCommand::Start(first.canary_percent))
+            }
+            (Self::Skip, Some(plan)) => {
+                let here = state.rollout.ok_or(Problem::Refused(Refusal::Rollout(rollout::Refusal::NoRollout)))?;
+                Ok(RolloutCommand::Next(here, here.next(plan)))
+            }
+        }
+    }
+}
+
+// === impl DrainTimeout ===
+
+impl DrainTimeout {
+    /// Envoy ends a stream in which nothing moves after five minutes.
+    const LONGEST: Duration = Duration::from_secs(240);
+}
+
+impl Default for DrainTimeout {
+    fn default() -> Self {
+        Self(Duration::from_secs(30))
+    }
+}
+
+impl FromStr for DrainTimeout {
+    type Err = BadTimeout;
+
+    fn from_str(text: &str) -> Result<Self, BadTimeout> {
+        match humantime::parse_duration(text) {
+            Ok(timeout) if timeout <= Self::LONGEST => Ok(Self(timeout)),
+            _ => Err(BadTimeout(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for BadTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let longest = humantime::format_duration(DrainTimeout::LONGEST);
+        write!(f, "{:?} is not a time such as 500ms or 30s, of at most {longest}", self.0)
+    }
+}

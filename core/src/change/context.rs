@@ -1,0 +1,49 @@
+//! What every flow of one configuration works with.
+
+use std::rc::Rc;
+
+use crate::config::Config;
+use crate::deployment::{Deployment, Deployments};
+use crate::etcd::store::EtcdStore;
+use crate::host::Host;
+use crate::store::lease::Instance;
+use crate::store::record;
+
+/// One plugin configuration on one worker thread.
+pub struct Context {
+    /// The Envoy around it.
+    pub host: Rc<dyn Host>,
+    /// The deployments of the configuration.
+    pub deployments: Deployments,
+    /// The fleet's record, when this Envoy belongs to one.
+    pub etcd: Option<EtcdStore>,
+    /// This instance, among all in the process.
+    pub instance: Instance,
+}
+
+// === impl Context ===
+
+impl Context {
+    /// Compiles a configuration and registers this instance of it.
+    pub fn new(host: Rc<dyn Host>, config: &Config) -> Self {
+        let instance = Instance::register(host.store(), host.now());
+        Self { deployments: Deployments::new(config), etcd: config.etcd.as_ref().map(EtcdStore::new), instance, host }
+    }
+
+    /// The names of the deployments whose state has not come from the fleet's store. They stay in force when that store
+    /// goes away; an Envoy that stands alone has none.
+    pub fn unsynced(&self) -> impl Iterator<Item = &Deployment> {
+        let (store, now) = (self.host.store(), self.host.now());
+        let is_known = move |deployment: &&Deployment| {
+            record::load(store, &deployment.name, deployment.initial, now)
+                .is_ok_and(|loaded| loaded.mod_revision.is_some())
+        };
+        let is_alone = self.etcd.is_none();
+        self.deployments.all().iter().filter(move |deployment| !is_alone && !is_known(deployment))
+    }
+
+    /// Whether the state of each deployment has come from the fleet's store, if there is one.
+    pub fn is_synced(&self) -> bool {
+        self.unsynced().next().is_none()
+    }
+}

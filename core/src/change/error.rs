@@ -1,0 +1,97 @@
+//! Why a change was not made.
+
+use std::fmt;
+
+use crate::etcd::transaction::NotCommitted;
+use crate::model::colour::Colour;
+use crate::readiness::gate::Missing;
+use crate::state::{Refusal, State};
+use crate::store::record::Applied;
+use crate::store::source_status::ChangeOutcome;
+
+/// Why a change was not made: a sentence for whoever asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangeError {
+    /// A rule stands against it, on this state.
+    Rejected(Rejection, Box<State>),
+    /// The store that the workers share cannot be reached, and nothing was changed.
+    StoreUnavailable,
+    /// The fleet's store does not answer, for this reason, and nothing was changed.
+    EtcdUnavailable(NotCommitted),
+    /// The fleet's store has not said what became of it.
+    OutcomeUnknown,
+}
+
+/// The rule that stands against a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// Another change came before the one that it was made for.
+    Superseded,
+    /// A rule of the state.
+    Refused(Refusal),
+    /// The candidate has no valid pass of the required smoke test.
+    Untested {
+        /// The candidate.
+        colour: Colour,
+        /// What is missing.
+        missing: Missing,
+    },
+    /// The colour that would get traffic does not answer its probe as it should.
+    Unhealthy {
+        /// The colour.
+        colour: Colour,
+        /// What was seen.
+        detail: String,
+    },
+}
+
+/// What a change comes to, for the source that asked for it.
+pub fn outcome_of(end: &Result<Applied, ChangeError>) -> ChangeOutcome {
+    match end {
+        Ok(_) => ChangeOutcome::Applied,
+        Err(ChangeError::Rejected(Rejection::Superseded, _)) => ChangeOutcome::Superseded,
+        Err(error) => ChangeOutcome::Rejected(error.to_string()),
+    }
+}
+
+// === impl ChangeError ===
+
+impl fmt::Display for ChangeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(Rejection::Superseded, state) => {
+                let revision = state.revision;
+                write!(
+                    f,
+                    "The deployment is at revision {revision}: look at the state below, and repeat with If-Match: \"{revision}\" if you still want the change."
+                )
+            }
+            Self::Rejected(rejection, _) => rejection.fmt(f),
+            Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
+            Self::EtcdUnavailable(why) => write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call."),
+            Self::OutcomeUnknown => f.write_str(
+                "The change was sent to etcd, and etcd has not said what became of it: it may have been made, or may be \
+                 made yet. Look at the state and its history before you repeat the call.",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ChangeError {}
+
+// === impl Rejection ===
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Superseded => f.write_str("another change came first"),
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Untested { colour, missing } => {
+                write!(f, "{colour} would get traffic, and {missing}: POST …/test first")
+            }
+            Self::Unhealthy { colour, detail } => {
+                write!(f, "{colour} would get traffic, and its probe failed just now: {detail}")
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Deciding a change and bringing it about.
+
+use std::time::Duration;
+
+use super::context::Context;
+use super::error::{ChangeError, Rejection};
+use super::request::{ChangeRequest, Checks};
+use crate::deployment::{Deployment, DeploymentIndex};
+use crate::etcd::deadline::WRITE_WITHIN;
+use crate::etcd::store::EtcdStore;
+use crate::etcd::transaction::{Committed, Current, TxnError, commit};
+use crate::host::Host;
+use crate::host::publish::publish;
+use crate::model::author::Author;
+use crate::model::colour::{Colour, PerColour};
+use crate::model::time::Timestamp;
+use crate::readiness::gate::{self, NotReady};
+use crate::readiness::probe;
+use crate::routing::versions::versions;
+use crate::state::{Command, State};
+use crate::store::Store;
+use crate::store::record::{self, Applied, Effect, Loaded, Origin, UpdateError};
+
+/// What stands against a change at this moment.
+enum Obstacle {
+    /// A rule.
+    Rejected(Rejection),
+    /// This colour has to answer a probe first.
+    ProbeRequired(Colour),
+}
+
+/// An attempt that was not carried out.
+enum NotApplied {
+    /// This colour has to answer a probe first.
+    ProbeRequired(Colour),
+    Failed(ChangeError),
+}
+
+/// Brings a change about in the store of record and makes it known to this Envoy's workers.
+///
+/// A colour that has to answer a probe is asked, at most once each: others may switch between a probe and the change, so
+/// that the other colour has to be asked as well.
+///
+/// # Errors
+/// The rule that stands against it, or the store that cannot be reached.
+pub async fn submit(context: &Context, request: &ChangeRequest) -> Result<Applied, ChangeError> {
+    let deployment = context.deployments.get(request.deployment).ok_or(ChangeError::StoreUnavailable)?;
+    let host = &*context.host;
+    let mut healthy = request.healthy;
+    // Probes come on top of the time that etcd has.
+    let mut time_left = WRITE_WITHIN;
+    loop {
+        let attempt = match &context.etcd {
+            Some(etcd) => apply_in_fleet(etcd, host, deployment, request, &healthy, &mut time_left).await,
+            None => apply_here(host, deployment, request, &healthy),
+        };
+        let colour = match attempt {
+            Ok(applied) => return Ok(applied),
+            Err(NotApplied::Failed(error)) => return Err(error),
+            Err(NotApplied::ProbeRequired(colour)) => colour,
+        };
+        let result = probe::ask(host, deployment, colour).await.ok_or(ChangeError::StoreUnavailable)?;
+        if !result.healthy {
+            let loaded = record::load(host.store(), &deployment.name, deployment.initial, host.now());
+            let state = loaded.map_err(|_| ChangeError::StoreUnavailable)?.state;
+            let rejection = Rejection::Unhealthy { colour, detail: result.detail };
+            return Err(ChangeError::Rejected(rejection, Box::new(state)));
+        }
+        *healthy.get_mut(colour) = true;
+    }
+}
+
+/// Brings a change about at once, on an Envoy that stands alone. `Ok(None)`: a colour has to be asked first, or the fleet's
+/// store: only [`submit`] can do that.
+///
+/// # Errors
+/// As [`submit`].
+pub fn submit_now(context: &Context, request: &ChangeRequest) -> Result<Option<Applied>, ChangeError> {
+    let deployment = context.deployments.get(request.deployment).ok_or(ChangeError::StoreUnavailable)?;
+    if context.etcd.is_some() {
+        return Ok(None);
+    }
+    match apply_here(&*context.host, deployment, request, &request.healthy) {
+        Ok(applied) => Ok(Some(applied)),
+        Err(NotApplied::ProbeRequired(_)) => Ok(None),
+        Err(NotApplied::Failed(error)) => Err(error),
+    }
+}
+
+/// On an Envoy that stands alone: in the record that its workers share.
+fn apply_here(
+    host: &dyn Host,
+    deployment: &Deployment,
+    request: &ChangeRequest,
+    healthy: &PerColour<bool>,
+) -> Result<Applied, NotApplied> {
+    let (store, now) = (host.store(), host.now());
+    let updated = record::update_state(store, &deployment.name, deployment.initial, now, &mut |loaded| {
+        decide_loaded(request, loaded, deployment, healthy, store, now)
+    });
+    match updated {
+        Ok(applied) => {
+            publish(host, request.deployment, deployment, &applied);
+            Ok(applied)
+        }
+        Err(UpdateError::Rejected(obstacle, state)) => Err(obstacle.on(*state)),
+        Err(UpdateError::Unavailable) => Err(ChangeError::StoreUnavailable.into()),
+    }
+}
+
+/// In a fleet: in etcd, and then in the record that this Envoy's workers share.
+async fn apply_in_fleet(
+    etcd: &EtcdStore,
+    host: &dyn Host,
+    deployment: &Deployment,
+    request: &ChangeRequest,
+    healthy: &PerColour<bool>,
+    time_left: &mut Duration,
+) -> Result<Applied, NotApplied> {
+    let store = host.store();
+    let known = record::load(store, &deployment.name, deployment.initial, host.now())
+        .map_err(|_| ChangeError::StoreUnavailable)?;
+    let committed = commit(etcd, host, &deployment.name, known, time_left, &mut |before| {
+        decide(request, before, deployment, healthy, store, host.now())
+    })
+    .await;
+    match committed {
+        Ok(Committed::Made(state, current)) => {
+            take_over(host, request.deployment, deployment, &current).map_err(|_| ChangeError::OutcomeUnknown)?;
+            Ok(Applied { state: *state, effect: Effect::Rerouted })
+        }
+        Ok(Committed::Unchanged(current)) => {
+            take_over(host, request.deployment, deployment, &current)?;
+            Ok(Applied { state: current.state, effect: Effect::None })
+        }
+        Err(TxnError::Rejected(Obstacle::ProbeRequired(colour), _)) => Err(NotApplied::ProbeRequired(colour)),
+        Err(TxnError::Rejected(obstacle, current)) => {
+            take_over(host, request.deployment, deployment, &current)?;
+            Err(obstacle.on(current.state))
+        }
+        Err(TxnError::Aborted(why)) => Err(ChangeError::EtcdUnavailable(why).into()),
+        Err(TxnError::Indeterminate) => Err(ChangeError::OutcomeUnknown.into()),
+    }
+}
+
+/// Takes the fleet's state over before anyone is told what became of the change.
+fn take_over(
+    host: &dyn Host,
+    index: DeploymentIndex,
+    deployment: &Deployment,
+    current: &Current,
+) -> Result<(), ChangeError> {
+    let Some(mod_revision) = current.mod_revision else { return Ok(()) };
+    let replaced = record::replace(host.store(), &deployment.name, &current.state, mod_revision, current.policy);
+    let applied = replaced.map_err(|_| ChangeError::StoreUnavailable)?;
+    // Another instance may have taken it over a moment ago and not have told the workers yet.
+    let effect = if applied.effect == Effect::None { Effect::Recorded } else { applied.effect };
+    publish(host, index, deployment, &Applied { effect, ..applied });
+    Ok(())
+}
+
+/// The state after the change of a record, or `None` if nothing has to be written.
+fn decide_loaded(
+    request: &ChangeRequest,
+    loaded: &Loaded,
+    deployment: &Deployment,
+    healthy: &PerColour<bool>,
+    store: &dyn Store,
+    now: Timestamp,
+) -> Result<Option<State>, Obstacle> {
+    // A deployment's first `initial` is its state, and no change of one.
+    let is_new = matches!(loaded.origin, Origin::Absent | Origin::Corrupt);
+    if is_new && request.command == Command::AdoptInitial(loaded.state.initial) {
+        return Ok(Some(loaded.state.clone()));
+    }
+    decide(request, &loaded.state, deployment, healthy, store, now)
+}
+
+/// The state after the change, or `None` if it is this one already.
+fn decide(
+    request: &ChangeRequest,
+    before: &State,
+    deployment: &Deployment,
+    healthy: &PerColour<bool>,
+    store: &dyn Store,
+    now: Timestamp,
+) -> Result<Option<State>, Obstacle> {
+    // In a fleet every Envoy gets the configuration, and one of them was the first.
+    if request.command == Command::AdoptInitial(before.initial) {
+        return Ok(None);
+    }
+    if !request.precondition.allows(before.revision) {
+        return Err(Obstacle::Rejected(Rejection::Superseded));
+    }
+    let after = |forced: bool| {
+        let author = Author { forced, ..request.author.clone() };
+        before.after(&request.command, author, now).map_err(|refusal| Obstacle::Rejected(Rejection::Refused(refusal)))
+    };
+    let Some(unforced) = after(false)? else { return Ok(None) };
+    let ready = gate::check(before, &unforced, deployment, &versions(store, deployment), healthy, now);
+    match (request.checks, ready) {
+        (Checks::Enforce, Err(NotReady::ProbeRequired(colour))) => Err(Obstacle::ProbeRequired(colour)),
+        (Checks::Enforce, Err(NotReady::Untested { colour, missing })) => {
+            Err(Obstacle::Rejected(Rejection::Untested { colour, missing }))
+        }
+        (Checks::Override, _) | (Checks::Skip, Err(_)) => after(true),
+        (Checks::Enforce | Checks::Skip, Ok(())) => Ok(Some(unforced)),
+    }
+}
+
+// === impl Obstacle ===
+
+impl Obstacle {
+    fn on(self, state: State) -> NotApplied {
+        match self {
+            Self::Rejected(rejection) => NotApplied::Failed(ChangeError::Rejected(rejection, Box::new(state))),
+            Self::ProbeRequired(colour) => NotApplied::ProbeRequired(colour),
+        }
+    }
+}
+
+// === impl NotApplied ===
+
+impl From<ChangeError> for NotApplied {
+    fn from(error: ChangeError) -> Self {
+        Self::Failed(error)
+    }
+}

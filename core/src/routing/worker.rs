@@ -1,0 +1,113 @@
+//! What one worker thread remembers of a deployment from request to request.
+
+use std::cell::{Cell, RefCell};
+
+use super::decision::Rotations;
+use super::versions::versions;
+use crate::deployment::Deployment;
+use crate::model::colour::{Colour, PerColour};
+use crate::model::name::Version;
+use crate::model::split::Split;
+use crate::model::time::Timestamp;
+use crate::store::Store;
+use crate::store::record::{self, Origin};
+
+/// A worker's memory of a deployment. A VM runs on one thread, so everything that changes is in a `Cell`: nothing can be
+/// borrowed twice.
+pub struct WorkerState {
+    known: Cell<Option<Known>>,
+    rotations: Cell<Rotations>,
+    /// The versions that answers are marked with.
+    versions: RefCell<PerColour<Version>>,
+    warned: Cell<bool>,
+}
+
+/// A split, current for as long as the epoch stands still.
+#[derive(Clone, Copy)]
+struct Known {
+    epoch: Option<u64>,
+    split: Split,
+}
+
+/// The state could not be read, and the last good one was taken instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fallback {
+    /// What to log, the first time.
+    pub warning: Option<String>,
+}
+
+// === impl WorkerState ===
+
+impl WorkerState {
+    /// A worker that knows nothing yet.
+    pub fn new(deployment: &Deployment) -> Self {
+        Self {
+            known: Cell::new(None),
+            rotations: Cell::default(),
+            versions: RefCell::new(PerColour::from_fn(|colour| deployment.colours.get(colour).version.clone())),
+            warned: Cell::new(false),
+        }
+    }
+
+    /// The split in force, and whether it is an old one. The store is read only after the epoch has moved. The epoch was
+    /// read first, so what is read is at least as new as it says.
+    pub fn current_split(
+        &self,
+        deployment: &Deployment,
+        epoch: Option<u64>,
+        store: &dyn Store,
+    ) -> (Split, Option<Fallback>) {
+        match self.known.get() {
+            Some(known) if known.epoch == epoch && epoch.is_some() => (known.split, None),
+            last_good => self.read(deployment, epoch, last_good, store),
+        }
+    }
+
+    /// The split as it was known at the last request.
+    pub fn known_split(&self) -> Option<Split> {
+        self.known.get().map(|known| known.split)
+    }
+
+    /// The rotations as the last decision left them.
+    pub fn rotations(&self) -> Rotations {
+        self.rotations.get()
+    }
+
+    /// Keeps the rotations as a decision left them.
+    pub fn store_rotations(&self, rotations: Rotations) {
+        self.rotations.set(rotations);
+    }
+
+    /// Calls `with` with the version that answers of `colour` are marked with.
+    pub fn with_version(&self, colour: Colour, with: impl FnOnce(&str)) {
+        with(self.versions.borrow().get(colour).as_str());
+    }
+
+    fn read(
+        &self,
+        deployment: &Deployment,
+        epoch: Option<u64>,
+        last_good: Option<Known>,
+        store: &dyn Store,
+    ) -> (Split, Option<Fallback>) {
+        let fallback = last_good.map_or(deployment.initial, |known| known.split);
+        if deployment.mlflow.is_some() {
+            self.versions.replace(versions(store, deployment));
+        }
+        let loaded = match record::load(store, &deployment.name, deployment.initial, Timestamp::default()) {
+            Ok(loaded) => loaded,
+            Err(error) => return (fallback, Some(self.fall_back(deployment, &error.to_string()))),
+        };
+        let split = if loaded.origin == Origin::Corrupt { fallback } else { loaded.state.split };
+        self.known.set(Some(Known { epoch, split }));
+        let is_overwritten = loaded.origin.is_overwritten();
+        let cause = "what is kept under its key is not a state; another plugin may share the vm_id";
+        (split, is_overwritten.then(|| self.fall_back(deployment, cause)))
+    }
+
+    fn fall_back(&self, deployment: &Deployment, cause: &str) -> Fallback {
+        let name = &deployment.name;
+        let line = || format!("bluegreen: deployment={name}: {cause}: going on with the last good state");
+        Fallback { warning: (!self.warned.replace(true)).then(line) }
+    }
+}

@@ -1,0 +1,193 @@
+//! An Envoy in memory, of which a test is the network, the clock and the event loop.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_channel::oneshot::Sender;
+
+use super::MemoryStore;
+use crate::deployment::DeploymentIndex;
+use crate::host::Host;
+use crate::host::grpc::{GrpcReply, GrpcRequest, GrpcSender, GrpcStream};
+use crate::host::http::{HttpReply, HttpRequest};
+use crate::host::reply::Reply;
+use crate::host::tasks::{Flow, TaskId, Tasks};
+use crate::metrics::counters::ColourCounts;
+use crate::model::colour::{Colour, PerColour};
+use crate::model::time::Timestamp;
+use crate::state::State;
+use crate::store::Store;
+
+/// When most tests begin.
+pub const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
+
+/// The Envoy. What flows ask for waits here until the test answers it.
+pub struct TestHost {
+    /// What its workers share.
+    pub store: MemoryStore,
+    /// The flows that were spawned.
+    pub tasks: Tasks,
+    /// The requests under way, the oldest first.
+    pub http: RefCell<Vec<(HttpRequest, Sender<HttpReply>)>>,
+    /// The gRPC calls under way, the oldest first.
+    pub grpc: RefCell<Vec<(GrpcRequest, Sender<GrpcReply>)>>,
+    /// The gRPC streams that were opened, the oldest first.
+    pub streams: RefCell<Vec<(GrpcRequest, GrpcSender)>>,
+    /// What is counted, for all deployments alike.
+    pub counts: RefCell<PerColour<ColourCounts>>,
+    /// Requests under way to each colour, for all deployments alike.
+    pub in_flight: RefCell<PerColour<u64>>,
+    now: Cell<Timestamp>,
+    sleeps: RefCell<Vec<(Timestamp, Sender<()>)>>,
+    epoch: Cell<u64>,
+    log: RefCell<Vec<String>>,
+}
+
+// === impl TestHost ===
+
+impl TestHost {
+    /// Moves time on, without a tick.
+    pub fn pass(&self, span: Duration) {
+        self.now.set(self.now.get().plus(span));
+    }
+
+    /// Sets the clock.
+    pub fn set_now(&self, now: Timestamp) {
+        self.now.set(now);
+    }
+
+    /// Wakes those whose time has come, and polls the flows.
+    pub fn tick(&self) {
+        self.wake_sleepers();
+        self.tasks.run();
+    }
+
+    /// Wakes those whose time has come.
+    pub fn wake_sleepers(&self) {
+        let sleeps = self.sleeps.take();
+        let (due, rest) = sleeps.into_iter().partition(|(at, _)| *at <= self.now.get());
+        *self.sleeps.borrow_mut() = rest;
+        let due: Vec<(Timestamp, Sender<()>)> = due;
+        for (_, sender) in due {
+            let _: Result<(), ()> = sender.send(());
+        }
+    }
+
+    /// What was logged since this was last asked, and which states were shown.
+    pub fn take_log(&self) -> Vec<String> {
+        self.log.take()
+    }
+
+    /// How often a state was written.
+    pub fn writes(&self) -> u64 {
+        self.epoch.get()
+    }
+}
+
+impl Default for TestHost {
+    fn default() -> Self {
+        Self {
+            store: MemoryStore::default(),
+            tasks: Tasks::default(),
+            http: RefCell::default(),
+            grpc: RefCell::default(),
+            streams: RefCell::default(),
+            counts: RefCell::default(),
+            in_flight: RefCell::default(),
+            now: Cell::new(START),
+            sleeps: RefCell::default(),
+            epoch: Cell::new(0),
+            log: RefCell::default(),
+        }
+    }
+}
+
+impl Host for TestHost {
+    fn now(&self) -> Timestamp {
+        self.now.get()
+    }
+
+    fn store(&self) -> &dyn Store {
+        &self.store
+    }
+
+    fn http(&self, request: &HttpRequest) -> Reply<HttpReply> {
+        let (sender, reply) = Reply::pending();
+        self.http.borrow_mut().push((request.clone(), sender));
+        reply
+    }
+
+    fn grpc(&self, request: &GrpcRequest) -> Reply<GrpcReply> {
+        let (sender, reply) = Reply::pending();
+        self.grpc.borrow_mut().push((request.clone(), sender));
+        reply
+    }
+
+    fn grpc_stream(&self, request: &GrpcRequest) -> GrpcStream {
+        let (sender, stream) = GrpcStream::open();
+        self.streams.borrow_mut().push((request.clone(), sender));
+        stream
+    }
+
+    fn sleep_until(&self, at: Timestamp) -> Reply<()> {
+        let (sender, reply) = Reply::pending();
+        self.sleeps.borrow_mut().push((at, sender));
+        reply
+    }
+
+    fn spawn(&self, flow: Flow) -> TaskId {
+        self.tasks.add(flow)
+    }
+
+    fn cancel(&self, task: TaskId) {
+        self.tasks.cancel(task);
+    }
+
+    fn tick_every(&self, _period: Duration) {}
+
+    fn counts(&self, _deployment: DeploymentIndex) -> PerColour<ColourCounts> {
+        self.counts.borrow().clone()
+    }
+
+    fn in_flight(&self, _deployment: DeploymentIndex, colour: Colour) -> u64 {
+        *self.in_flight.borrow().get(colour)
+    }
+
+    fn epoch(&self, _deployment: DeploymentIndex) -> Option<u64> {
+        Some(self.epoch.get())
+    }
+
+    fn move_epoch(&self, _deployment: DeploymentIndex) {
+        self.epoch.set(self.epoch.get() + 1);
+    }
+
+    fn publish_gauges(&self, deployment: DeploymentIndex, state: &State) {
+        self.log.borrow_mut().push(format!("{deployment} is at {}", state.revision));
+    }
+
+    fn reset_unreached(&self, _deployment: DeploymentIndex) {}
+
+    fn info(&self, line: &str) {
+        self.log.borrow_mut().push(line.to_owned());
+    }
+
+    fn warn(&self, line: &str) {
+        self.log.borrow_mut().push(line.to_owned());
+    }
+}
+
+/// Polls a future once, whoever woke it.
+pub fn poll_once<T>(future: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<T> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// What a future comes to that waits for nothing.
+pub fn at_once<T>(future: impl Future<Output = T>) -> T {
+    match poll_once(pin!(future)) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("it waits"),
+    }
+}

@@ -1,0 +1,298 @@
+//! Runs the flows of core: makes their calls, hands the replies to those who wait for them, and polls what may go on.
+//!
+//! The SDK hands a reply to the context in whose event the call was made, the root or a stream; both hand it to the same
+//! table here. Envoy ends the calls of a stream with the stream. So in a stream's event only that stream's own flow is
+//! polled, and all others only in the root's. A flow that is dropped has nobody left in the table, and a late reply to it
+//! finds nobody.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bluegreen_core::admin::response::Response;
+use bluegreen_core::deployment::{DeploymentIndex, Deployments};
+use bluegreen_core::host::Host;
+use bluegreen_core::host::grpc::{GrpcReply, GrpcRequest, GrpcSender, GrpcStream};
+use bluegreen_core::host::http::{HttpReply, HttpRequest};
+use bluegreen_core::host::reply::Reply;
+use bluegreen_core::host::tasks::{Flow, TaskId, Tasks};
+use bluegreen_core::metrics::counters::ColourCounts;
+use bluegreen_core::model::colour::{Colour, PerColour};
+use bluegreen_core::model::time::Timestamp;
+use bluegreen_core::state::State;
+use bluegreen_core::store::Store;
+use futures_channel::oneshot::Sender;
+
+use crate::grpc::{self, GrpcCallId, StreamId};
+use crate::host::{self, CallId};
+use crate::metrics::Metrics;
+use crate::shared_data::SharedData;
+
+/// The flows of one root context, and what they wait for.
+pub struct Executor {
+    tasks: Tasks,
+    http: RefCell<Vec<(CallId, Sender<HttpReply>)>>,
+    grpc: RefCell<Vec<(GrpcCallId, Sender<GrpcReply>)>>,
+    streams: RefCell<Vec<(StreamId, GrpcSender)>>,
+    sleeps: RefCell<Vec<(Timestamp, Sender<()>)>>,
+    /// Answers to the streams of these contexts, to be sent when nothing else is left to do.
+    answers: RefCell<Vec<(u32, Response)>>,
+    metrics: Vec<Metrics>,
+    /// The time of the tick that is being handled: it costs a call, and every flow wants to know it.
+    ticked_at: Cell<Option<Timestamp>>,
+}
+
+// === impl Executor ===
+
+impl Executor {
+    /// For the deployments of a configuration.
+    pub fn new(deployments: &Deployments) -> Self {
+        let metrics = deployments.all().iter().map(|deployment| Metrics::new(deployment.name.clone())).collect();
+        Self {
+            tasks: Tasks::default(),
+            http: RefCell::default(),
+            grpc: RefCell::default(),
+            streams: RefCell::default(),
+            sleeps: RefCell::default(),
+            answers: RefCell::default(),
+            metrics,
+            ticked_at: Cell::default(),
+        }
+    }
+
+    /// A deployment's metrics.
+    pub fn metrics(&self, deployment: DeploymentIndex) -> Option<&Metrics> {
+        self.metrics.get(deployment)
+    }
+
+    /// Starts the flow that ends with the answer to a stream, in an event of that stream.
+    pub fn serve(self: &Rc<Self>, context_id: u32, answer: impl Future<Output = Response> + 'static) -> TaskId {
+        let this = Rc::downgrade(self);
+        let task = self.tasks.add(Box::pin(async move {
+            let response = answer.await;
+            if let Some(this) = this.upgrade() {
+                this.answers.borrow_mut().push((context_id, response));
+            }
+        }));
+        self.run_stream(context_id, task);
+        task
+    }
+
+    /// Polls a stream's flow, in an event of that stream.
+    pub fn run_stream(&self, context_id: u32, task: TaskId) {
+        self.tasks.run_only(task);
+        self.forget_abandoned();
+        for (stream, response) in self.answers.take() {
+            if stream == context_id || host::act_for(stream) {
+                host::answer(&response);
+            }
+        }
+    }
+
+    /// Polls all flows that may go on, in an event of the root. What the host is asked after this counts for the stream
+    /// that was answered last.
+    pub fn run_root(&self) {
+        self.tasks.run();
+        self.ticked_at.take();
+        self.forget_abandoned();
+        for (stream, response) in self.answers.take() {
+            if host::act_for(stream) {
+                host::answer(&response);
+            }
+        }
+    }
+
+    /// Drops the flow of a stream that is over.
+    pub fn end(&self, task: TaskId) {
+        self.tasks.cancel(task);
+        self.forget_abandoned();
+    }
+
+    /// Drops all flows. They hold the executor, which holds them: without this neither would ever go.
+    pub fn stop(&self) {
+        self.tasks.clear();
+    }
+
+    /// Wakes the flows whose time has come, for the run that follows.
+    pub fn tick(&self) {
+        let now = self.now();
+        self.ticked_at.set(Some(now));
+        let (due, rest) = self.sleeps.take().into_iter().partition(|(at, _)| *at <= now);
+        *self.sleeps.borrow_mut() = rest;
+        let due: Vec<(Timestamp, Sender<()>)> = due;
+        for (_, sleeper) in due {
+            // One that is gone needs no waking.
+            let _: Result<(), ()> = sleeper.send(());
+        }
+    }
+
+    /// Hands a reply to the flow that waits for it.
+    pub fn on_http_reply(&self, call: CallId, reply: HttpReply) {
+        if let Some(waiter) = take(&self.http, call) {
+            // A flow that is gone needs no reply.
+            let _: Result<(), HttpReply> = waiter.send(reply);
+        }
+    }
+
+    /// Hands a reply to the flow that waits for it.
+    pub fn on_grpc_reply(&self, call: GrpcCallId, reply: GrpcReply) {
+        if let Some(waiter) = take(&self.grpc, call) {
+            // A flow that is gone needs no reply.
+            let _: Result<(), GrpcReply> = waiter.send(reply);
+        }
+    }
+
+    /// Hands a message to the flow that reads the stream.
+    pub fn on_grpc_message(&self, stream: StreamId, message: Vec<u8>) {
+        let streams = self.streams.borrow();
+        if let Some((_, reader)) = streams.iter().find(|(known, _)| *known == stream) {
+            reader.send(message);
+        }
+    }
+
+    /// Tells the flow that reads the stream that it has ended.
+    pub fn on_grpc_close(&self, stream: StreamId) {
+        grpc::cancel(stream);
+        drop(take(&self.streams, stream));
+    }
+
+    /// Forgets what nobody waits for any more, and ends the streams among that.
+    fn forget_abandoned(&self) {
+        self.http.borrow_mut().retain(|(_, waiter)| !waiter.is_canceled());
+        self.grpc.borrow_mut().retain(|(_, waiter)| !waiter.is_canceled());
+        self.sleeps.borrow_mut().retain(|(_, sleeper)| !sleeper.is_canceled());
+        self.streams.borrow_mut().retain(|(stream, reader)| {
+            if reader.is_abandoned() {
+                grpc::cancel(*stream);
+            }
+            !reader.is_abandoned()
+        });
+    }
+}
+
+/// How many entries each table has.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tables {
+    pub tasks: usize,
+    pub http: usize,
+    pub grpc: usize,
+    pub streams: usize,
+    pub sleeps: usize,
+}
+
+#[cfg(test)]
+impl Executor {
+    pub fn tables(&self) -> Tables {
+        Tables {
+            tasks: self.tasks.len(),
+            http: self.http.borrow().len(),
+            grpc: self.grpc.borrow().len(),
+            streams: self.streams.borrow().len(),
+            sleeps: self.sleeps.borrow().len(),
+        }
+    }
+}
+
+impl Host for Executor {
+    fn now(&self) -> Timestamp {
+        self.ticked_at.get().unwrap_or_else(|| Timestamp::from(host::now()))
+    }
+
+    fn store(&self) -> &dyn Store {
+        &SharedData
+    }
+
+    fn http(&self, request: &HttpRequest) -> Reply<HttpReply> {
+        match host::send(request) {
+            Ok(call) => {
+                let (waiter, reply) = Reply::pending();
+                self.http.borrow_mut().push((call, waiter));
+                reply
+            }
+            Err(reply) => Reply::ready(reply),
+        }
+    }
+
+    fn grpc(&self, request: &GrpcRequest) -> Reply<GrpcReply> {
+        match grpc::call(request) {
+            Ok(call) => {
+                let (waiter, reply) = Reply::pending();
+                self.grpc.borrow_mut().push((call, waiter));
+                reply
+            }
+            Err(reply) => Reply::ready(reply),
+        }
+    }
+
+    fn grpc_stream(&self, request: &GrpcRequest) -> GrpcStream {
+        let Some(id) = grpc::open(request) else { return GrpcStream::closed() };
+        let (sender, stream) = GrpcStream::open();
+        self.streams.borrow_mut().push((id, sender));
+        stream
+    }
+
+    fn sleep_until(&self, at: Timestamp) -> Reply<()> {
+        let (sleeper, reply) = Reply::pending();
+        self.sleeps.borrow_mut().push((at, sleeper));
+        reply
+    }
+
+    fn spawn(&self, flow: Flow) -> TaskId {
+        self.tasks.add(flow)
+    }
+
+    fn cancel(&self, task: TaskId) {
+        self.tasks.cancel(task);
+    }
+
+    fn tick_every(&self, period: Duration) {
+        host::tick_every(period);
+    }
+
+    fn counts(&self, deployment: DeploymentIndex) -> PerColour<ColourCounts> {
+        self.metrics(deployment).map(Metrics::counts).unwrap_or_default()
+    }
+
+    fn in_flight(&self, deployment: DeploymentIndex, colour: Colour) -> u64 {
+        self.metrics(deployment).map(|metrics| metrics.in_flight(colour)).unwrap_or_default()
+    }
+
+    fn epoch(&self, deployment: DeploymentIndex) -> Option<u64> {
+        self.metrics(deployment).and_then(Metrics::epoch)
+    }
+
+    fn move_epoch(&self, deployment: DeploymentIndex) {
+        if let Some(metrics) = self.metrics(deployment) {
+            metrics.move_epoch();
+        }
+    }
+
+    fn publish_gauges(&self, deployment: DeploymentIndex, state: &State) {
+        if let Some(metrics) = self.metrics(deployment) {
+            metrics.publish_gauges(state);
+        }
+    }
+
+    fn reset_unreached(&self, deployment: DeploymentIndex) {
+        if let Some(metrics) = self.metrics(deployment) {
+            metrics.reset_unreached();
+        }
+    }
+
+    fn info(&self, line: &str) {
+        log::info!("{line}");
+    }
+
+    fn warn(&self, line: &str) {
+        log::warn!("{line}");
+    }
+}
+
+/// Takes out what waits under a number of the host's.
+fn take<N: Copy + PartialEq, T>(waiting: &RefCell<Vec<(N, T)>>, number: N) -> Option<T> {
+    let mut waiting = waiting.borrow_mut();
+    let place = waiting.iter().position(|(known, _)| *known == number)?;
+    Some(waiting.swap_remove(place).1)
+}
