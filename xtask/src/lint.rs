@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::checkout::Checkout;
+use crate::imports;
 use crate::missing::Missing;
 use crate::process;
 use crate::toolchain::WasmToolchain;
@@ -17,6 +18,7 @@ const DENY_WARNINGS: [&str; 3] = ["--", "--deny", "warnings"];
 /// All checks, the first failure ends them.
 pub fn run(checkout: &Checkout) -> Result<()> {
     format(checkout)?;
+    imports::check(checkout)?;
     clippy_for_host(checkout)?;
     clippy_for_wasm(&WasmToolchain::obtain(checkout)?)
 }

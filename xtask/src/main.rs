@@ -23,6 +23,7 @@ mod dist;
 mod envoy;
 mod etcd;
 mod image;
+mod imports;
 mod interrupt;
 mod lint;
 mod missing;
