@@ -1,7 +1,8 @@
 //! Imports in the crates that run in the VM go one way.
 //!
 //! The order of the `mod` lines in a folder's `mod.rs` (in `lib.rs` for a crate) is the order of its modules: each may
-//! import what stands before it. So there is no circle, and a newcomer can read a crate from top to bottom. Refused are
+//! import what stands before it. So there is no circle, and a newcomer can read a crate from top to bottom. (rustfmt sorts
+//! `mod` lines that no blank line parts, unless it is told not to: `reorder_modules = false`.) Refused are
 //!
 //! * an import of a module that stands later,
 //! * a circle of files, which two files of one parent can also close by way of their `mod.rs`,
@@ -35,6 +36,8 @@ type Files = BTreeMap<String, String>;
 enum Refusal {
     /// `to` stands after `from` in the `mod` lines of `order`.
     Backwards { import: Import, order: String },
+    /// The `mod` lines of `file`, in an order that would do.
+    Order { file: String, order: Vec<String> },
     /// `import` goes through a `use` in `parent`, which is above the importer.
     ThroughParent { import: Import, parent: String },
     /// Each of these files reaches each other one.
@@ -97,6 +100,14 @@ struct Reached {
     through: Vec<usize>,
 }
 
+/// Two children of one parent, of which one, or something in it, imports the other, or something in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Fork {
+    parent: usize,
+    from: usize,
+    to: usize,
+}
+
 /// A word, `::`, or one other character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Token<'t> {
@@ -155,6 +166,8 @@ fn refusals_in(folder: &str, files: &Files) -> Vec<Refusal> {
     // One report for each pair of files, at the first line.
     let mut imports = BTreeMap::new();
     let mut past_parents = BTreeSet::new();
+    let mut between = BTreeSet::new();
+    let mut out_of_order = BTreeSet::new();
     for (from, import, reached) in tree.imports() {
         let pair = (import.file.clone(), import.to.clone());
         let is_above = |module: &&usize| tree.ancestors(from).contains(module);
@@ -163,12 +176,19 @@ fn refusals_in(folder: &str, files: &Files) -> Vec<Refusal> {
             refusals.push(Refusal::ThroughParent { import: import.clone(), parent });
         }
         if let Entry::Vacant(vacant) = imports.entry(pair) {
-            if let Some(order) = tree.order_against(from, reached.module) {
+            let fork = tree.fork(from, reached.module);
+            between.extend(fork);
+            if let Some(fork) =
+                fork.filter(|fork| tree.place(fork.parent, fork.to) > tree.place(fork.parent, fork.from))
+            {
+                out_of_order.insert(fork.parent);
+                let order = tree.modules[fork.parent].file.clone();
                 refusals.push(Refusal::Backwards { import: import.clone(), order });
             }
             vacant.insert(import);
         }
     }
+    refusals.extend(out_of_order.into_iter().filter_map(|parent| tree.better_order(parent, &between)));
     refusals.extend(circles(imports.into_values().collect()));
     refusals
 }
@@ -371,19 +391,36 @@ impl Tree {
         std::iter::successors(self.modules[module].parent, |&above| self.modules[above].parent).collect()
     }
 
-    /// The file whose `mod` lines put `to` after `from`. Parents and children have no order between them.
-    fn order_against(&self, from: usize, to: usize) -> Option<String> {
-        let line = |module| {
-            let mut line = self.ancestors(module);
-            line.reverse();
-            line.push(module);
-            line
+    /// Where the ways from the root to two modules part. Parents and children have no order between them.
+    fn fork(&self, from: usize, to: usize) -> Option<Fork> {
+        let way = |module| {
+            let mut way = self.ancestors(module);
+            way.reverse();
+            way.push(module);
+            way
         };
-        let (from, to) = (line(from), line(to));
-        let fork = from.iter().zip(&to).position(|(one, other)| one != other)?;
-        let parent = &self.modules[from[fork - 1]];
-        let place = |module: usize| parent.children.iter().position(|&(_, child)| child == module);
-        (place(to[fork]) > place(from[fork])).then(|| parent.file.clone())
+        let (from, to) = (way(from), way(to));
+        let place = from.iter().zip(&to).position(|(one, other)| one != other)?;
+        Some(Fork { parent: from[place - 1], from: from[place], to: to[place] })
+    }
+
+    /// Which of the parent's `mod` lines is the child's.
+    fn place(&self, parent: usize, child: usize) -> Option<usize> {
+        self.modules[parent].children.iter().position(|&(_, index)| index == child)
+    }
+
+    /// The `mod` lines of `parent` in an order that its children's imports keep to, if there is one.
+    fn better_order(&self, parent: usize, between: &BTreeSet<Fork>) -> Option<Refusal> {
+        let Module { file, children, .. } = &self.modules[parent];
+        let mut rest: Vec<&(String, usize)> = children.iter().collect();
+        let mut order = Vec::new();
+        while !rest.is_empty() {
+            let is_left = |child: usize| rest.iter().any(|&&(_, left)| left == child);
+            let waits = |child: usize| between.iter().any(|fork| fork.from == child && is_left(fork.to));
+            let next = rest.iter().position(|&&(_, child)| !waits(child))?;
+            order.push(rest.remove(next).0.clone());
+        }
+        Some(Refusal::Order { file: file.clone(), order })
     }
 }
 
@@ -625,6 +662,9 @@ impl fmt::Display for Refusal {
                 "{import}, which stands after it in the `mod` lines of {order}: move what both need into a module before \
                  both, or change the order of the lines"
             ),
+            Self::Order { file, order } => {
+                write!(formatter, "{file}: `mod` lines in this order would do: {}", order.join(", "))
+            }
             Self::ThroughParent { import, parent } => {
                 write!(formatter, "{import} through a `use` in its parent {parent}: name the module that defines it")
             }
@@ -657,9 +697,14 @@ impl fmt::Display for Import {
 mod tests {
     use super::*;
 
-    fn refusals(files: &[(&str, &str)]) -> Vec<Refusal> {
+    /// What is refused, and the orders that would do.
+    fn all(files: &[(&str, &str)]) -> (Vec<Refusal>, Vec<Refusal>) {
         let files = files.iter().map(|(path, text)| (format!("src/{path}"), (*text).to_owned())).collect();
-        refusals_in("src", &files)
+        refusals_in("src", &files).into_iter().partition(|refusal| !matches!(refusal, Refusal::Order { .. }))
+    }
+
+    fn refusals(files: &[(&str, &str)]) -> Vec<Refusal> {
+        all(files).0
     }
 
     fn import(file: &str, line: usize, to: &str) -> Import {
@@ -709,6 +754,21 @@ mod tests {
             backwards(import("etcd/follower/list.rs", 1, "etcd/deadline.rs"), "etcd/mod.rs"),
         ];
         assert_eq!(refusals(&files), refused);
+    }
+
+    #[test]
+    fn an_order_that_would_do_is_shown_unless_there_is_none() {
+        let files = [
+            ("lib.rs", "mod a;\nmod b;\nmod c;\nmod d;"),
+            ("a.rs", "use crate::c::C;"),
+            ("b.rs", ""),
+            ("c.rs", "use crate::d::D;"),
+            ("d.rs", "use crate::b::B;"),
+        ];
+        let order = ["b", "d", "c", "a"].map(str::to_owned).to_vec();
+        assert_eq!(all(&files).1, [Refusal::Order { file: "src/lib.rs".to_owned(), order }]);
+        let files = [("lib.rs", "mod a;\nmod b;"), ("a.rs", "use crate::b::B;"), ("b.rs", "use crate::a::A;")];
+        assert_eq!(all(&files).1, []);
     }
 
     #[test]
