@@ -2,8 +2,8 @@
 //!
 //! The SDK hands a reply to the context in whose event the call was made, the root or a stream; both hand it to the same
 //! table here. Envoy ends the calls of a stream with the stream. So in a stream's event only that stream's own flow is
-//! polled, and all others only in the root's. A flow that is dropped has nobody left in the table, and a late reply to it
-//! finds nobody.
+//! polled, and all others only in the root's. A flow that is dropped leaves no entry in the table, and a late reply to it is
+//! ignored.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -157,7 +157,7 @@ impl Executor {
         drop(take(&self.streams, stream));
     }
 
-    /// Forgets what nobody waits for any more, and ends the streams among that.
+    /// Forgets what no flow waits for any more, and ends the streams among that.
     fn forget_abandoned(&self) {
         self.http.borrow_mut().retain(|(_, waiter)| !waiter.is_canceled());
         self.grpc.borrow_mut().retain(|(_, waiter)| !waiter.is_canceled());

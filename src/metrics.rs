@@ -51,7 +51,7 @@ impl Metrics {
 
     /// Tells all workers that the state was written.
     ///
-    /// The gauge goes up by one, whoever writes: set to the revision, a writer that is slow to get here could set it
+    /// The gauge goes up by one with each write: set to the revision, a writer that is slow to get here could set it
     /// back to a number under which a worker has read an older state.
     pub fn move_epoch(&self) {
         self.add_own(DeploymentMetric::Epoch);

@@ -3,26 +3,28 @@
 //! Bytes, numbers and the time come in; decisions and effects go out. Nothing here knows proxy-wasm, does I/O or reads
 //! a clock, so everything here runs in a native test, in Node and inside Envoy's VM alike.
 //!
-//! The modules stand in reading order: first the words (author, colour, names, percent, split), then what users write
-//! (configuration), what changes (state, history) and where it is kept (key, store), how one request is decided (matching,
-//! routing), how it is
-//! measured (counters, comparison), how a candidate is judged (guard), what a colour has
-//! to be before it gets traffic (readiness), how it gets more and more of it (rollout), and last the API that
-//! operators call.
+//! The modules stand in the order of their imports: each uses those before it and none after it, and so do the modules of
+//! each folder. So a module can be read once those before it are known, and a change reaches only what stands after it.
+//! `cargo xtask lint` checks that.
 //!
-//! | word | where it lives |
+//! | module | what it holds |
 //! | --- | --- |
-//! | deployment | [`config::Deployment`] as written, [`routing::Route`] compiled, [`state::State`] as it is |
-//! | colour | [`colour::Colour`]; its cluster and version: [`config::Upstream`] |
-//! | active, candidate, canary percent, shadow percent | [`split::Split`], with [`percent::Percent`] |
-//! | revision | [`split::Revision`] |
-//! | promote, roll back | [`state::Command`]; whether it may happen: [`readiness::gate`] |
-//! | source | [`author::Source`]; what it wants: [`wish::Wish`]; what it was seen to say: [`source`] |
-//! | sticky, rotation, override | [`sticky`], [`rotation`], and [`routing`] for their order |
-//! | probe, smoke test, drain, bake, failover | [`readiness`] |
-//! | guard | [`guard`]: the statistics, and [`guard::watch`] for what it has seen |
-//! | rollout | [`rollout`], and [`rollout::conduct`] for what takes it further |
-//! | fleet | [`etcd`]: [`etcd::Fleet`] |
+//! | [`model`] | the words: colour, percent, split, names, author, time |
+//! | [`config`] | what users write, checked as a whole |
+//! | [`state`] | the state of a deployment, and every way in which it can change |
+//! | [`store`] | records in the data that an Envoy's workers share |
+//! | [`deployment`] | a configuration, compiled |
+//! | [`routing`] | one request: its deployment, its colour |
+//! | [`metrics`] | what is counted about each colour |
+//! | [`host`] | what a flow may ask of the Envoy around it, and what polls it |
+//! | [`readiness`] | what a colour has to be before it gets traffic, and before it may be stopped |
+//! | [`guard`] | whether the candidate does worse, judged by evidence |
+//! | [`etcd`] | the store of record of a fleet |
+//! | [`change`] | the one door through which every state changes |
+//! | [`controllers`] | what changes states without being called: sources, rollouts, guards, failovers |
+//! | [`admin`] | the API that operators call |
+//!
+//! `docs/architecture.md` has the picture, and the words of this project are in its vocabulary.
 
 // The workspace denies panics and overflow in code that runs in the VM; in tests both are how a defect shows itself.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, missing_docs))]

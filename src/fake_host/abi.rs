@@ -390,7 +390,7 @@ unsafe extern "C" fn proxy_get_status(code: *mut u32, data: *mut *mut u8, size: 
         host.calls.push("get_status");
         unsafe {
             *code = 14;
-            // Whoever writes it: not everybody writes UTF-8.
+            // Clients send any bytes, not only UTF-8.
             give(b"no \xff way", data, size);
         }
         OK

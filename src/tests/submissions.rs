@@ -1,4 +1,4 @@
-//! Changes that controllers ask for, brought about from the root context.
+//! Changes that controllers ask for, made from the root context.
 
 use bluegreen_core::change::request::{ChangeRequest, Checks};
 use bluegreen_core::config::Config;

@@ -6,7 +6,7 @@ use subtle::ConstantTimeEq;
 use super::problems::Problem;
 use crate::config::{Access, Role, Token};
 
-/// Somebody who was let in.
+/// A caller that was let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
     name: String,
@@ -16,7 +16,7 @@ pub struct Caller {
 // === impl Caller ===
 
 impl Caller {
-    /// Somebody about whom nothing is known and who may do nothing.
+    /// A caller without a token, who may do nothing that takes a role.
     pub fn anonymous() -> Self {
         Self { name: "anonymous".to_owned(), role: None }
     }
@@ -24,7 +24,7 @@ impl Caller {
     /// Finds the holder of the token in an `authorization` header.
     ///
     /// # Errors
-    /// There is no token, or nobody holds it.
+    /// There is no token, or an unknown one.
     pub fn identify(access: &Access, authorization: Option<&[u8]>) -> Result<Self, Problem> {
         let holder = authorization.and_then(bearer).and_then(|token| holder(&access.tokens, token));
         match holder {

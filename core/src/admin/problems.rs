@@ -34,7 +34,7 @@ pub enum Problem {
     BodyMissing,
     /// The body is larger than [`MAX_BODY`].
     BodyTooLarge,
-    /// No token, or one that nobody holds.
+    /// No token, or an unknown one.
     Unauthenticated {
         /// Whether there was one.
         presented: bool,

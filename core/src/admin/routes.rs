@@ -148,7 +148,7 @@ impl Route {
 // === impl Target ===
 
 impl Target {
-    /// Whether nobody needs a role here, whatever the method.
+    /// Whether no method here takes a role.
     pub fn is_open(&self) -> bool {
         self.routes.iter().all(|route| route.role.is_none())
     }

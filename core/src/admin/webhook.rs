@@ -1,7 +1,7 @@
 //! MLflow's webhook: a signed delivery makes the leader ask the registry at once.
 //!
 //! A delivery is only a hint. What it says is not acted upon: the registry is asked, as for a poll. So the worst that
-//! somebody could do who knew the secret is to have the registry asked too often.
+//! anybody who knows the secret can do is to have the registry asked too often.
 //!
 //! The signature is that of the Standard Webhooks specification as MLflow 3 writes it:
 //! `v1,` and base64(HMAC-SHA256(secret, "{delivery id}.{unix seconds}.{body}")).
@@ -45,11 +45,11 @@ struct Accepted<'a> {
     asks_for: Vec<&'a DeploymentName>,
 }
 
-/// How far a delivery's clock may be from Envoy's, in seconds. Older ones may be repeated by somebody who listened.
+/// How far a delivery's clock may be from Envoy's, in seconds. Older ones may be replayed.
 const WINDOW: u64 = 300;
 
 /// How many deliveries are remembered. A repeated one that is older than as many others is taken again, at the price of
-/// one more look at the registry.
+/// one more poll of the registry.
 const REMEMBERED: usize = 256;
 
 // === impl Delivery ===
@@ -138,7 +138,7 @@ fn webhooks(deployments: &Deployments) -> impl Iterator<Item = (&Deployment, &He
 
 /// Remembers a delivery that was verified, if it is not remembered already.
 fn remember(store: &dyn Store, id: &[u8], now: Timestamp) -> Result<(), Problem> {
-    // Whoever signs chooses the id: a long one must not fill the store.
+    // The signer chooses the id: a long one must not fill the store.
     let id = xxhash_rust::xxh64::xxh64(id, 0);
     let until = now.as_millis() / 1_000;
     let mut is_new = false;

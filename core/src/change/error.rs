@@ -9,7 +9,7 @@ use crate::state::{Refusal, State};
 use crate::store::record::Applied;
 use crate::store::source_status::ChangeOutcome;
 
-/// Why a change was not made: a sentence for whoever asked for it.
+/// Why a change was not made: a sentence for the one who asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeError {
     /// A rule stands against it, on this state.

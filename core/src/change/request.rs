@@ -1,4 +1,4 @@
-//! A change that somebody asks for.
+//! What a change asks for.
 
 use crate::deployment::DeploymentIndex;
 use crate::model::author::{Author, Source};
@@ -23,7 +23,7 @@ pub struct ChangeRequest {
     pub healthy: PerColour<bool>,
 }
 
-/// The states that a change is for. A change by somebody else since then is the later one, and wins.
+/// The states that a change is for. Another change since then is the later one, and wins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Precondition {
     /// Any.

@@ -14,7 +14,7 @@ pub struct Access {
     /// The path under which the API answers.
     #[serde(default = "default_prefix", deserialize_with = "deserialize_prefix")]
     pub path_prefix: PathPrefix,
-    /// Who may call it. Nobody, when empty and not `open`.
+    /// Who may call it. No one, when empty and not `open`.
     #[serde(default)]
     pub tokens: Vec<Token>,
     /// Everybody may do everything: a demo on loopback, nothing else.
@@ -60,7 +60,7 @@ fn deserialize_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Path
 fn deserialize_sha256<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
     let text = String::deserialize(deserializer)?;
     let mut sum = [0; 32];
-    // The text is not repeated in the error: somebody may have put the token itself here.
+    // The value is not repeated in the error: it may be the token itself.
     hex::decode_to_slice(&text, &mut sum).map_err(|_| {
         de::Error::custom("the SHA-256 of a token has 64 hexadecimal digits: printf %s TOKEN | sha256sum")
     })?;

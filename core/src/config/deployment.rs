@@ -28,21 +28,21 @@ pub struct DeploymentConfig {
     pub initial: Split,
     /// What keeps a user on one colour while the canary grows; absent: exact rotation.
     pub sticky: Option<Sticky>,
-    /// Lets a tester reach either colour; absent: nobody can choose.
+    /// Lets a tester reach either colour; absent: no client can choose.
     pub r#override: Option<Override>,
-    /// Asks both colours whether they are well; absent: a switch trusts the operator.
+    /// Asks both colours whether they are healthy; absent: a switch trusts the operator.
     pub probe: Option<Probe>,
     /// Requests that the candidate must answer as expected.
     pub smoke_test: Option<SmokeTest>,
     /// How long the former active colour is held ready after a switch; absent: not at all.
     pub bake: Option<Bake>,
-    /// Going back by itself; absent: never.
+    /// When to roll back automatically; absent: never.
     pub failover: Option<Failover>,
     /// The model registry that the deployment follows; absent: none.
     pub mlflow: Option<Mlflow>,
     /// The steps in which a candidate gets its share; absent: operators take each step.
     pub rollout: Option<RolloutPlan>,
-    /// The rules that compare candidate and active colour; absent: nobody does.
+    /// The rules that compare candidate and active colour; absent: none.
     pub guard: Option<Guard>,
 }
 

@@ -34,7 +34,7 @@ pub struct Mlflow {
     /// Whether the registry is held to the rules of readiness, as an operator is.
     #[serde(default = "yes")]
     pub enforce: bool,
-    /// Takes MLflow's own deliveries, so that nobody has to wait for the next poll; absent: none are taken.
+    /// Takes MLflow's own deliveries, so that a change need not wait for the next poll; absent: none are taken.
     pub webhook: Option<Webhook>,
 }
 

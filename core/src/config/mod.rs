@@ -38,17 +38,17 @@ use crate::model::name::{DeploymentName, HeaderName};
 pub struct Config {
     /// The inference services, by name.
     pub deployments: BTreeMap<DeploymentName, DeploymentConfig>,
-    /// The headers through which the decision reaches Envoy's router.
+    /// The headers through which the decision reaches Envoy's deployments.
     #[serde(default)]
     pub routing: Routing,
     /// Who may call the admin API on this listener; absent: the listener has no admin API.
     pub admin: Option<Access>,
     /// The store of record of a fleet; absent: this Envoy stands alone.
     pub etcd: Option<Etcd>,
-    /// How a pushed configuration's `initial` is brought about.
+    /// How a pushed configuration's `initial` is applied.
     #[serde(default)]
     pub config_push: ConfigPush,
-    /// Follows Envoy's runtime; absent: nobody looks there.
+    /// Follows Envoy's runtime; absent: it is not read.
     pub runtime: Option<RuntimeSource>,
 }
 
@@ -56,7 +56,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Routing {
-    /// Names the upstream cluster, for a route's `cluster_header`.
+    /// Names the upstream cluster, for a deployment's `cluster_header`.
     pub cluster_header: HeaderName,
     /// Names the colour, for routes that match a header.
     pub colour_header: HeaderName,

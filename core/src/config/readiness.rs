@@ -10,7 +10,7 @@ use super::pattern::RequestPath;
 use crate::model::name::HeaderName;
 use crate::model::time::{deserialize_span, deserialize_timeout};
 
-/// The `probe` section: is a colour's model server there, and does it say that it is well?
+/// The `probe` section: is a colour's model server there, and does it say that it is healthy?
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
@@ -130,7 +130,7 @@ pub struct Bake {
     pub r#for: Duration,
 }
 
-/// The `failover` section: going back by itself when a freshly promoted colour cannot be reached.
+/// The `failover` section: an automatic rollback when a freshly promoted colour cannot be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Failover {

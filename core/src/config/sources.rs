@@ -1,4 +1,4 @@
-//! Where else, besides the admin API, somebody says which state a deployment should be in.
+//! The sources, besides the admin API, that say which state a deployment should be in.
 
 use std::time::Duration;
 

@@ -49,7 +49,7 @@ pub fn step(
     Step { analysis: Some(analysis), request }
 }
 
-/// Whether nothing can happen until the state changes, so that the ticks until then need not look at it.
+/// Whether nothing can happen until the state changes, so that the ticks until then need not read it.
 pub fn is_idle(state: &State, step: &Step) -> bool {
     state.split.canary_percent == Percent::ZERO
         && step.analysis.as_ref().is_none_or(|analysis| analysis.over)

@@ -181,7 +181,7 @@ impl RuntimeKeys {
         Ok(Self { active, canary_percent })
     }
 
-    /// The sighting after this was seen, or `None` when nothing has to be done or to be kept.
+    /// The status after this was seen, or `None` when nothing has to be done or kept.
     fn after(
         self,
         known: &SourceStatus,
@@ -356,9 +356,9 @@ mod tests {
         let green: [(&str, &str); 1] = [("active", "green")];
         for _ in 0..3 {
             assert_eq!(envoy.wanted(&green), active(Colour::Green));
-            envoy.acknowledge(&ChangeOutcome::Rejected("sick".to_owned()));
+            envoy.acknowledge(&ChangeOutcome::Rejected("unhealthy".to_owned()));
         }
-        assert_eq!(envoy.status().refusal.as_deref(), Some("sick"));
+        assert_eq!(envoy.status().refusal.as_deref(), Some("unhealthy"));
         // Another key joins what is waited for.
         let both = [("active", "green"), ("canary_percent", "1")];
         let wanted = envoy.wanted(&both).expect("both");

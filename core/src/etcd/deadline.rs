@@ -1,7 +1,7 @@
 //! By when a write has come to its end, whatever etcd does.
 //!
-//! A write makes several calls, one after the other, and each of them may have to be made again. Whoever asked for it
-//! waits on a connection that somebody else ends: Envoy does so after its listener's `request_timeout`, often 10 s, with
+//! A write makes several calls, one after the other, and each of them may have to be made again. The caller
+//! waits on a connection that Envoy ends after its listener's `request_timeout`, often 10 s, with
 //! an answer of its own that says nothing about the change. So all calls of a write share one time. What comes first leaves
 //! a part of it to what may have to follow: a change that was sent without an answer has to be found out about.
 

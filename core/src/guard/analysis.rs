@@ -113,8 +113,8 @@ pub fn read(store: &dyn Store, name: &DeploymentName) -> Option<CanaryAnalysis> 
 ///
 /// # Errors
 /// The store is out of reach; there is a next tick.
-pub fn record(store: &dyn Store, name: &DeploymentName, watch: &CanaryAnalysis) -> Result<(), StoreError> {
-    update(store, &key(name), &mut |_| serde_json::to_vec(watch).ok()).map(|_| ())
+pub fn record(store: &dyn Store, name: &DeploymentName, analysis: &CanaryAnalysis) -> Result<(), StoreError> {
+    update(store, &key(name), &mut |_| serde_json::to_vec(analysis).ok()).map(|_| ())
 }
 
 fn key(name: &DeploymentName) -> String {
@@ -124,7 +124,7 @@ fn key(name: &DeploymentName) -> String {
 // === impl CanaryAnalysis ===
 
 impl CanaryAnalysis {
-    /// The watch over the state as it is now, which is `before` or a new one. `None`: there is nothing to watch, and
+    /// The analysis over the state as it is now, which is `before` or a new one. `None`: there is nothing to analysis, and
     /// there was nothing.
     pub fn advance(
         before: Option<Self>,
@@ -135,22 +135,26 @@ impl CanaryAnalysis {
     ) -> Option<Self> {
         let (active, candidate) = (state.split.active, state.split.candidate());
         if state.split.canary_percent > Percent::ZERO {
-            let same = |watch: &Self| watch.candidate == candidate && watch.stage == Baseline::Canary && !watch.over;
+            let same = |analysis: &Self| {
+                analysis.candidate == candidate && analysis.stage == Baseline::Canary && !analysis.over
+            };
             return Some(before.filter(same).unwrap_or_else(|| Self::begin(candidate, state, guard, counts, now)));
         }
         let watched_for = guard.and_then(|guard| guard.also_after_promote);
         let promoted = state.rollback_to == Some(candidate)
             && state.switched_at.zip(watched_for).is_some_and(|(at, span)| now < at.plus(span));
         match before {
-            Some(watch) if promoted && watch.candidate == active && watch.stage == Baseline::Canary && !watch.over => {
-                Some(watch.promoted(guard, now))
+            Some(analysis)
+                if promoted && analysis.candidate == active && analysis.stage == Baseline::Canary && !analysis.over =>
+            {
+                Some(analysis.promoted(guard, now))
             }
-            Some(watch) if promoted && watch.candidate == active && !watch.over => Some(watch),
+            Some(analysis) if promoted && analysis.candidate == active && !analysis.over => Some(analysis),
             // Promoted without a canary: there is the limit at least.
-            _ if promoted && before.as_ref().is_none_or(|watch| watch.candidate != active) => {
+            _ if promoted && before.as_ref().is_none_or(|analysis| analysis.candidate != active) => {
                 Some(Self::begin(active, state, guard, counts, now).promoted(guard, now))
             }
-            Some(watch) => Some(Self { over: true, ..watch }),
+            Some(analysis) => Some(Self { over: true, ..analysis }),
             None => None,
         }
     }
@@ -169,7 +173,7 @@ impl CanaryAnalysis {
                 slow.map_or_else(Histogram::default, |rule| counts.get(candidate.other()).latency(rule.of).clone()),
             ),
         };
-        let mut watch = Self {
+        let mut analysis = Self {
             candidate,
             stage: Baseline::Canary,
             over: false,
@@ -183,11 +187,11 @@ impl CanaryAnalysis {
             revision: state.revision,
             seen: PerColour::default(),
         };
-        watch.seen = PerColour::from_fn(|colour| watch.tally(counts.get(colour), guard));
-        watch
+        analysis.seen = PerColour::from_fn(|colour| analysis.tally(counts.get(colour), guard));
+        analysis
     }
 
-    /// The watch once the candidate is active: the tests begin anew, against what the other colour may have been like.
+    /// The analysis once the candidate is active: the tests begin anew, against what the other colour may have been like.
     fn promoted(self, guard: Option<&Guard>, now: Timestamp) -> Self {
         let before = self.since_began.get(self.candidate.other());
         // Half of a rule's chance is spent here, the other half on the test.
@@ -398,36 +402,36 @@ mod tests {
     #[test]
     fn auto_is_settled_by_the_active_colours_first_answers_and_what_came_before_proves_nothing() {
         let rules = guard(r#"{"slow": {"over": "auto"}}"#);
-        let mut watch = begin(&rules);
+        let mut analysis = begin(&rules);
         let fast = Duration::from_millis(10);
         let green = |answered| counts(answered, 0, 0, Duration::from_millis(90));
         let few = PerColour { blue: counts(199, 0, 0, fast), green: green(50) };
-        watch.observe(&canary(), Some(&rules), &few, NOW);
-        assert!(matches!(watch.bound, Threshold::Calibrating(_)));
+        analysis.observe(&canary(), Some(&rules), &few, NOW);
+        assert!(matches!(analysis.bound, Threshold::Calibrating(_)));
         let enough = PerColour { blue: counts(201, 0, 0, fast), green: green(60) };
-        watch.observe(&canary(), Some(&rules), &enough, NOW);
-        assert_eq!(watch.bound, Threshold::Above(Bucket::of(fast)));
-        assert_eq!(watch.since_began.green.slow, Outcomes::default());
+        analysis.observe(&canary(), Some(&rules), &enough, NOW);
+        assert_eq!(analysis.bound, Threshold::Above(Bucket::of(fast)));
+        assert_eq!(analysis.since_began.green.slow, Outcomes::default());
         let more = PerColour { blue: counts(400, 0, 0, fast), green: green(80) };
-        watch.observe(&canary(), Some(&rules), &more, NOW);
+        analysis.observe(&canary(), Some(&rules), &more, NOW);
         assert_eq!(
-            (watch.since_began.green.slow, watch.since_began.blue.slow),
+            (analysis.since_began.green.slow, analysis.since_began.blue.slow),
             (Outcomes::new(20, 20), Outcomes::new(199, 0))
         );
-        assert_eq!(watch.breach.map(|(rule, _)| rule), Some(Rule::Slow));
+        assert_eq!(analysis.breach.map(|(rule, _)| rule), Some(Rule::Slow));
     }
 
     #[test]
     fn answers_around_a_change_of_the_share_count_and_prove_nothing() {
         let rules = guard("{}");
-        let mut watch = begin(&rules);
+        let mut analysis = begin(&rules);
         let patch = Patch { canary_percent: Some(percent("20")), ..Patch::default() };
         let alice = Author::new("alice", Source::Admin, Reason::none());
         let later = canary().after(&Command::Patch(patch), alice, NOW).expect("allowed").expect("a change");
         let failed = PerColour { blue: counts(100, 0, 0, Duration::ZERO), green: counts(50, 50, 0, Duration::ZERO) };
-        watch.observe(&later, Some(&rules), &failed, NOW);
-        assert_eq!((watch.since_set.green.errors, watch.breach), (Outcomes::new(50, 50), None));
-        assert!(watch.error.e_value() <= 1.0);
+        analysis.observe(&later, Some(&rules), &failed, NOW);
+        assert_eq!((analysis.since_set.green.errors, analysis.breach), (Outcomes::new(50, 50), None));
+        assert!(analysis.error.e_value() <= 1.0);
     }
 
     #[test]
@@ -435,9 +439,9 @@ mod tests {
         let rejected = PerColour { blue: counts(100, 0, 0, Duration::ZERO), green: counts(50, 0, 50, Duration::ZERO) };
         for (json, errors) in [("{}", 0), (r#"{"error": {"count_4xx": true}}"#, 50)] {
             let rules = guard(json);
-            let mut watch = begin(&rules);
-            watch.observe(&canary(), Some(&rules), &rejected, NOW);
-            assert_eq!(watch.since_began.green.errors, Outcomes::new(50, errors), "{json}");
+            let mut analysis = begin(&rules);
+            analysis.observe(&canary(), Some(&rules), &rejected, NOW);
+            assert_eq!(analysis.since_began.green.errors, Outcomes::new(50, errors), "{json}");
         }
     }
 
@@ -447,22 +451,22 @@ mod tests {
         let none = Duration::ZERO;
         let cases = [(49, 49, 0, None), (50, 9, 0, None), (50, 10, 9, Some(Rule::MaxRate)), (50, 10, 10, None)];
         for (answered, failed, of_blue, expected) in cases {
-            let mut watch = begin(&rules);
+            let mut analysis = begin(&rules);
             let counts = PerColour { blue: counts(100, of_blue, 0, none), green: counts(answered, failed, 0, none) };
             // In pieces without the other colour, so that no test has anything to compare.
-            watch.since_set = PerColour::from_fn(|colour| watch.tally(counts.get(colour), Some(&rules)));
-            assert_eq!(watch.violated_rule(&rules), expected, "{answered} {failed} {of_blue}");
+            analysis.since_set = PerColour::from_fn(|colour| analysis.tally(counts.get(colour), Some(&rules)));
+            assert_eq!(analysis.violated_rule(&rules), expected, "{answered} {failed} {of_blue}");
         }
     }
 
     #[test]
     fn counters_that_start_again_from_nought_are_taken_as_a_pause() {
         let rules = guard("{}");
-        let mut watch = begin(&rules);
+        let mut analysis = begin(&rules);
         let before = PerColour { blue: counts(100, 1, 0, Duration::ZERO), green: counts(50, 1, 0, Duration::ZERO) };
-        watch.observe(&canary(), Some(&rules), &before, NOW);
-        watch.observe(&canary(), Some(&rules), &PerColour::default(), NOW);
-        assert_eq!(watch.since_began.green.errors, Outcomes::new(50, 1));
+        analysis.observe(&canary(), Some(&rules), &before, NOW);
+        analysis.observe(&canary(), Some(&rules), &PerColour::default(), NOW);
+        assert_eq!(analysis.since_began.green.errors, Outcomes::new(50, 1));
     }
 
     #[test]
@@ -471,11 +475,15 @@ mod tests {
         assert_eq!(read(&store, &iris()), None);
         let rules = guard(r#"{"slow": {"over": "auto"}}"#);
         let before = PerColour { blue: counts(7, 0, 0, Duration::from_millis(10)), ..PerColour::default() };
-        let watch = CanaryAnalysis::advance(None, &canary(), Some(&rules), &before, NOW).expect("a canary");
-        assert!(matches!(&watch.bound, Threshold::Calibrating(before) if before.total() == 7), "{:?}", watch.bound);
-        record(&store, &iris(), &watch).expect("in reach");
-        assert_eq!(read(&store, &iris()), Some(watch));
-        store.put("bluegreen/v1/iris/watch", b"\xff");
+        let analysis = CanaryAnalysis::advance(None, &canary(), Some(&rules), &before, NOW).expect("a canary");
+        assert!(
+            matches!(&analysis.bound, Threshold::Calibrating(before) if before.total() == 7),
+            "{:?}",
+            analysis.bound
+        );
+        record(&store, &iris(), &analysis).expect("in reach");
+        assert_eq!(read(&store, &iris()), Some(analysis));
+        store.put("bluegreen/v1/iris/analysis", b"\xff");
         assert_eq!(read(&store, &iris()), None);
     }
 }

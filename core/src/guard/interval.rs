@@ -25,7 +25,7 @@ pub fn interval(outcomes: Outcomes, alpha: f64) -> (f64, f64) {
     (boundary(seen, 0.0, plausible), boundary(seen, 1.0, plausible))
 }
 
-/// `x ln y`, nought when `x` is.
+/// `x ln y`, 0 when `x` is.
 fn xlny(x: f64, y: f64) -> f64 {
     if x > 0.0 { x * y.ln() } else { 0.0 }
 }

@@ -10,7 +10,7 @@
 //! | part | what it does |
 //! | --- | --- |
 //! | [`outcomes`] | a block of outcomes of both colours, the unit that is bet on |
-//! | [`odds`] | the bet when the margin is nought: which colour did the block's bad outcomes fall on? |
+//! | [`odds`] | the bet when the margin is 0: which colour did the block's bad outcomes fall on? |
 //! | [`margin`] | the bet with a margin |
 //! | [`fixed`] | the bet after a promotion, when there is only one colour left |
 //! | [`capital`] | how the capital is spread over sizes and beginnings of a fault |

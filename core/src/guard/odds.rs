@@ -1,4 +1,4 @@
-//! The bet when the margin is nought: given how many outcomes of a block were bad, how many fell on the candidate?
+//! The bet when the margin is 0: given how many outcomes of a block were bad, how many fell on the candidate?
 //!
 //! Let a block have `n` outcomes of the candidate, `m` of the active colour, and `k` bad ones in all, `x` of them the
 //! candidate's. If the colours are alike, each choice of `k` among the `n + m` is as likely as any other, so `x` is

@@ -73,7 +73,7 @@ impl SequentialTest {
 // === impl Recent ===
 
 impl Recent {
-    /// Never nought and never one: half an outcome of each kind is imagined before all others.
+    /// Never 0 and never 1: half an outcome of each kind is imagined before all others.
     fn rate(self) -> f64 {
         (self.bad + 0.5) / (self.total + 1.0)
     }

@@ -67,20 +67,20 @@ const MOST: f64 = 1e12;
 // === impl Verdict ===
 
 impl Verdict {
-    /// What `watch` amounts to under the rules of `guard`.
-    pub fn new(watch: &CanaryAnalysis, guard: &Guard) -> Self {
-        let threshold = significant(watch.threshold(guard));
+    /// What `analysis` amounts to under the rules of `guard`.
+    pub fn new(analysis: &CanaryAnalysis, guard: &Guard) -> Self {
+        let threshold = significant(analysis.threshold(guard));
         let rule = |rule: Rule, max_increase: f64, e_value: f64| RuleView {
             rule: rule.as_str(),
             max_increase,
             e_value: significant(e_value.min(MOST)),
             threshold,
         };
-        let slow = guard.slow.map(|slow| rule(Rule::Slow, slow.max_increase, watch.slow.e_value()));
-        let error = rule(Rule::Error, guard.error.max_increase, watch.error.e_value());
+        let slow = guard.slow.map(|slow| rule(Rule::Slow, slow.max_increase, analysis.slow.e_value()));
+        let error = rule(Rule::Error, guard.error.max_increase, analysis.error.e_value());
         let alpha = 1.0 - guard.confidence;
         let colours = PerColour::from_fn(|colour| {
-            let tally = watch.since_began.get(colour);
+            let tally = analysis.since_began.get(colour);
             let slow = guard.slow.map(|_| tally.slow);
             ColourFindings {
                 requests: tally.errors.total,
@@ -91,46 +91,46 @@ impl Verdict {
                 slow_interval: slow.map(|slow| ends(slow, alpha)),
             }
         });
-        let bound = match (&watch.bound, guard.slow) {
+        let bound = match (&analysis.bound, guard.slow) {
             (Threshold::Above(bucket), Some(_)) => Bucket::end_micros(*bucket).map(|end| end as f64 / 1_000.0),
             _ => None,
         };
         Self {
-            candidate: watch.candidate,
-            stage: match watch.stage {
-                _ if watch.over => "over",
+            candidate: analysis.candidate,
+            stage: match analysis.stage {
+                _ if analysis.over => "over",
                 Baseline::Canary => "canary",
                 Baseline::Promoted(_) => "promoted",
             },
-            since: watch.began,
+            since: analysis.began,
             confidence: guard.confidence,
             rules: [Some(error), slow].into_iter().flatten().collect(),
             colours,
             slow_over_ms: bound,
-            breached: watch.breach.map(|(rule, _)| rule.as_str()),
-            breached_at: watch.breach.map(|(_, at)| at),
-            sentence: sentence(watch, guard),
+            breached: analysis.breach.map(|(rule, _)| rule.as_str()),
+            breached_at: analysis.breach.map(|(_, at)| at),
+            sentence: sentence(analysis, guard),
         }
     }
 }
 
 /// The findings in plain words, fewer than 200 characters.
-pub fn sentence(watch: &CanaryAnalysis, guard: &Guard) -> String {
-    let (candidate, active) = (watch.candidate, watch.candidate.other());
+pub fn sentence(analysis: &CanaryAnalysis, guard: &Guard) -> String {
+    let (candidate, active) = (analysis.candidate, analysis.candidate.other());
     let slow = guard.slow.is_some()
-        && match watch.breach {
+        && match analysis.breach {
             Some((rule, _)) => rule == Rule::Slow,
-            None => watch.slow.e_value() > watch.error.e_value(),
+            None => analysis.slow.e_value() > analysis.error.e_value(),
         };
     let of = |colour: Colour| {
-        let tally = watch.since_began.get(colour);
+        let tally = analysis.since_began.get(colour);
         if slow { tally.slow } else { tally.errors }
     };
     let does = if slow { "is slow on" } else { "fails" };
     let Some(share) = of(candidate).share() else {
         return format!("{candidate} has answered nothing yet");
     };
-    let beside = match (of(active).share(), watch.stage) {
+    let beside = match (of(active).share(), analysis.stage) {
         (Some(share), Baseline::Canary) => format!(", {active} {}", percent(share)),
         (_, Baseline::Promoted(allowed)) => {
             let allowed = if slow { allowed.slow } else { allowed.error };
@@ -139,11 +139,11 @@ pub fn sentence(watch: &CanaryAnalysis, guard: &Guard) -> String {
         (None, _) => format!(", {active} has answered nothing"),
     };
     let finding = format!("{candidate} {does} {} of requests{beside}", percent(share));
-    if matches!(watch.breach, Some((Rule::MaxRate, _))) {
+    if matches!(analysis.breach, Some((Rule::MaxRate, _))) {
         let limit = guard.error.max_rate.map(percent).unwrap_or_default();
         return format!("{finding}: at the limit of {limit} (max_rate)");
     }
-    let e_value = if slow { watch.slow.e_value() } else { watch.error.e_value() };
+    let e_value = if slow { analysis.slow.e_value() } else { analysis.error.e_value() };
     let margin = if slow { guard.slow.map_or(0.0, |rule| rule.max_increase) } else { guard.error.max_increase };
     let no_worse = if margin > 0.0 {
         format!("were worse by no more than {}", percent(margin))

@@ -89,7 +89,7 @@ impl GrpcSender {
         self.tell(|messages| messages.queue.push_back(message));
     }
 
-    /// Whether nobody reads the stream any more.
+    /// Whether its reader is gone.
     pub fn is_abandoned(&self) -> bool {
         self.0.strong_count() == 0
     }

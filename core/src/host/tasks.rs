@@ -156,7 +156,7 @@ mod tests {
         tasks.add(noting(&list, 2, Reply::ready(())));
         tasks.run();
         assert_eq!((list.take(), tasks.len()), (vec![2], 1));
-        first.send(()).expect("somebody waits");
+        first.send(()).expect("it waits");
         tasks.run();
         assert_eq!((list.take(), tasks.is_empty()), (vec![1], true));
     }

@@ -1,7 +1,7 @@
 //! Which latency buckets have a counter.
 //!
 //! Envoy shows a stat for each counter that anybody has asked for, so asking all buckets for their counts would put some
-//! 300 zeros per deployment before whoever scrapes. The first worker that counts in a bucket writes that down here, and
+//! 300 zeros per deployment into each scrape. The first worker that counts in a bucket writes that down here, and
 //! readers ask for no others.
 
 use std::collections::BTreeSet;

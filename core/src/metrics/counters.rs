@@ -214,7 +214,7 @@ impl Class {
     }
 
     /// How an exchange ended whose answer began with this class, by Envoy's `response.code_details`: an answer that broke
-    /// off counts against whoever broke it off. A failure stays one.
+    /// off counts against the side that broke it off. A failure stays one.
     pub fn at_the_end(self, code_details: &str) -> Self {
         match self {
             Self::Status(5) => self,

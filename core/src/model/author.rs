@@ -63,7 +63,7 @@ impl Source {
 // === impl Author ===
 
 impl Author {
-    /// Somebody who overrides no rule.
+    /// An author who overrides no rule.
     pub fn new(by: &str, source: Source, reason: Reason) -> Self {
         Self { by: by.to_owned(), source, reason, forced: false }
     }

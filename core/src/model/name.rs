@@ -102,7 +102,7 @@ names! {
     /// What stands in the host header of a request, such as `mlflow.example.com` or `localhost:5000`.
     HostName, "is not a host: use 1 to 255 visible ASCII characters without /, ? and @", |text| is_visible_ascii(text, 255) && !text.contains(['/', '?', '@']);
 
-    /// Why somebody changed a state: free text that stays on one line of a log.
+    /// Why a state was changed: free text that stays on one line of a log.
     Reason, "is not a reason: use at most 200 characters and no control characters", |text| text.chars().count() <= 200 && !text.chars().any(char::is_control);
 }
 

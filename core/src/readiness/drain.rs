@@ -62,7 +62,7 @@ pub fn baking_until(state: &State, colour: Colour, bake: Option<Bake>) -> Option
 // === impl DrainBlocker ===
 
 impl DrainBlocker {
-    /// Whether it goes away by itself before `deadline`: then a drain waits for it.
+    /// Whether it ends before `deadline` without anyone's help: then a drain waits for it.
     pub fn ends_before(&self, deadline: Timestamp) -> bool {
         match self {
             DrainBlocker::Active | DrainBlocker::Canary(_) | DrainBlocker::Shadow(_) => false,

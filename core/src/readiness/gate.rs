@@ -147,7 +147,7 @@ mod tests {
         PerColour::from_fn(|other| other == colour)
     }
 
-    fn verdict(before: &State, command: Command, healthy: PerColour<bool>) -> Result<(), NotReady> {
+    fn checked(before: &State, command: Command, healthy: PerColour<bool>) -> Result<(), NotReady> {
         let json = r#"{"deployments": {"iris": {
             "colours": {"blue": {"cluster": "b", "version": "1"}, "green": {"cluster": "g", "version": "2"}},
             "probe": {"path": "/ping"}, "smoke_test": {"requests": [{"path": "/"}]}}}}"#;
@@ -174,17 +174,17 @@ mod tests {
             (tested(state("blue", "0"), "2", hour), Ok(())),
         ];
         for (before, expected) in cases {
-            assert_eq!(verdict(&before, Command::Promote, healthy(Colour::Green)), expected);
-            assert_eq!(verdict(&before, canary("1"), healthy(Colour::Green)), expected);
+            assert_eq!(checked(&before, Command::Promote, healthy(Colour::Green)), expected);
+            assert_eq!(checked(&before, canary("1"), healthy(Colour::Green)), expected);
         }
     }
 
     #[test]
     fn a_pass_lasts_through_a_canary_and_ends_with_the_switch() {
         let canary = after(&tested(state("blue", "0"), "2", Duration::ZERO), canary("10"));
-        assert_eq!(verdict(&canary, Command::Promote, healthy(Colour::Green)), Ok(()));
+        assert_eq!(checked(&canary, Command::Promote, healthy(Colour::Green)), Ok(()));
         let back = after(&after(&canary, Command::Promote), Command::RollBack);
-        let again = verdict(&back, Command::Promote, healthy(Colour::Green));
+        let again = checked(&back, Command::Promote, healthy(Colour::Green));
         assert_eq!(again, Err(NotReady::Untested { colour: Colour::Green, missing: Missing::NeverPassed }));
     }
 
@@ -192,7 +192,7 @@ mod tests {
     fn the_colour_that_gains_traffic_is_probed_first_and_only_its_own_answer_counts() {
         let before = tested(state("blue", "0"), "2", Duration::ZERO);
         for healthy in [PerColour::default(), healthy(Colour::Blue)] {
-            assert_eq!(verdict(&before, Command::Promote, healthy), Err(NotReady::ProbeRequired(Colour::Green)));
+            assert_eq!(checked(&before, Command::Promote, healthy), Err(NotReady::ProbeRequired(Colour::Green)));
         }
     }
 
@@ -200,17 +200,17 @@ mod tests {
     fn the_next_version_needs_a_test_of_its_own_though_it_stands_where_the_way_back_leads() {
         let promoted = after(&tested(state("blue", "0"), "2", Duration::ZERO), Command::Promote);
         let untested = Err(NotReady::Untested { colour: Colour::Blue, missing: Missing::NeverPassed });
-        assert_eq!(verdict(&promoted, Command::Promote, healthy(Colour::Blue)), untested);
-        assert_eq!(verdict(&promoted, canary("1"), healthy(Colour::Blue)), untested);
+        assert_eq!(checked(&promoted, Command::Promote, healthy(Colour::Blue)), untested);
+        assert_eq!(checked(&promoted, canary("1"), healthy(Colour::Blue)), untested);
     }
 
     #[test]
     fn the_way_back_needs_a_probe_and_no_test() {
         let promoted = after(&tested(state("blue", "0"), "2", Duration::ZERO), Command::Promote);
         assert_eq!(
-            verdict(&promoted, Command::RollBack, PerColour::default()),
+            checked(&promoted, Command::RollBack, PerColour::default()),
             Err(NotReady::ProbeRequired(Colour::Blue))
         );
-        assert_eq!(verdict(&promoted, Command::RollBack, healthy(Colour::Blue)), Ok(()));
+        assert_eq!(checked(&promoted, Command::RollBack, healthy(Colour::Blue)), Ok(()));
     }
 }

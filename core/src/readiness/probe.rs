@@ -18,7 +18,7 @@ use crate::store::{Store, StoreError, update};
 /// What one probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeResult {
-    /// Whether the colour is well.
+    /// Whether the colour is healthy.
     pub healthy: bool,
     /// What was seen.
     pub detail: String,
@@ -27,7 +27,7 @@ pub struct ProbeResult {
 /// What is known of a colour from the probes up to now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// Whether the colour is well: a healthy one stays so for `unhealthy_after` - 1 failures in a row.
+    /// Whether the colour is healthy: a healthy one stays so for `unhealthy_after` - 1 failures in a row.
     pub healthy: bool,
     /// When it was last asked.
     pub checked_at: Timestamp,
@@ -64,14 +64,14 @@ impl Probe {
 // === impl Health ===
 
 impl Health {
-    /// The verdict after one more result.
+    /// The health after one more result.
     pub fn after(before: Option<&Self>, result: ProbeResult, unhealthy_after: u16, now: Timestamp) -> Self {
         let failures = match (result.healthy, before) {
             (true, _) => 0,
-            (false, before) => before.map_or(0, |verdict| verdict.failures).saturating_add(1),
+            (false, before) => before.map_or(0, |health| health.failures).saturating_add(1),
         };
         // A colour that was never seen well is not given the benefit of the doubt.
-        let was_healthy = before.is_some_and(|verdict| verdict.healthy);
+        let was_healthy = before.is_some_and(|health| health.healthy);
         let healthy = result.healthy || (was_healthy && failures < unhealthy_after);
         Self { healthy, checked_at: now, detail: result.detail, failures }
     }
@@ -91,7 +91,7 @@ pub fn health(store: &dyn Store, name: &DeploymentName) -> PerColour<Option<Heal
     PerColour::from_fn(|colour| read(store, name, colour))
 }
 
-/// Writes down one more result. While the store is out of reach it is lost, as nobody could read it either.
+/// Writes down one more result. While the store is out of reach it is lost, as it could not be read either.
 fn record(
     store: &dyn Store,
     name: &DeploymentName,

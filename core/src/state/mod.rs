@@ -57,7 +57,7 @@ pub struct SmokePass {
     pub at: Timestamp,
 }
 
-/// What somebody wants to be done to a state.
+/// A change of a state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// The candidate becomes active, canary 0.
@@ -111,7 +111,7 @@ pub enum Refusal {
 // === impl State ===
 
 impl State {
-    /// The state of a deployment that nobody has changed yet.
+    /// The state of a deployment that was never changed.
     pub fn initial(initial: Split, now: Timestamp) -> Self {
         Self {
             revision: Revision::ZERO,

@@ -1,8 +1,8 @@
 //! An automatic series of canary steps: where it stands, and what takes it further.
 //!
-//! The position is part of a deployment's [`State`](crate::state::State), so it survives whatever the state survives, and each step is one
-//! compare-and-swap with the split that it brings. [`conduct`] is the leader's part: it waits, counts, asks the guard and
-//! wishes for the next move. [`view`] is what the API shows of it.
+//! The position is part of a deployment's [`State`](super::State), so it survives whatever the state survives, and each step
+//! is one compare-and-swap with the split that it brings. The controller of rollouts waits, counts, asks the guard and asks
+//! for the next move.
 
 use std::fmt;
 
@@ -34,7 +34,7 @@ pub struct Rollout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// It waits for what its step asks for, and goes on by itself.
+    /// It waits for what its step asks for, and goes on then.
     Running,
     /// An operator stopped it where it is.
     Paused,
@@ -44,7 +44,7 @@ pub enum Phase {
     Complete,
     /// The candidate became active. An end.
     Promoted,
-    /// Somebody else set the traffic. An end.
+    /// An operator or a source set the traffic. An end.
     Aborted,
     /// The guard took the traffic back. An end.
     RolledBack,

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::testing::iris;
 
-    /// The kinds of keys, one after the other: whoever adds one finds its place here.
+    /// The kinds of keys, one after the other: a new one has its place here.
     fn after<'n>(key: Option<Key<'n>>, name: &'n DeploymentName) -> Option<Key<'n>> {
         Some(match key {
             None => Key::State(name),

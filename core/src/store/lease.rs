@@ -29,8 +29,8 @@ struct Lease {
 
 /// How long a leader that stopped ticking is waited for.
 pub const LEASE: Duration = Duration::from_secs(5);
-/// The same for whoever follows the fleet: nobody would notice for so long what happens there, and two who follow at
-/// once do no harm.
+/// The same for the follower of a fleet: until it is replaced no change arrives here, and two that follow at once do no
+/// harm.
 pub const FOLLOWER_LEASE: Duration = Duration::from_millis(1_500);
 /// In place of [`TICK`](crate::model::time::TICK) while the fleet's states have not come yet, for at most [`STARTUP_WINDOW`] after a configuration.
 pub const FIRST_TICKS: Duration = Duration::from_millis(20);
@@ -79,7 +79,7 @@ impl Instance {
     pub fn holds(self, store: &dyn Store, key: &str, span: Duration, now: Timestamp) -> bool {
         let taken = update(store, key, &mut |known| {
             let known: Option<Lease> = serde_json::from_slice(&known.value.unwrap_or_default()).ok();
-            // A lease that ends later than any could was written before the clock was set back, or by somebody else.
+            // A lease that ends later than any could was written before the clock was set back, or by another plugin.
             let valid = |lease: &Lease| lease.until > now && lease.until <= now.plus(span);
             let earlier = |lease: &Lease| lease.since.plus(ONE_CONFIGURATION) < self.since;
             if known.is_some_and(|lease| lease.holder != self.number && valid(&lease) && !earlier(&lease)) {

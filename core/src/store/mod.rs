@@ -16,10 +16,10 @@ pub trait Store {
     /// The store cannot be read.
     fn read(&self, key: &str) -> Result<Versioned, StoreError>;
 
-    /// Puts `value` under `key` if nobody wrote there since `token`.
+    /// Puts `value` under `key` if there was no write since `token`.
     ///
     /// # Errors
-    /// Somebody did ([`SwapError::Conflict`]), or the store cannot be written.
+    /// There was one ([`SwapError::Conflict`]), or the store cannot be written.
     fn compare_and_swap(&self, key: &str, value: &[u8], token: CasToken) -> Result<(), SwapError>;
 }
 
@@ -35,7 +35,7 @@ pub struct Versioned {
 /// The point in a key's life at which it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CasToken {
-    /// Nobody had written it.
+    /// It was never written.
     Never,
     /// The store's own number of the last write.
     Write(u32),
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use crate::testing::MemoryStore;
 
-    /// A store in which somebody else always writes first.
+    /// A store in which another writer always comes first.
     struct Contended(MemoryStore);
 
     impl Store for Contended {

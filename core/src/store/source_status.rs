@@ -21,10 +21,10 @@ pub struct SourceStatus {
     pub value: Value,
     /// Since when.
     pub at: Timestamp,
-    /// What of it has still to be brought about. None: all of it was, or the state has changed since.
+    /// What of it has still to be applied. None: all of it was, or the state has changed since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,
-    /// Why it was not brought about.
+    /// Why it was not applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
     /// Why the source could not be asked, or not be understood.
@@ -32,10 +32,10 @@ pub struct SourceStatus {
     pub error: Option<String>,
 }
 
-/// What has still to be brought about.
+/// What has still to be applied.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pending {
-    /// The revision that it is for. A change by somebody else since then is the later one, and wins.
+    /// The revision that it is for. Another change since then is the later one, and wins.
     pub on: Revision,
     /// What, in the source's own terms.
     pub value: Value,
@@ -52,7 +52,7 @@ pub enum ChangeOutcome {
     Rejected(String),
 }
 
-/// What stands in place of a refusal when somebody else changed the state before the change could be made.
+/// What stands in place of a refusal when the state was changed otherwise before the change could be made.
 pub const SUPERSEDED: &str = "the state was changed otherwise in the meantime: a new value is waited for";
 
 /// What `source` was last seen to say; none when it was not seen yet, or while the store is out of reach.
@@ -129,9 +129,9 @@ mod tests {
 
     fn waiting(store: &dyn Store) -> SourceStatus {
         let pending = Some(Pending { on: Revision::new(3), value: "green".into() });
-        let sighting = SourceStatus { value: "green".into(), pending, ..SourceStatus::default() };
-        assert!(record(store, &iris(), Source::Runtime, &mut |_| Some(sighting.clone())));
-        sighting
+        let status = SourceStatus { value: "green".into(), pending, ..SourceStatus::default() };
+        assert!(record(store, &iris(), Source::Runtime, &mut |_| Some(status.clone())));
+        status
     }
 
     #[test]
@@ -155,10 +155,10 @@ mod tests {
     fn a_wish_that_came_too_late_waits_no_longer_and_says_why() {
         let store = MemoryStore::default();
         waiting(&store);
-        let (news, sighting) = settled(&store, ChangeOutcome::Superseded);
-        let sighting = sighting.expect("kept");
-        assert_eq!((news, sighting.pending), (false, None));
-        assert!(sighting.refusal.expect("a reason").contains("changed otherwise"));
+        let (news, status) = settled(&store, ChangeOutcome::Superseded);
+        let status = status.expect("kept");
+        assert_eq!((news, status.pending), (false, None));
+        assert!(status.refusal.expect("a reason").contains("changed otherwise"));
     }
 
     #[test]

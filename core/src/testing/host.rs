@@ -179,7 +179,7 @@ impl Host for TestHost {
     }
 }
 
-/// Polls a future once, whoever woke it.
+/// Polls a future once.
 pub fn poll_once<T>(future: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<T> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }

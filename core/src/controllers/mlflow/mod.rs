@@ -37,7 +37,7 @@ pub struct Registry {
     triggered: Option<CasToken>,
 }
 
-/// What one look at the registry found.
+/// What the registry says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// The version that the followed mark is on; none when nothing bears it.
@@ -200,7 +200,7 @@ impl Mlflow {
         })
     }
 
-    /// What follows from a look: what to keep, and what to wish for.
+    /// What follows from what the registry says: the status to keep, and the change to ask for.
     pub fn follow(
         &self,
         deployment: DeploymentIndex,
@@ -277,7 +277,7 @@ impl Mlflow {
         }
         match self.canary_percent {
             None => Some(Command::Promote),
-            // Whoever runs a canary already knows better how large it is to be.
+            // An operator who runs a canary already knows better how large it is to be.
             Some(percent) if canary == Percent::ZERO => set(percent),
             Some(_) => None,
         }
@@ -309,8 +309,8 @@ fn trigger_key(name: &DeploymentName) -> String {
 // === impl TrackedVersion ===
 
 impl TrackedVersion {
-    fn of(sighting: &SourceStatus) -> Option<Self> {
-        reader::read(&sighting.value).ok()
+    fn of(status: &SourceStatus) -> Option<Self> {
+        reader::read(&status.value).ok()
     }
 
     /// The same mark while the colours serve other versions.

@@ -75,7 +75,7 @@ const FAILED_HEARTBEATS: u32 = 3;
 const OPENINGS: u32 = 3;
 
 /// How many heartbeats in a row may bring what the stream had not.
-const OVERTAKEN: u32 = 2;
+const MISSED: u32 = 2;
 
 /// How long to wait after a failure: the first time, and at most. In between it doubles.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -173,7 +173,7 @@ impl<'f> Follower<'f> {
     /// Takes over what is written after `listed`, and asks once a heartbeat whether the stream still brings it.
     async fn watch(&mut self, listed: ModRevision) -> WatchEnd {
         let (mut is_begun, mut openings) = (false, 1_u32);
-        let (mut failed_heartbeats, mut overtaken) = (0_u32, 0_u32);
+        let (mut failed_heartbeats, mut missed) = (0_u32, 0_u32);
         let mut watch = Watch {
             stream: self.host.grpc_stream(&self.etcd.watch(listed)),
             heartbeat_due: self.host.sleep_until(self.host.now().plus(HEARTBEAT)),
@@ -185,7 +185,7 @@ impl<'f> Follower<'f> {
         loop {
             match watch.next().await {
                 WatchEvent::Message(Some(message)) => {
-                    overtaken = 0;
+                    missed = 0;
                     match WatchResponse::decode(message.as_slice()) {
                         // What was missed is compacted away: only the keys themselves are left to read.
                         Ok(response) if response.canceled && response.compact_revision != 0 => {
@@ -217,10 +217,10 @@ impl<'f> Follower<'f> {
                     Ok(response) => {
                         failed_heartbeats = 0;
                         if response.kvs.iter().any(|key| number(key.mod_revision) > self.last) {
-                            overtaken = overtaken.saturating_add(1);
+                            missed = missed.saturating_add(1);
                         }
                         let went_back = revision_of(response.header.as_ref()) < listed;
-                        if went_back || response.more || overtaken >= OVERTAKEN {
+                        if went_back || response.more || missed >= MISSED {
                             return WatchEnd::ListAgain;
                         }
                         for key in &response.kvs {
@@ -250,7 +250,7 @@ impl<'f> Follower<'f> {
         let Some(key) = &event.kv else { return };
         if event.r#type == i32::from(EventType::Delete) {
             self.last = self.last.max(number(key.mod_revision));
-            // Somebody removed the record, not the deployment: it gets one again, from what is known here.
+            // The record was removed, not the deployment: it gets one again, from what is known here.
             if let Some((index, _)) = self.etcd.name_of(&key.key).and_then(|name| self.deployments.named(name)) {
                 self.absent.insert(index);
             }
@@ -266,7 +266,7 @@ impl<'f> Follower<'f> {
         }
     }
 
-    /// Gives one deployment its key, made of what is known of it here, unless somebody else does.
+    /// Gives one deployment its key, made of what is known of it here, unless another Envoy does.
     fn create_next(&self, watch: &mut Watch) {
         if watch.creation.is_some() {
             return;

@@ -45,7 +45,7 @@ impl Envoy {
                     drop(sender);
                 }
             } else if let Some((call, waiter)) = self.asked() {
-                // One that nobody waits for any more reaches etcd all the same.
+                // A call that was given up reaches etcd all the same.
                 let _: Result<(), GrpcReply> = waiter.send(model.call(&call, fate));
             } else {
                 return;

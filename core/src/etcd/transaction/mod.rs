@@ -51,14 +51,14 @@ pub enum Committed {
     Unchanged(Box<Current>),
 }
 
-/// The end of a change that was not made, or of which nobody can say.
+/// The end of a change that was not made, or whose outcome is unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TxnError<E> {
     /// The decision was against it, on this state.
     Rejected(E, Box<Current>),
     /// Nothing was changed, and nothing will be; this is why.
     Aborted(NotCommitted),
-    /// Nobody can say whether it was made.
+    /// It is not known whether it was made.
     Indeterminate,
 }
 
@@ -131,7 +131,7 @@ const RACES: u32 = 4;
 /// much of that is left.
 ///
 /// # Errors
-/// What `decide` rejects, why nothing was changed, or that nobody can say.
+/// What `decide` rejects, why nothing was changed, or that the outcome is unknown.
 pub async fn commit<E>(
     etcd: &EtcdStore,
     host: &dyn Host,

@@ -30,7 +30,7 @@ fn kind(problem: &serde_json::Value) -> &str {
 
 #[test]
 fn whatever_gives_an_unhealthy_colour_traffic_is_refused_and_changes_nothing() {
-    let sick = [
+    let unhealthy = [
         (answered(500, "no model"), "answered 500: no model"),
         (answered(504, "upstream request timeout"), "no answer within 1s"),
         (answered(503, "upstream connect error"), "upstream connect error"),
@@ -38,7 +38,7 @@ fn whatever_gives_an_unhealthy_colour_traffic_is_refused_and_changes_nothing() {
         (HttpReply::UnknownCluster(ClusterName::new("gren").expect("valid")), "cluster 'gren' is not known"),
     ];
     for (method, path) in [("POST", "/promote"), ("PATCH", "?active=green"), ("PATCH", "?canary_percent=0.01")] {
-        for (reply, seen) in &sick {
+        for (reply, seen) in &unhealthy {
             let api = Fixture::with(PROBE);
             api.will_reply([reply.clone()]);
             let (status, problem) = api.operate(method, &format!("{IRIS}{path}"));
