@@ -3,10 +3,9 @@
 use std::process::Command;
 
 use anyhow::Result;
+use bluegreen_programs::checkout::is_ci;
+use bluegreen_programs::{Checkout, Unavailable, process};
 
-use crate::checkout::Checkout;
-use crate::missing::Missing;
-use crate::process;
 use crate::toolchain::WasmToolchain;
 
 /// What runs inside Envoy's VM.
@@ -45,9 +44,8 @@ fn require(checkout: &Checkout, subcommand: &str, component: &str) -> Result<()>
         return Ok(());
     }
     // Its failure shows in the next line.
-    let _ = process::answer(Command::new("rustup").args(["component", "add", component]));
-    if works() {
+    if is_ci() && process::answer(Command::new("rustup").args(["component", "add", component])).is_ok() && works() {
         return Ok(());
     }
-    Err(Missing::error(format!("`cargo {subcommand}` is not installed: run `rustup component add {component}`")))
+    Err(Unavailable::error(format!("`cargo {subcommand}` is not installed: run `rustup component add {component}`")))
 }

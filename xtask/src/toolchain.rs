@@ -8,11 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-
-use crate::checkout::Checkout;
-use crate::packages;
-use crate::process;
-use crate::progress::Progress;
+use bluegreen_programs::{Checkout, Progress, packages, process};
 
 pub const TARGET: &str = "wasm32-unknown-unknown";
 
@@ -170,7 +166,7 @@ impl Machine for ThisMachine<'_> {
         if debian_is_complete() {
             return Ok(());
         }
-        Err(crate::missing::Missing::error(format!(
+        Err(bluegreen_programs::Unavailable::error(format!(
             "Debian's {DEBIAN_RUSTC} is older than the {} this needs: run `rustup target add {TARGET}`",
             env!("CARGO_PKG_RUST_VERSION")
         )))
@@ -217,7 +213,7 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::missing::Missing;
+    use bluegreen_programs::Unavailable;
 
     #[derive(Default)]
     struct FakeMachine {
@@ -239,7 +235,7 @@ mod tests {
         }
 
         fn debian_is_ready(&self) -> Result<()> {
-            if self.debian { Ok(()) } else { Err(Missing::error("install rustc-web")) }
+            if self.debian { Ok(()) } else { Err(Unavailable::error("install rustc-web")) }
         }
     }
 
@@ -266,7 +262,7 @@ mod tests {
     #[test]
     fn with_neither_the_answer_says_what_to_install() {
         let error = choose(&FakeMachine::default()).unwrap_err();
-        assert!(Missing::is(&error));
+        assert!(Unavailable::is(&error));
     }
 
     #[test]

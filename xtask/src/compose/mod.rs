@@ -7,15 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use bluegreen_programs::{Checkout, Progress, Unavailable, packages, process};
 use nix::unistd::geteuid;
 
 mod program;
-
-use crate::checkout::Checkout;
-use crate::missing::Missing;
-use crate::packages;
-use crate::process;
-use crate::progress::Progress;
 
 /// The variable that tells the tests which compose programs there are, one a line.
 pub const PROGRAMS: &str = "BLUEGREEN_COMPOSE";
@@ -125,7 +120,7 @@ impl Base {
 /// Fails at once where the tests cannot run, before anything is built for them.
 pub fn require() -> Result<()> {
     if !docker_says(&["version", "--format", "{{.Server.Version}}"]) {
-        return Err(Missing::error("the tests of docker-compose.yml need a Docker engine that this user may use"));
+        return Err(Unavailable::error("the tests of docker-compose.yml need a Docker engine that this user may use"));
     }
     program::require()
 }
@@ -169,7 +164,9 @@ fn make_root(checkout: &Checkout) -> Result<()> {
         return Ok(());
     }
     if !geteuid().is_root() {
-        return Err(Missing::error("no base image can be pulled, and making stand-ins with debootstrap needs root"));
+        return Err(Unavailable::error(
+            "no base image can be pulled, and making stand-ins with debootstrap needs root",
+        ));
     }
     if !process::exists("debootstrap") {
         packages::install(&["debootstrap"], "making stand-ins for base images")?;
@@ -182,7 +179,7 @@ fn make_root(checkout: &Checkout) -> Result<()> {
     let mut debootstrap = Command::new("debootstrap");
     debootstrap.args(["--variant=minbase", "--include=busybox", "bookworm"]).arg(&folder);
     process::quiet(&mut debootstrap, &progress)
-        .map_err(|error| Missing::error(format!("debootstrap cannot make stand-ins for base images: {error:#}")))?;
+        .map_err(|error| Unavailable::error(format!("debootstrap cannot make stand-ins for base images: {error:#}")))?;
     let archive = folder.with_extension("tar");
     process::quiet(Command::new("tar").arg("-C").arg(&folder).arg("-cf").arg(&archive).arg("."), &progress)?;
     process::quiet(Command::new("docker").arg("import").arg(&archive).arg(ROOT), &progress)?;
@@ -203,7 +200,7 @@ fn prometheus(checkout: &Checkout) -> Result<PathBuf> {
     let progress = Progress::start("Downloading Debian's prometheus");
     let unpack = "apt-get download prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb";
     process::quiet(Command::new("sh").args(["-c", unpack]).current_dir(&folder), &progress)
-        .map_err(|error| Missing::error(format!("Debian's prometheus cannot be downloaded: {error:#}")))?;
+        .map_err(|error| Unavailable::error(format!("Debian's prometheus cannot be downloaded: {error:#}")))?;
     ensure!(binary.is_file(), "Debian's package prometheus has no {}", binary.display());
     progress.done("Downloaded Debian's prometheus");
     Ok(binary)

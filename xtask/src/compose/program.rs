@@ -8,11 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Error, Result, ensure};
-
-use crate::checkout::Checkout;
-use crate::missing::Missing;
-use crate::process;
-use crate::progress::Progress;
+use bluegreen_programs::{Checkout, Progress, Unavailable, process};
 
 /// The Docker client with its plugin, as tests call it.
 pub const PLUGIN: &str = "docker compose";
@@ -52,7 +48,7 @@ pub fn require() -> Result<()> {
 }
 
 fn missing() -> Error {
-    Missing::error("the tests of docker-compose.yml need `docker compose` or docker-compose")
+    Unavailable::error("the tests of docker-compose.yml need `docker compose` or docker-compose")
 }
 
 fn plugin_answers() -> bool {
