@@ -1,35 +1,31 @@
 //! An external processor, the other way to decide per request outside Envoy: a gRPC server that sets the header.
-//!
-//! The few messages that it needs are written by hand; field numbers are those of
-//! `envoy/service/ext_proc/v3/external_processor.proto`.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use anyhow::Result;
 use bluegreen_testbed::ports::loopback;
-use prost::Message;
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
+use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::{
+    ExternalProcessor as Processing, ExternalProcessorServer,
+};
+use envoy_types::pb::envoy::service::ext_proc::v3::processing_response::Response as Answer;
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    CommonResponse, HeaderMutation, HeadersResponse, ProcessingRequest, ProcessingResponse,
+};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::body::Body;
-use tonic::codegen::{BoxFuture, Service, http};
-use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
-use tonic_prost::ProstCodec;
 
 use crate::gateway::CLUSTER_HEADER;
 
 /// The cluster by which Envoy reaches the processor.
 pub const CLUSTER: &str = "ext_proc";
-
-/// `OVERWRITE_IF_EXISTS_OR_ADD`.
-const OVERWRITE: i32 = 2;
 
 /// A running processor; it ends when dropped.
 pub struct ExternalProcessor {
@@ -38,57 +34,7 @@ pub struct ExternalProcessor {
 }
 
 /// The gRPC service: a bidirectional stream for each HTTP request.
-#[derive(Clone)]
-struct Processor;
-
-/// What Envoy says: that headers have come is all that matters here.
-#[derive(Clone, PartialEq, Message)]
-struct ProcessingRequest {
-    #[prost(bytes = "vec", optional, tag = "2")]
-    request_headers: Option<Vec<u8>>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ProcessingResponse {
-    #[prost(message, optional, tag = "1")]
-    request_headers: Option<HeadersResponse>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct HeadersResponse {
-    #[prost(message, optional, tag = "1")]
-    response: Option<CommonResponse>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct CommonResponse {
-    #[prost(message, optional, tag = "2")]
-    header_mutation: Option<HeaderMutation>,
-    #[prost(bool, tag = "5")]
-    clear_route_cache: bool,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct HeaderMutation {
-    #[prost(message, repeated, tag = "1")]
-    set_headers: Vec<HeaderValueOption>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct HeaderValueOption {
-    #[prost(message, optional, tag = "1")]
-    header: Option<HeaderValue>,
-    #[prost(int32, tag = "3")]
-    append_action: i32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct HeaderValue {
-    #[prost(string, tag = "1")]
-    key: String,
-    #[prost(bytes = "vec", tag = "3")]
-    raw_value: Vec<u8>,
-}
+struct ToBlue;
 
 // === impl ExternalProcessor ===
 
@@ -97,7 +43,8 @@ impl ExternalProcessor {
     pub async fn start() -> Result<Self> {
         let listener = TcpListener::bind(loopback(0)).await?;
         let address = listener.local_addr()?;
-        let serving = Server::builder().add_service(Processor).serve_with_incoming(TcpListenerStream::new(listener));
+        let service = ExternalProcessorServer::new(ToBlue);
+        let serving = Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
         let server = tokio::spawn(async {
             // Envoy's connection is cut off at the end of a round; there is nobody to tell.
             let _ = serving.await;
@@ -127,51 +74,44 @@ pub fn filter() -> Value {
     })
 }
 
-// === impl Processor ===
+// === impl ToBlue ===
 
-impl NamedService for Processor {
-    const NAME: &'static str = "envoy.service.ext_proc.v3.ExternalProcessor";
-}
+#[tonic::async_trait]
+impl Processing for ToBlue {
+    type ProcessStream = Pin<Box<dyn Stream<Item = Result<ProcessingResponse, Status>> + Send>>;
 
-impl Service<http::Request<Body>> for Processor {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<Self::Response, Infallible>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        Box::pin(async {
-            let codec = ProstCodec::<ProcessingResponse, ProcessingRequest>::default();
-            Ok(Grpc::new(codec).streaming(Processor, request).await)
-        })
-    }
-}
-
-impl StreamingService<ProcessingRequest> for Processor {
-    type Response = ProcessingResponse;
-    type ResponseStream = Pin<Box<dyn Stream<Item = Result<ProcessingResponse, Status>> + Send>>;
-    type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
-
-    fn call(&mut self, request: Request<Streaming<ProcessingRequest>>) -> Self::Future {
+    async fn process(
+        &self,
+        request: Request<Streaming<ProcessingRequest>>,
+    ) -> Result<Response<Self::ProcessStream>, Status> {
+        // Envoy asks about request headers only.
         let answers = request.into_inner().map(|asked| asked.map(|_| to_blue()));
-        Box::pin(async { Ok(Response::new(Box::pin(answers) as Self::ResponseStream)) })
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
 fn to_blue() -> ProcessingResponse {
-    let header = HeaderValue { key: CLUSTER_HEADER.to_owned(), raw_value: b"blue".to_vec() };
-    let set_headers = vec![HeaderValueOption { header: Some(header), append_action: OVERWRITE }];
-    let response = CommonResponse { header_mutation: Some(HeaderMutation { set_headers }), clear_route_cache: true };
-    ProcessingResponse { request_headers: Some(HeadersResponse { response: Some(response) }) }
+    let header = HeaderValue { key: CLUSTER_HEADER.to_owned(), raw_value: b"blue".to_vec(), ..HeaderValue::default() };
+    let set_headers = vec![HeaderValueOption {
+        header: Some(header),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        ..HeaderValueOption::default()
+    }];
+    let response = CommonResponse {
+        header_mutation: Some(HeaderMutation { set_headers, ..HeaderMutation::default() }),
+        clear_route_cache: true,
+        ..CommonResponse::default()
+    };
+    let headers = HeadersResponse { response: Some(response) };
+    ProcessingResponse { response: Some(Answer::RequestHeaders(headers)), ..ProcessingResponse::default() }
 }
 
 // === tests ===
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
 
     #[test]
