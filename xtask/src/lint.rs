@@ -34,7 +34,7 @@ pub fn clippy_for_host(checkout: &Checkout) -> Result<()> {
 
 /// clippy for what runs in the VM, which has code that only wasm32 compiles.
 pub fn clippy_for_wasm(toolchain: &WasmToolchain<'_>) -> Result<()> {
-    process::show(toolchain.cargo_clippy()?.args(IN_THE_VM).args(DENY_WARNINGS))
+    process::show(toolchain.cargo("clippy").args(IN_THE_VM).args(DENY_WARNINGS))
 }
 
 /// rustup's minimal profile lacks both tools.

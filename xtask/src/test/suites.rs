@@ -97,7 +97,7 @@ fn wasm(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
 }
 
 fn core_on_wasm(toolchain: &WasmToolchain<'_>) -> Command {
-    let mut cargo = toolchain.cargo_test();
+    let mut cargo = toolchain.cargo("test");
     // No documentation tests: they are the same ones that the native suite runs.
     cargo.args(["--package", "bluegreen-core", "--tests"]);
     // Lines of debug information would be nine tenths of the module, and the runner reads all of it.
@@ -171,9 +171,10 @@ fn docker_compose(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) 
     report.tests("docker compose", || {
         compose::require()?;
         session.build_module()?;
-        let prepared = compose::Prepared::obtain(session.checkout, &envoy.obtain(session.checkout)?)?;
+        let programs = compose::programs(session.checkout)?;
+        let _images = compose::BaseImages::obtain(session.checkout, &envoy.obtain(session.checkout)?)?;
         let mut cargo = session.native_tests(&["bluegreen-tests"]);
-        cargo.args(["--features", "compose", "--test", "compose"]).env(compose::PROGRAMS, &prepared.programs);
+        cargo.args(["--features", "compose", "--test", "compose"]).env(compose::PROGRAMS, programs);
         // One after the other: they build and take down images of the same names.
         cargo.env("RUST_TEST_THREADS", "1");
         session.count_native(&mut cargo)

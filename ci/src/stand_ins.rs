@@ -1,19 +1,12 @@
-//! What the tests of `docker-compose.yml` need: an engine, a compose program, and the base images that the project's
-//! images are built from. Where those can neither be found nor pulled, stand-ins under their names:
-//! `tests/compose/README.md`.
+//! Stand-ins for the base images that the project's images are built from, where those can neither be found nor pulled.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
-use bluegreen_programs::{Checkout, Progress, Unavailable, packages, process};
+use anyhow::{Context, Result};
+use bluegreen_programs::{Checkout, Progress, Unavailable, packages, process, tool};
 use nix::unistd::geteuid;
-
-mod program;
-
-/// The variable that tells the tests which compose programs there are, one a line.
-pub const PROGRAMS: &str = "BLUEGREEN_COMPOSE";
 
 /// The authorities of TLS that this machine trusts.
 const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -22,7 +15,8 @@ const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 const ROOT: &str = "bluegreen-tests/root:bookworm";
 
 /// What every stand-in is marked with, and what is built from one: an image inherits the labels of its base.
-const MARK: &str = "bluegreen-tests=stand-in";
+const MARK: &str = "bluegreen-tests";
+const STAND_IN: &str = "stand-in";
 
 /// A base image and what stands in for it.
 struct Base {
@@ -53,48 +47,40 @@ const BUILT: &[&str] = &[
 /// Where the base images are named.
 const NAMED_IN: &[&str] = &["docker/Dockerfile", "docker-compose.yml"];
 
-/// Everything is there; stand-ins go when this does.
-pub struct Prepared {
-    /// For [`PROGRAMS`].
-    pub programs: String,
-    stand_ins: Vec<String>,
+/// Makes a stand-in for each base image that is neither there nor can be pulled. `envoy` is what one for Envoy's image is
+/// made of; the module has been built.
+pub fn make(checkout: &Checkout, envoy: &Path) -> Result<()> {
+    for base in BASES {
+        let name = base.name(checkout)?;
+        let progress = Progress::start(format!("Looking for the image {name}"));
+        let present = docker_says(&["image", "inspect", &name]);
+        if present || process::quiet(Command::new("docker").args(["pull", "--quiet", &name]), &progress).is_ok() {
+            progress.done(&format!("The image {name} is there"));
+            continue;
+        }
+        progress.done(&format!("The image {name} cannot be pulled here: making a stand-in for it"));
+        stand_in(base, &name, checkout, envoy)?;
+    }
+    Ok(())
 }
 
-// === impl Prepared ===
-
-impl Prepared {
-    /// `envoy` is what a stand-in for Envoy's image is made of; the module has been built.
-    pub fn obtain(checkout: &Checkout, envoy: &Path) -> Result<Self> {
-        let programs = program::all(checkout)?.join("\n");
-        let mut prepared = Self { programs, stand_ins: Vec::new() };
-        for base in BASES {
-            let name = base.name(checkout)?;
-            let progress = Progress::start(format!("Looking for the image {name}"));
-            let present = docker_says(&["image", "inspect", &name]);
-            if present || process::quiet(Command::new("docker").args(["pull", "--quiet", &name]), &progress).is_ok() {
-                progress.done(&format!("The image {name} is there"));
-                continue;
-            }
-            progress.done(&format!("The image {name} cannot be pulled here: making a stand-in for it"));
-            prepared.stand_ins.push(name.clone());
-            stand_in(base, &name, checkout, envoy)?;
-        }
-        Ok(prepared)
+/// Removes the stand-ins and what was built from them: what is left behind could be taken for the real one.
+pub fn remove(checkout: &Checkout) -> Result<()> {
+    let names = BASES.iter().map(|base| base.name(checkout)).collect::<Result<Vec<_>>>()?;
+    let built = BUILT.iter().map(|name| format!("{name}:{}", env!("CARGO_PKG_VERSION")));
+    for name in names.into_iter().chain(built).filter(|name| is_marked(name)) {
+        let _ = process::answer(Command::new("docker").args(["image", "rm", &name]));
     }
+    // Those whose name another build has taken since.
+    let filter = format!("label={MARK}={STAND_IN}");
+    process::answer(Command::new("docker").args(["image", "prune", "--force", "--filter", &filter])).map(drop)
 }
 
-impl Drop for Prepared {
-    fn drop(&mut self) {
-        let built = BUILT.iter().map(|name| format!("{name}:{}", env!("CARGO_PKG_VERSION")));
-        let built = built.filter(|_| !self.stand_ins.is_empty());
-        for name in self.stand_ins.iter().cloned().chain(built) {
-            // What is left behind could be taken for the real one.
-            let _ = process::answer(Command::new("docker").args(["image", "rm", &name]));
-        }
-        // Those whose name another build has taken since.
-        let filter = format!("label={MARK}");
-        let _ = process::answer(Command::new("docker").args(["image", "prune", "--force", "--filter", &filter]));
-    }
+/// Whether an image is a stand-in, or built from one.
+fn is_marked(name: &str) -> bool {
+    let format = format!("{{{{index .Config.Labels \"{MARK}\"}}}}");
+    process::answer(Command::new("docker").args(["image", "inspect", "--format", &format, name]))
+        .is_ok_and(|label| label == STAND_IN)
 }
 
 // === impl Base ===
@@ -117,14 +103,6 @@ impl Base {
     }
 }
 
-/// Fails at once where the tests cannot run, before anything is built for them.
-pub fn require() -> Result<()> {
-    if !docker_says(&["version", "--format", "{{.Server.Version}}"]) {
-        return Err(Unavailable::error("the tests of docker-compose.yml need a Docker engine that this user may use"));
-    }
-    program::require()
-}
-
 fn docker_says(arguments: &[&str]) -> bool {
     process::answer(Command::new("docker").args(arguments)).is_ok()
 }
@@ -132,7 +110,7 @@ fn docker_says(arguments: &[&str]) -> bool {
 /// Builds a stand-in under `name`.
 fn stand_in(base: &Base, name: &str, checkout: &Checkout, envoy: &Path) -> Result<()> {
     make_root(checkout)?;
-    let sources = checkout.root().join("tests/compose");
+    let sources = checkout.root().join("ci/images");
     let context = tempfile::tempdir()?;
     let copy = |from: &Path, to: &str| {
         fs::copy(from, context.path().join(to)).map(drop).with_context(|| format!("cannot copy {}", from.display()))
@@ -146,13 +124,17 @@ fn stand_in(base: &Base, name: &str, checkout: &Checkout, envoy: &Path) -> Resul
             copy(&checkout.debug_binary("model-server"), "model-server")?;
             copy(&checkout.module(), "bluegreen.wasm")?;
             copy(&sources.join("cargo"), "cargo")?;
+            copy(&sources.join("rustup"), "rustup")?;
         }
         _ => {}
     }
     let progress = Progress::start(format!("Making a stand-in for {name}"));
     let dockerfile = sources.join(base.dockerfile);
     let mut docker = Command::new("docker");
-    docker.args(["build", "--label", MARK, "--tag", name, "--file"]).arg(dockerfile).arg(context.path());
+    docker
+        .args(["build", "--label", &format!("{MARK}={STAND_IN}"), "--tag", name, "--file"])
+        .arg(dockerfile)
+        .arg(context.path());
     process::quiet(&mut docker, &progress)?;
     progress.done(&format!("Made a stand-in for {name}"));
     Ok(())
@@ -191,19 +173,14 @@ fn make_root(checkout: &Checkout) -> Result<()> {
 
 /// The binary out of Debian's package.
 fn prometheus(checkout: &Checkout) -> Result<PathBuf> {
-    let folder = checkout.tool("compose-prometheus");
-    let binary = folder.join("usr/bin/prometheus");
-    if binary.is_file() {
-        return Ok(binary);
-    }
-    fs::create_dir_all(&folder)?;
-    let progress = Progress::start("Downloading Debian's prometheus");
-    let unpack = "apt-get download prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb";
-    process::quiet(Command::new("sh").args(["-c", unpack]).current_dir(&folder), &progress)
-        .map_err(|error| Unavailable::error(format!("Debian's prometheus cannot be downloaded: {error:#}")))?;
-    ensure!(binary.is_file(), "Debian's package prometheus has no {}", binary.display());
-    progress.done("Downloaded Debian's prometheus");
-    Ok(binary)
+    tool::once(checkout, "compose-prometheus", "usr/bin/prometheus", |folder| {
+        let progress = Progress::start("Downloading Debian's prometheus");
+        let unpack = "apt-get download prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb";
+        process::quiet(Command::new("sh").args(["-c", unpack]).current_dir(folder), &progress)
+            .map_err(|error| Unavailable::error(format!("Debian's prometheus cannot be downloaded: {error:#}")))?;
+        progress.done("Downloaded Debian's prometheus");
+        Ok(())
+    })
 }
 
 // === tests ===

@@ -1,4 +1,4 @@
-# Stands in for Python's image: see README.md.
+# Stands in for Python's image: see ../README.md.
 FROM bluegreen-tests/root:bookworm
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3 python3-pip \
