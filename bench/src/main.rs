@@ -33,7 +33,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use bluegreen_programs::prepared::Prepared;
-use bluegreen_programs::{Checkout, process};
+use bluegreen_programs::{Checkout, task};
 use clap::{Parser, ValueEnum};
 
 use lab::Lab;
@@ -75,29 +75,19 @@ const SUBJECTS: [Subject; 7] =
     [Subject::Overhead, Subject::Switch, Subject::Split, Subject::Scale, Subject::Size, Subject::Guard, Subject::Fleet];
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let options = Options::parse();
+    task::run(|checkout| {
+        // Load and external processor are part of this program: unoptimised, they would measure themselves.
+        ensure!(
+            !cfg!(debug_assertions) || options.quick,
+            "this program is unoptimised and would measure itself: run `cargo xtask bench`"
+        );
+        measure(checkout, &options)?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// Measures, prints and writes down.
-fn run(options: &Options) -> Result<()> {
-    // Load and external processor are part of this program: unoptimised, they would measure themselves.
-    ensure!(
-        !cfg!(debug_assertions) || options.quick,
-        "this program is unoptimised and would measure itself: run `cargo xtask bench`"
-    );
-    process::end_all_on_signals()?;
-    let measured = measure(&Checkout::locate()?, options);
-    // A signal ends the processes under the measurement; what it then says is of no interest.
-    process::wait_for_exit_if_ending();
-    measured
-}
-
 fn measure(checkout: &Checkout, options: &Options) -> Result<()> {
     let prepared = Prepared::obtain(checkout)?;
     let subjects = if options.subjects.is_empty() { &SUBJECTS[..] } else { &options.subjects };

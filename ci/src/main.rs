@@ -5,8 +5,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use bluegreen_programs::{Checkout, process};
+use bluegreen_programs::task;
 use clap::{Parser, Subcommand};
 
 mod compose_program;
@@ -40,26 +39,15 @@ enum StandIns {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().task) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+    let Arguments { task } = Arguments::parse();
+    task::run(|checkout| {
+        match task {
+            Task::StandIns(StandIns::Make { envoy }) => stand_ins::make(checkout, &envoy)?,
+            Task::StandIns(StandIns::Remove) => stand_ins::remove(checkout)?,
+            Task::ComposeProgram => println!("{}", compose_program::obtain(checkout)?.display()),
         }
-    }
-}
-
-fn run(task: Task) -> Result<()> {
-    process::end_all_on_signals()?;
-    let checkout = Checkout::locate()?;
-    match task {
-        Task::StandIns(StandIns::Make { envoy }) => stand_ins::make(&checkout, &envoy),
-        Task::StandIns(StandIns::Remove) => stand_ins::remove(&checkout),
-        Task::ComposeProgram => {
-            println!("{}", compose_program::obtain(&checkout)?.display());
-            Ok(())
-        }
-    }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 // === tests ===

@@ -262,12 +262,7 @@ impl<'a> FleetStory<'a> {
 /// Waits until the requests to one Envoy have the new colour, and says how long after the answer the last one began that
 /// had not.
 async fn last_old(load: &Running, old: &str, answered: Instant) -> Result<Duration> {
-    let is_new = |records: &[bluegreen_testbed::load::Record]| {
-        records.len() == ENOUGH
-            && records.iter().all(|record| record.began > answered && record.colour().is_some_and(|seen| seen != old))
-    };
-    let look = || async { Ok(load.recent(ENOUGH).records) };
-    wait::until("the new colour", look, |records| is_new(records)).await?;
+    load.settled(ENOUGH, answered, |record| record.colour().is_some_and(|seen| seen != old)).await?;
     let since = load.recent(usize::MAX).begun_after(answered);
     let late = since.records.iter().filter(|record| record.colour() == Some(old)).map(|record| record.began - answered);
     Ok(late.max().unwrap_or_default())

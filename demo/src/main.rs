@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bluegreen_programs::prepared::Prepared;
-use bluegreen_programs::{Checkout, etcd, process};
+use bluegreen_programs::{Checkout, etcd, task};
 use clap::Parser;
 
 use environment::{Environment, Models};
@@ -48,25 +48,18 @@ struct Options {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+    let options = Options::parse();
+    task::run(|checkout| {
+        if options.fleet {
+            tell_fleet(&options, checkout)?
+        } else {
+            tell(&options, checkout)?
         }
-    }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// Tells the story; any step whose result is not the expected one is an error.
-fn run(options: &Options) -> Result<()> {
-    process::end_all_on_signals()?;
-    let checkout = Checkout::locate()?;
-    let told = if options.fleet { tell_fleet(options, &checkout) } else { tell(options, &checkout) };
-    // A signal ends the processes of the story; what it then says about them is of no interest.
-    process::wait_for_exit_if_ending();
-    told
-}
-
 fn tell(options: &Options, checkout: &Checkout) -> Result<()> {
     // Before anything is downloaded or built: a port in use is found out in a moment.
     ports::ensure_free(options.mlflow)?;
@@ -90,6 +83,7 @@ fn tell(options: &Options, checkout: &Checkout) -> Result<()> {
     })
 }
 
+/// Tells the fleet's story.
 fn tell_fleet(options: &Options, checkout: &Checkout) -> Result<()> {
     etcd::obtain()?;
     let prepared = Prepared::obtain(checkout)?;

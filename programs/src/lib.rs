@@ -4,7 +4,7 @@
 //! where things are ([`checkout`]), how long work is told ([`progress`]), waiting for a condition ([`wait`]), child
 //! processes ([`process`]); then what brings a program here: Debian's [`packages`], what is made once and kept
 //! ([`tool`]), [`cargo_tool`] and [`python`]; at last the programs themselves, [`envoy`], [`etcd`] and [`mlflow`], and
-//! all that it takes to run the filter ([`prepared`]).
+//! all that it takes to run the filter ([`prepared`]). [`task`] is how a program of this workspace begins and ends.
 
 pub mod unavailable;
 
@@ -25,6 +25,7 @@ pub mod etcd;
 pub mod mlflow;
 
 pub mod prepared;
+pub mod task;
 
 pub use checkout::Checkout;
 pub use progress::Progress;

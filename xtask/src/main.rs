@@ -7,8 +7,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::Result;
-use bluegreen_programs::{Checkout, process};
+use bluegreen_programs::task;
 use clap::{Parser, Subcommand};
 
 use crate::test::TestOptions;
@@ -65,35 +64,19 @@ struct Forwarded {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().task) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+    let Arguments { task } = Arguments::parse();
+    task::run(|checkout| {
+        match task {
+            Task::Demo(Forwarded { arguments }) => return forward::demo(checkout, &arguments),
+            Task::Bench(Forwarded { arguments }) => return forward::bench(checkout, &arguments),
+            Task::Test(options) => return test::run(checkout, &options),
+            Task::Build => drop(module::build(checkout, &WasmToolchain::obtain(checkout)?)?),
+            Task::Lint => lint::run(checkout)?,
+            Task::Image => dist::image(checkout)?,
+            Task::Dist => dist::run(checkout)?,
         }
-    }
-}
-
-fn run(task: Task) -> Result<ExitCode> {
-    let checkout = Checkout::locate()?;
-    match task {
-        Task::Demo(Forwarded { arguments }) => forward::demo(&checkout, &arguments),
-        Task::Bench(Forwarded { arguments }) => forward::bench(&checkout, &arguments),
-        Task::Build => own(|| module::build(&checkout, &WasmToolchain::obtain(&checkout)?).map(drop)),
-        Task::Lint => own(|| lint::run(&checkout)),
-        Task::Image => own(|| dist::image(&checkout)),
-        Task::Dist => own(|| dist::run(&checkout)),
-        Task::Test(options) => {
-            process::end_all_on_signals()?;
-            test::run(&checkout, &options)
-        }
-    }
-}
-
-/// Runs a task that this program carries out itself.
-fn own(task: impl FnOnce() -> Result<()>) -> Result<ExitCode> {
-    process::end_all_on_signals()?;
-    task().map(|()| ExitCode::SUCCESS)
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 // === tests ===

@@ -5,7 +5,7 @@ pub mod timeline;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use bluegreen_testbed::Load;
 use bluegreen_testbed::load::Running;
 use serde::Serialize;
@@ -17,9 +17,6 @@ use crate::statistics::quantile;
 use bluegreen_programs::Progress;
 use method::Method;
 use timeline::{Change, Findings, milliseconds};
-
-/// How long a change may take until no request gets the old colour any more.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// So many requests in a row must have the new colour before the next command is given.
 const SETTLED: usize = 48;
@@ -78,22 +75,7 @@ async fn series(name: &'static str, method: &mut Method, count: usize) -> Result
 
 /// Waits until the last requests all began after the change was through and all have the new colour.
 pub async fn settled(load: &Running, change: &Change) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let recent = load.recent(SETTLED).records;
-        let new = |record: &_| timeline::colour(record) == Some(change.to);
-        if recent.len() == SETTLED && recent.iter().all(|record| record.began > change.answered && new(record)) {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            bail!(
-                "{PATIENCE:?} after a switch to {} requests still get another answer: {:?}",
-                change.to,
-                recent.last()
-            );
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    load.settled(SETTLED, change.answered, |record| timeline::colour(record) == Some(change.to)).await
 }
 
 fn colour(index: usize) -> &'static str {

@@ -77,6 +77,7 @@ fn filter(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
 fn tools(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
     let packages = [
         "bluegreen-bench",
+        "bluegreen-ci",
         "bluegreen-demo",
         "bluegreen-model-server",
         "bluegreen-programs",
