@@ -115,7 +115,7 @@ fn report(series: &[Series]) -> BenchReport {
                 25.0,
                 quantile(&stale, 0.99),
                 "ms",
-                "Envoys, etcd and clients share the machine's cores: whoever has to tell the workers waits for one",
+                "Envoys, etcd and clients share the machine's cores: what has to tell the workers waits for one",
             ),
             Target::at_most("old colour after the answer on the Envoy that was called", 0.0, at_home as f64, "", "see the JSON"),
             Target::at_most("failed requests", 0.0, failed as f64, "", "see the JSON"),

@@ -57,7 +57,7 @@ pub fn build_model_server(checkout: &Checkout) -> Result<PathBuf> {
     Ok(model_server)
 }
 
-/// Writes the shipped configuration with a guard, which a configuration to copy from does not have: it acts by itself.
+/// Writes the shipped configuration with a guard, which a configuration to copy from does not have: it acts without being asked.
 fn guarded(folder: &Path) -> Result<PathBuf> {
     let bootstrap = Bootstrap::read(&repository::root().join("envoy/envoy.yaml"))?
         .deployment("iris", |iris| iris["guard"] = json!({"slow": {"over": "50ms"}}));

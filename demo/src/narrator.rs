@@ -24,14 +24,14 @@ const DIM: &str = "2";
 
 /// Prints the story.
 pub struct Narrator {
-    pace: Pace,
+    pacing: Pacing,
     styled: bool,
     step: u32,
     title: String,
 }
 
 /// What happens between two steps.
-enum Pace {
+enum Pacing {
     /// Nothing: a machine reads.
     None,
     /// A short pause.
@@ -44,13 +44,13 @@ enum Pace {
 
 impl Narrator {
     pub fn new(check: bool) -> Self {
-        let pace = match (check, stdin().is_terminal()) {
-            (true, _) => Pace::None,
-            (false, true) => Pace::Enter(lines()),
-            (false, false) => Pace::Pause,
+        let pacing = match (check, stdin().is_terminal()) {
+            (true, _) => Pacing::None,
+            (false, true) => Pacing::Enter(lines()),
+            (false, false) => Pacing::Pause,
         };
         let styled = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { pace, styled, step: 0, title: String::new() }
+        Self { pacing, styled, step: 0, title: String::new() }
     }
 
     pub fn introduction(&self, text: &str) {
@@ -123,10 +123,10 @@ impl Narrator {
     }
 
     async fn turn(&self) {
-        match &self.pace {
-            Pace::None => {}
-            Pace::Pause => tokio::time::sleep(PAUSE).await,
-            Pace::Enter(lines) => {
+        match &self.pacing {
+            Pacing::None => {}
+            Pacing::Pause => tokio::time::sleep(PAUSE).await,
+            Pacing::Enter(lines) => {
                 // What was typed ahead does not count.
                 while lines.try_recv().is_ok() {}
                 self.print(&format!("\n{}", self.style(DIM, "(Enter goes on)")));

@@ -20,7 +20,7 @@ const PORT: u16 = 10000;
 const CONNECTIONS: usize = 4;
 const PER_SECOND: f64 = 200.0;
 
-/// The traffic ends by itself, should the story be left alone.
+/// The traffic ends after this time, should the story be left alone.
 const LASTING: Duration = Duration::from_secs(20 * 60);
 const AT_MOST: u64 = 240_000;
 

@@ -20,7 +20,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The bill of materials beside the module.
 const SBOM: &str = "bluegreen.cdx.json";
 
-/// The image's digest, for whoever signs it.
+/// The image's digest, for the one that signs it.
 const DIGEST: &str = "image.digest";
 
 /// The checksums of the other files, as `sha256sum --check` reads them.

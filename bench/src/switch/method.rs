@@ -79,7 +79,7 @@ impl Method {
         Ok(Self { envoy, way: Way::Filter(Box::new(watched)) })
     }
 
-    /// Sends everything to `colour`; returns when whoever gives the command has reason to believe that it is done.
+    /// Sends everything to `colour`; returns when the caller has reason to believe that it is done.
     pub async fn switch(&mut self, colour: &'static str) -> Result<()> {
         match &mut self.way {
             Way::Admin(admin) => admin.patch("iris", &[("active", colour)]).await?.deployment().map(drop),

@@ -11,7 +11,7 @@ pub struct Change {
     pub to: &'static str,
     /// Just before the command was given.
     pub called: Instant,
-    /// When whoever gave the command was told that it is done.
+    /// When the command was answered.
     pub answered: Instant,
 }
 

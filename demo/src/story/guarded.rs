@@ -56,7 +56,7 @@ impl Story<'_> {
         self.environment.stop(GREEN.colour).await?;
         self.narrator.command(&self.environment.model_command(&GREEN));
         self.environment.start_model(&GREEN).await?;
-        self.narrator.meaning("The mended green is there. This time the share is given by hand.");
+        self.narrator.meaning("The fixed green is there. This time the share is given by hand.");
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The story, step by step: each shows real commands and their real answers, and fails when one is not as expected.
 //!
 //! [`Story::all_steps`] is its table of contents. What the steps do is told in their order: [`arrival`] of the new
-//! version, a bad one that is taken back by itself ([`guarded`]), the [`canary`] and what it shows, [`switching`] forth and
+//! version, a bad one that is rolled back automatically ([`guarded`]), the [`canary`] and what it shows, [`switching`] forth and
 //! back, and the [`departure`] of the old one. With `--mlflow` a [`registry`] does the switching. Each stands on
 //! [`showing`], which shows a call, its answer, and what the traffic did meanwhile.
 

@@ -132,7 +132,7 @@ impl Group {
     }
 
     /// Starts a child that leads a process group where the handler of signals can end that, and else belongs to this
-    /// process's group: whoever ends that, as the handler of a task does with its tests, ends the child too.
+    /// process's group: the end of that group, which a task brings about for its tests, is the child's end too.
     pub fn join(command: Command, last: LastSignal) -> io::Result<Self> {
         let leads = running().handles_signals;
         Self::start(command, last, leads)
