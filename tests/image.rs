@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::ports::{free, loopback};
-use bluegreen_testbed::process::Process;
+use bluegreen_testbed::process::ManagedProcess;
 use bluegreen_testbed::{repository, wait};
 use flate2::read::GzDecoder;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
@@ -28,7 +28,7 @@ const ACCEPTED: &str =
 /// A registry on loopback, without a password. It ends with this value.
 struct Registry {
     address: SocketAddr,
-    _process: Process,
+    _process: ManagedProcess,
     _folder: TempDir,
 }
 
@@ -47,7 +47,7 @@ impl Registry {
         fs::write(&file, settings.to_string())?;
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(&file);
-        let registry = Self { address, _process: Process::start("docker-registry", command)?, _folder: folder };
+        let registry = Self { address, _process: ManagedProcess::start("docker-registry", command)?, _folder: folder };
         wait::until("the registry", || registry.get("", "*/*"), |_| true).await?;
         Ok(registry)
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use bluegreen_testbed::process::Process;
+use bluegreen_testbed::process::ManagedProcess;
 use bluegreen_testbed::{Bootstrap, repository};
 use bluegreen_tests::IRIS;
 use serde_json::Value;
@@ -20,7 +20,7 @@ async fn validate(file: &Path) -> Result<()> {
     let mut command = Command::new(repository::envoy()?);
     command.current_dir(repository::root()).args(["--mode", "validate", "--disable-hot-restart"]);
     command.args(["--log-level", "warning", "--config-path"]).arg(file);
-    let mut process = Process::start("envoy --mode validate", command)?;
+    let process = ManagedProcess::start("envoy --mode validate", command)?;
     let status = process.wait().await?;
     ensure!(status.success(), "{} was refused:\n{}", file.display(), process.log().tail(20));
     Ok(())

@@ -316,7 +316,7 @@ impl Deployment {
         self.sources.get(source).with_context(|| format!("nothing was seen of {source}: {self:?}"))
     }
 
-    /// What a change changes, without what moves by itself: requests under way and probes.
+    /// What a change changes, without what moves anyway: requests under way and probes.
     pub fn settings(&self) -> (u64, &str, f64, f64, Option<&str>) {
         (self.revision, &self.active, self.canary_percent, self.shadow_percent, self.changed_at.as_deref())
     }

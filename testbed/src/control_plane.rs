@@ -1,33 +1,31 @@
 //! A control plane: an xDS server that delivers the filter's configuration over an aggregated stream (ADS), and remembers
 //! what Envoy made of each version.
 //!
-//! It delivers one ECDS resource. The messages that it needs are written by hand; field numbers are those of
-//! `envoy/service/discovery/v3/discovery.proto`, `envoy/config/core/v3/extension.proto`, `google/rpc/status.proto` and
-//! `xds/type/v3/typed_struct.proto`. The last of these carries any configuration as a structure, so that the shipped
-//! resource file is delivered as it is.
+//! It delivers one ECDS resource. A `TypedStruct` carries its configuration as a structure, so that the shipped resource
+//! file is delivered as it is.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context as TaskContext, Poll};
 
 use anyhow::{Context, Result};
-use prost::Message;
-use prost_types::value::Kind;
-use prost_types::{Any, ListValue, Struct, Value as ProtoValue};
+use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Any, ListValue, Struct, Value as ProtoValue};
+use envoy_types::util::pack_any;
+use prost::{Message, Name};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::body::Body;
-use tonic::codegen::{BoxFuture, Service, http};
-use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
-use tonic_prost::ProstCodec;
 
 use crate::bootstrap::Bootstrap;
 use crate::ports::loopback;
@@ -38,9 +36,6 @@ pub const CLUSTER: &str = "control_plane";
 
 /// The type of what is delivered.
 const EXTENSION: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
-
-/// The type that carries a configuration as a structure.
-const TYPED_STRUCT: &str = "type.googleapis.com/xds.type.v3.TypedStruct";
 
 /// A running control plane. It ends its streams when dropped.
 #[derive(Debug)]
@@ -75,50 +70,24 @@ struct Discovery {
     verdicts: Arc<Mutex<Vec<Verdict>>>,
 }
 
-#[derive(Clone, PartialEq, Message)]
-struct DiscoveryRequest {
-    #[prost(string, tag = "1")]
-    version_info: String,
-    #[prost(string, tag = "4")]
-    type_url: String,
-    #[prost(string, tag = "5")]
-    response_nonce: String,
-    #[prost(message, optional, tag = "6")]
-    error_detail: Option<RpcStatus>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(string, tag = "2")]
-    message: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct DiscoveryResponse {
-    #[prost(string, tag = "1")]
-    version_info: String,
-    #[prost(message, repeated, tag = "2")]
-    resources: Vec<Any>,
-    #[prost(string, tag = "4")]
-    type_url: String,
-    #[prost(string, tag = "5")]
-    nonce: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct TypedExtensionConfig {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, optional, tag = "2")]
-    typed_config: Option<Any>,
-}
-
+/// `xds/type/v3/typed_struct.proto`, the one message that the crate of Envoy's does not have.
 #[derive(Clone, PartialEq, Message)]
 struct TypedStruct {
     #[prost(string, tag = "1")]
     type_url: String,
     #[prost(message, optional, tag = "2")]
     value: Option<Struct>,
+}
+
+// === impl TypedStruct ===
+
+impl Name for TypedStruct {
+    const PACKAGE: &'static str = "xds.type.v3";
+    const NAME: &'static str = "TypedStruct";
+
+    fn type_url() -> String {
+        format!("type.googleapis.com/{}.{}", Self::PACKAGE, Self::NAME)
+    }
 }
 
 // === impl ControlPlane ===
@@ -133,6 +102,7 @@ impl ControlPlane {
         let listener = TcpListener::bind(loopback(0)).await?;
         let address = listener.local_addr()?;
         let service = Discovery { published: published.subscribe(), verdicts: verdicts.clone() };
+        let service = AggregatedDiscoveryServiceServer::new(service);
         let serving = Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
         let server = tokio::spawn(async {
             // Envoy's connection is cut off at the end of a test; there is nobody to tell.
@@ -214,14 +184,9 @@ fn encode(file: &Bootstrap) -> Result<Vec<Any>> {
         let type_url = config.remove("@type").context("a configuration has no type")?;
         let type_url = type_url.as_str().unwrap_or_default().to_owned();
         let carried = TypedStruct { type_url, value: Some(structure(&config)) };
-        let typed_config = Some(any(TYPED_STRUCT, &carried));
-        Ok(any(EXTENSION, &TypedExtensionConfig { name, typed_config }))
+        Ok(pack_any(TypedExtensionConfig { name, typed_config: Some(pack_any(carried)) }))
     };
     resources.iter().map(encode).collect()
-}
-
-fn any(type_url: &str, message: &impl Message) -> Any {
-    Any { type_url: type_url.to_owned(), value: message.encode_to_vec() }
 }
 
 fn structure(members: &serde_json::Map<String, Value>) -> Struct {
@@ -278,8 +243,13 @@ impl Discovery {
             }
             has = Some(version);
             let number = version.to_string();
-            let type_url = EXTENSION.to_owned();
-            let answer = DiscoveryResponse { version_info: number.clone(), resources, type_url, nonce: number };
+            let answer = DiscoveryResponse {
+                version_info: number.clone(),
+                resources,
+                type_url: EXTENSION.to_owned(),
+                nonce: number,
+                ..DiscoveryResponse::default()
+            };
             if answers.send(Ok(answer)).await.is_err() {
                 return;
             }
@@ -287,37 +257,25 @@ impl Discovery {
     }
 }
 
-impl NamedService for Discovery {
-    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
-}
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type StreamAggregatedResourcesStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
 
-impl Service<http::Request<Body>> for Discovery {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<Self::Response, Infallible>;
-
-    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let this = self.clone();
-        Box::pin(async {
-            let codec = ProstCodec::<DiscoveryResponse, DiscoveryRequest>::default();
-            Ok(Grpc::new(codec).streaming(this, request).await)
-        })
-    }
-}
-
-impl StreamingService<DiscoveryRequest> for Discovery {
-    type Response = DiscoveryResponse;
-    type ResponseStream = Pin<Box<dyn Stream<Item = Result<DiscoveryResponse, Status>> + Send>>;
-    type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
-
-    fn call(&mut self, request: Request<Streaming<DiscoveryRequest>>) -> Self::Future {
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
         let (answers, outgoing) = mpsc::channel(1);
         tokio::spawn(self.clone().serve(request.into_inner(), answers));
-        Box::pin(async { Ok(Response::new(Box::pin(ReceiverStream::new(outgoing)) as Self::ResponseStream)) })
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        _: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("the whole state is delivered, and no differences"))
     }
 }
 
@@ -336,7 +294,7 @@ mod tests {
         assert_eq!((resource.type_url.as_str(), extension.name.as_str()), (EXTENSION, "bluegreen"));
         let carried = extension.typed_config.context("a configuration")?;
         let inside = TypedStruct::decode(carried.value.as_slice())?;
-        assert_eq!((carried.type_url.as_str(), inside.type_url.as_str()), (TYPED_STRUCT, "type.googleapis.com/a.B"));
+        assert_eq!((carried.type_url, inside.type_url.as_str()), (TypedStruct::type_url(), "type.googleapis.com/a.B"));
         let fields = inside.value.context("a structure")?.fields;
         assert_eq!(fields.keys().collect::<Vec<_>>(), ["c"]);
         Ok(())

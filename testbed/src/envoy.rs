@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::admin::Admin;
 use crate::bootstrap::Bootstrap;
-use crate::process::{Log, Process};
+use crate::process::{Log, ManagedProcess};
 use crate::prometheus::Samples;
 use crate::{repository, wait};
 
@@ -32,7 +32,7 @@ pub const VIEWER: &str = "demo-viewer-token";
 /// A running Envoy. It is killed when dropped.
 #[derive(Debug)]
 pub struct Envoy {
-    process: Process,
+    process: ManagedProcess,
     options: Options,
     directory: TempDir,
     own_admin: SocketAddr,
@@ -104,7 +104,7 @@ impl Options {
         let directory = TempDir::with_prefix("bluegreen-envoy-")?;
         let mut command = self.command(directory.path())?;
         command.args(["--mode", "validate"]);
-        let mut process = Process::start("envoy --mode validate", command)?;
+        let process = ManagedProcess::start("envoy --mode validate", command)?;
         let status = process.wait().await?;
         // The status can be seen before the last line has been read.
         if status.success() {
@@ -116,10 +116,10 @@ impl Options {
     }
 
     /// Writes the configuration and starts the process.
-    fn spawn(&self, directory: &Path) -> Result<Process> {
+    fn spawn(&self, directory: &Path) -> Result<ManagedProcess> {
         let mut command = self.command(directory)?;
         command.arg("--admin-address-path").arg(directory.join("admin"));
-        Process::start("envoy", command)
+        ManagedProcess::start("envoy", command)
     }
 
     /// The command line, with the configuration written to `directory`.

@@ -9,11 +9,8 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::ports::{self, loopback};
-use crate::process::Process;
+use crate::process::ManagedProcess;
 use crate::wait;
-
-/// The environment variable that names the etcd binary; without it `etcd` is looked for in the path.
-pub const ETCD: &str = "ETCD";
 
 /// A cluster of members. It ends with this value.
 #[derive(Debug)]
@@ -28,7 +25,7 @@ struct Member {
     name: String,
     client: SocketAddr,
     peer: SocketAddr,
-    process: Option<Process>,
+    process: Option<ManagedProcess>,
 }
 
 // === impl Etcd ===
@@ -131,7 +128,7 @@ impl Etcd {
             .envs(std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("ETCD")))
             // Where it has not been tried, etcd 3.4 wants to be told so.
             .env("ETCD_UNSUPPORTED_ARCH", if cfg!(target_arch = "aarch64") { "arm64" } else { "" });
-        member.process = Some(Process::start(&member.name, command)?);
+        member.process = Some(ManagedProcess::start(&member.name, command)?);
         Ok(())
     }
 
@@ -160,12 +157,8 @@ fn folder() -> Result<TempDir> {
 
 /// The etcd binary.
 fn binary() -> Result<PathBuf> {
-    if let Some(named) = std::env::var_os(ETCD) {
-        return Ok(named.into());
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join("etcd")).find(|path| path.is_file());
-    found.context("there is no etcd in the path: run `cargo xtask test --suite fleet`, which installs it, or set ETCD")
+    let found = bluegreen_programs::etcd::binary();
+    found.context("there is no etcd in the path: `sudo apt-get install etcd-server etcd-client`, or set ETCD")
 }
 
 fn ctl(endpoints: &str, arguments: &[&str]) -> Result<String> {

@@ -18,7 +18,6 @@ pub mod fleet;
 pub mod load;
 pub mod mlflow;
 pub mod ports;
-pub mod process;
 pub mod prometheus;
 pub mod raw;
 pub mod registry;
@@ -28,9 +27,9 @@ pub mod repository;
 pub mod script;
 pub mod seen;
 pub mod upstream;
-pub mod wait;
 
 pub use admin::Admin;
+pub use bluegreen_programs::{process, wait};
 pub use bootstrap::Bootstrap;
 pub use control_plane::ControlPlane;
 pub use envoy::Envoy;

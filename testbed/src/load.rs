@@ -347,6 +347,22 @@ impl Running {
         Report { records: records.iter().rev().take(count).rev().cloned().collect() }
     }
 
+    /// Waits until the last `count` requests all began after `since` and `accept` takes each of them: until a switch is
+    /// through. It looks every millisecond, for at most [`wait::PATIENCE`].
+    pub async fn settled(&self, count: usize, since: Instant, accept: impl Fn(&Record) -> bool) -> Result<()> {
+        let deadline = Instant::now() + wait::PATIENCE;
+        loop {
+            let recent = self.recent(count).records;
+            if recent.len() == count && recent.iter().all(|record| record.began > since && accept(record)) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("{:?} after a switch requests still get another answer: {:?}", wait::PATIENCE, recent.last());
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Waits until `count` more requests have ended.
     pub async fn more(&self, count: u64) -> Result<()> {
         let goal = self.done() + count;

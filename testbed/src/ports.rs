@@ -1,7 +1,7 @@
 //! Loopback ports: free ones, taken ones, and ones that refuse.
 //!
 //! Servers of this crate bind port 0 and say what they got, so two test runs never fight over a port. This module is
-//! for the rest: the demo's fixed ports, and upstreams that must not be there.
+//! for the rest: programs that take a port, and upstreams that must not be there.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -17,13 +17,6 @@ pub fn loopback(port: u16) -> SocketAddr {
 pub fn free() -> Result<u16> {
     let listener = TcpListener::bind(loopback(0)).context("no free loopback port")?;
     Ok(listener.local_addr()?.port())
-}
-
-/// Fails with one sentence when `port` cannot be listened on; `what` says what it is wanted for.
-pub fn ensure_free(port: u16, what: &str) -> Result<()> {
-    TcpListener::bind(loopback(port))
-        .map(drop)
-        .with_context(|| format!("port {port}, wanted for {what}, cannot be used: is something else running on it?"))
 }
 
 // === impl Refusing ===
@@ -55,18 +48,6 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
-
-    #[test]
-    fn a_taken_port_is_named_together_with_its_use() -> Result<()> {
-        let taken = TcpListener::bind(loopback(0))?;
-        let port = taken.local_addr()?.port();
-        let seen = ensure_free(port, "the blue model").map_err(|error| error.to_string());
-        assert!(
-            seen.as_ref().is_err_and(|text| text.contains(&port.to_string()) && text.contains("the blue model")),
-            "{seen:?}"
-        );
-        Ok(())
-    }
 
     #[test]
     fn a_refusing_address_refuses() -> Result<()> {

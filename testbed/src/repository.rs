@@ -6,9 +6,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-
-/// The environment variable that names the Envoy binary.
-pub const ENVOY: &str = "ENVOY";
+use bluegreen_programs::mlflow::MLFLOW;
 
 /// The root of the repository.
 pub fn root() -> &'static Path {
@@ -24,23 +22,11 @@ pub fn wasm() -> Result<PathBuf> {
 }
 
 /// The Envoy binary that the environment variable `ENVOY` names.
-///
-/// It has to be the binary itself and not a wrapper script: a signal sent to a wrapper does not reach Envoy.
 pub fn envoy() -> Result<PathBuf> {
-    let value = env::var_os(ENVOY).context(
+    bluegreen_programs::envoy::named()?.context(
         "ENVOY is not set: run `cargo xtask test`, which fetches Envoy, or set ENVOY to the path of an Envoy binary",
-    )?;
-    let path = PathBuf::from(value);
-    ensure!(path.is_file(), "ENVOY={} is not a file", path.display());
-    let mut magic = [0_u8; 2];
-    let read = std::fs::File::open(&path).and_then(|mut file| std::io::Read::read(&mut file, &mut magic));
-    read.with_context(|| format!("ENVOY={} cannot be read", path.display()))?;
-    ensure!(magic != *b"#!", "ENVOY={} is a script: name the Envoy binary that it starts", path.display());
-    Ok(path)
+    )
 }
-
-/// The environment variable that names a Python environment with MLflow and scikit-learn in it.
-pub const MLFLOW: &str = "MLFLOW";
 
 /// The folder of the programs of the Python environment that the environment variable `MLFLOW` names.
 pub fn mlflow() -> Result<PathBuf> {

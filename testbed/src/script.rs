@@ -129,14 +129,4 @@ impl Reply {
     pub fn break_off(self) {
         self.frames.abort(anyhow::anyhow!("broken off, as told"));
     }
-
-    /// Sends pieces until the client is seen to have gone.
-    pub async fn until_gone(&mut self, piece: &'static [u8]) -> Result<()> {
-        let gone = timeout(PATIENCE, async {
-            while self.frames.send_data(Bytes::from_static(piece)).await.is_ok() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
-        gone.await.context("the client is still there")
-    }
 }

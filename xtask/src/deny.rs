@@ -1,16 +1,11 @@
 //! What the project depends on: licences, duplicates, sources, and what the RustSec database knows of them.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
+use bluegreen_programs::{Checkout, Progress, Unavailable, cargo_tool, process};
 
-use crate::checkout::Checkout;
-use crate::missing::Missing;
-use crate::process;
-use crate::progress::Progress;
-
-/// cargo-deny, which is built once and kept.
+/// The version of cargo-deny.
 const VERSION: &str = "0.20.2";
 
 /// Licences, duplicates, sources: all that the crates themselves say.
@@ -18,7 +13,7 @@ pub fn check(checkout: &Checkout) -> Result<()> {
     // Of every platform: a build has downloaded those of this one, and a machine that has just built has no others.
     let progress = Progress::start("Fetching the crates of all platforms");
     process::quiet(checkout.cargo("fetch").arg("--locked"), &progress).map_err(|error| {
-        Missing::error(format!("the crates of all platforms cannot be fetched from here: {error:#}"))
+        Unavailable::error(format!("the crates of all platforms cannot be fetched from here: {error:#}"))
     })?;
     progress.done("Fetched the crates of all platforms");
     process::show(command(checkout)?.args(["--offline", "--workspace", "check", "licenses", "sources"]))?;
@@ -30,36 +25,15 @@ pub fn check(checkout: &Checkout) -> Result<()> {
 pub fn advisories(checkout: &Checkout) -> Result<()> {
     let progress = Progress::start("Fetching the advisory database");
     process::quiet(command(checkout)?.args(["fetch", "db"]), &progress).map_err(|error| {
-        Missing::error(format!("the RustSec advisory database cannot be fetched from here: {error:#}"))
+        Unavailable::error(format!("the RustSec advisory database cannot be fetched from here: {error:#}"))
     })?;
     progress.done("Fetched the advisory database");
     process::show(command(checkout)?.args(["--workspace", "check", "--disable-fetch", "advisories"]))
 }
 
 fn command(checkout: &Checkout) -> Result<Command> {
-    let mut command = Command::new(obtain(checkout)?);
+    let binary = cargo_tool::obtain(checkout, "cargo-deny", VERSION, "cargo-deny", "checking the dependencies")?;
+    let mut command = Command::new(binary);
     command.current_dir(checkout.root());
     Ok(command)
-}
-
-fn obtain(checkout: &Checkout) -> Result<PathBuf> {
-    let folder = checkout.tool(&format!("cargo-deny-{VERSION}"));
-    let binary = folder.join("bin").join("cargo-deny");
-    if binary.is_file() {
-        return Ok(binary);
-    }
-    let progress = Progress::start(format!("Building cargo-deny {VERSION}, once: this takes a minute or more"));
-    // Kept beyond an interruption, so that the next attempt goes on from there.
-    let scratch = checkout.tool(&format!("cargo-deny-{VERSION}.build"));
-    let mut cargo = checkout.cargo("install");
-    cargo.args(["cargo-deny", "--version", VERSION, "--locked", "--root"]).arg(&folder);
-    // Unoptimised it is built in a quarter of the time.
-    cargo.arg("--debug").env("CARGO_PROFILE_DEV_DEBUG", "false");
-    cargo.env("CARGO_TARGET_DIR", &scratch).env_remove("CARGO_BUILD_TARGET");
-    process::quiet(&mut cargo, &progress)
-        .map_err(|error| Missing::error(format!("cargo-deny {VERSION} could not be built: {error:#}")))?;
-    // Only space is lost if this fails.
-    let _ = std::fs::remove_dir_all(scratch);
-    progress.done(&format!("Built cargo-deny {VERSION}"));
-    Ok(binary)
 }

@@ -6,13 +6,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use sha2::{Digest, Sha256};
+use bluegreen_programs::{Checkout, Progress, process};
 
-use crate::checkout::Checkout;
+use crate::digest::sha256;
 use crate::image::Image;
 use crate::module;
-use crate::process;
-use crate::progress::Progress;
 use crate::sbom;
 use crate::toolchain::WasmToolchain;
 
@@ -22,7 +20,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The bill of materials beside the module.
 const SBOM: &str = "bluegreen.cdx.json";
 
-/// The image's digest, for whoever signs it.
+/// The image's digest, for the one that signs it.
 const DIGEST: &str = "image.digest";
 
 /// The checksums of the other files, as `sha256sum --check` reads them.
@@ -55,7 +53,7 @@ pub fn run(checkout: &Checkout) -> Result<()> {
     let mut sums = String::new();
     for name in ["bluegreen.wasm", SBOM, DIGEST, &archive] {
         let bytes = fs::read(folder.join(name)).with_context(|| format!("dist/{name}"))?;
-        sums += &format!("{}  {name}\n", hex::encode(Sha256::digest(bytes)));
+        sums += &format!("{}  {name}\n", sha256(&bytes));
     }
     put(&folder.join(CHECKSUMS), sums.as_bytes())?;
     print!("{sums}");

@@ -15,8 +15,9 @@ use oci_spec::image::{
     Arch, ConfigBuilder, Descriptor, DescriptorBuilder, Digest as OciDigest, ImageConfigurationBuilder,
     ImageIndexBuilder, ImageManifestBuilder, MediaType, OciLayoutBuilder, Os, RootFsBuilder, SCHEMA_VERSION,
 };
-use serde::Serialize;
-use sha2::{Digest, Sha256};
+use serde_json::Value;
+
+use crate::digest::sha256;
 
 /// The name that Istio's agent and Envoy Gateway look for in the layer.
 const FILE: &str = "plugin.wasm";
@@ -67,7 +68,7 @@ impl Image<'_> {
             .rootfs(rootfs)
             .history(Vec::new())
             .build()?;
-        let config = blobs.put_json(MediaType::ImageConfig, &config)?;
+        let config = blobs.put_json(MediaType::ImageConfig, serde_json::to_value(&config)?)?;
         let mut annotations = self.labels();
         annotations.insert("module.wasm.image/variant".to_owned(), "compat".to_owned());
         let manifest = ImageManifestBuilder::default()
@@ -77,7 +78,7 @@ impl Image<'_> {
             .layers(vec![layer])
             .annotations(annotations)
             .build()?;
-        let image = blobs.put_json(MediaType::ImageManifest, &manifest)?;
+        let image = blobs.put_json(MediaType::ImageManifest, serde_json::to_value(&manifest)?)?;
         let referrer = self.bill_of_materials(&blobs, &image)?;
 
         let digest = image.digest().to_string();
@@ -89,9 +90,9 @@ impl Image<'_> {
             .media_type(MediaType::ImageIndex)
             .manifests(vec![tagged, referrer])
             .build()?;
-        fs::write(layout.join("index.json"), canonical(&index)?)?;
+        fs::write(layout.join("index.json"), canonical(serde_json::to_value(&index)?)?)?;
         let marker = OciLayoutBuilder::default().image_layout_version("1.0.0").build()?;
-        fs::write(layout.join("oci-layout"), canonical(&marker)?)?;
+        fs::write(layout.join("oci-layout"), canonical(serde_json::to_value(&marker)?)?)?;
         Ok(digest)
     }
 
@@ -106,7 +107,7 @@ impl Image<'_> {
             .layers(vec![blobs.put(kind.clone(), self.sbom)?])
             .subject(image.clone())
             .build()?;
-        let mut referrer = blobs.put_json(MediaType::ImageManifest, &manifest)?;
+        let mut referrer = blobs.put_json(MediaType::ImageManifest, serde_json::to_value(&manifest)?)?;
         referrer.set_artifact_type(Some(kind));
         Ok(referrer)
     }
@@ -138,20 +139,19 @@ impl Blobs<'_> {
         Ok(DescriptorBuilder::default().media_type(media_type).digest(digest).size(size).build()?)
     }
 
-    fn put_json(&self, media_type: MediaType, value: &impl Serialize) -> Result<Descriptor> {
+    fn put_json(&self, media_type: MediaType, value: Value) -> Result<Descriptor> {
         self.put(media_type, &canonical(value)?)
     }
 }
 
 /// JSON with its members in order: annotations come in that of a hash map.
-fn canonical(value: &impl Serialize) -> Result<Vec<u8>> {
-    let mut tree = serde_json::to_value(value)?;
+fn canonical(mut tree: Value) -> Result<Vec<u8>> {
     tree.sort_all_objects();
     Ok(serde_json::to_vec(&tree)?)
 }
 
 fn digest(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+    format!("sha256:{}", sha256(bytes))
 }
 
 /// A tar archive of the module, which belongs to nobody and is of no time.

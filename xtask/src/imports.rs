@@ -20,7 +20,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::checkout::Checkout;
+use bluegreen_programs::Checkout;
 
 /// The crates that are checked, by the folder of their `lib.rs`.
 const CRATES: [&str; 2] = ["core/src", "src"];

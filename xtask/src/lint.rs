@@ -3,11 +3,10 @@
 use std::process::Command;
 
 use anyhow::Result;
+use bluegreen_programs::checkout::is_ci;
+use bluegreen_programs::{Checkout, Unavailable, process};
 
-use crate::checkout::Checkout;
 use crate::imports;
-use crate::missing::Missing;
-use crate::process;
 use crate::toolchain::WasmToolchain;
 
 /// What runs inside Envoy's VM.
@@ -37,7 +36,7 @@ pub fn clippy_for_host(checkout: &Checkout) -> Result<()> {
 
 /// clippy for what runs in the VM, which has code that only wasm32 compiles.
 pub fn clippy_for_wasm(toolchain: &WasmToolchain<'_>) -> Result<()> {
-    process::show(toolchain.cargo_clippy()?.args(IN_THE_VM).args(DENY_WARNINGS))
+    process::show(toolchain.cargo("clippy").args(IN_THE_VM).args(DENY_WARNINGS))
 }
 
 /// rustup's minimal profile lacks both tools.
@@ -47,9 +46,8 @@ fn require(checkout: &Checkout, subcommand: &str, component: &str) -> Result<()>
         return Ok(());
     }
     // Its failure shows in the next line.
-    let _ = process::answer(Command::new("rustup").args(["component", "add", component]));
-    if works() {
+    if is_ci() && process::answer(Command::new("rustup").args(["component", "add", component])).is_ok() && works() {
         return Ok(());
     }
-    Err(Missing::error(format!("`cargo {subcommand}` is not installed: run `rustup component add {component}`")))
+    Err(Unavailable::error(format!("`cargo {subcommand}` is not installed: run `rustup component add {component}`")))
 }

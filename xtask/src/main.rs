@@ -1,39 +1,27 @@
 //! The project's own tasks, `cargo xtask …`: everything a developer or a machine does with this repository starts here.
 //!
-//! Read in this order: [`test`] and [`module`] say what is done, [`toolchain`], [`envoy`] and [`wasm_bindgen`] get what
-//! it needs onto a fresh machine, [`process`] and [`interrupt`] run children so that none outlives this process.
+//! Read in this order: [`test`] and [`module`] say what is done; [`toolchain`] is the compiler for wasm32. The crate
+//! `bluegreen-programs` brings what else is needed to a fresh machine, and runs children so that none outlives this
+//! process. Demo and benches are crates of their own, which [`forward`] runs.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use bluegreen_programs::task;
 use clap::{Parser, Subcommand};
 
-use crate::bench::BenchOptions;
-use crate::checkout::Checkout;
-use crate::demo::DemoOptions;
 use crate::test::TestOptions;
 use crate::toolchain::WasmToolchain;
 
-mod bench;
-mod checkout;
 mod compose;
-mod demo;
 mod deny;
+mod digest;
 mod dist;
-mod envoy;
-mod etcd;
+mod forward;
 mod image;
 mod imports;
-mod interrupt;
 mod lint;
-mod missing;
-mod mlflow;
 mod module;
-mod packages;
-mod prepare;
-mod process;
-mod progress;
-mod python;
 mod sbom;
 mod test;
 mod toolchain;
@@ -58,52 +46,38 @@ enum Task {
     /// Run every test that this machine can run
     Test(TestOptions),
     /// Switch live traffic between two model versions, told step by step
-    Demo {
-        /// Run without pauses and fail if any step's result is not the expected one
-        #[arg(long)]
-        check: bool,
-        /// Leave everything running at the end
-        #[arg(long)]
-        keep: bool,
-        /// The tutorial's story with a real MLflow: its registry moves traffic
-        #[arg(long)]
-        mlflow: bool,
-        /// Four Envoys that follow one etcd
-        #[arg(long)]
-        fleet: bool,
-    },
+    #[command(disable_help_flag = true)]
+    Demo(Forwarded),
     /// Write dist/image, the module as an OCI image for meshes; no Docker engine needed
     Image,
     /// Write everything that a release has to dist/: module, image, bill of materials, checksums
     Dist,
     /// Measure the filter against what people would use instead
-    Bench(BenchOptions),
+    #[command(disable_help_flag = true)]
+    Bench(Forwarded),
+}
+
+/// What another program of this workspace is given as it is; `--help` says what it takes.
+#[derive(clap::Args)]
+struct Forwarded {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().task) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+    let Arguments { task } = Arguments::parse();
+    task::run(|checkout| {
+        match task {
+            Task::Demo(Forwarded { arguments }) => return forward::demo(checkout, &arguments),
+            Task::Bench(Forwarded { arguments }) => return forward::bench(checkout, &arguments),
+            Task::Test(options) => return test::run(checkout, &options),
+            Task::Build => drop(module::build(checkout, &WasmToolchain::obtain(checkout)?)?),
+            Task::Lint => lint::run(checkout)?,
+            Task::Image => dist::image(checkout)?,
+            Task::Dist => dist::run(checkout)?,
         }
-    }
-}
-
-fn run(task: Task) -> Result<ExitCode> {
-    interrupt::install()?;
-    let checkout = Checkout::locate()?;
-    match task {
-        Task::Build => module::build(&checkout, &WasmToolchain::obtain(&checkout)?).map(|_| ExitCode::SUCCESS),
-        Task::Lint => lint::run(&checkout).map(|()| ExitCode::SUCCESS),
-        Task::Image => dist::image(&checkout).map(|()| ExitCode::SUCCESS),
-        Task::Dist => dist::run(&checkout).map(|()| ExitCode::SUCCESS),
-        Task::Test(options) => test::run(&checkout, &options),
-        Task::Bench(options) => bench::run(&checkout, &options).map(|()| ExitCode::SUCCESS),
-        Task::Demo { check, keep, mlflow, fleet } => {
-            demo::run(&DemoOptions { check, keep, mlflow, fleet }, &checkout).map(|()| ExitCode::SUCCESS)
-        }
-    }
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 // === tests ===
@@ -117,6 +91,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn what_demo_and_bench_are_given_is_passed_on() {
+        let task = Arguments::try_parse_from(["xtask", "bench", "--quick", "switch", "--help"]).map(|all| all.task);
+        let Ok(Task::Bench(Forwarded { arguments })) = task else { panic!("no bench") };
+        assert_eq!(arguments, ["--quick", "switch", "--help"]);
     }
 
     #[test]

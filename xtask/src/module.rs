@@ -7,11 +7,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bluegreen_programs::{Checkout, process};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::checkout::Checkout;
-use crate::process;
 use crate::toolchain::{TARGET, WasmToolchain};
 use crate::trim;
 

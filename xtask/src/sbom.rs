@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
+use bluegreen_programs::Checkout;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 use cyclonedx_bom::models::component::{Classification, Component, Components};
 use cyclonedx_bom::models::dependency::{Dependencies, Dependency};
@@ -12,9 +13,8 @@ use cyclonedx_bom::models::hash::{Hash, HashAlgorithm, HashValue, Hashes};
 use cyclonedx_bom::models::license::{LicenseChoice, Licenses};
 use cyclonedx_bom::prelude::*;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
-use crate::checkout::Checkout;
+use crate::digest::sha256;
 use crate::toolchain::TARGET;
 
 /// The package whose library is the module.
@@ -47,10 +47,7 @@ fn document(metadata: &Metadata, module: &[u8]) -> Result<Vec<u8>> {
     components.sort_by(|one, other| one.bom_ref.cmp(&other.bom_ref));
     dependencies.sort_by(|one, other| one.dependency_ref.cmp(&other.dependency_ref));
     let mut described = component(root)?;
-    described.hashes = Some(Hashes(vec![Hash {
-        alg: HashAlgorithm::SHA_256,
-        content: HashValue(hex::encode(Sha256::digest(module))),
-    }]));
+    described.hashes = Some(Hashes(vec![Hash { alg: HashAlgorithm::SHA_256, content: HashValue(sha256(module)) }]));
     let bom = Bom {
         serial_number: None,
         metadata: Some(cyclonedx_bom::models::metadata::Metadata { component: Some(described), ..Default::default() }),

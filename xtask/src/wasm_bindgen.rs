@@ -5,12 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-
-use crate::checkout::Checkout;
-use crate::missing::Missing;
-use crate::packages;
-use crate::process;
-use crate::progress::Progress;
+use bluegreen_programs::{Checkout, Unavailable, cargo_tool, packages, process};
 
 const RUNNER: &str = "wasm-bindgen-test-runner";
 
@@ -23,31 +18,8 @@ pub fn obtain_runner(checkout: &Checkout) -> Result<PathBuf> {
     let lock_file = checkout.root().join("Cargo.lock");
     let lock = fs::read_to_string(&lock_file).with_context(|| lock_file.display().to_string())?;
     let version = locked_version(&lock, "wasm-bindgen").context("Cargo.lock has no wasm-bindgen")?;
-
-    let folder = checkout.tool(&format!("wasm-bindgen-{version}"));
-    let runner = folder.join("bin").join(RUNNER);
-    if runner.is_file() {
-        return Ok(runner);
-    }
-    let progress = Progress::start(format!("Building {RUNNER} {version}, once: this takes a minute or more"));
-    // Kept outside of the installed folder and beyond an interruption, so that the next attempt goes on from there.
-    let scratch = checkout.tool(&format!("wasm-bindgen-{version}.build"));
-    let install = |lock: Option<&str>| {
-        let mut cargo = checkout.cargo("install");
-        cargo.args(["wasm-bindgen-cli", "--bin", RUNNER, "--version", version]).args(lock).arg("--root").arg(&folder);
-        // Unoptimised it is built in a quarter of the time, and spends some seconds more on each run.
-        cargo.arg("--debug").env("CARGO_PROFILE_DEV_DEBUG", "false");
-        cargo.env("CARGO_TARGET_DIR", &scratch).env_remove("CARGO_BUILD_TARGET");
-        process::quiet(&mut cargo, &progress)
-    };
-    // A mirror of crates.io that lags behind may lack the newest of the versions that were locked.
-    install(Some("--locked")).or_else(|_| install(None)).map_err(|error| {
-        Missing::error(format!("the wasm32 tests need wasm-bindgen-cli {version}, which could not be built: {error:#}"))
-    })?;
-    // Only space is lost if this fails.
-    let _ = fs::remove_dir_all(scratch);
-    progress.done(&format!("Built {RUNNER} {version}"));
-    Ok(runner)
+    // Unoptimised, as it is built, it spends some seconds more on each run.
+    cargo_tool::obtain(checkout, "wasm-bindgen-cli", version, RUNNER, "the wasm32 tests")
 }
 
 fn require_node() -> Result<()> {
@@ -61,9 +33,9 @@ fn require_node() -> Result<()> {
     match release() {
         Some(release) if is_recent(&release) => Ok(()),
         Some(release) => {
-            Err(Missing::error(format!("the wasm32 tests need Node {OLDEST_NODE} or later, not {release}")))
+            Err(Unavailable::error(format!("the wasm32 tests need Node {OLDEST_NODE} or later, not {release}")))
         }
-        None => Err(Missing::error(format!("the wasm32 tests need Node {OLDEST_NODE} or later: install nodejs"))),
+        None => Err(Unavailable::error(format!("the wasm32 tests need Node {OLDEST_NODE} or later: install nodejs"))),
     }
 }
 

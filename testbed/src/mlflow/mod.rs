@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::ports::{self, loopback};
-use crate::process::{LastSignal, Process};
+use crate::process::{LastSignal, ManagedProcess};
 use crate::{repository, wait};
 
 /// How long Python may take to import MLflow and whatever that needs, on a busy machine.
@@ -48,7 +48,7 @@ pub struct ModelServer {
 /// A Python prompt at which `client` is an `MlflowClient`.
 #[derive(Debug)]
 pub struct Python {
-    process: Process,
+    process: ManagedProcess,
     input: Mutex<Prompt>,
 }
 
@@ -60,7 +60,7 @@ struct Prompt {
 
 /// A process that has children, which it ends when it is asked to end.
 #[derive(Debug)]
-struct Server(Process);
+struct Server(ManagedProcess);
 
 // === impl Mlflow ===
 
@@ -188,7 +188,7 @@ impl Python {
         let mut command = Command::new(programs.join("python"));
         command.arg(script).current_dir(folder).env("MLFLOW_TRACKING_URI", format!("http://{registry}"));
         quieten(&mut command);
-        let mut process = Process::start_with("python", command, Stdio::piped(), LastSignal::Kill)?;
+        let mut process = ManagedProcess::with("python", command).input(Stdio::piped()).start()?;
         let pipe = process.input().context("python has no standard input")?;
         Ok(Self { process, input: Mutex::new(Prompt { pipe, lines: 0 }) })
     }
@@ -218,7 +218,7 @@ impl Python {
 
 impl Server {
     fn start(name: &str, command: Command) -> Result<Self> {
-        Ok(Self(Process::start_with(name, command, Stdio::null(), LastSignal::Terminate)?))
+        Ok(Self(ManagedProcess::with(name, command).last_signal(LastSignal::Terminate).start()?))
     }
 
     /// Waits until `url` answers 200, or the process has ended.
@@ -237,16 +237,8 @@ impl Server {
     }
 
     /// Asks it to end, and waits until it has.
-    fn stop(&mut self) -> Result<()> {
-        self.0.terminate()?;
-        let deadline = Instant::now() + TO_END;
-        while self.0.ended()?.is_none() {
-            if Instant::now() > deadline {
-                return self.0.kill();
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
+    fn stop(&self) -> Result<()> {
+        self.0.stop_within(TO_END)
     }
 }
 

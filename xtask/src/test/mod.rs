@@ -3,11 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
+use bluegreen_programs::Checkout;
+use bluegreen_programs::envoy::{Choice, DEFAULT_VERSION, Envoy};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-
-use crate::checkout::Checkout;
-use crate::envoy::{Choice, DEFAULT_VERSION, Envoy};
 
 use self::report::Report;
 use self::session::Session;

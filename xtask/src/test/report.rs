@@ -4,10 +4,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use bluegreen_programs::Unavailable;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table};
-
-use crate::missing::Missing;
 
 use super::totals::Totals;
 
@@ -46,7 +45,7 @@ impl Outcome {
     fn of(result: Result<Outcome>, asked_for: bool) -> Self {
         match result {
             Ok(outcome) => outcome,
-            Err(error) if Missing::is(&error) && !asked_for => Self::Skipped(format!("{error:#}")),
+            Err(error) if Unavailable::is(&error) && !asked_for => Self::Skipped(format!("{error:#}")),
             Err(error) => Self::Failed(format!("{error:#}")),
         }
     }
@@ -171,7 +170,7 @@ mod tests {
     #[test]
     fn what_this_machine_lacks_is_skipped_and_anything_else_is_a_failure() {
         let mut report = Report::new(false);
-        report.tests("missing", || Err(Missing::error("install node")));
+        report.tests("missing", || Err(Unavailable::error("install node")));
         report.tests("broken", || Err(anyhow!("no such package\nmore")));
         let [missing, broken] = &report.rows[..] else { panic!("two rows") };
         assert_eq!(missing.outcome.remark(), "skipped: install node");
@@ -182,7 +181,7 @@ mod tests {
     #[test]
     fn a_suite_that_was_asked_for_may_not_be_skipped() {
         let mut report = Report::new(true);
-        assert!(!report.check("clippy", || Err(Missing::error("install clippy"))));
+        assert!(!report.check("clippy", || Err(Unavailable::error("install clippy"))));
         assert_eq!(report.rows[0].outcome.totals().failed, 1);
     }
 

@@ -5,11 +5,9 @@ use std::io::{IsTerminal, stdout};
 use std::process::Command;
 
 use anyhow::{Error, Result, anyhow};
+use bluegreen_programs::{Checkout, Unavailable, process};
 
-use crate::checkout::Checkout;
-use crate::missing::Missing;
 use crate::module;
-use crate::process;
 use crate::toolchain::WasmToolchain;
 
 use super::totals::{Tally, Totals};
@@ -63,5 +61,5 @@ impl<'a> Session<'a> {
 /// An error that is kept for everybody who asks.
 fn repeat(error: &Error) -> Error {
     let text = format!("{error:#}");
-    if Missing::is(error) { Missing::error(text) } else { anyhow!(text) }
+    if Unavailable::is(error) { Unavailable::error(text) } else { anyhow!(text) }
 }

@@ -5,16 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
-use bluegreen_testbed::repository;
+use bluegreen_programs::envoy::{ENVOY, Envoy};
+use bluegreen_programs::mlflow::MLFLOW;
+use bluegreen_programs::{etcd, packages, process};
 
 use crate::compose;
 use crate::deny;
 use crate::dist;
-use crate::envoy::Envoy;
-use crate::etcd;
 use crate::lint;
-use crate::packages;
-use crate::process;
 use crate::toolchain::WasmToolchain;
 use crate::wasm_bindgen;
 use crate::workflows;
@@ -77,7 +75,15 @@ fn filter(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
 
 /// What is around the filter: the model servers, the testbed, these tasks.
 fn tools(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
-    let packages = ["bluegreen-model-server", "bluegreen-testbed", "xtask"];
+    let packages = [
+        "bluegreen-bench",
+        "bluegreen-ci",
+        "bluegreen-demo",
+        "bluegreen-model-server",
+        "bluegreen-programs",
+        "bluegreen-testbed",
+        "xtask",
+    ];
     report.tests("tools", || session.count_native(&mut session.native_tests(&packages)));
 }
 
@@ -92,7 +98,7 @@ fn wasm(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
 }
 
 fn core_on_wasm(toolchain: &WasmToolchain<'_>) -> Command {
-    let mut cargo = toolchain.cargo_test();
+    let mut cargo = toolchain.cargo("test");
     // No documentation tests: they are the same ones that the native suite runs.
     cargo.args(["--package", "bluegreen-core", "--tests"]);
     // Lines of debug information would be nine tenths of the module, and the runner reads all of it.
@@ -124,7 +130,7 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         }
         report.tests(&title, || {
             let mut cargo = session.native_tests(&["bluegreen-tests"]);
-            cargo.env(repository::ENVOY, &binary).envs(definitions.iter().map(|folder| (DEFINITIONS, folder)));
+            cargo.env(ENVOY, &binary).envs(definitions.iter().map(|folder| (DEFINITIONS, folder)));
             session.count_native(&mut cargo)
         });
     }
@@ -134,11 +140,11 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
 fn mlflow(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     let Some(envoy) = envoys.first() else { return };
     report.tests(&format!("mlflow, {}", envoy.name()), || {
-        let environment = crate::mlflow::obtain(session.checkout)?;
+        let environment = bluegreen_programs::mlflow::obtain(session.checkout)?;
         session.build_module()?;
         let mut cargo = session.native_tests(&["bluegreen-tests"]);
         cargo.args(["--features", "mlflow", "--test", "mlflow"]);
-        cargo.env(repository::MLFLOW, environment).env(repository::ENVOY, envoy.obtain(session.checkout)?);
+        cargo.env(MLFLOW, environment).env(ENVOY, envoy.obtain(session.checkout)?);
         session.count_native(&mut cargo)
     });
 }
@@ -166,9 +172,10 @@ fn docker_compose(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) 
     report.tests("docker compose", || {
         compose::require()?;
         session.build_module()?;
-        let prepared = compose::Prepared::obtain(session.checkout, &envoy.obtain(session.checkout)?)?;
+        let programs = compose::programs(session.checkout)?;
+        let _images = compose::BaseImages::obtain(session.checkout, &envoy.obtain(session.checkout)?)?;
         let mut cargo = session.native_tests(&["bluegreen-tests"]);
-        cargo.args(["--features", "compose", "--test", "compose"]).env(compose::PROGRAMS, &prepared.programs);
+        cargo.args(["--features", "compose", "--test", "compose"]).env(compose::PROGRAMS, programs);
         // One after the other: they build and take down images of the same names.
         cargo.env("RUST_TEST_THREADS", "1");
         session.count_native(&mut cargo)
@@ -184,7 +191,7 @@ fn fleet(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         let mut cargo = session.native_tests(&["bluegreen-tests"]);
         // One after the other: each has eleven processes, and a second is a promise that is checked.
         cargo.args(["--features", "fleet", "--test", "fleet", "--test", "fleet_rollout"]).env("RUST_TEST_THREADS", "1");
-        session.count_native(cargo.env(repository::ENVOY, envoy.obtain(session.checkout)?))
+        session.count_native(cargo.env(ENVOY, envoy.obtain(session.checkout)?))
     });
 }
 
@@ -194,7 +201,7 @@ fn bench(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     report.check(&format!("bench --quick, {}", envoy.name()), || {
         let mut cargo = session.checkout.cargo("xtask");
         cargo.args(["bench", "--quick", "switch", "split", "size"]);
-        process::show(cargo.env(repository::ENVOY, envoy.obtain(session.checkout)?))
+        process::show(cargo.env(ENVOY, envoy.obtain(session.checkout)?))
     });
 }
 

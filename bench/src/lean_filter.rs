@@ -1,0 +1,97 @@
+//! The smallest wasm filters there can be: what Envoy asks for the VM itself, for one header written from it, and for the
+//! host calls that bluegreen makes.
+//!
+//! They tell the part of the filter's cost that no change to its code can save.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::gateway::CLUSTER_HEADER;
+
+/// Writes the module that does nothing to `folder`.
+pub fn idle(folder: &Path) -> Result<PathBuf> {
+    write(folder, "idle.wasm", &text("", ""))
+}
+
+/// Writes the module that sets the cluster header to `blue` to `folder`.
+pub fn header(folder: &Path) -> Result<PathBuf> {
+    let import = r#"(import "env" "proxy_replace_header_map_value"
+        (func $replace (param i32 i32 i32 i32 i32) (result i32)))"#;
+    let name = CLUSTER_HEADER.len();
+    // Map 0 is the request's headers; name and value lie where the data segments below put them.
+    let call =
+        format!("(drop (call $replace (i32.const 0) (i32.const 16) (i32.const {name}) (i32.const 64) (i32.const 4)))");
+    write(folder, "header.wasm", &text(import, &call))
+}
+
+/// Writes the module that makes bluegreen's host calls for a plain exchange, and nothing else, to `folder`.
+pub fn same_calls(folder: &Path) -> Result<PathBuf> {
+    write(folder, "same_calls.wasm", include_str!("same_calls.wat"))
+}
+
+/// The typed configuration of a wasm filter that runs the module at `path`, given this plugin configuration.
+pub fn filter(path: &Path, configuration: Value) -> Value {
+    json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+        "config": {
+            "name": "lean",
+            "root_id": "lean",
+            "fail_open": true,
+            "vm_config": {
+                "vm_id": "lean",
+                "runtime": "envoy.wasm.runtime.v8",
+                "code": {"local": {"filename": path}},
+            },
+            "configuration": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": configuration},
+        },
+    })
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    let module = wat::parse_str(text).context("the lean filter is no WebAssembly")?;
+    std::fs::write(&path, module).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// The exports that Envoy insists on, and the one callback.
+fn text(import: &str, on_request_headers: &str) -> String {
+    format!(
+        r#"(module
+  {import}
+  (memory (export "memory") 1)
+  (data (i32.const 16) "{CLUSTER_HEADER}")
+  (data (i32.const 64) "blue")
+  (global $free (mut i32) (i32.const 4096))
+  (func (export "_initialize"))
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "malloc") (param $size i32) (result i32)
+    (global.get $free)
+    (global.set $free (i32.add (global.get $free) (local.get $size))))
+  (func (export "proxy_on_context_create") (param i32 i32))
+  (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
+  (func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 1))
+  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+    {on_request_headers}
+    (i32.const 0)))"#
+    )
+}
+
+// === tests ===
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_modules_are_webassembly_and_tiny() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        for module in [idle(folder.path())?, header(folder.path())?, same_calls(folder.path())?] {
+            let bytes = std::fs::read(&module)?;
+            assert!(bytes.starts_with(b"\0asm") && bytes.len() < 1_500, "{} bytes", bytes.len());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,178 @@
+//! The benches: bluegreen beside what people would use instead, in a real Envoy.
+//!
+//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`size`], [`guard`], [`fleet`]) measures and returns a
+//! [`report`], which is printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md`
+//! ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is
+//! what all subjects measure with; [`wrk`] and [`open_loop`] are the loads, [`processors`] keeps them off Envoy's, [`proc`]
+//! and [`run_metadata`] ask the kernel.
+
+mod document;
+mod ext_proc;
+mod fleet;
+mod gateway;
+mod guard;
+mod lab;
+mod lean_filter;
+mod open_loop;
+mod overhead;
+mod proc;
+mod processors;
+mod report;
+mod rounds;
+mod run_metadata;
+mod scale;
+mod size;
+mod split;
+mod startup;
+mod statistics;
+mod switch;
+mod wrk;
+
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use bluegreen_programs::prepared::Prepared;
+use bluegreen_programs::{Checkout, task};
+use clap::{Parser, ValueEnum};
+
+use lab::Lab;
+use report::{BenchReport, Record};
+use run_metadata::RunMetadata;
+
+/// Measure the filter against what people would use instead
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench")]
+struct Options {
+    /// What to measure; everything if not said
+    subjects: Vec<Subject>,
+    /// A short run to try things out, with an unoptimised load generator: nothing to rely on, and docs/benchmarks.md stays
+    /// as it is
+    #[arg(long)]
+    quick: bool,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Subject {
+    /// Processor time and latency of a routed request, beside native Envoy, Lua, wasm and ext_proc
+    Overhead,
+    /// A thousand switches under load, beside Envoy's runtime and file discovery
+    Switch,
+    /// How exactly the candidate gets its share
+    Split,
+    /// One to a thousand deployments: processor time, memory, configuration time
+    Scale,
+    /// Bytes of the module, and what loading it takes
+    Size,
+    /// Simulated canaries, healthy and not, judged by the guard and by the rules of today's controllers
+    Guard,
+    /// Four Envoys and etcd: how soon after a switch on one the others follow
+    Fleet,
+}
+
+const SUBJECTS: [Subject; 7] =
+    [Subject::Overhead, Subject::Switch, Subject::Split, Subject::Scale, Subject::Size, Subject::Guard, Subject::Fleet];
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    task::run(|checkout| {
+        // Load and external processor are part of this program: unoptimised, they would measure themselves.
+        ensure!(
+            !cfg!(debug_assertions) || options.quick,
+            "this program is unoptimised and would measure itself: run `cargo xtask bench`"
+        );
+        measure(checkout, &options)?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Measures, prints and writes down.
+fn measure(checkout: &Checkout, options: &Options) -> Result<()> {
+    let prepared = Prepared::obtain(checkout)?;
+    let subjects = if options.subjects.is_empty() { &SUBJECTS[..] } else { &options.subjects };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.context("cannot start the asynchronous runtime")?.block_on(async {
+        let lab = Lab::open(&prepared, options.quick).await?;
+        for subject in subjects {
+            // For each of them: a run of all takes a while.
+            let metadata = RunMetadata::of_this_run(checkout, &prepared.envoy, subject.name(), options.quick)?;
+            let report = subject.measure(&lab).await.with_context(|| format!("bench {}", subject.name()))?;
+            let record = Record { subject: subject.name().to_owned(), metadata, report };
+            print(&record.report);
+            keep(checkout, &record)?;
+        }
+        Ok(())
+    })
+}
+
+fn print(report: &BenchReport) {
+    println!("\n{}\n", report.title);
+    for table in report.tables.iter().chain(&report.verdicts()) {
+        println!("{}\n", table.for_terminal());
+    }
+    for note in &report.notes {
+        println!("* {note}");
+    }
+}
+
+/// Writes the JSON, and the section of the document unless the run was too short for that.
+fn keep(checkout: &Checkout, record: &Record) -> Result<()> {
+    let path = checkout.bench_results().join(format!("{}.json", record.subject));
+    fs::create_dir_all(checkout.bench_results()).context("cannot create the folder of the results")?;
+    let text = serde_json::to_string_pretty(record).context("cannot write JSON")?;
+    fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    if record.metadata.quick {
+        return Ok(());
+    }
+    // From the JSON, as a reader of it would have it.
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let written: Record = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
+    if written.subject == Subject::Guard.name() {
+        // It belongs to its explanation.
+        return document::embed(&checkout.root().join("docs/guard.md"), &written);
+    }
+    document::update(&checkout.root().join("docs/benchmarks.md"), &written, &SUBJECTS.map(Subject::name))
+}
+
+// === impl Subject ===
+
+impl Subject {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Overhead => "overhead",
+            Self::Switch => "switch",
+            Self::Split => "split",
+            Self::Scale => "scale",
+            Self::Size => "size",
+            Self::Guard => "guard",
+            Self::Fleet => "fleet",
+        }
+    }
+
+    async fn measure(self, lab: &Lab) -> Result<BenchReport> {
+        match self {
+            Self::Overhead => overhead::run(lab).await,
+            Self::Switch => switch::run(lab).await,
+            Self::Split => split::run(lab).await,
+            Self::Scale => scale::run(lab).await,
+            Self::Size => size::run(lab).await,
+            Self::Guard => guard::run(lab),
+            Self::Fleet => fleet::run(lab).await,
+        }
+    }
+}
+
+// === tests ===
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+}

@@ -1,0 +1,157 @@
+//! Switching all traffic again and again under load: what fails, what still goes to the old colour, how long it takes.
+
+mod method;
+pub mod timeline;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use bluegreen_testbed::Load;
+use bluegreen_testbed::load::Running;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::lab::Lab;
+use crate::report::{BenchReport, Table, Target};
+use crate::statistics::quantile;
+use bluegreen_programs::Progress;
+use method::Method;
+use timeline::{Change, Findings, milliseconds};
+
+/// So many requests in a row must have the new colour before the next command is given.
+const SETTLED: usize = 48;
+
+const CONNECTIONS: usize = 16;
+
+/// One method's findings.
+#[derive(Serialize)]
+struct Series {
+    name: &'static str,
+    #[serde(flatten)]
+    findings: Findings,
+}
+
+pub async fn run(lab: &Lab) -> Result<BenchReport> {
+    let idle = idle_calls(&mut Method::admin(lab).await?, lab.pick(50, 1000)).await?;
+    let series = [
+        series("bluegreen: admin API", &mut Method::admin(lab).await?, lab.pick(50, 1000)).await?,
+        series("weighted_clusters: runtime_modify", &mut Method::runtime(lab).await?, lab.pick(50, 1000)).await?,
+        series("weighted_clusters: RDS file", &mut Method::routes(lab).await?, lab.pick(20, 200)).await?,
+        series("bluegreen: ECDS file", &mut Method::filter(lab).await?, lab.pick(10, 100)).await?,
+    ];
+    Ok(report(&idle, &series))
+}
+
+/// The time of each admin call while there is no traffic.
+async fn idle_calls(method: &mut Method, count: usize) -> Result<Vec<f64>> {
+    let mut calls = Vec::new();
+    for index in 0..count {
+        let called = Instant::now();
+        method.switch(colour(index)).await?;
+        calls.push(milliseconds(called.elapsed()));
+    }
+    Ok(calls)
+}
+
+async fn series(name: &'static str, method: &mut Method, count: usize) -> Result<Series> {
+    let progress = Progress::start(format!("{count} switches by {name}"));
+    let load = Load::new(method.envoy.traffic()?, "/invocations").connections(CONNECTIONS).at_most(3_000_000);
+    let load = load.lasting(Duration::from_secs(300)).start();
+    load.more(200).await?;
+    let mut changes: Vec<Change> = Vec::new();
+    for index in 0..count {
+        progress.detail(&format!("switch {}", index + 1));
+        let to = colour(index);
+        let called = Instant::now();
+        method.switch(to).await?;
+        let change = Change { to, called, answered: Instant::now() };
+        settled(&load, &change).await?;
+        changes.push(change);
+    }
+    let findings = timeline::judge(&load.stop().await.records, &changes);
+    progress.done(&format!("{count} switches by {name}"));
+    Ok(Series { name, findings })
+}
+
+/// Waits until the last requests all began after the change was through and all have the new colour.
+pub async fn settled(load: &Running, change: &Change) -> Result<()> {
+    load.settled(SETTLED, change.answered, |record| timeline::colour(record) == Some(change.to)).await
+}
+
+fn colour(index: usize) -> &'static str {
+    if index.is_multiple_of(2) { "green" } else { "blue" }
+}
+
+fn report(idle: &[f64], series: &[Series]) -> BenchReport {
+    let mut table = Table::new(
+        "Switches under load",
+        &[
+            "method",
+            "switches",
+            "requests",
+            "failed",
+            "old colour after the answer",
+            "answer, ms p50 / p99",
+            "last old-colour request after the answer, ms p50 / p99 / max",
+            "… after the command was given, ms p50 / p99",
+        ],
+    );
+    for Series { name, findings } in series {
+        let ranks = |values: &[f64], ranks: &[f64]| {
+            ranks.iter().map(|rank| format!("{:.2}", quantile(values, *rank))).collect::<Vec<_>>().join(" / ")
+        };
+        table.row([
+            (*name).to_owned(),
+            findings.changes.to_string(),
+            findings.requests.to_string(),
+            findings.failed.to_string(),
+            format!("{} of {}", findings.old_after_answer, findings.judged),
+            ranks(&findings.call_ms, &[0.5, 0.99]),
+            ranks(&findings.stale_ms, &[0.5, 0.99, 1.0]),
+            ranks(&findings.in_force_ms, &[0.5, 0.99]),
+        ]);
+    }
+    let mut calls = Table::new("bluegreen's admin call", &["when", "calls", "p50 ms", "p99 ms"]);
+    let under_load = series.first().map_or(&[][..], |series| &series.findings.call_ms);
+    for (when, values) in [("idle", idle), ("under load", under_load)] {
+        let cells = [quantile(values, 0.5), quantile(values, 0.99)].map(|value| format!("{value:.2}"));
+        table_row(&mut calls, when, values.len(), cells);
+    }
+    let ours = series.first().map(|series| series.findings.clone()).unwrap_or_default();
+    BenchReport {
+        title: "Switching: what a change of the active colour costs".to_owned(),
+        method: vec![format!(
+            "One Envoy with four workers for each method, {CONNECTIONS} keep-alive connections that send one request \
+             after the other; every request is kept with its begin, end and colour. The next switch comes when \
+             {SETTLED} requests in a row have the new colour. A request counts as \"old colour after the answer\" when \
+             it began after the command was answered (for files: after the rename) and was over before the next \
+             command."
+        )],
+        tables: vec![table, calls],
+        targets: vec![
+            Target::at_most("failed requests", 0.0, ours.failed as f64, "", "see the JSON"),
+            Target::at_most("old colour after the answer", 0.0, ours.old_after_answer as f64, "", "see the JSON"),
+            Target::at_most(
+                "admin call, idle, p99",
+                5.0,
+                quantile(idle, 0.99),
+                "ms",
+                "the call waits for a core: the figure contains the client's share",
+            ),
+        ],
+        notes: vec![
+            "Times are the client's: load generator, upstream and Envoy share the machine's cores, so under load a call \
+             waits for a core first. The counts (failed, old colour) do not depend on that."
+                .to_owned(),
+            "Nobody answers a file push: after the rename it still has to be noticed, parsed and handed to the workers. \
+             runtime_modify hands the values to the workers and answers without waiting for them; it has no token, no \
+             condition and no history."
+                .to_owned(),
+        ],
+        measurements: json!({"idle_call_ms": idle, "series": series}),
+    }
+}
+
+fn table_row(table: &mut Table, when: &str, calls: usize, figures: [String; 2]) {
+    table.row([when.to_owned(), calls.to_string()].into_iter().chain(figures));
+}

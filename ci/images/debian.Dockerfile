@@ -1,0 +1,3 @@
+# Stands in for Debian's image: see ../README.md.
+FROM bluegreen-tests/root:bookworm
+CMD ["/bin/bash"]

@@ -1,0 +1,32 @@
+//! The programs around the filter: cargo, Envoy, etcd, MLflow, tools. Fetched or built once, started, watched and ended.
+//!
+//! Modules in the order of their imports, each of which uses only those before it: what cannot be had ([`unavailable`]),
+//! where things are ([`checkout`]), how long work is told ([`progress`]), waiting for a condition ([`wait`]), child
+//! processes ([`process`]); then what brings a program here: Debian's [`packages`], what is made once and kept
+//! ([`tool`]), [`cargo_tool`] and [`python`]; at last the programs themselves, [`envoy`], [`etcd`] and [`mlflow`], and
+//! all that it takes to run the filter ([`prepared`]). [`task`] is how a program of this workspace begins and ends.
+
+pub mod unavailable;
+
+pub mod checkout;
+pub mod progress;
+pub mod wait;
+
+pub mod process;
+
+pub mod packages;
+pub mod tool;
+
+pub mod cargo_tool;
+pub mod python;
+
+pub mod envoy;
+pub mod etcd;
+pub mod mlflow;
+
+pub mod prepared;
+pub mod task;
+
+pub use checkout::Checkout;
+pub use progress::Progress;
+pub use unavailable::Unavailable;

@@ -1,3 +1,0 @@
-# Stands in for Debian's image: see README.md.
-FROM bluegreen-tests/root:bookworm
-CMD ["/bin/bash"]

@@ -1,4 +1,0 @@
-# Stands in for Rust's image: see README.md.
-FROM bluegreen-tests/root:bookworm
-COPY bluegreen.wasm model-server /built/
-COPY cargo /usr/local/bin/cargo

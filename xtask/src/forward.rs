@@ -1,0 +1,28 @@
+//! Runs the demo and the benches: this process becomes theirs, so that the terminal and every signal are theirs too.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use bluegreen_programs::Checkout;
+
+/// `cargo xtask demo`.
+pub fn demo(checkout: &Checkout, arguments: &[OsString]) -> Result<ExitCode> {
+    become_cargo_run(checkout, "bluegreen-demo", &[], arguments)
+}
+
+/// `cargo xtask bench`: optimised, because load and external processor are part of the program that measures. A short
+/// run is over long before that is built.
+pub fn bench(checkout: &Checkout, arguments: &[OsString]) -> Result<ExitCode> {
+    let unoptimised = |argument: &OsString| argument == "--quick" || argument == "--help" || argument == "-h";
+    let profile: &[&str] = if arguments.iter().any(unoptimised) { &[] } else { &["--profile", "bench-tools"] };
+    become_cargo_run(checkout, "bluegreen-bench", profile, arguments)
+}
+
+fn become_cargo_run(checkout: &Checkout, package: &str, options: &[&str], arguments: &[OsString]) -> Result<ExitCode> {
+    let mut cargo = checkout.cargo("run");
+    cargo.args(["--quiet", "--package", package]).args(options).arg("--").args(arguments);
+    // On Unix cargo in turn becomes the program.
+    Err(cargo.exec()).context("cannot start cargo")
+}
