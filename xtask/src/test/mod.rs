@@ -12,6 +12,7 @@ use self::report::Report;
 use self::session::Session;
 use self::suites::SUITES;
 
+mod programs;
 mod report;
 mod session;
 mod suites;
@@ -39,8 +40,15 @@ pub fn run(checkout: &Checkout, options: &TestOptions) -> Result<ExitCode> {
         None => options.envoy.iter().flat_map(Choice::versions).map(Envoy::Release).collect(),
     };
     let mut report = Report::new(!options.suite.is_empty());
-    let session = Session::new(checkout, options.filter.clone());
-    for suite in SUITES.iter().filter(|suite| options.chooses(suite)) {
+    let suites = || SUITES.iter().filter(|suite| options.chooses(suite));
+    let chosen = (!options.suite.is_empty()).then(|| suites().flat_map(|suite| suite.tests).copied().collect());
+    let session = Session::new(checkout, options.filter.clone(), chosen);
+    let mut built = false;
+    for suite in suites() {
+        if !suite.tests.is_empty() && !built {
+            report.check("build of the test programs", || session.programs()?.ensure_complete());
+            built = true;
+        }
         (suite.run)(&session, &envoys, &mut report);
     }
     Ok(report.conclude(options.filter.as_deref()))

@@ -1,4 +1,4 @@
-//! What the suites share: the toolchain, obtained on first use, and the way a cargo test is run and counted.
+//! What the suites share: the toolchain and the test programs, made on first use, and the way tests are run and counted.
 
 use std::cell::OnceCell;
 use std::io::{IsTerminal, stdout};
@@ -10,20 +10,24 @@ use bluegreen_programs::{Checkout, Unavailable, process};
 use crate::module;
 use crate::toolchain::WasmToolchain;
 
+use super::programs::{Programs, Tests};
 use super::totals::{Tally, Totals};
 
 /// One run of the tests.
 pub struct Session<'a> {
     pub checkout: &'a Checkout,
     filter: Option<String>,
+    /// The tests of the chosen suites; `None` for those of all suites.
+    chosen: Option<Vec<Tests>>,
+    programs: OnceCell<Result<Programs>>,
     toolchain: OnceCell<Result<WasmToolchain<'a>>>,
 }
 
 // === impl Session ===
 
 impl<'a> Session<'a> {
-    pub fn new(checkout: &'a Checkout, filter: Option<String>) -> Self {
-        Self { checkout, filter, toolchain: OnceCell::new() }
+    pub fn new(checkout: &'a Checkout, filter: Option<String>, chosen: Option<Vec<Tests>>) -> Self {
+        Self { checkout, filter, chosen, programs: OnceCell::new(), toolchain: OnceCell::new() }
     }
 
     pub fn toolchain(&self) -> Result<&WasmToolchain<'a>> {
@@ -35,27 +39,45 @@ impl<'a> Session<'a> {
         module::build(self.checkout, self.toolchain()?).map(|_| ())
     }
 
-    /// `cargo test` for packages that run on this machine itself.
-    pub fn native_tests(&self, packages: &[&str]) -> Command {
-        let mut cargo = self.checkout.cargo("test");
-        cargo.args(packages.iter().flat_map(|package| ["--package", package]));
-        cargo
+    /// The test programs of the chosen suites, built on first use.
+    pub fn programs(&self) -> Result<&Programs> {
+        let build = || Programs::build(self.checkout, self.chosen.as_deref());
+        self.programs.get_or_init(build).as_ref().map_err(repeat)
+    }
+
+    /// Runs test programs, each with what `prepare` adds to its command, and counts their tests.
+    pub fn run(&self, tests: &[Tests], prepare: impl Fn(&mut Command)) -> Result<Totals> {
+        let mut totals = Totals::default();
+        for program in self.programs()?.of(tests) {
+            println!("{}", program.title());
+            match program.command() {
+                Ok(mut command) => {
+                    prepare(&mut command);
+                    // Rust's own test runner colours its output when asked.
+                    let colour = if stdout().is_terminal() { "--color=always" } else { "--color=never" };
+                    totals += count(command.arg(colour).args(&self.filter))?;
+                }
+                Err(error) => {
+                    eprintln!("{error:#}");
+                    totals.failed += 1;
+                }
+            }
+        }
+        Ok(totals)
     }
 
     /// Runs a `cargo test` and counts what its runners report.
-    pub fn count(&self, cargo: &mut Command, arguments_of_runner: &[&str]) -> Result<Totals> {
+    pub fn count_cargo(&self, cargo: &mut Command) -> Result<Totals> {
         // One test that fails must not keep the following binaries from being counted.
-        cargo.args(["--no-fail-fast", "--"]).args(arguments_of_runner).args(&self.filter);
-        let mut tally = Tally::default();
-        let status = process::stream(cargo, |output| tally.feed(output))?;
-        Ok(tally.finish(status.success()))
+        count(cargo.args(["--no-fail-fast", "--"]).args(&self.filter))
     }
+}
 
-    /// The same for Rust's own test runner, which colours its output when asked.
-    pub fn count_native(&self, cargo: &mut Command) -> Result<Totals> {
-        let colour = if stdout().is_terminal() { "--color=always" } else { "--color=never" };
-        self.count(cargo, &[colour])
-    }
+/// Runs a command and counts the tests of which it reports.
+fn count(command: &mut Command) -> Result<Totals> {
+    let mut tally = Tally::default();
+    let status = process::stream(command, |output| tally.feed(output))?;
+    Ok(tally.finish(status.success()))
 }
 
 /// An error that is kept for everybody who asks.

@@ -1,22 +1,24 @@
 //! The table of suites. A new suite is a line here and a function that adds its rows to the report.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 
-use anyhow::Result;
 use bluegreen_programs::envoy::{ENVOY, Envoy};
-use bluegreen_programs::mlflow::MLFLOW;
+use bluegreen_programs::mlflow;
 use bluegreen_programs::{etcd, packages, process};
 
 use crate::compose;
 use crate::deny;
 use crate::dist;
+use crate::imports;
 use crate::lint;
 use crate::toolchain::WasmToolchain;
 use crate::wasm_bindgen;
 use crate::workflows;
 
+use super::programs::Tests;
 use super::report::Report;
 use super::session::Session;
 
@@ -26,33 +28,54 @@ pub struct Suite {
     pub name: &'static str,
     /// Whether it runs tests that have names.
     pub has_tests: bool,
+    /// Those of its tests that this machine runs itself.
+    pub tests: &'static [Tests],
     pub run: fn(&Session<'_>, &[Envoy], &mut Report),
 }
 
 /// In the order of running: what fails soonest comes first.
 pub const SUITES: &[Suite] = &[
-    Suite { name: "lint", has_tests: false, run: lint },
-    Suite { name: "dependencies", has_tests: false, run: dependencies },
-    Suite { name: "core", has_tests: true, run: core },
-    Suite { name: "filter", has_tests: true, run: filter },
-    Suite { name: "tools", has_tests: true, run: tools },
-    Suite { name: "wasm", has_tests: true, run: wasm },
-    Suite { name: "e2e", has_tests: true, run: end_to_end },
-    Suite { name: "mlflow", has_tests: true, run: mlflow },
-    Suite { name: "image", has_tests: true, run: image },
-    Suite { name: "compose", has_tests: true, run: docker_compose },
-    Suite { name: "fleet", has_tests: true, run: fleet },
-    Suite { name: "bench", has_tests: false, run: bench },
+    Suite { name: "lint", has_tests: false, tests: &[], run: lint },
+    Suite { name: "dependencies", has_tests: false, tests: &[], run: dependencies },
+    Suite { name: "core", has_tests: true, tests: CORE, run: core },
+    Suite { name: "filter", has_tests: true, tests: FILTER, run: filter },
+    Suite { name: "tools", has_tests: true, tests: TOOLS, run: tools },
+    Suite { name: "wasm", has_tests: true, tests: &[], run: wasm },
+    Suite { name: "e2e", has_tests: true, tests: END_TO_END, run: end_to_end },
+    Suite { name: "mlflow", has_tests: true, tests: MLFLOW, run: mlflow },
+    Suite { name: "image", has_tests: true, tests: IMAGE, run: image },
+    Suite { name: "compose", has_tests: true, tests: COMPOSE, run: docker_compose },
+    Suite { name: "fleet", has_tests: true, tests: FLEET, run: fleet },
+    Suite { name: "bench", has_tests: false, tests: &[], run: bench },
 ];
+
+const CORE: &[Tests] = &[Tests::Package("bluegreen-core")];
+const FILTER: &[Tests] = &[Tests::Package("bluegreen")];
+/// What is around the filter: the model servers, the testbed, these tasks.
+const TOOLS: &[Tests] = &[
+    Tests::Package("bluegreen-bench"),
+    Tests::Package("bluegreen-ci"),
+    Tests::Package("bluegreen-demo"),
+    Tests::Package("bluegreen-model-server"),
+    Tests::Package("bluegreen-programs"),
+    Tests::Package("bluegreen-testbed"),
+    Tests::Package("xtask"),
+];
+const END_TO_END: &[Tests] = &[Tests::Program("e2e")];
+const MLFLOW: &[Tests] = &[Tests::Program("mlflow")];
+const IMAGE: &[Tests] = &[Tests::Program("image")];
+const COMPOSE: &[Tests] = &[Tests::Program("compose")];
+const FLEET: &[Tests] = &[Tests::Program("fleet")];
 
 /// Names the folder with the CustomResourceDefinitions that manifests are checked against.
 const DEFINITIONS: &str = "BLUEGREEN_CRDS";
 
-/// What ships and has to be valid by itself.
-const ENVOY_CONFIGURATIONS: &[&str] = &["envoy/envoy.yaml", "envoy/ecds/envoy.yaml", "envoy/mlflow/envoy.yaml"];
+/// How many tests of a program run at the same time.
+const TEST_THREADS: &str = "RUST_TEST_THREADS";
 
 fn lint(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
     report.check("lint, format", || lint::format(session.checkout));
+    report.check("lint, imports", || imports::check(session.checkout));
     report.check("lint, clippy for the host", || lint::clippy_for_host(session.checkout));
     report.check("lint, clippy for wasm32", || lint::clippy_for_wasm(session.toolchain()?));
     report.check("lint, workflows", || workflows::check(session.checkout));
@@ -65,26 +88,16 @@ fn dependencies(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
 }
 
 fn core(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
-    report.tests("core", || session.count_native(&mut session.native_tests(&["bluegreen-core"])));
+    report.tests("core", || session.run(CORE, |_| ()));
 }
 
 /// The filter over a fake host.
 fn filter(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
-    report.tests("filter", || session.count_native(&mut session.native_tests(&["bluegreen"])));
+    report.tests("filter", || session.run(FILTER, |_| ()));
 }
 
-/// What is around the filter: the model servers, the testbed, these tasks.
 fn tools(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
-    let packages = [
-        "bluegreen-bench",
-        "bluegreen-ci",
-        "bluegreen-demo",
-        "bluegreen-model-server",
-        "bluegreen-programs",
-        "bluegreen-testbed",
-        "xtask",
-    ];
-    report.tests("tools", || session.count_native(&mut session.native_tests(&packages)));
+    report.tests("tools", || session.run(TOOLS, |_| ()));
 }
 
 /// The core as the wasm32 code it is in Envoy, executed by Node.
@@ -93,7 +106,7 @@ fn wasm(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
         let mut cargo = core_on_wasm(session.toolchain()?);
         // After the toolchain: where that is missing, minutes of building the runner would be in vain.
         cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", wasm_bindgen::obtain_runner(session.checkout)?);
-        session.count(&mut cargo, &[])
+        session.count_cargo(&mut cargo)
     });
 }
 
@@ -125,15 +138,21 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
                 continue;
             }
         };
-        for configuration in ENVOY_CONFIGURATIONS {
-            report.check(&format!("{configuration}, {}", envoy.name()), || validate(&binary, configuration, session));
-        }
         report.tests(&title, || {
-            let mut cargo = session.native_tests(&["bluegreen-tests"]);
-            cargo.env(ENVOY, &binary).envs(definitions.iter().map(|folder| (DEFINITIONS, folder)));
-            session.count_native(&mut cargo)
+            session.run(END_TO_END, |program| {
+                program
+                    .env(TEST_THREADS, test_threads())
+                    .env(ENVOY, &binary)
+                    .envs(definitions.iter().map(|folder| (DEFINITIONS, folder)));
+            })
         });
     }
+}
+
+/// The user's choice, or two tests for each processor: half of a test's time is spent waiting.
+fn test_threads() -> String {
+    let processors = || thread::available_parallelism().map_or(1, usize::from);
+    env::var(TEST_THREADS).unwrap_or_else(|_| (2 * processors()).to_string())
 }
 
 /// The filter and a real MLflow, in the first Envoy that was asked for: here the registry is what is tested.
@@ -142,10 +161,10 @@ fn mlflow(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     report.tests(&format!("mlflow, {}", envoy.name()), || {
         let environment = bluegreen_programs::mlflow::obtain(session.checkout)?;
         session.build_module()?;
-        let mut cargo = session.native_tests(&["bluegreen-tests"]);
-        cargo.args(["--features", "mlflow", "--test", "mlflow"]);
-        cargo.env(MLFLOW, environment).env(ENVOY, envoy.obtain(session.checkout)?);
-        session.count_native(&mut cargo)
+        let envoy = envoy.obtain(session.checkout)?;
+        session.run(MLFLOW, |program| {
+            program.env(mlflow::MLFLOW, &environment).env(ENVOY, &envoy);
+        })
     });
 }
 
@@ -161,8 +180,7 @@ fn image(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
     report.tests("image", || {
         packages::provide(&[("skopeo", "skopeo"), ("docker-registry", "docker-registry")], "the tests of the image")?;
         dist::image(session.checkout)?;
-        let mut cargo = session.native_tests(&["bluegreen-tests"]);
-        session.count_native(cargo.args(["--features", "image", "--test", "image"]))
+        session.run(IMAGE, |_| ())
     });
 }
 
@@ -174,11 +192,10 @@ fn docker_compose(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) 
         session.build_module()?;
         let programs = compose::programs(session.checkout)?;
         let _images = compose::BaseImages::obtain(session.checkout, &envoy.obtain(session.checkout)?)?;
-        let mut cargo = session.native_tests(&["bluegreen-tests"]);
-        cargo.args(["--features", "compose", "--test", "compose"]).env(compose::PROGRAMS, programs);
         // One after the other: they build and take down images of the same names.
-        cargo.env("RUST_TEST_THREADS", "1");
-        session.count_native(&mut cargo)
+        session.run(COMPOSE, |program| {
+            program.env(compose::PROGRAMS, &programs).env(TEST_THREADS, "1");
+        })
     });
 }
 
@@ -188,10 +205,11 @@ fn fleet(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     report.tests(&format!("fleet, {}", envoy.name()), || {
         etcd::obtain()?;
         session.build_module()?;
-        let mut cargo = session.native_tests(&["bluegreen-tests"]);
+        let envoy = envoy.obtain(session.checkout)?;
         // One after the other: each has eleven processes, and a second is a promise that is checked.
-        cargo.args(["--features", "fleet", "--test", "fleet", "--test", "fleet_rollout"]).env("RUST_TEST_THREADS", "1");
-        session.count_native(cargo.env(ENVOY, envoy.obtain(session.checkout)?))
+        session.run(FLEET, |program| {
+            program.env(ENVOY, &envoy).env(TEST_THREADS, "1");
+        })
     });
 }
 
@@ -203,11 +221,4 @@ fn bench(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         cargo.args(["bench", "--quick", "switch", "split", "size"]);
         process::show(cargo.env(ENVOY, envoy.obtain(session.checkout)?))
     });
-}
-
-/// `envoy --mode validate` also loads the module and configures the filter; ports are not opened.
-fn validate(binary: &Path, configuration: &str, session: &Session<'_>) -> Result<()> {
-    let mut envoy = Command::new(binary);
-    envoy.args(["--mode", "validate", "--log-level", "error", "-c", configuration]);
-    process::show(envoy.current_dir(session.checkout.root()))
 }

@@ -1,0 +1,223 @@
+//! A canary gets exactly its share, and a user stays where the share has put them.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use bluegreen_testbed::load::Report;
+use bluegreen_testbed::raw::{self, Answer};
+use bluegreen_testbed::{Bootstrap, Load};
+use bluegreen_tests::request::get;
+use bluegreen_tests::{Environment, IRIS, PATH};
+use serde_json::{Value, json};
+
+/// The shipped configuration with stickiness.
+fn sticky(by: &Value) -> Result<Bootstrap> {
+    Ok(Bootstrap::shipped()?.deployment(IRIS, |iris| iris["sticky"] = by.clone()))
+}
+
+/// `count` requests over one connection, hence to one worker.
+async fn on_one_worker(env: &Environment, count: u64) -> Result<Report> {
+    let report = env.load()?.connections(1).at_most(count).run().await;
+    report.ensure_no_failures()?;
+    report.ensure_truthful()?;
+    Ok(report)
+}
+
+/// Fails unless in every run of requests in a row the candidate's number differs from its share by less than one.
+fn ensure_even(report: &Report, share: f64) -> Result<()> {
+    // How far the candidate is ahead of its share after each request; a run's deviation is a difference of two.
+    let mut ahead = vec![0.0_f64];
+    for record in &report.records {
+        let last = ahead.last().copied().unwrap_or_default();
+        let hit = if record.colour() == Some("green") { 1.0 } else { 0.0 };
+        ahead.push(last + hit - share);
+    }
+    let most = ahead.iter().copied().fold(f64::MIN, f64::max);
+    let least = ahead.iter().copied().fold(f64::MAX, f64::min);
+    ensure!(
+        most - least < 1.0 + 1e-6,
+        "at a share of {share} a run of requests was off by {}; in all {:?}",
+        most - least,
+        report.colours()
+    );
+    Ok(())
+}
+
+fn colour(answer: &Answer) -> Result<String> {
+    Ok(answer.header("x-bluegreen-colour").with_context(|| format!("no colour: {answer:?}"))?.to_owned())
+}
+
+#[tokio::test]
+async fn one_percent_is_one_of_a_hundred_on_each_worker() -> Result<()> {
+    for workers in [2, 4] {
+        let env = Environment::new(workers).await?;
+        env.patch(&[("canary_percent", "1")]).await?;
+        // Connections one after the other, so that each has its worker to itself for a while.
+        for _ in 0..8 {
+            let report = on_one_worker(&env, 300).await?;
+            ensure!(report.count("green") == 3, "{workers} workers: {:?} instead of 3 green", report.colours());
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_share_holds_in_every_run_of_requests_for_any_share() -> Result<()> {
+    let env = Environment::new(2).await?;
+    for percent in ["0.5", "12.5", "33.33", "50", "66.67", "99"] {
+        env.patch(&[("canary_percent", percent)]).await?;
+        ensure_even(&on_one_worker(&env, 600).await?, percent.parse::<f64>()? / 100.0)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_smallest_step_is_one_request_in_ten_thousand() -> Result<()> {
+    let env = Environment::new(2).await?;
+    env.patch(&[("canary_percent", "0.01")]).await?;
+    let report = on_one_worker(&env, 10_000).await?;
+    ensure!(report.count("green") == 1, "{:?} instead of 1 green of 10,000", report.colours());
+    Ok(())
+}
+
+#[tokio::test]
+async fn over_all_workers_together_the_share_is_off_by_less_than_one_for_each_worker() -> Result<()> {
+    let workers = 4;
+    let env = Environment::new(workers).await?;
+    env.patch(&[("canary_percent", "10")]).await?;
+    let report = env.load()?.connections(12).at_most(6_000).run().await;
+    report.ensure_no_failures()?;
+    let off = (report.count("green") as f64 - 600.0).abs();
+    ensure!(off < f64::from(workers), "{:?}: off by {off}", report.colours());
+    Ok(())
+}
+
+#[tokio::test]
+async fn zero_is_none_and_a_hundred_is_all() -> Result<()> {
+    for bootstrap in [
+        Bootstrap::shipped()?,
+        sticky(&json!({"header": "x-user-id"}))?,
+        sticky(&json!({"cookie": {"name": "bluegreen", "max_age": "3600s"}}))?,
+    ] {
+        let env = Environment::with(4, bootstrap).await?;
+        for (percent, expected) in [("0", "blue"), ("100", "green"), ("0", "blue")] {
+            env.patch(&[("canary_percent", percent)]).await?;
+            let report = env.load()?.connections(8).header("x-user-id", b"alice")?.at_most(1_000).run().await;
+            report.ensure_no_failures()?;
+            ensure!(report.count(expected) == 1_000, "at {percent} %: {:?}", report.colours());
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_user_on_the_candidate_stays_there_while_the_share_grows() -> Result<()> {
+    let env = Environment::with(4, sticky(&json!({"header": "x-user-id"}))?).await?;
+    let users: Vec<_> = (0..200).map(|number| format!("user-{number}")).collect();
+    let mut before = BTreeSet::new();
+    for percent in ["0", "1", "10", "30", "60", "90", "100"] {
+        env.patch(&[("canary_percent", percent)]).await?;
+        let mut now = BTreeSet::new();
+        for user in &users {
+            // A new connection each time: any worker may answer, all must agree.
+            let request = get(PATH, &[("x-user-id", user.as_bytes())]);
+            let first = colour(&raw::exchange(env.envoy.traffic()?, &request).await?)?;
+            let again = colour(&raw::exchange(env.envoy.traffic()?, &request).await?)?;
+            ensure!(first == again, "{user} at {percent} %: first {first}, then {again}");
+            if first == "green" {
+                now.insert(user);
+            }
+        }
+        let left = before.difference(&now).collect::<Vec<_>>();
+        ensure!(left.is_empty(), "at {percent} % these fell back to the active colour: {left:?}");
+        // Five standard deviations; the users and the hash are fixed, so this either always holds or never does.
+        let share = percent.parse::<f64>()? / 100.0;
+        let off = (now.len() as f64 - 200.0 * share).abs();
+        ensure!(off <= 5.0 * (200.0 * share * (1.0 - share)).sqrt(), "{} of 200 at {percent} %", now.len());
+        before = now;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_request_without_the_sticky_header_takes_part_in_the_rotation() -> Result<()> {
+    let env = Environment::with(2, sticky(&json!({"header": "x-user-id"}))?).await?;
+    env.patch(&[("canary_percent", "25")]).await?;
+    ensure_even(&on_one_worker(&env, 400).await?, 0.25)
+}
+
+#[tokio::test]
+async fn a_missing_cookie_is_issued_and_from_then_on_honoured() -> Result<()> {
+    let env = Environment::with(4, sticky(&json!({"cookie": {"name": "visitor", "max_age": "3600s"}}))?).await?;
+    env.patch(&[("canary_percent", "50")]).await?;
+    let address = env.envoy.traffic()?;
+    let mut values = BTreeSet::new();
+    let mut colours = BTreeSet::new();
+    for _ in 0..40 {
+        let answer = raw::exchange(address, get(PATH, &[])).await?;
+        let first = colour(&answer)?;
+        let cookie = answer.header("set-cookie").with_context(|| format!("no cookie: {answer:?}"))?;
+        let mut parts = cookie.split(';').map(str::trim);
+        let pair = parts.next().unwrap_or_default().to_owned();
+        let attributes: BTreeSet<_> = parts.collect();
+        let expected = BTreeSet::from(["HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=3600"]);
+        ensure!(pair.starts_with("visitor=") && attributes == expected, "set-cookie: {cookie}");
+        for _ in 0..3 {
+            let request = get(PATH, &[("cookie", format!("theme=dark; {pair}; lang=en").as_bytes())]);
+            let again = raw::exchange(address, request).await?;
+            ensure!(colour(&again)? == first, "{pair} was on {first}, then: {again:?}");
+            ensure!(again.header("set-cookie").is_none(), "{pair} was issued again: {again:?}");
+        }
+        values.insert(pair);
+        colours.insert(first);
+    }
+    ensure!(values.len() == 40, "cookies are not distinct: {values:?}");
+    ensure!(colours.len() == 2, "at 50 % all 40 visitors were on {colours:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cookie_of_the_model_server_survives_beside_the_one_that_is_issued() -> Result<()> {
+    let env = Environment::with(2, sticky(&json!({"cookie": {"name": "visitor", "max_age": "60s", "secure": true}}))?)
+        .await?;
+    let mut script = env.blue.script();
+    let address = env.envoy.traffic()?;
+    let client = tokio::spawn(async move { raw::exchange(address, get(PATH, &[])).await });
+    script.next().await?.answer(200, &[("set-cookie", "session=1"), ("set-cookie", "theme=dark")])?.end();
+    let answer = client.await??;
+    let cookies = answer.headers.iter().filter(|(name, _)| name == "set-cookie");
+    let cookies: Vec<_> = cookies.map(|(_, value)| value.as_str()).collect();
+    ensure!(cookies.len() == 3 && cookies.contains(&"session=1") && cookies.contains(&"theme=dark"), "{cookies:?}");
+    let issued = cookies.iter().find(|cookie| cookie.starts_with("visitor=")).context("no visitor cookie")?;
+    ensure!(issued.ends_with("Secure"), "{issued}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn promoting_ends_the_canary_and_a_new_one_is_counted_from_the_other_side() -> Result<()> {
+    let env = Environment::new(2).await?;
+    env.patch(&[("canary_percent", "10")]).await?;
+    let state = env.envoy.admin()?.promote(IRIS).await?;
+    ensure!((state.active.as_str(), state.canary_percent) == ("green", 0.0), "{state:?}");
+    let report = Load::new(env.envoy.traffic()?, PATH).at_most(100).run().await;
+    ensure!(report.count("green") == 100, "after the promote: {:?}", report.colours());
+    env.patch(&[("canary_percent", "10")]).await?;
+    let report = on_one_worker(&env, 200).await?;
+    ensure!(report.count("blue") == 20, "10 % for blue, the candidate now: {:?}", report.colours());
+    Ok(())
+}
+
+#[tokio::test]
+async fn requests_that_ask_for_a_colour_do_not_count_towards_the_share() -> Result<()> {
+    let env = Environment::new(1).await?;
+    env.patch(&[("canary_percent", "10")]).await?;
+    let load = env.load()?.connections(1);
+    let mut green = 0;
+    for _ in 0..20 {
+        let asked = load.clone().header("x-bluegreen-colour", b"green")?.at_most(3).run().await;
+        ensure!(asked.count("green") == 3, "asked for green: {:?}", asked.colours());
+        green += load.clone().at_most(10).run().await.count("green");
+    }
+    ensure!(green == 20, "{green} of 200 ordinary requests went to green instead of 20");
+    Ok(())
+}

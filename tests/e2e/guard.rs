@@ -1,0 +1,193 @@
+//! The guard rolls a candidate back that is worse, and no other; what that costs is counted.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bluegreen_testbed::admin::Rollout;
+use bluegreen_testbed::load::Running;
+use bluegreen_testbed::upstream::Behaviour;
+use bluegreen_testbed::{Bootstrap, wait};
+use bluegreen_tests::environment::ROLLOUT_PATIENCE;
+use bluegreen_tests::{Environment, IRIS};
+use serde_json::{Value, json};
+
+/// Requests a second.
+const RATE: f64 = 200.0;
+
+/// An environment whose rollout waits long enough in each step for the guard to decide.
+async fn environment(guard: Value, hold: &str) -> Result<Environment> {
+    Environment::with(2, bootstrap(guard, hold)?).await
+}
+
+fn bootstrap(guard: Value, hold: &str) -> Result<Bootstrap> {
+    Ok(Bootstrap::shipped()?.deployment(IRIS, |iris| {
+        iris["guard"] = guard.clone();
+        iris["rollout"] = json!({"steps": [
+            {"canary_percent": 10, "hold": hold, "min_requests": 20},
+            {"canary_percent": 50, "hold": hold, "min_requests": 20},
+        ]});
+    }))
+}
+
+fn traffic(env: &Environment) -> Result<Running> {
+    Ok(env.load()?.connections(8).rate(RATE).lasting(ROLLOUT_PATIENCE * 2).start())
+}
+
+async fn until_phase(env: &Environment, phase: &str) -> Result<Rollout> {
+    let what = format!("a rollout that is {phase}");
+    env.until_rollout(&what, |rollout| rollout.phase == phase).await?.rollout.context("no rollout")
+}
+
+/// Waits until the guard has rolled the candidate back, and prints how long that took. Afterwards no request goes to green.
+async fn rolled_back(env: &Environment, load: Running, fault: Instant, rule: &str) -> Result<()> {
+    until_phase(env, "rolled_back").await?;
+    let took = fault.elapsed();
+    load.more(50).await?;
+    let report = load.stop().await;
+    let since = report.begun_after(fault);
+    println!(
+        "{rule}: {} of {} requests failed, {} went to green, rolled back within {:.1} s",
+        since.failures().len(),
+        since.records.len(),
+        since.count("green"),
+        took.as_secs_f64()
+    );
+    let change = env.newest_change().await?;
+    let seen = (change.source.as_str(), change.to.active.as_str(), change.to.canary_percent, change.rollout.as_deref());
+    ensure!(seen == ("guard", "blue", 0.0, Some("rolled_back")), "{change:?}");
+    let comparison = env.envoy.admin()?.comparison(IRIS).await?;
+    let verdict = &comparison["verdict"];
+    ensure!(verdict["breached"] == rule, "{verdict:#}");
+    let sentence = verdict["sentence"].as_str().context("no sentence")?;
+    ensure!(sentence.starts_with("green ") && change.reason == sentence, "{sentence:?}, but {:?}", change.reason);
+    let after = env.load()?.at_most(100).run().await;
+    ensure!(after.count("blue") == 100, "{:?}", after.colours());
+    env.ensure_no_trap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_green_that_fails_five_percent_is_rolled_back() -> Result<()> {
+    let env = environment(json!({}), "60s").await?;
+    env.green.behave(Behaviour::Sometimes { status: 500, one_in: 20 });
+    let load = traffic(&env)?;
+    load.more(20).await?;
+    env.envoy.admin()?.rollout(IRIS, "start").await?;
+    rolled_back(&env, load, Instant::now(), "error").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_green_that_is_slow_is_rolled_back_although_it_answers_everything() -> Result<()> {
+    let env = environment(json!({"slow": {"over": "auto"}}), "60s").await?;
+    env.green.behave(Behaviour::Slow(Duration::from_millis(60)));
+    let load = traffic(&env)?;
+    load.more(20).await?;
+    env.envoy.admin()?.rollout(IRIS, "start").await?;
+    let begun = Instant::now();
+    until_phase(&env, "rolled_back").await?;
+    ensure!(load.failed() == 0, "{} requests failed", load.failed());
+    rolled_back(&env, load, begun, "slow").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_green_that_dies_at_its_second_step_is_rolled_back_at_once() -> Result<()> {
+    let mut env = environment(json!({"error": {"max_rate": 0.5, "after": 30}}), "2s").await?;
+    let load = traffic(&env)?;
+    env.envoy.admin()?.rollout(IRIS, "start").await?;
+    env.until_rollout("the second step", |rollout| rollout.step == 2).await?;
+    ensure!(load.failed() == 0, "{} requests failed before", load.failed());
+    let died = Instant::now();
+    env.green.stop().await;
+    until_phase(&env, "rolled_back").await?;
+    let rule = env.envoy.admin()?.comparison(IRIS).await?["verdict"]["breached"].clone();
+    rolled_back(&env, load, died, rule.as_str().context("no rule")?).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grpc_errors_under_http_200_are_errors() -> Result<()> {
+    let bootstrap = bootstrap(json!({}), "60s")?.with_http2("blue").with_http2("green");
+    let env = Environment::with(2, bootstrap).await?;
+    env.blue.behave(Behaviour::Grpc { status: 14, one_in: 200 });
+    env.green.behave(Behaviour::Grpc { status: 14, one_in: 10 });
+    let load = env.load()?.http2().connections(8).rate(RATE).lasting(ROLLOUT_PATIENCE * 2).start();
+    env.envoy.admin()?.rollout(IRIS, "start").await?;
+    let begun = Instant::now();
+    until_phase(&env, "rolled_back").await?;
+    ensure!(load.failed() == 0, "{} requests failed by HTTP", load.failed());
+    env.blue.behave(Behaviour::Answer);
+    rolled_back(&env, load, begun, "error").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_green_that_aborts_its_answers_is_rolled_back() -> Result<()> {
+    let env = environment(json!({}), "60s").await?;
+    env.green.behave(Behaviour::BreakOff { one_in: 5 });
+    let load = traffic(&env)?;
+    env.envoy.admin()?.rollout(IRIS, "start").await?;
+    rolled_back(&env, load, Instant::now(), "error").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_both_fail_alike_the_candidate_is_not_blamed() -> Result<()> {
+    let guard = json!({"error": {"max_rate": 0.2, "after": 20}});
+    let env = environment(guard, "4s").await?;
+    for upstream in [&env.blue, &env.green] {
+        upstream.behave(Behaviour::Sometimes { status: 503, one_in: 2 });
+    }
+    let load = traffic(&env)?;
+    env.envoy.admin()?.rollout(IRIS, "start").await?;
+    until_phase(&env, "promoted").await?;
+    let report = load.stop().await;
+    println!("{} of {} requests failed, and green was promoted", report.failures().len(), report.records.len());
+    let sources: Vec<String> = env.history().await?.into_iter().map(|change| change.source).collect();
+    ensure!(sources == ["rollout", "rollout", "admin"], "{sources:?}");
+    env.ensure_no_trap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guard_that_pauses_leaves_the_traffic_to_an_operator() -> Result<()> {
+    let env = environment(json!({"on_breach": "pause"}), "60s").await?;
+    env.green.behave(Behaviour::Sometimes { status: 500, one_in: 3 });
+    let load = traffic(&env)?;
+    env.envoy.admin()?.rollout(IRIS, "start").await?;
+    let rollout = until_phase(&env, "breached").await?;
+    ensure!(rollout.waits_for == ["for an operator: resume, skip or abort"], "{rollout:?}");
+    let state = env.deployment().await?;
+    ensure!((state.canary_percent, state.revision) == (10.0, 1), "{state:?}");
+    let aborted = env.envoy.admin()?.rollout(IRIS, "abort").await?;
+    ensure!(aborted.canary_percent == 0.0 && aborted.rollout.is_some_and(|rollout| rollout.phase == "aborted"));
+    load.stop().await;
+    env.ensure_no_trap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_green_that_fails_after_its_promotion_is_rolled_back() -> Result<()> {
+    let env = environment(json!({"also_after_promote": "10m"}), "1s").await?;
+    let load = traffic(&env)?;
+    env.envoy.admin()?.rollout(IRIS, "start").await?;
+    until_phase(&env, "promoted").await?;
+    ensure!(load.failed() == 0, "{} requests failed before", load.failed());
+    let fault = Instant::now();
+    env.green.behave(Behaviour::Sometimes { status: 500, one_in: 10 });
+    rolled_back(&env, load, fault, "error").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_give_up_are_no_errors_of_the_candidate() -> Result<()> {
+    let env = environment(json!({}), "5s").await?;
+    env.green.behave(Behaviour::Slow(Duration::from_millis(400)));
+    let impatient =
+        env.load()?.connections(8).request_timeout(Duration::from_millis(50)).lasting(ROLLOUT_PATIENCE).start();
+    env.envoy.admin()?.rollout(IRIS, "start").await?;
+    wait::until_within(
+        ROLLOUT_PATIENCE,
+        "clients that gave up",
+        || async { Ok(impatient.failed()) },
+        |failed| *failed >= 40,
+    )
+    .await?;
+    let verdict = env.envoy.admin()?.comparison(IRIS).await?["verdict"].clone();
+    let green = &verdict["colours"]["green"];
+    ensure!(green["errors"] == 0 && verdict["breached"].is_null(), "{verdict:#}");
+    impatient.stop().await;
+    env.ensure_no_trap()
+}

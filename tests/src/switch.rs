@@ -1,0 +1,104 @@
+//! Changes of the active colour under load, held against every single answer.
+
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use bluegreen_testbed::admin::Deployment;
+use bluegreen_testbed::load::Report;
+use bluegreen_testbed::{Admin, Load};
+
+use crate::IRIS;
+
+/// A change of the active colour, as its caller saw it.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    /// Just before the call.
+    pub asked: Instant,
+    /// When its answer had arrived.
+    pub answered: Instant,
+    /// The active colour since.
+    pub colour: String,
+}
+
+// === impl Switch ===
+
+impl Switch {
+    /// Makes a call that answers with the deployment's new state.
+    pub async fn timed(call: impl Future<Output = Result<Deployment>>) -> Result<Self> {
+        let asked = Instant::now();
+        let state = call.await?;
+        Ok(Self { asked, answered: Instant::now(), colour: state.active })
+    }
+
+    /// Promotes and rolls back in turn, ten times in all, under this load: nothing fails, and nothing goes to the old
+    /// colour after an answer.
+    pub async fn back_and_forth(load: Load, admin: &Admin) -> Result<()> {
+        let running = load.connections(8).start();
+        let mut switches = Vec::new();
+        for round in 0..10 {
+            running.more(40).await?;
+            switches.push(if round % 2 == 0 {
+                Self::timed(admin.promote(IRIS)).await?
+            } else {
+                Self::timed(admin.rollback(IRIS)).await?
+            });
+        }
+        running.more(40).await?;
+        let report = running.stop().await;
+        report.ensure_no_failures()?;
+        report.ensure_truthful()?;
+        let certain = Self::ensure_all_hold(&switches, &report)?;
+        ensure!(certain > 200, "only {certain} requests prove anything");
+        Ok(())
+    }
+
+    /// Fails unless each request that began after a switch's answer, and ended before the next switch was asked for,
+    /// was answered by the colour of that switch. Returns how many requests were so certain.
+    pub fn ensure_all_hold(switches: &[Self], report: &Report) -> Result<usize> {
+        let mut certain = 0;
+        for (index, switch) in switches.iter().enumerate() {
+            let next = switches.get(index + 1).map(|next| next.asked);
+            for record in &report.records {
+                if record.began <= switch.answered || next.is_some_and(|next| record.ended >= next) {
+                    continue;
+                }
+                certain += 1;
+                ensure!(
+                    record.colour() == Some(&switch.colour),
+                    "switch {index}: a request that began {:?} after the answer \"active: {}\" got {:?}",
+                    record.began - switch.answered,
+                    switch.colour,
+                    record.outcome,
+                );
+            }
+        }
+        Ok(certain)
+    }
+
+    /// Fails unless for each switch there is one instant that parts the answers: no request that was answered by the
+    /// colour before it began after one that was answered by the colour since had ended. That is more than
+    /// [`Self::ensure_all_hold`] asks for, which leaves open what happens during a call.
+    pub fn ensure_single_points(switches: &[Self], report: &Report) -> Result<()> {
+        for (index, switch) in switches.iter().enumerate() {
+            // Only requests that can have seen this switch and no other.
+            let from = index.checked_sub(1).and_then(|before| switches.get(before)).map(|before| before.answered);
+            let to = switches.get(index + 1).map(|next| next.asked);
+            let near = report
+                .records
+                .iter()
+                .filter(|record| from.is_none_or(|from| record.began > from) && to.is_none_or(|to| record.ended < to));
+            let (since, before): (Vec<_>, Vec<_>) = near.partition(|record| record.colour() == Some(&switch.colour));
+            let first_since = since.iter().map(|record| record.ended).min();
+            let last_before = before.iter().map(|record| record.began).max();
+            if let (Some(first), Some(last)) = (first_since, last_before) {
+                ensure!(
+                    last <= first,
+                    "switch {index} to {}: a request that began {:?} after an answer of the new colour got the old one",
+                    switch.colour,
+                    last - first,
+                );
+            }
+        }
+        Ok(())
+    }
+}
