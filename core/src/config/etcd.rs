@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 
 use crate::model::name::ClusterName;
 use crate::model::time::deserialize_timeout;
@@ -17,22 +18,13 @@ pub struct Etcd {
     /// What every key begins with; the deployment's name follows.
     #[serde(default)]
     pub prefix: KeyPrefix,
-    /// What happens to traffic while etcd is away.
-    #[serde(default)]
-    pub on_unreachable: OnUnreachable,
     /// How long one call may take. A write that meets trouble makes several, all of them within
     /// [`WRITE_WITHIN`](crate::etcd::deadline::WRITE_WITHIN).
     #[serde(default = "one_second", deserialize_with = "deserialize_timeout")]
     pub timeout: Duration,
-}
-
-/// What happens to traffic while etcd is away. There is one answer, and it can be written down.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnUnreachable {
-    /// Each deployment goes on with the last state that this Envoy knows.
-    #[default]
-    ServeLast,
+    /// Accepted and ignored: while etcd is away each deployment goes on with the last state that this Envoy knows.
+    #[serde(default, rename = "on_unreachable", deserialize_with = "ignore")]
+    _on_unreachable: (),
 }
 
 /// What the keys of a fleet begin with.
@@ -43,6 +35,10 @@ pub struct KeyPrefix(String);
 /// Why a text is no [`KeyPrefix`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadPrefix(String);
+
+fn ignore<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| ())
+}
 
 fn one_second() -> Duration {
     Duration::from_secs(1)
@@ -105,7 +101,6 @@ mod tests {
             (r#"{"cluster": "e", "prefix": "/bluegreen"}"#, "that end with /"),
             (r#"{"cluster": "e", "prefix": ""}"#, "that end with /"),
             (r#"{"cluster": "e", "prefix": "/a b/"}"#, "visible ASCII"),
-            (r#"{"cluster": "e", "on_unreachable": "panic"}"#, "unknown variant `panic`"),
             (r#"{"cluster": "e", "timeout": "0s"}"#, "no time at all"),
             (r#"{"cluster": "e", "timeout": "999us"}"#, "no time at all: at least 1ms"),
             (r#"{"cluster": "e", "endpoints": []}"#, "unknown field `endpoints`"),

@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 pub use self::access::{Access, Role, Token};
 pub use self::deployment::{CookieSticky, DeploymentConfig, Override, Sticky, Upstream};
-pub use self::etcd::{Etcd, KeyPrefix, OnUnreachable};
+pub use self::etcd::{Etcd, KeyPrefix};
 pub use self::guard::{ErrorRule, Guard, LatencyOf, OnBreach, Over, SlowRule};
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
 pub use self::pattern::{Authority, MatchRules, PathPrefix, RequestPath};
