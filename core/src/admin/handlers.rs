@@ -10,13 +10,14 @@ use super::response::Response;
 use super::views::{ChangesView, ComparisonView, DeploymentView, DeploymentsView, SmokeTestView};
 use crate::change::request::{ChangeRequest, Checks};
 use crate::change::submit::submit;
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, DeploymentIndex};
 use crate::guard::analysis;
 use crate::guard::verdict::Verdict;
 use crate::host::next_tick;
 use crate::metrics::comparison::{self, Sample};
 use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
+use crate::model::time::Timestamp;
 use crate::readiness::drain::{DrainBlocker, drain_blockers};
 use crate::routing::versions::versions;
 use crate::state::rollout::{self, RolloutCommand};
@@ -127,15 +128,17 @@ type CommandOf<'c> = &'c dyn Fn(&Request, &Deployment, &State) -> Result<Command
 
 async fn change(call: Box<Request>, command: CommandOf<'_>) -> Answer {
     let (index, deployment) = call.deployment()?;
-    let state = call.load(deployment)?;
-    let checks = if call.params.parsed("force")?.unwrap_or_default() { Checks::Override } else { Checks::Enforce };
-    let request = ChangeRequest {
-        author: Author::new(call.caller.name(), Source::Admin, call.params.reason()?),
-        command: command(&call, deployment, &state)?,
-        precondition: call.precondition.clone(),
-        deployment: index,
-        checks,
-        healthy: PerColour::default(),
+    let request = {
+        let state = call.load(deployment)?;
+        let checks = if call.params.parsed("force")?.unwrap_or_default() { Checks::Override } else { Checks::Enforce };
+        ChangeRequest {
+            author: Author::new(call.caller.name(), Source::Admin, call.params.reason()?),
+            command: command(&call, deployment, &state)?,
+            precondition: call.precondition.clone(),
+            deployment: index,
+            checks,
+            healthy: PerColour::default(),
+        }
     };
     match submit(&call.context, &request).await {
         Ok(applied) => Ok(call.show(index, deployment, &applied.state)),
@@ -148,12 +151,11 @@ async fn change(call: Box<Request>, command: CommandOf<'_>) -> Answer {
 /// One request after the other to the candidate, then the result, which is kept with the state.
 pub async fn test(call: Box<Request>) -> Answer {
     let (index, deployment) = call.deployment()?;
-    let state = call.load(deployment)?;
-    let Some(test) = &deployment.readiness.smoke_test else {
-        return Err(Refused::on(Problem::NoSmokeTest, index, state));
+    let (test, candidate) = match (&deployment.readiness.smoke_test, call.load(deployment)?) {
+        (Some(test), state) => (test, state.split.candidate()),
+        (None, state) => return Err(Refused::on(Problem::NoSmokeTest, index, state)),
     };
     let host = &call.context.host;
-    let candidate = state.split.candidate();
     let cluster = &deployment.colours.get(candidate).cluster;
     let mut results = Vec::new();
     while let Some(request) = test.request(results.len(), &deployment.name, cluster) {
@@ -190,18 +192,34 @@ pub async fn drain(call: Box<Request>) -> Answer {
     let host = &*call.context.host;
     let deadline = host.now().plus(timeout);
     loop {
-        let state = call.load(deployment)?;
-        let in_flight = host.in_flight(index, colour);
-        let blockers = drain_blockers(&state, colour, in_flight, deployment.readiness.bake, host.now());
-        if blockers.is_empty() {
-            return Ok(call.show(index, deployment, &state));
-        }
-        if host.now() >= deadline || !blockers.iter().all(|blocker| blocker.ends_before(deadline)) {
-            let blockers = blockers.iter().map(DrainBlocker::to_string).collect::<Vec<_>>().join(", ");
-            return Err(Refused::on(Problem::NotDrained { colour, blockers }, index, state));
+        if let Some(answer) = drained(&call, (index, deployment), colour, deadline) {
+            return answer;
         }
         next_tick(host).await;
     }
+}
+
+/// The answer to a drain, once nothing needs the colour, or nothing can make it so by `deadline`.
+fn drained(
+    call: &Request,
+    (index, deployment): (DeploymentIndex, &Deployment),
+    colour: Colour,
+    deadline: Timestamp,
+) -> Option<Answer> {
+    let state = match call.load(deployment) {
+        Ok(state) => state,
+        Err(refused) => return Some(Err(refused)),
+    };
+    let (in_flight, now) = (call.context.host.in_flight(index, colour), call.context.host.now());
+    let blockers = drain_blockers(&state, colour, in_flight, deployment.readiness.bake, now);
+    if blockers.is_empty() {
+        return Some(Ok(call.show(index, deployment, &state)));
+    }
+    if now < deadline && blockers.iter().all(|blocker| blocker.ends_before(deadline)) {
+        return None;
+    }
+    let blockers = blockers.iter().map(DrainBlocker::to_string).collect::<Vec<_>>().join(", ");
+    Some(Err(Refused::on(Problem::NotDrained { colour, blockers }, index, state)))
 }
 
 // === impl RolloutAction ===
