@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use bluegreen_programs::{Checkout, Progress, process};
 
 use crate::digest::sha256;
-use crate::image::Image;
+use crate::image::{Image, archive};
 use crate::module;
 use crate::sbom;
 use crate::toolchain::WasmToolchain;
@@ -82,22 +82,19 @@ pub fn reproduce(checkout: &Checkout) -> Result<()> {
     Ok(())
 }
 
-/// The layout as one file, its entries in order and of no time.
+/// The layout as one file, its entries in order.
 fn pack(layout: &Path) -> Result<Vec<u8>> {
-    let mut archive = tar::Builder::new(Vec::new());
+    let mut files = Vec::new();
     for folder in ["", "blobs/sha256"] {
-        let mut files: Vec<_> = layout.join(folder).read_dir()?.collect::<std::io::Result<Vec<_>>>()?;
-        files.sort_by_key(fs::DirEntry::file_name);
-        for file in files.iter().map(fs::DirEntry::path).filter(|path| path.is_file()) {
-            let bytes = fs::read(&file)?;
-            let mut header = tar::Header::new_ustar();
-            header.set_size(u64::try_from(bytes.len())?);
-            header.set_mode(0o644);
-            header.set_mtime(0);
-            archive.append_data(&mut header, file.strip_prefix(layout)?, &bytes[..])?;
+        for entry in layout.join(folder).read_dir()? {
+            let path = entry?.path();
+            if path.is_file() {
+                files.push((path.strip_prefix(layout)?.to_owned(), fs::read(&path)?));
+            }
         }
     }
-    Ok(archive.into_inner()?)
+    files.sort();
+    archive(&files.iter().map(|(path, bytes)| (path.as_path(), bytes.as_slice())).collect::<Vec<_>>())
 }
 
 /// The commit of a checkout without changes of its own.

@@ -4,18 +4,15 @@
 //! `FROM scratch`, one layer with `plugin.wasm`. Beside the image, as its referrer, the layout has the software bill of
 //! materials. Nothing in it is of this machine or this moment: equal modules give equal digests.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, Result};
 use flate2::{Compression, GzBuilder};
-use oci_spec::image::{
-    Arch, ConfigBuilder, Descriptor, DescriptorBuilder, Digest as OciDigest, ImageConfigurationBuilder,
-    ImageIndexBuilder, ImageManifestBuilder, MediaType, OciLayoutBuilder, Os, RootFsBuilder, SCHEMA_VERSION,
-};
-use serde_json::Value;
+use oci_spec::image::{Descriptor, Digest as OciDigest, MediaType, SCHEMA_VERSION};
+use serde_json::{Value, json};
 
 use crate::digest::sha256;
 
@@ -24,9 +21,6 @@ const FILE: &str = "plugin.wasm";
 
 /// The type of the bill of materials.
 const CYCLONEDX: &str = "application/vnd.cyclonedx+json";
-
-/// The type of an empty config blob, as OCI's image specification 1.1 names it.
-const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 
 /// What an image is made of.
 pub struct Image<'a> {
@@ -40,11 +34,6 @@ pub struct Image<'a> {
     pub revision: Option<&'a str>,
 }
 
-/// A folder of blobs.
-struct Blobs<'a> {
-    layout: &'a Path,
-}
-
 // === impl Image ===
 
 impl Image<'_> {
@@ -53,98 +42,80 @@ impl Image<'_> {
         if layout.exists() {
             fs::remove_dir_all(layout).with_context(|| format!("cannot replace {}", layout.display()))?;
         }
-        let blobs = Blobs { layout };
         fs::create_dir_all(layout.join("blobs/sha256"))
             .with_context(|| format!("cannot create {}", layout.display()))?;
 
-        let archive = archive(self.module)?;
-        let layer = blobs.put(MediaType::ImageLayerGzip, &gzip(&archive)?)?;
-        let rootfs = RootFsBuilder::default().typ("layers").diff_ids(vec![digest(&archive)]).build()?;
-        let config = ImageConfigurationBuilder::default()
+        let archive = archive(&[(FILE.as_ref(), self.module)])?;
+        let layer = put(layout, MediaType::ImageLayerGzip, &gzip(&archive)?)?;
+        let mut labels = self.labels();
+        let config = json!({
             // What `docker build` writes into an image `FROM scratch`; who fetches plugins does not look at it.
-            .architecture(Arch::Amd64)
-            .os(Os::Linux)
-            .config(ConfigBuilder::default().labels(self.labels()).build()?)
-            .rootfs(rootfs)
-            .history(Vec::new())
-            .build()?;
-        let config = blobs.put_json(MediaType::ImageConfig, serde_json::to_value(&config)?)?;
-        let mut annotations = self.labels();
-        annotations.insert("module.wasm.image/variant".to_owned(), "compat".to_owned());
-        let manifest = ImageManifestBuilder::default()
-            .schema_version(SCHEMA_VERSION)
-            .media_type(MediaType::ImageManifest)
-            .config(config)
-            .layers(vec![layer])
-            .annotations(annotations)
-            .build()?;
-        let image = blobs.put_json(MediaType::ImageManifest, serde_json::to_value(&manifest)?)?;
-        let referrer = self.bill_of_materials(&blobs, &image)?;
-
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Labels": labels},
+            "rootfs": {"type": "layers", "diff_ids": [digest(&archive)]},
+            "history": [],
+        });
+        labels.insert("module.wasm.image/variant".to_owned(), "compat");
+        let manifest = json!({
+            "schemaVersion": SCHEMA_VERSION,
+            "mediaType": MediaType::ImageManifest,
+            "config": put(layout, MediaType::ImageConfig, &canonical(config)?)?,
+            "layers": [layer],
+            "annotations": labels,
+        });
+        let mut image = put(layout, MediaType::ImageManifest, &canonical(manifest)?)?;
         let digest = image.digest().to_string();
-        let tag = HashMap::from([("org.opencontainers.image.ref.name".to_owned(), self.version.to_owned())]);
-        let mut tagged = image;
-        tagged.set_annotations(Some(tag));
-        let index = ImageIndexBuilder::default()
-            .schema_version(SCHEMA_VERSION)
-            .media_type(MediaType::ImageIndex)
-            .manifests(vec![tagged, referrer])
-            .build()?;
-        fs::write(layout.join("index.json"), canonical(serde_json::to_value(&index)?)?)?;
-        let marker = OciLayoutBuilder::default().image_layout_version("1.0.0").build()?;
-        fs::write(layout.join("oci-layout"), canonical(serde_json::to_value(&marker)?)?)?;
+        let referrer = self.bill_of_materials(layout, &image)?;
+        let tag = ("org.opencontainers.image.ref.name".to_owned(), self.version.to_owned());
+        image.set_annotations(Some([tag].into()));
+        let index = json!({
+            "schemaVersion": SCHEMA_VERSION,
+            "mediaType": MediaType::ImageIndex,
+            "manifests": [image, referrer],
+        });
+        fs::write(layout.join("index.json"), canonical(index)?)?;
+        fs::write(layout.join("oci-layout"), canonical(json!({"imageLayoutVersion": "1.0.0"}))?)?;
         Ok(digest)
     }
 
     /// The referrer that says what the image contains.
-    fn bill_of_materials(&self, blobs: &Blobs<'_>, image: &Descriptor) -> Result<Descriptor> {
-        let kind = MediaType::Other(CYCLONEDX.to_owned());
-        let manifest = ImageManifestBuilder::default()
-            .schema_version(SCHEMA_VERSION)
-            .media_type(MediaType::ImageManifest)
-            .artifact_type(kind.clone())
-            .config(blobs.put(MediaType::Other(EMPTY.to_owned()), b"{}")?)
-            .layers(vec![blobs.put(kind.clone(), self.sbom)?])
-            .subject(image.clone())
-            .build()?;
-        let mut referrer = blobs.put_json(MediaType::ImageManifest, serde_json::to_value(&manifest)?)?;
-        referrer.set_artifact_type(Some(kind));
+    fn bill_of_materials(&self, layout: &Path, image: &Descriptor) -> Result<Descriptor> {
+        let manifest = json!({
+            "schemaVersion": SCHEMA_VERSION,
+            "mediaType": MediaType::ImageManifest,
+            "artifactType": CYCLONEDX,
+            "config": put(layout, MediaType::EmptyJSON, b"{}")?,
+            "layers": [put(layout, CYCLONEDX.into(), self.sbom)?],
+            "subject": image,
+        });
+        let mut referrer = put(layout, MediaType::ImageManifest, &canonical(manifest)?)?;
+        referrer.set_artifact_type(Some(CYCLONEDX.into()));
         Ok(referrer)
     }
 
-    fn labels(&self) -> HashMap<String, String> {
-        let described = "Blue-green routing of inference requests, an Envoy filter (proxy-wasm)";
-        let mut labels = HashMap::from([
-            ("title", "bluegreen"),
-            ("description", described),
-            ("version", self.version),
-            ("licenses", "Apache-2.0"),
-        ]);
-        if let Some(revision) = self.revision {
-            labels.insert("revision", revision);
-        }
-        labels.into_iter().map(|(name, value)| (format!("org.opencontainers.image.{name}"), value.to_owned())).collect()
+    fn labels(&self) -> BTreeMap<String, &str> {
+        let labels = [
+            ("title", Some("bluegreen")),
+            ("description", Some("Blue-green routing of inference requests, an Envoy filter (proxy-wasm)")),
+            ("version", Some(self.version)),
+            ("licenses", Some("Apache-2.0")),
+            ("revision", self.revision),
+        ];
+        let known = |(name, value): (&str, _)| Some((format!("org.opencontainers.image.{name}"), value?));
+        labels.into_iter().filter_map(known).collect()
     }
 }
 
-// === impl Blobs ===
-
-impl Blobs<'_> {
-    fn put(&self, media_type: MediaType, bytes: &[u8]) -> Result<Descriptor> {
-        let digest = digest(bytes);
-        let path = self.layout.join("blobs").join(digest.replace(':', "/"));
-        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
-        let digest = OciDigest::from_str(&digest)?;
-        let size = u64::try_from(bytes.len())?;
-        Ok(DescriptorBuilder::default().media_type(media_type).digest(digest).size(size).build()?)
-    }
-
-    fn put_json(&self, media_type: MediaType, value: Value) -> Result<Descriptor> {
-        self.put(media_type, &canonical(value)?)
-    }
+/// Adds a blob to the layout.
+fn put(layout: &Path, media_type: MediaType, bytes: &[u8]) -> Result<Descriptor> {
+    let digest = digest(bytes);
+    let path = layout.join("blobs").join(digest.replace(':', "/"));
+    fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Descriptor::new(media_type, u64::try_from(bytes.len())?, OciDigest::from_str(&digest)?))
 }
 
-/// JSON with its members in order: annotations come in that of a hash map.
+/// JSON with its members in order, whatever order serde_json was built to keep.
 fn canonical(mut tree: Value) -> Result<Vec<u8>> {
     tree.sort_all_objects();
     Ok(serde_json::to_vec(&tree)?)
@@ -154,17 +125,19 @@ fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", sha256(bytes))
 }
 
-/// A tar archive of the module, which belongs to nobody and is of no time.
-fn archive(module: &[u8]) -> Result<Vec<u8>> {
-    let mut header = tar::Header::new_ustar();
-    header.set_size(u64::try_from(module.len())?);
-    header.set_mode(0o644);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    header.set_entry_type(tar::EntryType::Regular);
+/// A tar archive of files that belong to nobody and are of no time.
+pub fn archive(files: &[(&Path, &[u8])]) -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
-    archive.append_data(&mut header, FILE, module)?;
+    for (path, bytes) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(u64::try_from(bytes.len())?);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_entry_type(tar::EntryType::Regular);
+        archive.append_data(&mut header, path, *bytes)?;
+    }
     Ok(archive.into_inner()?)
 }
 

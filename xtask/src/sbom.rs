@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use bluegreen_programs::Checkout;
-use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, PackageId};
+use cargo_metadata::{DepKindInfo, DependencyKind, Metadata, MetadataCommand, Package};
 use cyclonedx_bom::models::component::{Classification, Component, Components};
 use cyclonedx_bom::models::dependency::{Dependencies, Dependency};
 use cyclonedx_bom::models::hash::{Hash, HashAlgorithm, HashValue, Hashes};
@@ -30,29 +30,33 @@ pub fn write(checkout: &Checkout, module: &[u8]) -> Result<Vec<u8>> {
 
 fn document(metadata: &Metadata, module: &[u8]) -> Result<Vec<u8>> {
     let root = metadata.packages.iter().find(|package| package.name.as_str() == PACKAGE).context("no package")?;
-    let linked = linked(metadata, &root.id)?;
-    let package =
-        |id: &PackageId| metadata.packages.iter().find(|package| package.id == *id).context("no such package");
-    let mut components = Vec::new();
-    let mut dependencies = Vec::new();
-    for (id, needs) in &linked {
-        let this = package(id)?;
-        let mut needed = needs.iter().map(|id| Ok(reference(package(id)?))).collect::<Result<Vec<_>>>()?;
-        needed.sort();
-        dependencies.push(Dependency { dependency_ref: reference(this), dependencies: needed });
-        if **id != root.id {
-            components.push(component(this)?);
+    let resolve = metadata.resolve.as_ref().context("cargo metadata resolved nothing")?;
+    // Build scripts and tests are not linked.
+    let is_linked = |kinds: &[DepKindInfo]| kinds.iter().any(|kind| kind.kind == DependencyKind::Normal);
+    let mut dependencies = BTreeMap::new();
+    let mut components = BTreeMap::new();
+    let mut open = vec![&root.id];
+    while let Some(id) = open.pop() {
+        if components.contains_key(&reference(&metadata[id])) {
+            continue;
         }
+        let needed = resolve[id].deps.iter().filter(|needed| is_linked(&needed.dep_kinds)).map(|needed| &needed.pkg);
+        open.extend(needed.clone());
+        let needed: BTreeSet<String> = needed.map(|id| reference(&metadata[id])).collect();
+        dependencies.insert(reference(&metadata[id]), needed);
+        components.insert(reference(&metadata[id]), component(&metadata[id])?);
     }
-    components.sort_by(|one, other| one.bom_ref.cmp(&other.bom_ref));
-    dependencies.sort_by(|one, other| one.dependency_ref.cmp(&other.dependency_ref));
-    let mut described = component(root)?;
+    let mut described = components.remove(&reference(root)).context("the package does not contain itself")?;
     described.hashes = Some(Hashes(vec![Hash { alg: HashAlgorithm::SHA_256, content: HashValue(sha256(module)) }]));
+    let dependency = |(dependency_ref, needed): (_, BTreeSet<_>)| Dependency {
+        dependency_ref,
+        dependencies: needed.into_iter().collect(),
+    };
     let bom = Bom {
         serial_number: None,
         metadata: Some(cyclonedx_bom::models::metadata::Metadata { component: Some(described), ..Default::default() }),
-        components: Some(Components(components)),
-        dependencies: Some(Dependencies(dependencies)),
+        components: Some(Components(components.into_values().collect())),
+        dependencies: Some(Dependencies(dependencies.into_iter().map(dependency).collect())),
         ..Bom::default()
     };
     let mut written = Vec::new();
@@ -60,30 +64,6 @@ fn document(metadata: &Metadata, module: &[u8]) -> Result<Vec<u8>> {
     let mut tree: Value = serde_json::from_slice(&written)?;
     tree.sort_all_objects();
     Ok(format!("{tree:#}\n").into_bytes())
-}
-
-/// What is linked, from the root on: each package, and what it needs. Build scripts and tests are not linked.
-fn linked<'m>(metadata: &'m Metadata, root: &'m PackageId) -> Result<BTreeMap<&'m PackageId, BTreeSet<&'m PackageId>>> {
-    let resolve = metadata.resolve.as_ref().context("cargo metadata resolved nothing")?;
-    let mut found = BTreeMap::new();
-    let mut open = vec![root];
-    while let Some(id) = open.pop() {
-        if found.contains_key(id) {
-            continue;
-        }
-        let node = resolve.nodes.iter().find(|node| node.id == *id).context("a package that was not resolved")?;
-        let linked =
-            |kinds: &[cargo_metadata::DepKindInfo]| kinds.iter().any(|kind| kind.kind == DependencyKind::Normal);
-        let needs: BTreeSet<&PackageId> = node
-            .deps
-            .iter()
-            .filter(|dependency| linked(&dependency.dep_kinds))
-            .map(|dependency| &dependency.pkg)
-            .collect();
-        open.extend(&needs);
-        found.insert(id, needs);
-    }
-    Ok(found)
 }
 
 fn component(package: &Package) -> Result<Component> {

@@ -114,16 +114,30 @@ fn arguments_length(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use walrus::{FunctionBuilder, FunctionId};
+
     use super::*;
 
     /// A module that exports these names and has one function that only the last export reaches.
     fn module(names: &[&str]) -> Vec<u8> {
-        let exports: String =
-            names.iter().filter(|name| **name != "memory").map(|name| format!("(func (export \"{name}\"))")).collect();
-        let text = format!(
-            "(module (memory (export \"memory\") 1) (func $deep) {exports} (func (export \"proxy_on_response_body\") call $deep))"
-        );
-        wat::parse_str(text).unwrap()
+        fn function(module: &mut Module, calls: Option<FunctionId>) -> FunctionId {
+            let mut function = FunctionBuilder::new(&mut module.types, &[], &[]);
+            if let Some(callee) = calls {
+                function.func_body().call(callee);
+            }
+            function.finish(Vec::new(), &mut module.funcs)
+        }
+        let mut module = Module::default();
+        let memory = module.memories.add_local(false, false, 1, None, None);
+        module.exports.add("memory", memory);
+        for name in names.iter().filter(|name| **name != "memory") {
+            let exported = function(&mut module, None);
+            module.exports.add(name, exported);
+        }
+        let deep = function(&mut module, None);
+        let calls_deep = function(&mut module, Some(deep));
+        module.exports.add("proxy_on_response_body", calls_deep);
+        module.emit_wasm()
     }
 
     #[test]
