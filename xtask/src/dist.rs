@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use bluegreen_programs::toolchain::WasmToolchain;
 use bluegreen_programs::{Checkout, Progress, process};
 
 use crate::digest::sha256;
 use crate::image::{Image, archive};
 use crate::module;
 use crate::sbom;
-use crate::toolchain::WasmToolchain;
 
 /// The version of the whole workspace.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -4,10 +4,10 @@ use std::process::Command;
 
 use anyhow::Result;
 use bluegreen_programs::checkout::is_ci;
+use bluegreen_programs::toolchain::WasmToolchain;
 use bluegreen_programs::{Checkout, Unavailable, process};
 
 use crate::imports;
-use crate::toolchain::WasmToolchain;
 
 /// What runs inside Envoy's VM.
 const IN_THE_VM: [&str; 4] = ["--package", "bluegreen", "--package", "bluegreen-core"];

@@ -1,19 +1,18 @@
 //! The project's own tasks, `cargo xtask …`: everything a developer or a machine does with this repository starts here.
 //!
-//! Read in this order: [`test`] and [`module`] say what is done; [`toolchain`] is the compiler for wasm32. The crate
-//! `bluegreen-programs` brings what else is needed to a fresh machine, and runs children so that none outlives this
+//! Read in this order: [`test`] and [`module`] say what is done. The crate `bluegreen-programs` brings what is needed to a
+//! fresh machine, and runs children so that none outlives this
 //! process. Demo and benches are crates of their own, which [`forward`] runs.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
 use bluegreen_programs::task;
+use bluegreen_programs::toolchain::WasmToolchain;
 use clap::{Parser, Subcommand};
 
 use crate::test::TestOptions;
-use crate::toolchain::WasmToolchain;
 
-mod compose;
 mod deny;
 mod digest;
 mod dist;
@@ -24,9 +23,7 @@ mod lint;
 mod module;
 mod sbom;
 mod test;
-mod toolchain;
 mod trim;
-mod wasm_bindgen;
 mod workflows;
 
 /// The tasks of the bluegreen repository.

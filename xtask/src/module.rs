@@ -7,11 +7,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use bluegreen_programs::toolchain::{TARGET, WasmToolchain};
 use bluegreen_programs::{Checkout, process};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::toolchain::{TARGET, WasmToolchain};
 use crate::trim;
 
 /// Builds the module, says how large it is, and returns its path.

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use bluegreen_programs::Checkout;
+use bluegreen_programs::toolchain::TARGET;
 use cargo_metadata::{DepKindInfo, DependencyKind, Metadata, MetadataCommand, Package};
 use cyclonedx_bom::models::component::{Classification, Component, Components};
 use cyclonedx_bom::models::dependency::{Dependencies, Dependency};
@@ -15,7 +16,6 @@ use cyclonedx_bom::prelude::*;
 use serde_json::Value;
 
 use crate::digest::sha256;
-use crate::toolchain::TARGET;
 
 /// The package whose library is the module.
 const PACKAGE: &str = "bluegreen";

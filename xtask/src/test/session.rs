@@ -5,10 +5,10 @@ use std::io::{IsTerminal, stdout};
 use std::process::Command;
 
 use anyhow::{Error, Result, anyhow};
+use bluegreen_programs::toolchain::WasmToolchain;
 use bluegreen_programs::{Checkout, Unavailable, process};
 
 use crate::module;
-use crate::toolchain::WasmToolchain;
 
 use super::programs::{Programs, Tests};
 use super::totals::{Tally, Totals};

@@ -5,17 +5,17 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
+use bluegreen_programs::compose;
 use bluegreen_programs::envoy::{ENVOY, Envoy};
 use bluegreen_programs::mlflow;
+use bluegreen_programs::toolchain::WasmToolchain;
+use bluegreen_programs::wasm_bindgen;
 use bluegreen_programs::{etcd, packages, process};
 
-use crate::compose;
 use crate::deny;
 use crate::dist;
 use crate::imports;
 use crate::lint;
-use crate::toolchain::WasmToolchain;
-use crate::wasm_bindgen;
 use crate::workflows;
 
 use super::programs::Tests;

@@ -6,9 +6,9 @@ use std::env;
 use std::path::Path;
 use std::process::Command;
 
+use crate::checkout::is_ci;
+use crate::{Checkout, Progress, Unavailable, process};
 use anyhow::Result;
-use bluegreen_programs::checkout::is_ci;
-use bluegreen_programs::{Checkout, Progress, Unavailable, process};
 
 pub const TARGET: &str = "wasm32-unknown-unknown";
 

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::{Checkout, Unavailable, cargo_tool, packages, process};
 use anyhow::{Context, Result};
-use bluegreen_programs::{Checkout, Unavailable, cargo_tool, packages, process};
 
 const RUNNER: &str = "wasm-bindgen-test-runner";
 

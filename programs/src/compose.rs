@@ -5,9 +5,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::checkout::is_ci;
+use crate::{Checkout, Unavailable, process};
 use anyhow::Result;
-use bluegreen_programs::checkout::is_ci;
-use bluegreen_programs::{Checkout, Unavailable, process};
 
 /// The variable that tells the tests which compose programs there are, one a line.
 pub const PROGRAMS: &str = "BLUEGREEN_COMPOSE";
