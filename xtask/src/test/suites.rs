@@ -3,6 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 
 use bluegreen_testbed::repository;
 
@@ -139,6 +140,12 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
             })
         });
     }
+}
+
+/// The user's choice, or two tests for each processor: one computes while the other waits for a hold or an interval.
+fn test_threads() -> String {
+    let processors = || thread::available_parallelism().map_or(1, usize::from);
+    env::var(TEST_THREADS).unwrap_or_else(|_| (2 * processors()).to_string())
 }
 
 /// The filter and a real MLflow, in the first Envoy that was asked for: here the registry is what is tested.
