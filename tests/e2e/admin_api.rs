@@ -222,7 +222,7 @@ async fn the_history_keeps_the_last_fifty_changes_newest_first() -> Result<()> {
 }
 
 #[tokio::test]
-async fn the_traffic_listener_serves_the_api_only_when_it_is_told_to() -> Result<()> {
+async fn the_traffic_listener_serves_the_api_only_when_it_is_configured_to() -> Result<()> {
     let env = Environment::new(2).await?;
     let on_traffic = |env: &Environment| Ok::<_, anyhow::Error>(Admin::new(&env.envoy.url("/bluegreen")?));
     let reply = on_traffic(&env)?.get("/healthz").await?;

@@ -144,7 +144,7 @@ async fn every_bad_body_or_condition_is_refused_and_changes_nothing() -> Result<
 }
 
 #[tokio::test]
-async fn what_is_no_http_never_reaches_the_state() -> Result<()> {
+async fn bytes_that_are_no_http_never_change_the_state() -> Result<()> {
     let env = Environment::new(2).await?;
     for bytes in [
         &b"FOO /bluegreen/v1/deployments/iris HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"[..],
@@ -199,7 +199,7 @@ async fn who_may_do_what_is_decided_by_the_token() -> Result<()> {
             let seen = status(&admin, method, path).await?;
             ensure!(seen == expected, "{name}: {method} {path} answered {seen} instead of {expected}");
         }
-        // Whether a deployment exists is nobody's business without a token.
+        // Without a token the answer does not show whether a deployment exists.
         let seen = status(&admin, "GET", "/v1/deployments/rose").await?;
         let expected = if read == 401 { 401 } else { 404 };
         ensure!(seen == expected, "{name}: a missing deployment answered {seen} instead of {expected}");
@@ -231,7 +231,7 @@ async fn other_ways_to_present_a_token_are_not_accepted() -> Result<()> {
 }
 
 #[tokio::test]
-async fn without_tokens_only_an_open_api_lets_anybody_in() -> Result<()> {
+async fn without_tokens_only_an_open_api_admits_a_caller() -> Result<()> {
     for open in [false, true] {
         let bootstrap = Bootstrap::shipped()?.plugin(|plugin| {
             if let Some(admin) = plugin.get_mut("admin") {

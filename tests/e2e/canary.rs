@@ -93,7 +93,7 @@ async fn over_all_workers_together_the_share_is_off_by_less_than_one_for_each_wo
 }
 
 #[tokio::test]
-async fn nought_is_none_and_a_hundred_is_all() -> Result<()> {
+async fn zero_is_none_and_a_hundred_is_all() -> Result<()> {
     for bootstrap in [
         Bootstrap::shipped()?,
         sticky(&json!({"header": "x-user-id"}))?,

@@ -112,8 +112,8 @@ async fn a_bad_configuration_is_refused_with_the_fields_path_and_the_old_one_goe
         ensure!(report.count("green") == 40, "case {name}: {:?}", report.colours());
     }
     watched.deliver(|_| green_version("3")(good))?;
-    let state = env.until("the mended configuration", |state| version(state, "green") == "3").await?;
-    ensure!((state.revision, state.active.as_str()) == (1, "green"), "after the mending: {state:?}");
+    let state = env.until("the corrected configuration", |state| version(state, "green") == "3").await?;
+    ensure!((state.revision, state.active.as_str()) == (1, "green"), "after the correction: {state:?}");
     env.ensure_no_trap()
 }
 
@@ -129,7 +129,7 @@ async fn envoy_does_not_start_with_a_bad_configuration_and_says_what_is_wrong() 
 }
 
 #[tokio::test]
-async fn a_configuration_given_as_a_json_text_means_the_same_as_one_given_as_a_structure() -> Result<()> {
+async fn a_configuration_given_as_a_json_string_means_the_same_as_one_given_as_a_struct() -> Result<()> {
     // The shipped files write a `Struct`; Istio and Envoy Gateway deliver a `StringValue` with JSON in it.
     let bootstrap = Bootstrap::shipped()?.deployment(IRIS, |iris| iris["initial"]["canary_percent"] = json!(12.5));
     let as_text = bootstrap.wasm_filters(|filter| {
@@ -185,7 +185,7 @@ async fn deployments_come_and_go_with_the_configuration() -> Result<()> {
 }
 
 #[tokio::test]
-async fn what_one_thread_does_for_all_follows_a_new_listener_configuration_while_the_old_one_drains() -> Result<()> {
+async fn the_leader_follows_a_new_listener_configuration_while_the_old_one_drains() -> Result<()> {
     let mut watched = Watched::lds()?;
     let env = Environment::with(2, watched.bootstrap()).await?;
     wait::until("a probe", || async { Ok(env.green.probes()) }, |probes| *probes > 0).await?;

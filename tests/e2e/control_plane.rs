@@ -90,12 +90,12 @@ async fn a_bad_configuration_is_refused_and_the_old_one_goes_on() -> Result<()> 
 
     delivered.control_plane.publish(|_| good)?;
     delivered.deliver_good(green_version("3")).await?;
-    delivered.env.until("the mended configuration", has_green("3")).await?;
+    delivered.env.until("the corrected configuration", has_green("3")).await?;
     delivered.env.ensure_no_trap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_control_plane_is_away_nothing_is_lost_and_afterwards_its_news_arrive() -> Result<()> {
+async fn while_the_control_plane_is_unreachable_nothing_is_lost_and_afterwards_its_updates_arrive() -> Result<()> {
     let mut delivered = Delivered::new().await?;
     let load = delivered.env.load()?.start();
     let promoted = delivered.env.envoy.admin()?.promote(IRIS).await?;
@@ -125,7 +125,7 @@ async fn while_the_control_plane_is_away_nothing_is_lost_and_afterwards_its_news
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_initial_whose_colour_is_sick_waits_until_it_is_well() -> Result<()> {
+async fn an_initial_whose_colour_is_unhealthy_waits_until_it_is_healthy() -> Result<()> {
     let mut delivered = Delivered::new().await?;
     delivered.env.green.behave_when_probed(Behaviour::Status(500));
     let load = delivered.env.load()?.start();
@@ -146,7 +146,7 @@ async fn an_initial_whose_colour_is_sick_waits_until_it_is_well() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_initial_that_waits_gives_way_to_an_operator_and_stays_given_up_when_it_comes_again() -> Result<()> {
+async fn a_pending_initial_is_superseded_by_an_operator_and_stays_so_when_it_is_pushed_again() -> Result<()> {
     let mut delivered = Delivered::new().await?;
     delivered.env.green.behave_when_probed(Behaviour::Status(500));
     delivered.deliver_good(initially("green")).await?;

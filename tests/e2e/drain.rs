@@ -1,5 +1,4 @@
-//! Nobody stops a model server that still has something to do: the count of requests under way is exact, and a drain
-//! answers when it is nought.
+//! A drain answers when nothing is in flight to a colour, and that count is exact, however requests end.
 
 use std::time::{Duration, Instant};
 
@@ -84,7 +83,7 @@ async fn the_count_of_streams_under_way_is_exact_while_they_leave_break_and_end(
 }
 
 #[tokio::test]
-async fn what_envoy_gives_up_is_not_under_way_any_more() -> Result<()> {
+async fn a_request_that_envoy_times_out_is_not_in_flight_any_more() -> Result<()> {
     for limit in ["timeout", "idle_timeout"] {
         let env = Environment::with(2, limited(limit)?).await?;
         let mut script = env.blue.script();

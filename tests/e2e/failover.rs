@@ -1,4 +1,4 @@
-//! A freshly promoted colour that dies takes nobody down for long, if its operator said so; and nothing else goes back.
+//! Failover: a freshly promoted colour that does not answer is replaced by the former one, and by nothing else.
 
 use anyhow::{Result, ensure};
 use bluegreen_testbed::Bootstrap;
@@ -13,7 +13,7 @@ const AFTER: usize = 5;
 /// How many clients send at once, each one request after the other.
 const CONNECTIONS: usize = 8;
 
-/// An environment with green freshly promoted, a failover as given, and blue known to be well.
+/// An environment with green freshly promoted, a failover as given, and blue known to be healthy.
 async fn promoted(failover: Value, bake: &str) -> Result<Environment> {
     let bootstrap = Bootstrap::shipped()?.deployment(IRIS, |iris| {
         iris["failover"] = failover.clone();
@@ -42,12 +42,16 @@ async fn ensure_stays(env: &Environment) -> Result<()> {
     let report = env.load()?.connections(CONNECTIONS).at_most(60).run().await;
     ensure!(report.failures().len() == 60 && report.count("green") == 60, "{:?}", report.colours());
     let state = env.deployment().await?;
-    ensure!((state.revision, state.active.as_str()) == (1, "green"), "it went back: {:?}", env.newest_change().await?);
+    ensure!(
+        (state.revision, state.active.as_str()) == (1, "green"),
+        "it failed over: {:?}",
+        env.newest_change().await?
+    );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_green_that_dies_right_after_its_promote_loses_a_handful_of_requests_and_blue_is_back() -> Result<()> {
+async fn a_green_that_dies_right_after_its_promote_fails_a_few_requests_before_failover_to_blue() -> Result<()> {
     let mut env = promoted(on(), "1m").await?;
     let load = env.load()?.connections(CONNECTIONS).start();
     load.more(100).await?;
@@ -75,13 +79,13 @@ async fn a_green_that_dies_right_after_its_promote_loses_a_handful_of_requests_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_it_went_back_it_does_not_go_forward_again() -> Result<()> {
+async fn after_a_failover_there_is_no_second_one() -> Result<()> {
     let mut env = promoted(on(), "1m").await?;
     env.green.stop().await;
     env.load()?.connections(CONNECTIONS).at_most(40).run().await;
     let change = env.newest_change().await?;
     ensure!(change.source == "guard", "{change:?}");
-    // Now blue dies too, and green, which has come back, would be well.
+    // Now blue dies too, and green, which has come back, would be healthy.
     env.green.listen().await?;
     until_probed(&env, "green", true).await?;
     env.blue.stop().await;
@@ -89,20 +93,20 @@ async fn after_it_went_back_it_does_not_go_forward_again() -> Result<()> {
     ensure!(report.count("blue") == 40, "{:?}", report.colours());
     let refusal = env.envoy.admin()?.rolling_back(IRIS).send().await?;
     ensure!(refusal.status == 409, "{refusal:?}");
-    // That is for an operator to decide.
+    // An operator decides.
     env.envoy.admin()?.promote(IRIS).await?;
     env.load()?.at_most(40).run().await.ensure_no_failures()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_failover_section_nothing_goes_back() -> Result<()> {
+async fn without_a_failover_section_there_is_no_failover() -> Result<()> {
     let mut env = promoted(Value::Null, "1m").await?;
     env.green.stop().await;
     ensure_stays(&env).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_blue_that_is_not_well_is_not_gone_back_to_until_it_is() -> Result<()> {
+async fn failover_waits_while_blue_is_unhealthy_too() -> Result<()> {
     let mut env = promoted(on(), "1m").await?;
     env.blue.stop().await;
     until_probed(&env, "blue", false).await?;
@@ -118,7 +122,7 @@ async fn a_blue_that_is_not_well_is_not_gone_back_to_until_it_is() -> Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beyond_the_bake_window_a_dead_green_is_for_operators() -> Result<()> {
+async fn after_the_bake_window_there_is_no_failover() -> Result<()> {
     let mut env = promoted(on(), "300ms").await?;
     env.envoy.admin()?.drain(IRIS, "blue", "15s").await?.accepted()?;
     env.green.stop().await;
@@ -126,14 +130,14 @@ async fn beyond_the_bake_window_a_dead_green_is_for_operators() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_model_servers_own_503_has_reached_it_and_leads_nowhere() -> Result<()> {
+async fn a_model_servers_own_503_causes_no_failover() -> Result<()> {
     let env = promoted(on(), "1m").await?;
     env.green.behave(Behaviour::Status(503));
     ensure_stays(&env).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn failures_that_are_not_in_a_row_lead_nowhere() -> Result<()> {
+async fn failures_that_are_not_in_a_row_cause_no_failover() -> Result<()> {
     let mut env = promoted(on(), "1m").await?;
     let one = env.load()?.connections(1);
     for _ in 0..5 {
@@ -144,6 +148,6 @@ async fn failures_that_are_not_in_a_row_lead_nowhere() -> Result<()> {
         one.clone().at_most(1).run().await.ensure_no_failures()?;
     }
     let state = env.deployment().await?;
-    ensure!(state.active == "green", "it went back: {:?}", env.newest_change().await?);
+    ensure!(state.active == "green", "it failed over: {:?}", env.newest_change().await?);
     Ok(())
 }

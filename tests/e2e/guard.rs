@@ -1,4 +1,4 @@
-//! A candidate that is worse is taken back by the guard, and only such a one; what that costs is counted.
+//! The guard rolls a candidate back that is worse, and no other; what that costs is counted.
 
 use std::time::{Duration, Instant};
 
@@ -38,8 +38,8 @@ async fn until_phase(env: &Environment, phase: &str) -> Result<Rollout> {
     env.until_rollout(&what, |rollout| rollout.phase == phase).await?.rollout.context("no rollout")
 }
 
-/// Waits until the guard has taken the candidate back, and says what that took. Afterwards nobody gets green.
-async fn taken_back(env: &Environment, load: Running, fault: Instant, rule: &str) -> Result<()> {
+/// Waits until the guard has rolled the candidate back, and prints how long that took. Afterwards no request goes to green.
+async fn rolled_back(env: &Environment, load: Running, fault: Instant, rule: &str) -> Result<()> {
     until_phase(env, "rolled_back").await?;
     let took = fault.elapsed();
     load.more(50).await?;
@@ -66,17 +66,17 @@ async fn taken_back(env: &Environment, load: Running, fault: Instant, rule: &str
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_green_that_fails_five_percent_is_taken_back() -> Result<()> {
+async fn a_green_that_fails_five_percent_is_rolled_back() -> Result<()> {
     let env = environment(json!({}), "60s").await?;
     env.green.behave(Behaviour::Sometimes { status: 500, one_in: 20 });
     let load = traffic(&env)?;
     load.more(20).await?;
     env.envoy.admin()?.rollout(IRIS, "start").await?;
-    taken_back(&env, load, Instant::now(), "error").await
+    rolled_back(&env, load, Instant::now(), "error").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_green_that_is_slow_is_taken_back_although_it_answers_everything() -> Result<()> {
+async fn a_green_that_is_slow_is_rolled_back_although_it_answers_everything() -> Result<()> {
     let env = environment(json!({"slow": {"over": "auto"}}), "60s").await?;
     env.green.behave(Behaviour::Slow(Duration::from_millis(60)));
     let load = traffic(&env)?;
@@ -85,11 +85,11 @@ async fn a_green_that_is_slow_is_taken_back_although_it_answers_everything() -> 
     let begun = Instant::now();
     until_phase(&env, "rolled_back").await?;
     ensure!(load.failed() == 0, "{} requests failed", load.failed());
-    taken_back(&env, load, begun, "slow").await
+    rolled_back(&env, load, begun, "slow").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_green_that_dies_at_its_second_step_is_taken_back_at_once() -> Result<()> {
+async fn a_green_that_dies_at_its_second_step_is_rolled_back_at_once() -> Result<()> {
     let mut env = environment(json!({"error": {"max_rate": 0.5, "after": 30}}), "2s").await?;
     let load = traffic(&env)?;
     env.envoy.admin()?.rollout(IRIS, "start").await?;
@@ -99,7 +99,7 @@ async fn a_green_that_dies_at_its_second_step_is_taken_back_at_once() -> Result<
     env.green.stop().await;
     until_phase(&env, "rolled_back").await?;
     let rule = env.envoy.admin()?.comparison(IRIS).await?["verdict"]["breached"].clone();
-    taken_back(&env, load, died, rule.as_str().context("no rule")?).await
+    rolled_back(&env, load, died, rule.as_str().context("no rule")?).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,16 +114,16 @@ async fn grpc_errors_under_http_200_are_errors() -> Result<()> {
     until_phase(&env, "rolled_back").await?;
     ensure!(load.failed() == 0, "{} requests failed by HTTP", load.failed());
     env.blue.behave(Behaviour::Answer);
-    taken_back(&env, load, begun, "error").await
+    rolled_back(&env, load, begun, "error").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_green_that_breaks_its_answers_off_is_taken_back() -> Result<()> {
+async fn a_green_that_aborts_its_answers_is_rolled_back() -> Result<()> {
     let env = environment(json!({}), "60s").await?;
     env.green.behave(Behaviour::BreakOff { one_in: 5 });
     let load = traffic(&env)?;
     env.envoy.admin()?.rollout(IRIS, "start").await?;
-    taken_back(&env, load, Instant::now(), "error").await
+    rolled_back(&env, load, Instant::now(), "error").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,7 +160,7 @@ async fn a_guard_that_pauses_leaves_the_traffic_to_an_operator() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_green_that_fails_after_its_promotion_is_taken_back() -> Result<()> {
+async fn a_green_that_fails_after_its_promotion_is_rolled_back() -> Result<()> {
     let env = environment(json!({"also_after_promote": "10m"}), "1s").await?;
     let load = traffic(&env)?;
     env.envoy.admin()?.rollout(IRIS, "start").await?;
@@ -168,7 +168,7 @@ async fn a_green_that_fails_after_its_promotion_is_taken_back() -> Result<()> {
     ensure!(load.failed() == 0, "{} requests failed before", load.failed());
     let fault = Instant::now();
     env.green.behave(Behaviour::Sometimes { status: 500, one_in: 10 });
-    taken_back(&env, load, fault, "error").await
+    rolled_back(&env, load, fault, "error").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

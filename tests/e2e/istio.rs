@@ -186,7 +186,7 @@ async fn tell_the_story(mesh: &Mesh, admin_on: &str) -> Result<()> {
     Switch::back_and_forth(mesh.load(PUBLIC)?, &admin).await?;
     ensure!(mesh.colour().await? == "blue", "the last rollback does not hold on every listener");
 
-    // Whoever looks finds all of it in the history, newest first.
+    // All of it is in the history, newest first.
     let history = admin.history(IRIS).await?;
     ensure!(history.len() == 13 && history[0].by == "demo-operator", "{history:#?}");
     Ok(())

@@ -77,7 +77,7 @@ async fn the_gauges_follow_the_state() -> Result<()> {
 }
 
 #[tokio::test]
-async fn in_flight_counts_what_is_under_way_and_returns_to_nought_however_it_ends() -> Result<()> {
+async fn in_flight_counts_what_is_under_way_and_returns_to_zero_however_it_ends() -> Result<()> {
     let env = Environment::new(2).await?;
     let address = env.envoy.traffic()?;
     let in_flight = |expected| until_metric(&env, "bluegreen_in_flight", &[("colour", "blue")], expected);
@@ -228,7 +228,7 @@ async fn the_time_to_the_first_byte_is_told_apart_from_the_whole() -> Result<()>
 }
 
 #[tokio::test]
-async fn without_traffic_the_comparison_has_counts_of_nought_and_no_error_rate() -> Result<()> {
+async fn without_traffic_the_comparison_has_counts_of_zero_and_no_error_rate() -> Result<()> {
     let env = Environment::new(2).await?;
     let comparison = env.envoy.admin()?.comparison(IRIS).await?;
     for window in ["1m", "5m", "15m"] {

@@ -1,4 +1,4 @@
-//! Whatever the protocol, a request is routed at its head and its body flows: nothing is buffered, nothing is lost.
+//! For every protocol a request is routed by its headers and its body is streamed: nothing is buffered or lost.
 
 use std::net::SocketAddr;
 
@@ -42,7 +42,7 @@ async fn http_1_and_http_2_are_routed_and_switched_alike() -> Result<()> {
     Ok(())
 }
 
-/// A body this large does not fit into Envoy's buffers: whoever buffers it answers 413.
+/// A body this large does not fit into Envoy's buffers: a filter that buffers it answers 413.
 const LARGE: usize = 5_000_000;
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! No call gives traffic to a colour that is not well at that moment, and the leader says how both are doing.
+//! No call gives traffic to a colour that is unhealthy at that moment, and the leader shows the health of both.
 
 use anyhow::{Result, ensure};
 use bluegreen_testbed::admin::{Call, Probe};
@@ -15,18 +15,18 @@ use serde_json::json;
 /// The refusal that all of these are.
 const UNHEALTHY: &str = "colour-unhealthy";
 
-/// A way in which green can be sick.
+/// A way in which a colour can be unhealthy.
 #[derive(Clone, Copy, Debug)]
-enum Sickness {
+enum Fault {
     Refuses,
     Answers500,
     Hangs,
 }
 
-impl Sickness {
+impl Fault {
     const ALL: [Self; 3] = [Self::Refuses, Self::Answers500, Self::Hangs];
 
-    async fn befall(self, upstream: &mut Upstream) {
+    async fn inflict(self, upstream: &mut Upstream) {
         match self {
             Self::Refuses => upstream.stop().await,
             Self::Answers500 => upstream.behave_when_probed(Behaviour::Status(500)),
@@ -86,20 +86,20 @@ async fn ensure_refused(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sick_green_gets_no_traffic_by_any_call_and_no_client_notices_the_attempts() -> Result<()> {
-    for sickness in Sickness::ALL {
+async fn an_unhealthy_green_gets_no_traffic_by_any_call_and_no_client_notices_the_attempts() -> Result<()> {
+    for fault in Fault::ALL {
         let mut env = Environment::new(2).await?;
         let load = env.load()?.start();
-        sickness.befall(&mut env.green).await;
+        fault.inflict(&mut env.green).await;
         let calls = givers(&env.envoy.admin()?, "green");
-        ensure_refused(&env, load, calls, sickness.words()).await?;
-        ensure!(env.green.requests() == 0, "{sickness:?}: {} requests reached green", env.green.requests());
+        ensure_refused(&env, load, calls, fault.words()).await?;
+        ensure!(env.green.requests() == 0, "{fault:?}: {} requests reached green", env.green.requests());
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_green_whose_cluster_envoy_does_not_know_gets_no_traffic_and_the_name_is_told() -> Result<()> {
+async fn a_green_whose_cluster_envoy_does_not_know_gets_no_traffic_and_the_cluster_is_named() -> Result<()> {
     let words = "cluster 'gren' is not known to this Envoy";
     let env = Environment::with(2, misspelt("green", "gren")?).await?;
     let load = env.load()?.start();
@@ -111,14 +111,14 @@ async fn a_green_whose_cluster_envoy_does_not_know_gets_no_traffic_and_the_name_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rollback_to_a_sick_colour_is_refused_and_the_new_one_goes_on() -> Result<()> {
-    for sickness in Sickness::ALL {
+async fn a_rollback_to_an_unhealthy_colour_is_refused_and_the_new_one_goes_on() -> Result<()> {
+    for fault in Fault::ALL {
         let mut env = Environment::new(2).await?;
         let admin = env.envoy.admin()?;
         admin.promote(IRIS).await?;
         let load = env.load()?.start();
-        sickness.befall(&mut env.blue).await;
-        ensure_refused(&env, load, [("rollback", admin.rolling_back(IRIS))], sickness.words()).await?;
+        fault.inflict(&mut env.blue).await;
+        ensure_refused(&env, load, [("rollback", admin.rolling_back(IRIS))], fault.words()).await?;
     }
     // Blue cannot serve here, so that the load begins after the promote.
     let env = Environment::with(2, misspelt("blue", "bleu")?).await?;
@@ -130,7 +130,7 @@ async fn a_rollback_to_a_sick_colour_is_refused_and_the_new_one_goes_on() -> Res
 }
 
 #[tokio::test]
-async fn more_for_a_canary_that_has_traffic_asks_nobody_and_less_is_always_possible() -> Result<()> {
+async fn more_for_a_canary_that_has_traffic_needs_no_probe_and_less_is_always_possible() -> Result<()> {
     let env = Environment::new(2).await?;
     let admin = env.envoy.admin()?;
     admin.patch(IRIS, &[("canary_percent", "10")]).await?.accepted()?;
@@ -143,7 +143,7 @@ async fn more_for_a_canary_that_has_traffic_asks_nobody_and_less_is_always_possi
 }
 
 #[tokio::test]
-async fn force_switches_to_a_sick_green_and_is_recorded_as_forced() -> Result<()> {
+async fn force_switches_to_an_unhealthy_green_and_is_recorded_as_forced() -> Result<()> {
     let env = Environment::new(2).await?;
     env.green.behave_when_probed(Behaviour::Status(500));
     let admin = env.envoy.admin()?;
@@ -163,7 +163,7 @@ async fn force_switches_to_a_sick_green_and_is_recorded_as_forced() -> Result<()
 }
 
 #[tokio::test]
-async fn the_leaders_verdict_follows_a_green_that_dies_and_comes_back() -> Result<()> {
+async fn the_leaders_probe_follows_a_green_that_dies_and_comes_back() -> Result<()> {
     let often = Bootstrap::shipped()?.deployment(IRIS, |iris| iris["probe"]["interval"] = json!("250ms"));
     let mut env = Environment::with(2, often).await?;
     let verdict = |env: &Environment, healthy: bool, words: &'static str| {
@@ -187,7 +187,7 @@ async fn the_leaders_verdict_follows_a_green_that_dies_and_comes_back() -> Resul
 }
 
 #[tokio::test]
-async fn a_verdict_turns_with_the_configured_failure_in_a_row_while_a_switch_asks_once() -> Result<()> {
+async fn health_turns_with_the_configured_failure_in_a_row_while_a_switch_probes_once() -> Result<()> {
     let patient = Bootstrap::shipped()?.deployment(IRIS, |iris| {
         iris["probe"] = json!({"path": "/ping", "interval": "500ms", "timeout": "10s", "unhealthy_after": 4});
     });
@@ -233,7 +233,7 @@ async fn a_caller_who_leaves_while_green_is_asked_changes_nothing() -> Result<()
 }
 
 #[tokio::test]
-async fn without_a_probe_section_nobody_is_asked() -> Result<()> {
+async fn without_a_probe_section_no_colour_is_probed() -> Result<()> {
     let silent = Bootstrap::shipped()?.deployment(IRIS, |iris| iris["probe"] = serde_json::Value::Null);
     let mut env = Environment::with(2, silent).await?;
     env.green.stop().await;

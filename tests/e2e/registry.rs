@@ -1,6 +1,6 @@
 //! A deployment follows a model registry: its marks move traffic, its absence does not, and its webhook is verified.
 //!
-//! The registry here is one in memory; `mlflow.rs` is about the real one.
+//! The registry here is one in memory; `tests/mlflow` has a real one.
 
 use anyhow::{Result, ensure};
 use bluegreen_testbed::registry::{Delivery, Registry};
@@ -36,7 +36,7 @@ async fn following(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_moved_alias_moves_traffic_and_moving_it_back_brings_it_back() -> Result<()> {
+async fn a_moved_alias_moves_traffic_and_moving_it_back_returns_it() -> Result<()> {
     let mut registry = registry().await?;
     let env = following(&mut registry, "250ms", |bootstrap| bootstrap).await?;
     let load = env.load()?.start();
@@ -57,7 +57,7 @@ async fn a_moved_alias_moves_traffic_and_moving_it_back_brings_it_back() -> Resu
 }
 
 #[tokio::test]
-async fn the_registry_is_asked_with_the_credential_that_only_envoy_knows() -> Result<()> {
+async fn the_registry_is_polled_with_the_credential_that_only_envoy_knows() -> Result<()> {
     let mut registry = registry().await?;
     let env = following(&mut registry, "250ms", |bootstrap| bootstrap).await?;
     let question = registry.last_question()?;
@@ -93,7 +93,7 @@ async fn an_alias_that_stays_where_it_is_leaves_an_operators_switch_alone() -> R
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_registry_is_away_traffic_goes_on_and_operators_switch() -> Result<()> {
+async fn while_the_registry_is_unreachable_traffic_goes_on_and_operators_switch() -> Result<()> {
     let mut registry = registry().await?;
     let env = following(&mut registry, "250ms", |bootstrap| bootstrap).await?;
     let load = env.load()?.start();
@@ -127,13 +127,13 @@ async fn versions_shown_to_clients_and_operators_are_the_registrys() -> Result<(
 }
 
 #[tokio::test]
-async fn a_version_whose_server_is_sick_waits_until_it_is_well() -> Result<()> {
+async fn a_version_whose_server_is_unhealthy_waits_until_it_is_healthy() -> Result<()> {
     let mut registry = registry().await?;
     let env = following(&mut registry, "250ms", |bootstrap| bootstrap).await?;
     env.green.behave_when_probed(Behaviour::Status(500));
     registry.set("production", "2");
     until_shown(&env.envoy, "green would get traffic, and its probe failed just now: answered 500").await?;
-    ensure!(env.deployment().await?.revision == 0, "a sick colour got traffic");
+    ensure!(env.deployment().await?.revision == 0, "an unhealthy colour got traffic");
     env.green.behave_when_probed(Behaviour::Answer);
     until_active(&env.envoy, "green").await?;
     let seen = until_shown(&env.envoy, "\"version\":\"2\"").await?;
@@ -142,7 +142,7 @@ async fn a_version_whose_server_is_sick_waits_until_it_is_well() -> Result<()> {
 }
 
 #[tokio::test]
-async fn without_enforcement_the_registry_switches_to_a_sick_server_and_that_is_recorded() -> Result<()> {
+async fn without_enforcement_the_registry_switches_to_an_unhealthy_server_and_that_is_recorded() -> Result<()> {
     let mut registry = registry().await?;
     let lenient = |bootstrap: Bootstrap| bootstrap.deployment(IRIS, |iris| iris["mlflow"]["enforce"] = json!(false));
     let env = following(&mut registry, "250ms", lenient).await?;
@@ -170,7 +170,7 @@ async fn a_configured_canary_begins_when_the_alias_moves_and_ends_when_it_moves_
 }
 
 #[tokio::test]
-async fn after_a_restart_of_envoy_the_registry_brings_the_state_back() -> Result<()> {
+async fn after_a_restart_of_envoy_the_registry_restores_the_state() -> Result<()> {
     let mut registry = registry().await?;
     let mut env = following(&mut registry, "250ms", |bootstrap| bootstrap).await?;
     registry.set("production", "2");
@@ -183,7 +183,7 @@ async fn after_a_restart_of_envoy_the_registry_brings_the_state_back() -> Result
 }
 
 #[tokio::test]
-async fn a_signed_delivery_has_the_registry_asked_at_once() -> Result<()> {
+async fn a_signed_delivery_polls_the_registry_at_once() -> Result<()> {
     let mut registry = registry().await?;
     let env = following(&mut registry, NEVER, |bootstrap| bootstrap).await?;
     let admin = env.envoy.admin()?;
@@ -203,7 +203,7 @@ async fn a_signed_delivery_has_the_registry_asked_at_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_delivery_that_is_not_signed_with_envoys_secret_is_refused_and_asks_nobody() -> Result<()> {
+async fn a_delivery_that_is_not_signed_with_envoys_secret_is_refused_and_polls_nothing() -> Result<()> {
     let mut registry = registry().await?;
     let env = following(&mut registry, NEVER, |bootstrap| bootstrap).await?;
     let admin = env.envoy.admin()?;

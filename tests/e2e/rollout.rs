@@ -1,4 +1,4 @@
-//! A rollout goes through its steps by itself, and nothing but its end or an operator ends it.
+//! A rollout goes through its steps automatically, and only its last step or an operator ends it.
 
 use std::path::{Path, PathBuf};
 
@@ -56,7 +56,7 @@ async fn a_healthy_candidate_goes_from_one_percent_to_promoted_without_a_failed_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operator_steers_and_an_operators_own_share_ends_it() -> Result<()> {
+async fn an_operator_controls_a_rollout_and_an_operators_own_share_ends_it() -> Result<()> {
     let env = Environment::with_deployment(2, |iris| with_plan(iris, "1h")).await?;
     let admin = env.envoy.admin()?;
     admin.rollout(IRIS, "start").await?;
@@ -104,7 +104,7 @@ async fn a_paused_rollout_outlives_a_new_configuration() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rollout_goes_on_when_the_vm_that_conducts_it_traps() -> Result<()> {
+async fn a_rollout_goes_on_when_the_vm_that_runs_it_traps() -> Result<()> {
     let folder = TempDir::new()?;
     let bootstrap = Bootstrap::shipped()?.with_wasm(&trapping(folder.path())?).deployment(IRIS, |iris| {
         with_plan(iris, "3s");

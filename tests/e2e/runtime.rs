@@ -1,4 +1,4 @@
-//! Envoy's own runtime switches traffic: a changed value acts, an old one does not fight anybody.
+//! Envoy's own runtime switches traffic: a changed value acts, an old one does not undo what an operator did.
 
 use anyhow::{Result, ensure};
 use bluegreen_testbed::admin::{Deployment, Sighting};
@@ -52,7 +52,7 @@ impl Following {
         Ok(())
     }
 
-    /// Nobody lost a request, and new ones go to `colour`.
+    /// No request fails, and all go to `colour`.
     async fn ensure_served_by(&self, colour: &str) -> Result<()> {
         let report = self.env.load()?.connections(4).at_most(40).run().await;
         report.ensure_no_failures()?;
@@ -132,7 +132,7 @@ async fn two_keys_set_at_once_are_one_change_and_shares_have_decimals() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_value_that_cannot_be_meant_is_told_once_with_its_key_and_changes_nothing() -> Result<()> {
+async fn an_invalid_value_is_logged_once_with_its_key_and_changes_nothing() -> Result<()> {
     let following = Following::new().await?;
     let cases = [
         (ACTIVE, "purple", "runtime key bluegreen.iris.active is \"purple\": it may be blue or green"),
@@ -160,7 +160,7 @@ async fn a_value_that_cannot_be_meant_is_told_once_with_its_key_and_changes_noth
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sick_candidate_is_refused_and_switched_to_as_soon_as_it_is_well() -> Result<()> {
+async fn an_unhealthy_candidate_is_refused_and_switched_to_as_soon_as_it_is_healthy() -> Result<()> {
     let following = Following::new().await?;
     following.env.green.behave_when_probed(Behaviour::Status(500));
     let load = following.env.load()?.start();
@@ -184,7 +184,7 @@ async fn a_sick_candidate_is_refused_and_switched_to_as_soon_as_it_is_well() -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_operators_change_ends_the_waiting_for_a_sick_candidate() -> Result<()> {
+async fn an_operators_change_supersedes_one_that_waits_for_an_unhealthy_candidate() -> Result<()> {
     let following = Following::new().await?;
     following.env.green.behave_when_probed(Behaviour::Status(500));
     following.set(&[(ACTIVE, "green")]).await?;
@@ -199,7 +199,7 @@ async fn an_operators_change_ends_the_waiting_for_a_sick_candidate() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_enforcement_a_sick_candidate_gets_the_traffic_and_that_is_recorded() -> Result<()> {
+async fn without_enforcement_an_unhealthy_candidate_gets_the_traffic_and_that_is_recorded() -> Result<()> {
     let lax = |bootstrap: Bootstrap| bootstrap.plugin(|plugin| plugin["runtime"]["enforce"] = json!(false));
     let following = Following::with(lax).await?;
     following.env.green.behave_when_probed(Behaviour::Status(500));
@@ -211,7 +211,7 @@ async fn without_enforcement_a_sick_candidate_gets_the_traffic_and_that_is_recor
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_envoys_admin_interface_is_away_the_state_says_so_and_all_else_goes_on() -> Result<()> {
+async fn while_envoys_admin_interface_is_unreachable_the_state_says_so_and_all_else_goes_on() -> Result<()> {
     let following = Following::new().await?;
     let load = following.env.load()?.start();
     following.relay.cut();
@@ -234,7 +234,7 @@ async fn while_envoys_admin_interface_is_away_the_state_says_so_and_all_else_goe
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_layer_that_outlives_envoy_brings_the_state_back_after_a_restart() -> Result<()> {
+async fn a_layer_that_outlives_envoy_restores_the_state_after_a_restart() -> Result<()> {
     let lasting = |bootstrap: Bootstrap| {
         let values = json!({
             ACTIVE: "green",

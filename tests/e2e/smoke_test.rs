@@ -1,4 +1,4 @@
-//! A candidate that gives wrong answers is found out before anybody asks it.
+//! The smoke test finds a candidate that gives wrong answers before clients do.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn ensure_verdict(reply: &Reply, passed: bool) -> Result<Value> {
 }
 
 #[tokio::test]
-async fn a_wrong_value_in_the_answer_fails_the_test_and_each_request_tells_its_result() -> Result<()> {
+async fn a_wrong_value_in_the_answer_fails_the_test_and_each_request_has_its_result() -> Result<()> {
     let section = json!({"requests": [
         {"method": "GET", "path": "/version"},
         {"path": PATH, "expect": {"json": {"pointer": "/colour", "type": "string", "length": 5}}},
@@ -100,7 +100,7 @@ async fn a_pass_expires() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_failed_test_takes_the_pass_back() -> Result<()> {
+async fn a_failed_test_revokes_the_pass() -> Result<()> {
     let env = environment(json!({"requests": [predicts("green")]})).await?;
     let admin = env.envoy.admin()?;
     ensure_verdict(&admin.test(IRIS).await?, true)?;

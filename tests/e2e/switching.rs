@@ -1,4 +1,4 @@
-//! A switch takes effect at once, everywhere, and costs nobody a request.
+//! A switch takes effect at once on every worker, and costs no request.
 
 use anyhow::{Result, ensure};
 use bluegreen_testbed::Load;

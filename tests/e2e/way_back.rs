@@ -1,4 +1,4 @@
-//! The way back is open, leads back once, and is walked without a lost request.
+//! A rollback is possible once after each promote, and costs no request.
 
 use anyhow::{Result, ensure};
 use bluegreen_testbed::admin::Deployment;

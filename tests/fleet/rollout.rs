@@ -94,7 +94,7 @@ async fn a_rollout_outlives_the_restart_of_every_envoy() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_breach_that_one_envoy_sees_takes_the_candidate_back_at_all() -> Result<()> {
+async fn a_breach_that_one_envoy_sees_rolls_all_envoys_back() -> Result<()> {
     let (env, _loads) = under_load("1h").await?;
     env.fleet.admin(0)?.rollout(IRIS, "start").await?;
     for index in 0..ENVOYS {

@@ -1,4 +1,4 @@
-//! Four Envoys and three members of etcd: one record, whoever writes and whatever fails.
+//! Four Envoys and three members of etcd: one record, whichever Envoy writes and whatever fails.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -67,7 +67,7 @@ async fn a_switch_on_one_envoy_reaches_all_four() -> Result<()> {
         let newest = env.newest_change(index).await?;
         ensure!((newest.by.as_str(), newest.to.active.as_str()) == ("demo-operator", "green"), "{newest:?}");
     }
-    // Read your writes, through whichever Envoy: a condition on what one was told holds on all the others.
+    // Read your writes, through whichever Envoy: a condition on an answer of one holds on all the others.
     for revision in 1..9_usize {
         let admin = env.fleet.admin(revision % ENVOYS)?;
         let reply = admin.promoting(IRIS).if_match(revision as u64).send().await?;
@@ -77,7 +77,7 @@ async fn a_switch_on_one_envoy_reaches_all_four() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_writers_at_once_lose_and_double_nothing() -> Result<()> {
+async fn two_hundred_writers_at_once_lose_and_repeat_nothing() -> Result<()> {
     const WRITERS: usize = 200;
     let env = restricted(ENVOYS).await?;
     let mut writers = JoinSet::new();
@@ -103,7 +103,7 @@ async fn two_hundred_writers_at_once_lose_and_double_nothing() -> Result<()> {
 async fn without_one_member_nothing_is_noticed_and_without_two_traffic_flows_and_writes_are_refused() -> Result<()> {
     let mut env = restricted(2).await?;
     let loads = [env.load(0)?.rate(200.0).start(), env.load(1)?.rate(200.0).start()];
-    // The one that hurts most.
+    // The member whose loss costs most.
     let leader = env.fleet.etcd.leader()?;
     env.fleet.etcd.kill(leader)?;
     for write in 0..6 {
@@ -138,7 +138,7 @@ async fn without_one_member_nothing_is_noticed_and_without_two_traffic_flows_and
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_envoy_that_was_killed_is_in_step_within_a_second_and_says_so_not_earlier() -> Result<()> {
+async fn an_envoy_that_was_killed_is_synced_within_a_second_and_ready_not_earlier() -> Result<()> {
     let mut env = restricted(2).await?;
     env.promote(0).await?;
     env.fleet.until_at(IRIS, 1).await?;
@@ -228,8 +228,8 @@ async fn a_write_is_answered_by_the_filter_and_truthfully_wherever_etcd_falls_si
     env.fleet.set_line(0, Line::Open);
     until_stale(&env, 0, false).await?;
 
-    // While the change is made: etcd has it, and nobody is told.
-    let reason = "made, and not heard of";
+    // While the change is made: etcd has it, and its answer is lost.
+    let reason = "made, and the answer was lost";
     env.fleet.fall_silent_after(0, reason);
     let began = Instant::now();
     let reply = admin.promoting(IRIS).query(&[("reason", reason)]).send().await?;
@@ -245,7 +245,7 @@ async fn a_write_is_answered_by_the_filter_and_truthfully_wherever_etcd_falls_si
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deployment_is_created_once_from_initial_and_a_foreign_value_gives_way_to_the_next_change() -> Result<()> {
+async fn a_deployment_is_created_once_from_initial_and_the_next_change_replaces_a_foreign_value() -> Result<()> {
     let env = restricted(2).await?;
     let created = env.fleet.etcd.get(KEY)?;
     ensure!(created.contains(r#""revision":0"#), "{created}");
@@ -314,7 +314,7 @@ async fn an_initial_pushed_to_all_envoys_is_one_change_and_an_operators_later_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failover_on_one_envoy_is_the_whole_fleets() -> Result<()> {
+async fn a_failover_on_one_envoy_reaches_the_whole_fleet() -> Result<()> {
     let bootstrap = Bootstrap::shipped()?.deployment(IRIS, |iris| {
         iris["failover"] = json!({"after": 5});
         iris["bake"] = json!({"for": "1m"});

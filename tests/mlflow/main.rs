@@ -146,7 +146,7 @@ fn judge(answer: &Answer, body: &[u8]) -> Result<(), String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn setting_the_alias_in_python_moves_traffic_and_setting_it_back_brings_it_back() -> Result<()> {
+async fn setting_the_alias_in_python_moves_traffic_and_setting_it_back_returns_it() -> Result<()> {
     let scene = Scene::new().await?;
     let load = scene.load()?.start();
     load.more(20).await?;
@@ -255,7 +255,7 @@ async fn an_alias_on_a_version_that_nobody_serves_moves_nothing_and_says_so() ->
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_model_that_is_not_registered_is_told_in_the_registrys_words() -> Result<()> {
+async fn a_model_that_is_not_registered_is_shown_with_the_registrys_error() -> Result<()> {
     let scene = Scene::with(|mlflow| mlflow["model"] = json!("no such model")).await?;
     until_shown(&scene.envoy, "Registered Model with name=no such model not found").await?;
     ensure!(scene.envoy.admin()?.deployment(IRIS).await?.revision == 0, "nothing moved traffic");
