@@ -75,7 +75,7 @@ pub struct Deployment {
     pub stale: Option<bool>,
     /// What the sources were seen to say, by their names.
     #[serde(default)]
-    pub sources: BTreeMap<String, Sighting>,
+    pub sources: BTreeMap<String, SourceStatus>,
     /// The rollout under way, or the last one.
     #[serde(default)]
     pub rollout: Option<Rollout>,
@@ -83,7 +83,7 @@ pub struct Deployment {
 
 /// What a source was seen to say about a deployment.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
-pub struct Sighting {
+pub struct SourceStatus {
     /// What it says.
     pub value: Value,
     /// Since when.
@@ -230,7 +230,7 @@ impl Admin {
     }
 
     /// What a source was last seen to say about a deployment, and what became of it; null before it was seen.
-    pub async fn sighting(&self, name: &str, source: &str) -> Result<Value> {
+    pub async fn source_status(&self, name: &str, source: &str) -> Result<Value> {
         let state = self.get(&format!("/v1/deployments/{name}")).await?.accepted()?.json()?;
         Ok(state["sources"][source].clone())
     }
@@ -312,7 +312,7 @@ impl Deployment {
     }
 
     /// What a source was seen to say; an error before it was asked.
-    pub fn sighting(&self, source: &str) -> Result<&Sighting> {
+    pub fn source_status(&self, source: &str) -> Result<&SourceStatus> {
         self.sources.get(source).with_context(|| format!("nothing was seen of {source}: {self:?}"))
     }
 

@@ -5,17 +5,20 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 
 use crate::admin::Admin;
 use crate::bootstrap::Bootstrap;
 use crate::process::{Log, ManagedProcess};
 use crate::prometheus::Samples;
-use crate::{repository, wait};
+use crate::repository;
 
 /// The name of the listener for traffic in the shipped configuration.
 pub const TRAFFIC: &str = "traffic";
@@ -28,6 +31,14 @@ pub const OPERATOR: &str = "demo-operator-token";
 
 /// The viewer's token in the shipped configuration.
 pub const VIEWER: &str = "demo-viewer-token";
+
+/// How long an Envoy may take until its workers have started: on a machine that compiles beside it, half a minute.
+const STARTUP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// One Envoy for each processor starts at a time. A start is two seconds of compiling the module; more of them at once
+/// end no sooner, and keep the tests that run beside them waiting.
+static STARTS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(thread::available_parallelism().map_or(1, usize::from)));
 
 /// A running Envoy. It is killed when dropped.
 #[derive(Debug)]
@@ -85,6 +96,7 @@ impl Options {
     /// Starts Envoy and waits until its workers accept connections.
     pub async fn start(self) -> Result<Envoy> {
         let directory = TempDir::with_prefix("bluegreen-envoy-")?;
+        let _permit = STARTS.acquire().await?;
         let process = self.spawn(directory.path())?;
         let mut envoy = Envoy {
             process,
@@ -103,6 +115,7 @@ impl Options {
     pub async fn validate(self) -> Result<String> {
         let directory = TempDir::with_prefix("bluegreen-envoy-")?;
         let mut command = self.command(directory.path())?;
+        let _permit = STARTS.acquire().await?;
         command.args(["--mode", "validate"]);
         let process = ManagedProcess::start("envoy --mode validate", command)?;
         let status = process.wait().await?;
@@ -256,6 +269,7 @@ impl Envoy {
     /// starts anew.
     pub async fn restart(&mut self) -> Result<()> {
         self.process.kill().ok();
+        let _permit = STARTS.acquire().await?;
         fs::remove_file(self.directory.path().join("admin")).ok();
         self.process = self.options.spawn(self.directory.path())?;
         self.until_ready().await
@@ -263,7 +277,7 @@ impl Envoy {
 
     /// Waits until the workers have started, and learns the ports.
     async fn until_ready(&mut self) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + wait::PATIENCE;
+        let deadline = tokio::time::Instant::now() + STARTUP_PATIENCE;
         loop {
             self.process.ensure_running()?;
             let Err(error) = self.learn_addresses().await else {

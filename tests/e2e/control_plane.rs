@@ -132,7 +132,7 @@ async fn an_initial_whose_colour_is_unhealthy_waits_until_it_is_healthy() -> Res
     delivered.deliver_good(initially("green")).await?;
     let refused = |state: &Deployment| state.sources.get("config").is_some_and(|config| config.refusal.is_some());
     let state = delivered.env.until("a refusal", refused).await?;
-    let refusal = state.sighting("config")?.refusal.clone().unwrap_or_default();
+    let refusal = state.source_status("config")?.refusal.clone().unwrap_or_default();
     ensure!(refusal.contains("its probe failed just now: answered 500"), "{refusal}");
     ensure!((state.revision, state.active.as_str()) == (0, "blue"), "{state:?}");
     delivered.env.envoy.log().wait_for("source=config: refused: green would get traffic").await?;
@@ -140,7 +140,7 @@ async fn an_initial_whose_colour_is_unhealthy_waits_until_it_is_healthy() -> Res
     delivered.env.green.behave_when_probed(Behaviour::Answer);
     let state = delivered.env.until("green", |state| state.active == "green").await?;
     ensure!((state.revision, state.source.as_deref()) == (1, Some("config")), "{state:?}");
-    ensure!(state.sighting("config")?.pending.is_none(), "{state:?}");
+    ensure!(state.source_status("config")?.pending.is_none(), "{state:?}");
     load.more(20).await?;
     load.stop().await.ensure_no_failures()
 }
@@ -161,7 +161,7 @@ async fn a_pending_initial_is_superseded_by_an_operator_and_stays_so_when_it_is_
     delivered.deliver_good(green_version("2a")).await?;
     let state = delivered.env.until("the new version", has_green("2a")).await?;
     ensure!((state.revision, state.active.as_str()) == (1, "blue"), "{state:?}");
-    ensure!(state.sighting("config")?.pending.is_none(), "{state:?}");
+    ensure!(state.source_status("config")?.pending.is_none(), "{state:?}");
     Ok(())
 }
 

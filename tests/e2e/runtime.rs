@@ -1,7 +1,7 @@
 //! Envoy's own runtime switches traffic: a changed value acts, an old one does not undo what an operator did.
 
 use anyhow::{Result, ensure};
-use bluegreen_testbed::admin::{Deployment, Sighting};
+use bluegreen_testbed::admin::{Deployment, SourceStatus};
 use bluegreen_testbed::upstream::Behaviour;
 use bluegreen_testbed::{Bootstrap, Relay, wait};
 use bluegreen_tests::{Environment, IRIS};
@@ -67,7 +67,7 @@ fn with_runtime(bootstrap: Bootstrap, values: &Value) -> Bootstrap {
     bootstrap.edit(|tree| tree["layered_runtime"] = json!({"layers": layers}))
 }
 
-fn saw(state: &Deployment) -> Option<&Sighting> {
+fn saw(state: &Deployment) -> Option<&SourceStatus> {
     state.sources.get("runtime")
 }
 
@@ -167,7 +167,7 @@ async fn an_unhealthy_candidate_is_refused_and_switched_to_as_soon_as_it_is_heal
     following.set(&[(ACTIVE, "green")]).await?;
     let refused = |state: &Deployment| saw(state).is_some_and(|runtime| runtime.refusal.is_some());
     let state = following.env.until("a refusal", refused).await?;
-    let runtime = state.sighting("runtime")?;
+    let runtime = state.source_status("runtime")?;
     ensure!(runtime.refusal.as_deref().is_some_and(|why| why.contains("answered 500")), "{runtime:?}");
     ensure!(runtime.pending.as_ref().is_some_and(|pending| pending["value"]["active"] == "green"), "{runtime:?}");
     following.more_looks().await?;
@@ -177,7 +177,7 @@ async fn an_unhealthy_candidate_is_refused_and_switched_to_as_soon_as_it_is_heal
 
     following.env.green.behave_when_probed(Behaviour::Answer);
     let state = following.env.until("green", |state| state.active == "green").await?;
-    let runtime = state.sighting("runtime")?;
+    let runtime = state.source_status("runtime")?;
     ensure!((&runtime.refusal, &runtime.pending) == (&None, &None), "{runtime:?}");
     load.more(20).await?;
     load.stop().await.ensure_no_failures()
@@ -214,10 +214,12 @@ async fn without_enforcement_an_unhealthy_candidate_gets_the_traffic_and_that_is
 async fn while_envoys_admin_interface_is_unreachable_the_state_says_so_and_all_else_goes_on() -> Result<()> {
     let following = Following::new().await?;
     let load = following.env.load()?.start();
+    // Each worker that starts late takes the lease over once, and would log the same error again.
+    following.more_looks().await?;
     following.relay.cut();
     let lost = |state: &Deployment| saw(state).is_some_and(|runtime| runtime.error.is_some());
     let state = following.env.until("the error", lost).await?;
-    let error = state.sighting("runtime")?.error.clone().unwrap_or_default();
+    let error = state.source_status("runtime")?.error.clone().unwrap_or_default();
     ensure!(error.contains("/runtime?format=json of cluster 'envoy_admin'"), "{error}");
     following.more_looks().await?;
     let lines = following.env.envoy.log().lines_with("source=runtime: GET /runtime");

@@ -47,5 +47,5 @@ pub async fn last_change(envoy: &Envoy, reason: impl fmt::Display) -> Result<Cha
 }
 
 async fn status(admin: &Admin) -> Result<Value> {
-    admin.sighting(IRIS, "mlflow").await
+    admin.source_status(IRIS, "mlflow").await
 }

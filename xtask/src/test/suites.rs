@@ -3,7 +3,6 @@
 use std::env;
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread;
 
 use bluegreen_programs::compose;
 use bluegreen_programs::envoy::{ENVOY, Envoy};
@@ -140,19 +139,10 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         };
         report.tests(&title, || {
             session.run(END_TO_END, |program| {
-                program
-                    .env(TEST_THREADS, test_threads())
-                    .env(ENVOY, &binary)
-                    .envs(definitions.iter().map(|folder| (DEFINITIONS, folder)));
+                program.env(ENVOY, &binary).envs(definitions.iter().map(|folder| (DEFINITIONS, folder)));
             })
         });
     }
-}
-
-/// The user's choice, or two tests for each processor: half of a test's time is spent waiting.
-fn test_threads() -> String {
-    let processors = || thread::available_parallelism().map_or(1, usize::from);
-    env::var(TEST_THREADS).unwrap_or_else(|_| (2 * processors()).to_string())
 }
 
 /// The filter and a real MLflow, in the first Envoy that was asked for: here the registry is what is tested.
