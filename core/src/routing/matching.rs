@@ -15,6 +15,9 @@ use crate::model::name::HeaderName;
 pub trait RequestHeaders {
     /// The first value of a header, or of a pseudo-header such as `:path`.
     fn header(&self, name: &str) -> Option<Vec<u8>>;
+
+    /// All values of a header in their order, joined by commas. It costs more than [`Self::header`].
+    fn joined(&self, name: &str) -> Option<Vec<u8>>;
 }
 
 /// The index over all `match` sections of a configuration.
@@ -248,6 +251,10 @@ mod tests {
             self.asked.borrow_mut().push(name.to_owned());
             self.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
         }
+
+        fn joined(&self, name: &str) -> Option<Vec<u8>> {
+            panic!("no match needs every value of {name}")
+        }
     }
 
     /// Deployments with these names and `match` sections.
@@ -316,6 +323,15 @@ mod tests {
         }
         let nameless = Request { headers: Vec::new(), asked: RefCell::default() };
         assert_eq!(found(&config, &nameless), None);
+    }
+
+    #[test]
+    fn of_a_header_that_is_given_twice_the_first_line_counts() {
+        let config = config(&[("iris", r#"{"headers": {"x-model": "iris"}}"#), ("rest", "{}")]);
+        for (lines, expected) in [(["iris", "rose"], "iris"), (["rose", "iris"], "rest"), (["iris,rose", ""], "rest")] {
+            let request = Request::new("h", "/", &lines.map(|value| ("x-model", value)));
+            assert_eq!(found(&config, &request), Some(expected), "{lines:?}");
+        }
     }
 
     #[test]
