@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::admin::Deployment;
 use bluegreen_testbed::discovery::Watched;
-use bluegreen_testbed::{Bootstrap, Envoy, wait};
+use bluegreen_testbed::{Bootstrap, Envoy, raw, wait};
+use bluegreen_tests::request::get;
 use bluegreen_tests::{Environment, IRIS};
 use serde_json::{Value, json};
 
@@ -181,6 +182,47 @@ async fn deployments_come_and_go_with_the_configuration() -> Result<()> {
     wait::until("its end", names, |names| *names == ["iris"]).await?;
     let gone = async || env.envoy.admin()?.get("/v1/deployments/wine").await;
     wait::until("404 for the deployment that is gone", gone, |reply| reply.status == 404).await?;
+    Ok(())
+}
+
+/// The shipped configuration with routes for every path, and the deployments `iris` and `iris2` with these rules.
+fn two_models(iris: &Value, iris2: &Value) -> Result<Bootstrap> {
+    let bootstrap = Bootstrap::shipped()?.plugin(|plugin| {
+        let deployments = &mut plugin["deployments"];
+        deployments["iris2"] = deployments[IRIS].clone();
+        deployments["iris2"]["match"] = iris2.clone();
+        deployments["iris2"]["initial"] = json!({"active": "green"});
+        deployments[IRIS]["match"] = iris.clone();
+    });
+    Ok(bootstrap.edit(|tree| {
+        let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+        let route = tree.pointer_mut(&format!("{manager}/route_config/virtual_hosts/0/routes/0"));
+        route.into_iter().for_each(|route| route["match"] = json!({"prefix": "/"}));
+    }))
+}
+
+/// The colour that answers a `GET` with this host header.
+async fn colour_of(env: &Environment, path: &str, host: &str) -> Result<Option<String>> {
+    let answer = raw::exchange(env.envoy.traffic()?, get(path, &[("host", host.as_bytes())])).await?;
+    Ok(answer.header("x-bluegreen-colour").map(str::to_owned))
+}
+
+#[tokio::test]
+async fn the_verb_behind_a_model_name_belongs_to_the_model() -> Result<()> {
+    let bootstrap =
+        two_models(&json!({"path_prefix": "/v1/models/iris"}), &json!({"path_prefix": "/v1/models/iris2"}))?;
+    let env = Environment::with(2, bootstrap).await?;
+    for (path, expected) in [
+        ("/v1/models/iris", Some("blue")),
+        ("/v1/models/iris:predict", Some("blue")),
+        ("/v1/models/iris:explain?a=1", Some("blue")),
+        ("/v1/models/iris/versions/2:predict", Some("blue")),
+        ("/v1/models/iris2:predict", Some("green")),
+        ("/v1/models/iris3:predict", None),
+    ] {
+        let seen = colour_of(&env, path, "a").await?;
+        ensure!(seen.as_deref() == expected, "{path}: {seen:?}");
+    }
     Ok(())
 }
 

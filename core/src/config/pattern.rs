@@ -11,7 +11,7 @@ use crate::model::name::HeaderName;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MatchRules {
-    /// The path, or its beginning up to a `/`.
+    /// The path, or its beginning up to a `/` or a `:`.
     pub path_prefix: PathPrefix,
     /// The host that the client asked for.
     pub authority: Option<Authority>,
@@ -20,6 +20,7 @@ pub struct MatchRules {
 }
 
 /// A path prefix on segment boundaries: `/a` covers `/a`, `/a/b` and `/a?x`, but not `/ab`. Kept without the trailing `/`.
+/// In `match` it covers `/a:predict` too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct PathPrefix(String);
@@ -44,7 +45,7 @@ pub enum Authority {
 pub enum PatternError {
     /// A prefix without its leading slash.
     Relative(String),
-    /// A prefix with a query, a fragment, white space, an empty segment, or `.` and `..` segments.
+    /// A prefix with a query, a fragment, white space, an empty segment, `.` and `..` segments, or a `:` at its end.
     NotPlain(String),
     /// A request's path with white space, a fragment, or bytes that must be percent-encoded.
     NotARequestPath(String),
@@ -85,7 +86,7 @@ impl TryFrom<String> for PathPrefix {
         let prefix = text.strip_suffix('/').unwrap_or(&text);
         let odd_segment = prefix.split('/').skip(1).any(|segment| matches!(segment, "" | "." | ".."));
         let odd_byte = prefix.bytes().any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'?' | b'#'));
-        if odd_segment || odd_byte {
+        if odd_segment || odd_byte || prefix.ends_with(':') {
             return Err(PatternError::NotPlain(text));
         }
         Ok(Self(prefix.to_owned()))
@@ -151,7 +152,10 @@ impl fmt::Display for PatternError {
         match self {
             Self::Relative(text) => write!(f, "{text:?} must start with /"),
             Self::NotPlain(text) => {
-                write!(f, "{text:?} must be a plain path: no query, no empty segment, no . or .. segment")
+                write!(
+                    f,
+                    "{text:?} must be a plain path: no query, no empty segment, no . or .. segment, no : at its end"
+                )
             }
             Self::NotARequestPath(text) => {
                 write!(f, "{text:?} must be a path as a request line has it: no fragment, other bytes percent-encoded")
@@ -198,7 +202,7 @@ mod tests {
 
     #[test]
     fn prefixes_that_no_normalised_path_can_have_are_refused() {
-        for text in ["", "a", "/a//b", "/a/../b", "/.", "/a?b", "/a#b", "/a b", "//"] {
+        for text in ["", "a", "/a//b", "/a/../b", "/.", "/a?b", "/a#b", "/a b", "//", "/a:", "/a:/"] {
             assert!(PathPrefix::try_from(text.to_owned()).is_err(), "{text:?}");
         }
     }

@@ -117,7 +117,8 @@ fn host_of(authority: &[u8]) -> String {
 impl PathTable {
     fn find<'r>(&'r self, headers: &mut ReadOnce<'r>) -> Option<DeploymentIndex> {
         let path = if self.0.needs_text() { headers.get(":path").map(path_of).unwrap_or_default() } else { Vec::new() };
-        let on_a_boundary = |length: usize| path.get(length).is_none_or(|next| *next == b'/');
+        // KServe and TensorFlow Serving put the verb behind a colon: `/v1/models/iris:predict`.
+        let on_a_boundary = |length: usize| path.get(length).is_none_or(|next| matches!(next, b'/' | b':'));
         let prefixes = self.0.longest_first(|length| path.get(..length).filter(|_| on_a_boundary(length)));
         prefixes.into_iter().find_map(|(_, table)| table.find(headers))
     }
@@ -295,6 +296,9 @@ mod tests {
             ("h", "/ab", &[], "all"),
             ("h", "/a/b/c", &[], "longer"),
             ("h", "/a/bc", &[], "path"),
+            ("h", "/a:predict", &[], "path"),
+            ("h", "/a/b:explain?c", &[], "longer"),
+            ("h", "/ab:predict", &[], "all"),
             ("iris.example.com", "/a/b", &[], "exact"),
             ("IRIS.example.com:8443", "/a/b", &[], "exact"),
             ("x.example.com", "/a/b", &[], "wild"),
@@ -323,6 +327,28 @@ mod tests {
         }
         let nameless = Request { headers: Vec::new(), asked: RefCell::default() };
         assert_eq!(found(&config, &nameless), None);
+    }
+
+    #[test]
+    fn a_colon_ends_a_segment_as_a_slash_does() {
+        let config = config(&[
+            ("explainer", r#"{"path_prefix": "/v1/models/iris:explain"}"#),
+            ("iris", r#"{"path_prefix": "/v1/models/iris"}"#),
+            ("iris2", r#"{"path_prefix": "/v1/models/iris2"}"#),
+        ]);
+        for (path, expected) in [
+            ("/v1/models/iris", Some("iris")),
+            ("/v1/models/iris/versions/2:predict", Some("iris")),
+            ("/v1/models/iris:predict", Some("iris")),
+            ("/v1/models/iris:predict?a=1", Some("iris")),
+            ("/v1/models/iris:explain", Some("explainer")),
+            ("/v1/models/iris:explainer", Some("iris")),
+            ("/v1/models/iris2:predict", Some("iris2")),
+            ("/v1/models/iris3:predict", None),
+            ("/v1/models:iris", None),
+        ] {
+            assert_eq!(found(&config, &Request::new("h", path, &[])), expected, "{path}");
+        }
     }
 
     #[test]
