@@ -89,13 +89,23 @@ async fn a_delivery_with_another_initial_than_the_last_one_counts_also_after_an_
 async fn a_bad_configuration_is_refused_with_the_fields_path_and_the_old_one_goes_on() -> Result<()> {
     /// A name, what is done to a good deployment, and what the refusal must name.
     type Case = (&'static str, fn(&mut Value), &'static str);
-    let cases: [Case; 7] = [
+    let cases: [Case; 9] = [
         ("canary", |iris| iris["initial"]["canary_percent"] = json!(101), "deployments.iris.initial.canary_percent"),
         ("colour", |iris| iris["initial"]["active"] = json!("red"), "deployments.iris.initial.active"),
         ("unknown", |iris| iris["colour"] = json!({}), "deployments.iris.colour"),
         ("missing", |iris| iris["colours"]["green"] = Value::Null, "deployments.iris.colours.green"),
         ("twice", |iris| iris["colours"]["green"]["cluster"] = json!("blue"), "deployments.iris.colours.green.cluster"),
         ("prefix", |iris| iris["match"]["path_prefix"] = json!("invocations"), "deployments.iris.match.path_prefix"),
+        (
+            "both",
+            |iris| iris["match"] = json!({"path_prefix": "/a", "path_prefixes": ["/b"]}),
+            "deployments.iris.match.path_prefixes: path_prefix is given too",
+        ),
+        (
+            "repeated",
+            |iris| iris["match"] = json!({"path_prefixes": ["/a", "/a/"]}),
+            "deployments.iris.match.path_prefixes[1]",
+        ),
         ("age", |iris| iris["sticky"] = json!({"cookie": {"name": "c", "max_age": "soon"}}), "max_age"),
     ];
     let mut watched = Watched::ecds()?;
@@ -219,6 +229,26 @@ async fn the_verb_behind_a_model_name_belongs_to_the_model() -> Result<()> {
         ("/v1/models/iris/versions/2:predict", Some("blue")),
         ("/v1/models/iris2:predict", Some("green")),
         ("/v1/models/iris3:predict", None),
+    ] {
+        let seen = colour_of(&env, path, "a").await?;
+        ensure!(seen.as_deref() == expected, "{path}: {seen:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deployment_has_several_prefixes() -> Result<()> {
+    let bootstrap = two_models(
+        &json!({"path_prefixes": ["/invocations", "/v1/models/iris"]}),
+        &json!({"path_prefixes": ["/v1/models/", "/invocations/2"]}),
+    )?;
+    let env = Environment::with(2, bootstrap).await?;
+    for (path, expected) in [
+        ("/invocations", Some("blue")),
+        ("/v1/models/iris:predict", Some("blue")),
+        ("/v1/models/rose", Some("green")),
+        ("/invocations/2", Some("green")),
+        ("/v2", None),
     ] {
         let seen = colour_of(&env, path, "a").await?;
         ensure!(seen.as_deref() == expected, "{path}: {seen:?}");

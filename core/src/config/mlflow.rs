@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::pattern::Broken;
 use super::readiness::yes;
 use super::sources::deserialize_interval;
 use crate::model::colour::{Colour, PerColour};
@@ -75,9 +76,6 @@ pub struct Webhook {
     #[serde(default = "secret_header")]
     pub secret_header: HeaderName,
 }
-
-/// A rule between the fields that is broken: the field, and what is wrong with it.
-pub(super) type Broken = (String, String);
 
 const fn two_seconds() -> Duration {
     Duration::from_secs(2)

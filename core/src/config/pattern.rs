@@ -12,7 +12,9 @@ use crate::model::name::HeaderName;
 #[serde(deny_unknown_fields, default)]
 pub struct MatchRules {
     /// The path, or its beginning up to a `/` or a `:`.
-    pub path_prefix: PathPrefix,
+    pub path_prefix: Option<PathPrefix>,
+    /// Several prefixes, of which one must cover the path: in place of `path_prefix`.
+    pub path_prefixes: Option<Vec<PathPrefix>>,
     /// The host that the client asked for.
     pub authority: Option<Authority>,
     /// Headers and the exact values that they must have.
@@ -51,6 +53,39 @@ pub enum PatternError {
     NotARequestPath(String),
     /// Not a host name.
     NotAHost(String),
+}
+
+/// A rule between the fields that is broken: the field, and what is wrong with it.
+pub(super) type Broken = (String, String);
+
+// === impl MatchRules ===
+
+impl MatchRules {
+    /// The prefixes of which one must cover the path: at least one, which is empty when every path matches.
+    pub fn prefixes(&self) -> Vec<&str> {
+        let given: Vec<&str> =
+            self.path_prefix.iter().chain(self.path_prefixes.iter().flatten()).map(PathPrefix::as_str).collect();
+        if given.is_empty() { vec![""] } else { given }
+    }
+
+    /// The rules that span more than one field.
+    pub(super) fn check(&self) -> Result<(), Broken> {
+        let Some(list) = &self.path_prefixes else { return Ok(()) };
+        let broken = |field: String, problem: &str| Err((field, problem.to_owned()));
+        if self.path_prefix.is_some() {
+            return broken("path_prefixes".to_owned(), "path_prefix is given too: put all prefixes into the list");
+        }
+        if list.is_empty() {
+            return broken("path_prefixes".to_owned(), "the list is empty: leave it out to match every path");
+        }
+        for (place, prefix) in list.iter().enumerate() {
+            if list.iter().take(place).any(|earlier| earlier == prefix) {
+                let problem = format!("\"{}/\" stands in the list before", prefix.as_str());
+                return broken(format!("path_prefixes[{place}]"), &problem);
+            }
+        }
+        Ok(())
+    }
 }
 
 // === impl PathPrefix ===

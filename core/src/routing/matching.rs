@@ -74,7 +74,9 @@ impl Matcher {
             Some(Authority::Suffix(suffix)) => self.wildcards.entry(suffix.as_bytes()),
             None => &mut self.any,
         };
-        paths.0.entry(rules.path_prefix.as_str().as_bytes()).insert(&rules.headers, index);
+        for prefix in rules.prefixes() {
+            paths.0.entry(prefix.as_bytes()).insert(&rules.headers, index);
+        }
     }
 
     /// The deployment that `request` belongs to.
@@ -349,6 +351,26 @@ mod tests {
         ] {
             assert_eq!(found(&config, &Request::new("h", path, &[])), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn each_of_several_prefixes_competes_with_those_of_other_deployments() {
+        let config = config(&[
+            ("all", r#"{"path_prefixes": ["/"], "headers": {"x-model": "iris"}}"#),
+            ("iris", r#"{"path_prefixes": ["/invocations", "/v1/models/iris"]}"#),
+            ("older", r#"{"path_prefixes": ["/v1/models", "/invocations/old", "/v0"]}"#),
+        ]);
+        for (path, expected) in [
+            ("/invocations", Some("iris")),
+            ("/v1/models/iris:predict", Some("iris")),
+            ("/v1/models/rose", Some("older")),
+            ("/invocations/old", Some("older")),
+            ("/v0/x", Some("older")),
+            ("/v2", None),
+        ] {
+            assert_eq!(found(&config, &Request::new("h", path, &[])), expected, "{path}");
+        }
+        assert_eq!(found(&config, &Request::new("h", "/v2", &[("x-model", "iris")])), Some("all"));
     }
 
     #[test]
