@@ -5,7 +5,7 @@ use bluegreen_testbed::admin::Deployment;
 use bluegreen_testbed::discovery::Watched;
 use bluegreen_testbed::{Bootstrap, Envoy, raw, wait};
 use bluegreen_tests::request::get;
-use bluegreen_tests::{Environment, IRIS};
+use bluegreen_tests::{Environment, IRIS, PATH};
 use serde_json::{Value, json};
 
 /// Makes `colour` the configured initial one.
@@ -252,6 +252,24 @@ async fn a_deployment_has_several_prefixes() -> Result<()> {
     ] {
         let seen = colour_of(&env, path, "a").await?;
         ensure!(seen.as_deref() == expected, "{path}: {seen:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_fully_qualified_host_matches_with_and_without_its_dot() -> Result<()> {
+    let bootstrap = two_models(&json!({"authority": "iris.example.com"}), &json!({"authority": "*.example.org."}))?;
+    let env = Environment::with(2, bootstrap).await?;
+    for (host, expected) in [
+        ("iris.example.com", Some("blue")),
+        ("iris.example.com.", Some("blue")),
+        ("Iris.example.com.:10000", Some("blue")),
+        ("rose.example.org", Some("green")),
+        ("rose.example.org.", Some("green")),
+        ("iris.example.com..", None),
+    ] {
+        let seen = colour_of(&env, PATH, host).await?;
+        ensure!(seen.as_deref() == expected, "{host}: {seen:?}");
     }
     Ok(())
 }

@@ -32,7 +32,8 @@ pub struct PathPrefix(String);
 #[serde(try_from = "String")]
 pub struct RequestPath(String);
 
-/// A host name in lower case without a port: exact, or `*.` and a suffix that covers one label or more.
+/// A host name in lower case without a port: exact, or `*.` and a suffix that covers one label or more. Kept without the
+/// dot that ends a fully qualified name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Authority {
@@ -162,6 +163,7 @@ impl TryFrom<String> for Authority {
             Some(rest) => (rest, true),
             None => (lower.as_str(), false),
         };
+        let host = host.strip_suffix('.').filter(|host| !host.ends_with(']')).unwrap_or(host);
         let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let valid = match bracketed {
             Some(address) => !wildcard && address.parse::<std::net::Ipv6Addr>().is_ok(),
@@ -170,7 +172,7 @@ impl TryFrom<String> for Authority {
         match (valid, wildcard) {
             (false, _) => Err(PatternError::NotAHost(text)),
             (true, true) => Ok(Self::Suffix(format!(".{host}"))),
-            (true, false) => Ok(Self::Exact(lower)),
+            (true, false) => Ok(Self::Exact(host.to_owned())),
         }
     }
 }
@@ -249,7 +251,11 @@ mod tests {
         assert_eq!(parse("*.example.com"), Ok(Authority::Suffix(".example.com".to_owned())));
         assert_eq!(parse("[::1]"), Ok(Authority::Exact("[::1]".to_owned())));
         assert_eq!(parse("127.0.0.1"), Ok(Authority::Exact("127.0.0.1".to_owned())));
-        for bad in ["", "*", "*.", "a:80", "a..b", "a b", "*.*.b", "[::1]:80", "*.[::1]", "a/b"] {
+        assert_eq!(parse("iris.example.com."), Ok(Authority::Exact("iris.example.com".to_owned())));
+        assert_eq!(parse("*.example.com."), Ok(Authority::Suffix(".example.com".to_owned())));
+        for bad in
+            ["", "*", "*.", ".", "*..", "a..", "[::1].", "a:80", "a..b", "a b", "*.*.b", "[::1]:80", "*.[::1]", "a/b"]
+        {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -103,7 +103,7 @@ impl Matcher {
     }
 }
 
-/// An authority's host in lower case, without its port.
+/// An authority's host in lower case, without its port and the dot of a fully qualified name.
 fn host_of(authority: &[u8]) -> String {
     let text = String::from_utf8_lossy(authority);
     // The colons of a bracketed IPv6 address are no port.
@@ -111,7 +111,8 @@ fn host_of(authority: &[u8]) -> String {
         Some(bracket) => bracket.saturating_add(1),
         None => text.find(':').unwrap_or(text.len()),
     };
-    text.get(..end).unwrap_or_default().to_ascii_lowercase()
+    let host = text.get(..end).unwrap_or_default();
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
 // === impl PathTable ===
@@ -303,6 +304,11 @@ mod tests {
             ("h", "/ab:predict", &[], "all"),
             ("iris.example.com", "/a/b", &[], "exact"),
             ("IRIS.example.com:8443", "/a/b", &[], "exact"),
+            ("iris.example.com.", "/a/b", &[], "exact"),
+            ("iris.example.com.:8443", "/a/b", &[], "exact"),
+            ("iris.example.com..", "/a/b", &[], "longer"),
+            ("x.example.com.", "/a/b", &[], "wild"),
+            (".example.com.", "/a/b", &[], "longer"),
             ("x.example.com", "/a/b", &[], "wild"),
             ("x.y.example.com", "/a", &[], "wild"),
             ("example.com", "/a", &[], "path"),
