@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::model::name::HeaderName;
+use crate::model::name::{HeaderName, is_host_name};
 
 /// The `match` section: every rule given must hold. Without rules, every request matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -167,7 +167,7 @@ impl TryFrom<String> for Authority {
         let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let valid = match bracketed {
             Some(address) => !wildcard && address.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => host.len() <= 253 && host.split('.').all(is_host_label),
+            None => is_host_name(host),
         };
         match (valid, wildcard) {
             (false, _) => Err(PatternError::NotAHost(text)),
@@ -175,11 +175,6 @@ impl TryFrom<String> for Authority {
             (true, false) => Ok(Self::Exact(host.to_owned())),
         }
     }
-}
-
-fn is_host_label(label: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    (1..=63).contains(&label.len()) && label.bytes().all(allowed)
 }
 
 // === impl PatternError ===
