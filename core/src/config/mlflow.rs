@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::pattern::Broken;
+use super::pattern::{Broken, PathPrefix};
 use super::readiness::yes;
 use super::sources::deserialize_interval;
 use crate::model::colour::{Colour, PerColour};
@@ -21,6 +21,8 @@ pub struct Mlflow {
     /// The host header of the requests to it: MLflow refuses hosts that it does not know.
     #[serde(default = "localhost")]
     pub host: HostName,
+    /// What precedes `/api` in the tracking server's paths; absent: nothing.
+    pub path_prefix: Option<PathPrefix>,
     /// The registered model.
     pub model: ModelName,
     /// The mark that says which version is to be active.
@@ -188,6 +190,8 @@ mod tests {
             (FULL.replace("500ms", "100ms"), "100ms is too short"),
             (FULL.replace("my-model", "a/b"), "is not a registered model's name"),
             (FULL.replace("mlflow.example.com", "http://x"), "is not a host"),
+            (FULL.replace(r#""model""#, r#""path_prefix": "mlflow", "model""#), r#""mlflow" must start with /"#),
+            (FULL.replace(r#""model""#, r#""path_prefix": "/a?b", "model""#), r#""/a?b" must be a plain path"#),
             (FULL.replace("secret_header", "secret"), "unknown field `secret`"),
         ];
         for (json, reason) in cases {
