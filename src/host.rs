@@ -33,6 +33,11 @@ impl RequestHeaders for Request {
     fn header(&self, name: &str) -> Option<Vec<u8>> {
         hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()
     }
+
+    /// 1.5 µs. Envoy gives the map's calls the first value only; the property has them all.
+    fn joined(&self, name: &str) -> Option<Vec<u8>> {
+        hostcalls::get_property(vec!["request", "headers", name]).ok().flatten()
+    }
 }
 
 /// Replaces all copies of a request header; Envoy picks the route again. 0.5 µs.

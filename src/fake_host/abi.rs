@@ -299,14 +299,29 @@ unsafe extern "C" fn proxy_http_call(
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn proxy_get_property(
-    _path: *const u8,
-    _path_size: usize,
+    path: *const u8,
+    path_size: usize,
     data: *mut *mut u8,
     size: *mut usize,
 ) -> u32 {
+    let path = unsafe { text(path, path_size) };
     host(|host| {
         host.calls.push("get_property");
-        unsafe { give(host.code_details.as_bytes(), data, size) };
+        let value = match path.split('\0').collect::<Vec<_>>()[..] {
+            ["response", "code_details"] => host.code_details.clone().into_bytes(),
+            // Unlike the calls for maps, which give the first value, the property joins all of them.
+            ["request", "headers", name] => {
+                let Some(headers) = headers_mut(host, 0) else { return NOT_FOUND };
+                let of_name = headers.iter().filter(|(known, _)| known == name);
+                let values: Vec<&[u8]> = of_name.map(|(_, value)| value.as_slice()).collect();
+                if values.is_empty() {
+                    return NOT_FOUND;
+                }
+                values.join(&b',')
+            }
+            _ => panic!("the property {path:?}"),
+        };
+        unsafe { give(&value, data, size) };
         OK
     })
 }

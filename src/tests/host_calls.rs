@@ -52,6 +52,16 @@ fn an_exchange_with_a_sticky_cookie_makes_18_and_one_that_issues_it_19() {
 }
 
 #[test]
+fn the_lines_after_the_first_cookie_line_are_asked_for_only_when_it_lacks_the_cookie() {
+    let sticky = r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}"#;
+    assert_eq!(of_exchange(sticky, &[("cookie", b"c=1"), ("cookie", b"a=2")]).len(), 18);
+    let calls = of_exchange(sticky, &[("cookie", b"a=2"), ("cookie", b"c=1")]);
+    assert_eq!((calls.len(), calls.contains(&"get_property")), (19, true), "{calls:?}");
+    // A browser with other cookies, to which the answer gives this one.
+    assert_eq!(of_exchange(sticky, &[("cookie", b"a=2")]).len(), 20);
+}
+
+#[test]
 fn an_exchange_that_may_be_overridden_makes_18_whether_it_is_or_not() {
     let open = r#", "override": {"header": "x-want"}"#;
     for more in [&[][..], &[("x-want", &b"green"[..])]] {

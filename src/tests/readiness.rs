@@ -38,6 +38,25 @@ fn a_promote_asks_the_candidate_now_and_answers_when_it_has_replied() {
 }
 
 #[test]
+fn probe_and_smoke_test_are_sent_with_their_hosts() {
+    let envoy = FakeEnvoy::start();
+    let sections = r#", "probe": {"path": "/ping", "host": "iris.example.com"},
+        "smoke_test": {"required": false, "requests": [{"path": "/a", "host": "a.example.com:80"}, {"path": "/b"}]}"#;
+    let operator = ready(&envoy, sections);
+    for (path, hosts) in [("/promote", &["iris.example.com"][..]), ("/test", &["a.example.com:80", "iris"])] {
+        let exchange = call(operator, "POST", path);
+        exchange.send_headers(true);
+        for host in hosts {
+            let sent = one(envoy.take_sent());
+            assert_eq!(values(&sent.headers, ":authority"), [*host]);
+            envoy.reply(&sent, Some("200"), "");
+        }
+        assert_eq!(statuses(&exchange), [200]);
+        exchange.end();
+    }
+}
+
+#[test]
 fn a_cluster_that_envoy_does_not_know_is_refused_at_once() {
     let envoy = FakeEnvoy::start();
     let sections = PROBE.to_owned();

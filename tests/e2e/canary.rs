@@ -177,6 +177,51 @@ async fn a_missing_cookie_is_issued_and_from_then_on_honoured() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_cookie_is_found_in_any_of_several_cookie_lines() -> Result<()> {
+    let env = Environment::with(2, sticky(&json!({"cookie": {"name": "visitor", "max_age": "60s"}}))?).await?;
+    env.patch(&[("canary_percent", "50")]).await?;
+    let http2 = reqwest::Client::builder().http2_prior_knowledge().no_proxy().build()?;
+    for visitor in 0..10 {
+        let pair = format!("visitor=v{visitor}");
+        let alone = raw::exchange(env.envoy.traffic()?, get(PATH, &[("cookie", pair.as_bytes())])).await?;
+        for lines in [["a=1", "b=2; c=3", &pair], ["a=1", &pair, "b=2"], ["a=1", &format!("b=2; {pair}"), "c=3"]] {
+            let headers = lines.map(|line| ("cookie", line.as_bytes()));
+            let answer = raw::exchange(env.envoy.traffic()?, get(PATH, &headers)).await?;
+            ensure!(colour(&answer)? == colour(&alone)?, "{lines:?}: {answer:?} instead of {alone:?}");
+            ensure!(answer.header("set-cookie").is_none(), "{lines:?}: issued again: {answer:?}");
+
+            let request = lines.iter().fold(http2.get(env.envoy.url(PATH)?), |call, line| call.header("cookie", *line));
+            let answer = request.send().await?;
+            let seen = answer.headers().get("x-bluegreen-colour").and_then(|colour| colour.to_str().ok());
+            ensure!(seen == Some(&*colour(&alone)?), "HTTP/2, {lines:?}: {answer:?} instead of {alone:?}");
+            ensure!(answer.headers().get("set-cookie").is_none(), "HTTP/2, {lines:?}: issued again: {answer:?}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_a_sticky_header_or_an_override_that_is_given_twice_the_first_line_counts() -> Result<()> {
+    let bootstrap = sticky(&json!({"header": "x-user-id"}))?;
+    let env =
+        Environment::with(2, bootstrap.deployment(IRIS, |iris| iris["override"] = json!({"header": "x-want"}))).await?;
+    env.patch(&[("canary_percent", "50")]).await?;
+    for user in 0..10 {
+        let user = format!("user-{user}");
+        let alone = raw::exchange(env.envoy.traffic()?, get(PATH, &[("x-user-id", user.as_bytes())])).await?;
+        let twice = [("x-user-id", user.as_bytes()), ("x-user-id", b"somebody")];
+        let answer = raw::exchange(env.envoy.traffic()?, get(PATH, &twice)).await?;
+        ensure!(colour(&answer)? == colour(&alone)?, "{user}: {answer:?} instead of {alone:?}");
+        for (first, second) in [("blue", "green"), ("green", "blue")] {
+            let twice = [("x-want", first.as_bytes()), ("x-want", second.as_bytes()), ("x-user-id", user.as_bytes())];
+            let answer = raw::exchange(env.envoy.traffic()?, get(PATH, &twice)).await?;
+            ensure!(colour(&answer)? == first, "{first}, then {second}: {answer:?}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_cookie_of_the_model_server_survives_beside_the_one_that_is_issued() -> Result<()> {
     let env = Environment::with(2, sticky(&json!({"cookie": {"name": "visitor", "max_age": "60s", "secure": true}}))?)
         .await?;

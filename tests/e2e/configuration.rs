@@ -3,8 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::admin::Deployment;
 use bluegreen_testbed::discovery::Watched;
-use bluegreen_testbed::{Bootstrap, Envoy, wait};
-use bluegreen_tests::{Environment, IRIS};
+use bluegreen_testbed::{Bootstrap, Envoy, raw, wait};
+use bluegreen_tests::request::get;
+use bluegreen_tests::{Environment, IRIS, PATH};
 use serde_json::{Value, json};
 
 /// Makes `colour` the configured initial one.
@@ -88,13 +89,23 @@ async fn a_delivery_with_another_initial_than_the_last_one_counts_also_after_an_
 async fn a_bad_configuration_is_refused_with_the_fields_path_and_the_old_one_goes_on() -> Result<()> {
     /// A name, what is done to a good deployment, and what the refusal must name.
     type Case = (&'static str, fn(&mut Value), &'static str);
-    let cases: [Case; 7] = [
+    let cases: [Case; 9] = [
         ("canary", |iris| iris["initial"]["canary_percent"] = json!(101), "deployments.iris.initial.canary_percent"),
         ("colour", |iris| iris["initial"]["active"] = json!("red"), "deployments.iris.initial.active"),
         ("unknown", |iris| iris["colour"] = json!({}), "deployments.iris.colour"),
         ("missing", |iris| iris["colours"]["green"] = Value::Null, "deployments.iris.colours.green"),
         ("twice", |iris| iris["colours"]["green"]["cluster"] = json!("blue"), "deployments.iris.colours.green.cluster"),
         ("prefix", |iris| iris["match"]["path_prefix"] = json!("invocations"), "deployments.iris.match.path_prefix"),
+        (
+            "both",
+            |iris| iris["match"] = json!({"path_prefix": "/a", "path_prefixes": ["/b"]}),
+            "deployments.iris.match.path_prefixes: path_prefix is given too",
+        ),
+        (
+            "repeated",
+            |iris| iris["match"] = json!({"path_prefixes": ["/a", "/a/"]}),
+            "deployments.iris.match.path_prefixes[1]",
+        ),
         ("age", |iris| iris["sticky"] = json!({"cookie": {"name": "c", "max_age": "soon"}}), "max_age"),
     ];
     let mut watched = Watched::ecds()?;
@@ -181,6 +192,85 @@ async fn deployments_come_and_go_with_the_configuration() -> Result<()> {
     wait::until("its end", names, |names| *names == ["iris"]).await?;
     let gone = async || env.envoy.admin()?.get("/v1/deployments/wine").await;
     wait::until("404 for the deployment that is gone", gone, |reply| reply.status == 404).await?;
+    Ok(())
+}
+
+/// The shipped configuration with routes for every path, and the deployments `iris` and `iris2` with these rules.
+fn two_models(iris: &Value, iris2: &Value) -> Result<Bootstrap> {
+    let bootstrap = Bootstrap::shipped()?.plugin(|plugin| {
+        let deployments = &mut plugin["deployments"];
+        deployments["iris2"] = deployments[IRIS].clone();
+        deployments["iris2"]["match"] = iris2.clone();
+        deployments["iris2"]["initial"] = json!({"active": "green"});
+        deployments[IRIS]["match"] = iris.clone();
+    });
+    Ok(bootstrap.edit(|tree| {
+        let manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+        let route = tree.pointer_mut(&format!("{manager}/route_config/virtual_hosts/0/routes/0"));
+        route.into_iter().for_each(|route| route["match"] = json!({"prefix": "/"}));
+    }))
+}
+
+/// The colour that answers a `GET` with this host header.
+async fn colour_of(env: &Environment, path: &str, host: &str) -> Result<Option<String>> {
+    let answer = raw::exchange(env.envoy.traffic()?, get(path, &[("host", host.as_bytes())])).await?;
+    Ok(answer.header("x-bluegreen-colour").map(str::to_owned))
+}
+
+#[tokio::test]
+async fn the_verb_behind_a_model_name_belongs_to_the_model() -> Result<()> {
+    let bootstrap =
+        two_models(&json!({"path_prefix": "/v1/models/iris"}), &json!({"path_prefix": "/v1/models/iris2"}))?;
+    let env = Environment::with(2, bootstrap).await?;
+    for (path, expected) in [
+        ("/v1/models/iris", Some("blue")),
+        ("/v1/models/iris:predict", Some("blue")),
+        ("/v1/models/iris:explain?a=1", Some("blue")),
+        ("/v1/models/iris/versions/2:predict", Some("blue")),
+        ("/v1/models/iris2:predict", Some("green")),
+        ("/v1/models/iris3:predict", None),
+    ] {
+        let seen = colour_of(&env, path, "a").await?;
+        ensure!(seen.as_deref() == expected, "{path}: {seen:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deployment_has_several_prefixes() -> Result<()> {
+    let bootstrap = two_models(
+        &json!({"path_prefixes": ["/invocations", "/v1/models/iris"]}),
+        &json!({"path_prefixes": ["/v1/models/", "/invocations/2"]}),
+    )?;
+    let env = Environment::with(2, bootstrap).await?;
+    for (path, expected) in [
+        ("/invocations", Some("blue")),
+        ("/v1/models/iris:predict", Some("blue")),
+        ("/v1/models/rose", Some("green")),
+        ("/invocations/2", Some("green")),
+        ("/v2", None),
+    ] {
+        let seen = colour_of(&env, path, "a").await?;
+        ensure!(seen.as_deref() == expected, "{path}: {seen:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_fully_qualified_host_matches_with_and_without_its_dot() -> Result<()> {
+    let bootstrap = two_models(&json!({"authority": "iris.example.com"}), &json!({"authority": "*.example.org."}))?;
+    let env = Environment::with(2, bootstrap).await?;
+    for (host, expected) in [
+        ("iris.example.com", Some("blue")),
+        ("iris.example.com.", Some("blue")),
+        ("Iris.example.com.:10000", Some("blue")),
+        ("rose.example.org", Some("green")),
+        ("rose.example.org.", Some("green")),
+        ("iris.example.com..", None),
+    ] {
+        let seen = colour_of(&env, PATH, host).await?;
+        ensure!(seen.as_deref() == expected, "{host}: {seen:?}");
+    }
     Ok(())
 }
 

@@ -50,6 +50,28 @@ fn misspelt(colour: &str, cluster: &str) -> Result<Bootstrap> {
     Ok(bootstrap.deployment(IRIS, |iris| iris["colours"][colour]["cluster"] = json!(cluster)))
 }
 
+#[tokio::test]
+async fn probe_and_smoke_test_ask_for_the_configured_host() -> Result<()> {
+    let env = Environment::with_deployment(2, |iris| {
+        iris["probe"]["host"] = json!("iris.example.com:8080");
+        iris["smoke_test"] = json!({"requests": [
+            {"method": "GET", "path": "/a", "host": "a.example.com"},
+            {"method": "GET", "path": "/b"},
+        ]});
+    })
+    .await?;
+    let verdict = env.envoy.admin()?.test(IRIS).await?.accepted()?.json()?;
+    ensure!(verdict["passed"] == true, "{verdict:#}");
+    let seen = env.green.seen();
+    let hosts: Vec<_> = seen.iter().map(|seen| (seen.path.as_str(), seen.values("host"))).collect();
+    ensure!(hosts == [("/a", vec![&b"a.example.com"[..]]), ("/b", vec![&b"iris"[..]])], "{hosts:?}");
+    let mut probes = env.green.script_of_probes();
+    let mut probe = probes.next().await?;
+    ensure!(probe.head.values("host") == [b"iris.example.com:8080"], "{:?}", probe.head);
+    probe.answer(200, &[])?.end();
+    Ok(())
+}
+
 /// Every call that would give the candidate traffic.
 fn givers(admin: &Admin, candidate: &str) -> [(&'static str, Call); 3] {
     [

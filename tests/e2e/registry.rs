@@ -77,6 +77,19 @@ async fn the_registry_is_polled_with_the_credential_that_only_envoy_knows() -> R
 }
 
 #[tokio::test]
+async fn a_registry_under_a_path_prefix_is_followed() -> Result<()> {
+    let mut registry = registry().await?;
+    let prefixed =
+        |bootstrap: Bootstrap| bootstrap.deployment(IRIS, |iris| iris["mlflow"]["path_prefix"] = json!("/ml/flow/"));
+    let env = following(&mut registry, "250ms", prefixed).await?;
+    let question = registry.last_question()?;
+    ensure!(question.path == "/ml/flow/api/2.0/mlflow/registered-models/get?name=my%2Dmodel", "{question:?}");
+    registry.set("production", "2");
+    until_active(&env.envoy, "green").await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_alias_that_stays_where_it_is_leaves_an_operators_switch_alone() -> Result<()> {
     let mut registry = registry().await?;
     let env = following(&mut registry, "250ms", |bootstrap| bootstrap).await?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::pattern::{Broken, PathPrefix};
 use super::readiness::yes;
 use super::sources::deserialize_interval;
 use crate::model::colour::{Colour, PerColour};
@@ -20,6 +21,8 @@ pub struct Mlflow {
     /// The host header of the requests to it: MLflow refuses hosts that it does not know.
     #[serde(default = "localhost")]
     pub host: HostName,
+    /// What precedes `/api` in the tracking server's paths; absent: nothing.
+    pub path_prefix: Option<PathPrefix>,
     /// The registered model.
     pub model: ModelName,
     /// The mark that says which version is to be active.
@@ -75,9 +78,6 @@ pub struct Webhook {
     #[serde(default = "secret_header")]
     pub secret_header: HeaderName,
 }
-
-/// A rule between the fields that is broken: the field, and what is wrong with it.
-pub(super) type Broken = (String, String);
 
 const fn two_seconds() -> Duration {
     Duration::from_secs(2)
@@ -190,6 +190,8 @@ mod tests {
             (FULL.replace("500ms", "100ms"), "100ms is too short"),
             (FULL.replace("my-model", "a/b"), "is not a registered model's name"),
             (FULL.replace("mlflow.example.com", "http://x"), "is not a host"),
+            (FULL.replace(r#""model""#, r#""path_prefix": "mlflow", "model""#), r#""mlflow" must start with /"#),
+            (FULL.replace(r#""model""#, r#""path_prefix": "/a?b", "model""#), r#""/a?b" must be a plain path"#),
             (FULL.replace("secret_header", "secret"), "unknown field `secret`"),
         ];
         for (json, reason) in cases {

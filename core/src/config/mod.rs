@@ -100,6 +100,11 @@ impl Config {
             }
         }
         for (name, deployment) in &self.deployments {
+            if let Err((field, problem)) = deployment.rules.check() {
+                return Err(ConfigError::at(format!("deployments.{name}.match.{field}"), problem));
+            }
+        }
+        for (name, deployment) in &self.deployments {
             let needed = [("probe", deployment.probe.is_some()), ("bake", deployment.bake.is_some())];
             if let (Some(_), Some((section, _))) = (&deployment.failover, needed.iter().find(|(_, there)| !there)) {
                 return Err(ConfigError::at(
@@ -238,6 +243,26 @@ mod tests {
                 &FULL.replace(r#""/invocations""#, r#""invocations""#),
                 "start with /",
                 "deployments.iris.match.path_prefix",
+            ),
+            (
+                &FULL.replace(r#""path_prefix": "/invocations""#, r#""path_prefixes": ["/a", "b"]"#),
+                "start with /",
+                "deployments.iris.match.path_prefixes[1]",
+            ),
+            (
+                &FULL.replace(r#""path_prefix": "/invocations""#, r#""path_prefixes": ["/a", "/b", "/a/"]"#),
+                r#""/a/" stands in the list before"#,
+                "deployments.iris.match.path_prefixes[2]",
+            ),
+            (
+                &FULL.replace(r#""path_prefix": "/invocations""#, r#""path_prefixes": []"#),
+                "the list is empty",
+                "deployments.iris.match.path_prefixes",
+            ),
+            (
+                &FULL.replace(r#""/invocations""#, r#""/invocations", "path_prefixes": ["/v1"]"#),
+                "path_prefix is given too",
+                "deployments.iris.match.path_prefixes",
             ),
             (&FULL.replace("iris.example.com", "iris.example.com:80"), "host name", "deployments.iris.match.authority"),
             (

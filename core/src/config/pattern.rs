@@ -5,14 +5,16 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::model::name::HeaderName;
+use crate::model::name::{HeaderName, is_host_name};
 
 /// The `match` section: every rule given must hold. Without rules, every request matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MatchRules {
-    /// The path, or its beginning up to a `/`.
-    pub path_prefix: PathPrefix,
+    /// The path, or its beginning up to a `/` or a `:`.
+    pub path_prefix: Option<PathPrefix>,
+    /// Several prefixes, of which one must cover the path: in place of `path_prefix`.
+    pub path_prefixes: Option<Vec<PathPrefix>>,
     /// The host that the client asked for.
     pub authority: Option<Authority>,
     /// Headers and the exact values that they must have.
@@ -20,6 +22,7 @@ pub struct MatchRules {
 }
 
 /// A path prefix on segment boundaries: `/a` covers `/a`, `/a/b` and `/a?x`, but not `/ab`. Kept without the trailing `/`.
+/// In `match` it covers `/a:predict` too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub struct PathPrefix(String);
@@ -29,7 +32,8 @@ pub struct PathPrefix(String);
 #[serde(try_from = "String")]
 pub struct RequestPath(String);
 
-/// A host name in lower case without a port: exact, or `*.` and a suffix that covers one label or more.
+/// A host name in lower case without a port: exact, or `*.` and a suffix that covers one label or more. Kept without the
+/// dot that ends a fully qualified name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Authority {
@@ -44,12 +48,45 @@ pub enum Authority {
 pub enum PatternError {
     /// A prefix without its leading slash.
     Relative(String),
-    /// A prefix with a query, a fragment, white space, an empty segment, or `.` and `..` segments.
+    /// A prefix with a query, a fragment, white space, an empty segment, `.` and `..` segments, or a `:` at its end.
     NotPlain(String),
     /// A request's path with white space, a fragment, or bytes that must be percent-encoded.
     NotARequestPath(String),
     /// Not a host name.
     NotAHost(String),
+}
+
+/// A rule between the fields that is broken: the field, and what is wrong with it.
+pub(super) type Broken = (String, String);
+
+// === impl MatchRules ===
+
+impl MatchRules {
+    /// The prefixes of which one must cover the path: at least one, which is empty when every path matches.
+    pub fn prefixes(&self) -> Vec<&str> {
+        let given: Vec<&str> =
+            self.path_prefix.iter().chain(self.path_prefixes.iter().flatten()).map(PathPrefix::as_str).collect();
+        if given.is_empty() { vec![""] } else { given }
+    }
+
+    /// The rules that span more than one field.
+    pub(super) fn check(&self) -> Result<(), Broken> {
+        let Some(list) = &self.path_prefixes else { return Ok(()) };
+        let broken = |field: String, problem: &str| Err((field, problem.to_owned()));
+        if self.path_prefix.is_some() {
+            return broken("path_prefixes".to_owned(), "path_prefix is given too: put all prefixes into the list");
+        }
+        if list.is_empty() {
+            return broken("path_prefixes".to_owned(), "the list is empty: leave it out to match every path");
+        }
+        for (place, prefix) in list.iter().enumerate() {
+            if list.iter().take(place).any(|earlier| earlier == prefix) {
+                let problem = format!("\"{}/\" stands in the list before", prefix.as_str());
+                return broken(format!("path_prefixes[{place}]"), &problem);
+            }
+        }
+        Ok(())
+    }
 }
 
 // === impl PathPrefix ===
@@ -85,7 +122,7 @@ impl TryFrom<String> for PathPrefix {
         let prefix = text.strip_suffix('/').unwrap_or(&text);
         let odd_segment = prefix.split('/').skip(1).any(|segment| matches!(segment, "" | "." | ".."));
         let odd_byte = prefix.bytes().any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'?' | b'#'));
-        if odd_segment || odd_byte {
+        if odd_segment || odd_byte || prefix.ends_with(':') {
             return Err(PatternError::NotPlain(text));
         }
         Ok(Self(prefix.to_owned()))
@@ -126,22 +163,18 @@ impl TryFrom<String> for Authority {
             Some(rest) => (rest, true),
             None => (lower.as_str(), false),
         };
+        let host = host.strip_suffix('.').filter(|host| !host.ends_with(']')).unwrap_or(host);
         let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let valid = match bracketed {
             Some(address) => !wildcard && address.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => host.len() <= 253 && host.split('.').all(is_host_label),
+            None => is_host_name(host),
         };
         match (valid, wildcard) {
             (false, _) => Err(PatternError::NotAHost(text)),
             (true, true) => Ok(Self::Suffix(format!(".{host}"))),
-            (true, false) => Ok(Self::Exact(lower)),
+            (true, false) => Ok(Self::Exact(host.to_owned())),
         }
     }
-}
-
-fn is_host_label(label: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    (1..=63).contains(&label.len()) && label.bytes().all(allowed)
 }
 
 // === impl PatternError ===
@@ -151,7 +184,10 @@ impl fmt::Display for PatternError {
         match self {
             Self::Relative(text) => write!(f, "{text:?} must start with /"),
             Self::NotPlain(text) => {
-                write!(f, "{text:?} must be a plain path: no query, no empty segment, no . or .. segment")
+                write!(
+                    f,
+                    "{text:?} must be a plain path: no query, no empty segment, no . or .. segment, no : at its end"
+                )
             }
             Self::NotARequestPath(text) => {
                 write!(f, "{text:?} must be a path as a request line has it: no fragment, other bytes percent-encoded")
@@ -198,7 +234,7 @@ mod tests {
 
     #[test]
     fn prefixes_that_no_normalised_path_can_have_are_refused() {
-        for text in ["", "a", "/a//b", "/a/../b", "/.", "/a?b", "/a#b", "/a b", "//"] {
+        for text in ["", "a", "/a//b", "/a/../b", "/.", "/a?b", "/a#b", "/a b", "//", "/a:", "/a:/"] {
             assert!(PathPrefix::try_from(text.to_owned()).is_err(), "{text:?}");
         }
     }
@@ -210,7 +246,11 @@ mod tests {
         assert_eq!(parse("*.example.com"), Ok(Authority::Suffix(".example.com".to_owned())));
         assert_eq!(parse("[::1]"), Ok(Authority::Exact("[::1]".to_owned())));
         assert_eq!(parse("127.0.0.1"), Ok(Authority::Exact("127.0.0.1".to_owned())));
-        for bad in ["", "*", "*.", "a:80", "a..b", "a b", "*.*.b", "[::1]:80", "*.[::1]", "a/b"] {
+        assert_eq!(parse("iris.example.com."), Ok(Authority::Exact("iris.example.com".to_owned())));
+        assert_eq!(parse("*.example.com."), Ok(Authority::Suffix(".example.com".to_owned())));
+        for bad in
+            ["", "*", "*.", ".", "*..", "a..", "[::1].", "a:80", "a..b", "a b", "*.*.b", "[::1]:80", "*.[::1]", "a/b"]
+        {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

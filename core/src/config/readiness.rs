@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
 use super::pattern::RequestPath;
-use crate::model::name::HeaderName;
+use crate::model::name::{HeaderName, HostName};
 use crate::model::time::{deserialize_span, deserialize_timeout};
 
 /// The `probe` section: is a colour's model server there, and does it say that it is healthy?
@@ -16,6 +16,8 @@ use crate::model::time::{deserialize_span, deserialize_timeout};
 pub struct Probe {
     /// What is asked for, with GET.
     pub path: RequestPath,
+    /// The host that is asked for; absent: the deployment's name.
+    pub host: Option<HostName>,
     /// The status that means "well"; absent: any below 500, so that a server without such a path passes when it answers.
     pub expect_status: Option<StatusCode>,
     /// How often both colours are asked.
@@ -56,6 +58,8 @@ pub struct SmokeRequest {
     pub method: Method,
     /// The path, with its query.
     pub path: RequestPath,
+    /// The host that is asked for; absent: the deployment's name.
+    pub host: Option<HostName>,
     /// Headers besides those that every request has.
     #[serde(default)]
     pub headers: BTreeMap<HeaderName, String>,
@@ -267,6 +271,8 @@ mod tests {
             (probe(r#"{"path": "/", "timeout": "999us"}"#), "no time at all: at least 1ms"),
             (probe(r#"{"path": "/", "interval": "0s"}"#), "no time at all"),
             (probe(r#"{"path": "/", "unhealthy_after": 0}"#), "0 is not between 1 and 1000"),
+            (probe(r#"{"path": "/", "host": "http://iris"}"#), "\"http://iris\" is not a host"),
+            (smoke(r#"{"requests": [{"path": "/", "host": "iris/v1"}]}"#), "\"iris/v1\" is not a host"),
             (smoke(r#"{"requests": []}"#), "at least one request"),
             (smoke(r#"{"requests": [{"path": "/", "method": "DELETE"}]}"#), "unknown variant `DELETE`"),
             (smoke(r#"{"requests": [{"path": "/", "expect": {"json": {}}}]}"#), "missing field `pointer`"),

@@ -100,7 +100,7 @@ names! {
     RegisteredVersion, "is not a registered version: use its number as a text, such as \"2\"", is_registered_version;
 
     /// What stands in the host header of a request, such as `mlflow.example.com` or `localhost:5000`.
-    HostName, "is not a host: use 1 to 255 visible ASCII characters without /, ? and @", |text| is_visible_ascii(text, 255) && !text.contains(['/', '?', '@']);
+    HostName, "is not a host: use a host name or an address, and perhaps a port, such as iris.example.com:8080", is_authority;
 
     /// Why a state was changed: free text that stays on one line of a log.
     Reason, "is not a reason: use at most 200 characters and no control characters", |text| text.chars().count() <= 200 && !text.chars().any(char::is_control);
@@ -113,6 +113,27 @@ fn is_dns_label(text: &str) -> bool {
 
 fn is_visible_ascii(text: &str, longest: usize) -> bool {
     (1..=longest).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// A host name, perhaps with its final dot, or an address; IPv6 in brackets. Then perhaps a port.
+fn is_authority(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let is_host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_host_name(host.strip_suffix('.').unwrap_or(host)),
+    };
+    is_host && port.is_none_or(is_port)
+}
+
+/// Labels with dots between them. Underscores are no part of DNS, but of names in containers and in Envoy.
+pub(crate) fn is_host_name(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(allowed);
+    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 fn is_header_name(text: &str) -> bool {
@@ -202,6 +223,46 @@ mod tests {
         assert!(HeaderName::new("x-user-id").is_ok());
         for bad in ["", ":path", "host", "X-User", "a b", "a\nb", "a:b"] {
             assert!(HeaderName::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_names_or_addresses_with_or_without_a_port() {
+        for good in [
+            "localhost",
+            "localhost:5000",
+            "iris-predictor.ns.svc.cluster.local",
+            "Iris.Example.com.:80",
+            "model_1",
+            "10.0.0.1:8080",
+            "[::1]",
+            "[fd00::1]:8080",
+        ] {
+            assert!(HostName::new(good).is_ok(), "{good:?}");
+        }
+        for bad in [
+            "",
+            ".",
+            ":80",
+            "a:",
+            "a:+1",
+            "a:65536",
+            "a:b",
+            "a:80:80",
+            "::1",
+            "[::1",
+            "[a]:80",
+            "a..b",
+            "a/b",
+            "http://a",
+            "user@a",
+            "a b",
+            "a\r\nx: y",
+            "*.example.com",
+            "b\u{fc}cher.example",
+            &"x".repeat(64),
+        ] {
+            assert!(HostName::new(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::deployment::Deployment;
 use crate::host::Host;
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::model::colour::{Colour, PerColour};
-use crate::model::name::{ClusterName, DeploymentName};
+use crate::model::name::{ClusterName, DeploymentName, HostName};
 use crate::model::time::Timestamp;
 use crate::store::key::Key;
 use crate::store::{Store, StoreError, update};
@@ -42,7 +42,8 @@ pub struct Health {
 impl Probe {
     /// The request that asks a colour.
     pub fn request(&self, name: &DeploymentName, cluster: &ClusterName) -> HttpRequest {
-        HttpRequest::new(cluster, name.as_str(), "GET", self.path.as_str(), self.timeout)
+        let host = self.host.as_ref().map_or(name.as_str(), HostName::as_str);
+        HttpRequest::new(cluster, host, "GET", self.path.as_str(), self.timeout)
     }
 
     /// What a reply says about the colour.
@@ -129,6 +130,15 @@ mod tests {
 
     fn answered(status: u16) -> HttpReply {
         HttpReply::Answered { status, body: Vec::new() }
+    }
+
+    #[test]
+    fn a_colour_is_asked_with_the_configured_host_or_the_deployments_name() {
+        let cluster = ClusterName::new("green").expect("valid");
+        for (more, host) in [("", "iris"), (r#", "host": "iris.ns.example.com:8080""#, "iris.ns.example.com:8080")] {
+            let request = probe(more).request(&iris(), &cluster);
+            assert!(request.headers.contains(&(":authority".to_owned(), host.to_owned())), "{request:?}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::config::{Expectation, JsonExpectation, JsonType, SmokeRequest, SmokeTest};
 use crate::host::http::{HttpReply, HttpRequest};
-use crate::model::name::{ClusterName, DeploymentName};
+use crate::model::name::{ClusterName, DeploymentName, HostName};
 
 /// What became of one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -26,8 +26,9 @@ impl SmokeTest {
     /// The request at `place`, to a colour's cluster; `None` behind the last.
     pub fn request(&self, place: usize, name: &DeploymentName, cluster: &ClusterName) -> Option<HttpRequest> {
         let request = self.requests.get(place)?;
+        let host = request.host.as_ref().map_or(name.as_str(), HostName::as_str);
         let mut outgoing =
-            HttpRequest::new(cluster, name.as_str(), request.method.as_str(), request.path.as_str(), self.timeout);
+            HttpRequest::new(cluster, host, request.method.as_str(), request.path.as_str(), self.timeout);
         if let Some(body) = &request.body {
             let bytes = match body {
                 Value::String(text) => text.clone().into_bytes(),
@@ -204,6 +205,17 @@ mod tests {
             let seen = outcome(expect, status, body);
             assert_eq!(seen.0, passed, "{expect} {body}: {}", seen.1);
             assert!(seen.1.contains(detail), "{expect} {body}: {}", seen.1);
+        }
+    }
+
+    #[test]
+    fn each_request_has_its_own_host_or_the_deployments_name() {
+        let cluster = ClusterName::new("green").expect("valid");
+        let test = smoke(r#"{"path": "/a", "host": "iris.ns.example.com"}, {"path": "/b"}"#);
+        for (place, host) in ["iris.ns.example.com", "iris"].into_iter().enumerate() {
+            let request = test.request(place, &iris(), &cluster).expect("two requests");
+            let hosts = request.headers.iter().filter(|(name, _)| name == ":authority");
+            assert_eq!(hosts.map(|(_, value)| value.as_str()).collect::<Vec<_>>(), [host]);
         }
     }
 

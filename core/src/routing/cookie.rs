@@ -2,6 +2,7 @@
 
 use xxhash_rust::xxh64::xxh64;
 
+use super::matching::RequestHeaders;
 use crate::config::CookieSticky;
 use crate::store::lease::Instance;
 
@@ -15,9 +16,22 @@ pub fn fresh_key(unix_nanos: u64, worker: Instance, request: u32) -> String {
     format!("{:016x}", xxh64(&parts, 0))
 }
 
-/// The value of the cookie `name` in a `cookie` header (RFC 6265, section 4.2.1); `None` when absent or empty.
-pub fn find<'h>(header: &'h [u8], name: &str) -> Option<&'h [u8]> {
-    header.split(|byte| *byte == b';').find_map(|pair| {
+/// The value of the cookie `name` in a request's `cookie` lines (RFC 6265, section 4.2.1); `None` when absent or empty.
+///
+/// HTTP/2 clients send a line for each cookie, which Envoy puts together; HTTP/1.1 clients send one line, but proxies on
+/// the way pass on several. So the lines after the first are asked for only when the first does not have the cookie.
+pub fn find(request: &dyn RequestHeaders, name: &str) -> Option<Vec<u8>> {
+    let first = request.header("cookie")?;
+    let found = find_in(&first, name, |byte| byte == b';').map(<[u8]>::to_vec);
+    found.or_else(|| {
+        let all = request.joined("cookie")?;
+        // Cookies have no commas (section 4.1.1), so here each comma begins a line.
+        find_in(all.get(first.len()..)?, name, |byte| matches!(byte, b';' | b',')).map(<[u8]>::to_vec)
+    })
+}
+
+fn find_in<'h>(pairs: &'h [u8], name: &str, ends_pair: fn(u8) -> bool) -> Option<&'h [u8]> {
+    pairs.split(|byte| ends_pair(*byte)).find_map(|pair| {
         let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
         (!value.is_empty()).then_some(value)
     })
@@ -38,12 +52,27 @@ mod tests {
     use super::*;
     use crate::model::time::Timestamp;
 
+    /// The `cookie` lines of a request.
+    struct Lines<'l>(&'l [&'l [u8]]);
+
+    impl RequestHeaders for Lines<'_> {
+        fn header(&self, name: &str) -> Option<Vec<u8>> {
+            assert_eq!(name, "cookie");
+            self.0.first().map(|line| line.to_vec())
+        }
+
+        fn joined(&self, _name: &str) -> Option<Vec<u8>> {
+            (!self.0.is_empty()).then(|| self.0.join(&b','))
+        }
+    }
+
     #[test]
     fn the_cookie_is_found_among_others_by_its_exact_name() {
-        let cases: [(&[u8], Option<&[u8]>); 10] = [
+        let cases: [(&[u8], Option<&[u8]>); 11] = [
             (b"bg=1", Some(b"1")),
             (b"a=b; bg=1; c=d", Some(b"1")),
             (b"a=b;bg=1", Some(b"1")),
+            (b"bg=1,2", Some(b"1,2")),
             (b"xbg=1", None),
             (b"bgx=1", None),
             (b"BG=1", None),
@@ -53,7 +82,23 @@ mod tests {
             (b"\xff\xfe; bg=\xff", Some(b"\xff")),
         ];
         for (header, value) in cases {
-            assert_eq!(find(header, "bg"), value, "{header:?}");
+            assert_eq!(find(&Lines(&[header]), "bg").as_deref(), value, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn the_cookie_is_found_in_any_line_and_the_first_one_that_has_a_value_counts() {
+        let cases: [(&[&[u8]], Option<&[u8]>); 7] = [
+            (&[], None),
+            (&[b"a=1", b"bg=2"], Some(b"2")),
+            (&[b"a=1; b=2", b"c=3", b"d=4; bg=5; e=6"], Some(b"5")),
+            (&[b"", b"bg=2"], Some(b"2")),
+            (&[b"bg=1", b"bg=2"], Some(b"1")),
+            (&[b"bg=", b"bg=2", b"bg=3"], Some(b"2")),
+            (&[b"a=1", b"xbg=2"], None),
+        ];
+        for (lines, value) in cases {
+            assert_eq!(find(&Lines(lines), "bg").as_deref(), value, "{lines:?}");
         }
     }
 

@@ -108,16 +108,13 @@ impl Choice {
         let share = split.canary_percent;
         let sticky = |key: &[u8]| self.buckets.get(split.candidate()).choose(key, share);
         match &self.sticky {
-            Some(Sticky::Cookie(by)) => {
-                let header = request.header("cookie").unwrap_or_default();
-                match cookie::find(&header, by.name.as_str()) {
-                    Some(key) => (sticky(key), None),
-                    None => {
-                        let key = fresh_key();
-                        (sticky(key.as_bytes()), Some(cookie::issue(by, &key)))
-                    }
+            Some(Sticky::Cookie(by)) => match cookie::find(request, by.name.as_str()) {
+                Some(key) => (sticky(&key), None),
+                None => {
+                    let key = fresh_key();
+                    (sticky(key.as_bytes()), Some(cookie::issue(by, &key)))
                 }
-            }
+            },
             // At 0 and 100 the key makes no difference, and reading it costs a call to the host.
             Some(Sticky::Header(name)) if share > Percent::ZERO && share < Percent::ALL => {
                 match request.header(name.as_str()).filter(|key| !key.is_empty()) {
@@ -145,6 +142,10 @@ mod tests {
     impl RequestHeaders for Headers {
         fn header(&self, name: &str) -> Option<Vec<u8>> {
             self.get(name).map(|value| value.as_bytes().to_vec())
+        }
+
+        fn joined(&self, name: &str) -> Option<Vec<u8>> {
+            self.header(name)
         }
     }
 

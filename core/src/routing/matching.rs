@@ -15,6 +15,9 @@ use crate::model::name::HeaderName;
 pub trait RequestHeaders {
     /// The first value of a header, or of a pseudo-header such as `:path`.
     fn header(&self, name: &str) -> Option<Vec<u8>>;
+
+    /// All values of a header in their order, joined by commas. It costs more than [`Self::header`].
+    fn joined(&self, name: &str) -> Option<Vec<u8>>;
 }
 
 /// The index over all `match` sections of a configuration.
@@ -71,7 +74,9 @@ impl Matcher {
             Some(Authority::Suffix(suffix)) => self.wildcards.entry(suffix.as_bytes()),
             None => &mut self.any,
         };
-        paths.0.entry(rules.path_prefix.as_str().as_bytes()).insert(&rules.headers, index);
+        for prefix in rules.prefixes() {
+            paths.0.entry(prefix.as_bytes()).insert(&rules.headers, index);
+        }
     }
 
     /// The deployment that `request` belongs to.
@@ -98,7 +103,7 @@ impl Matcher {
     }
 }
 
-/// An authority's host in lower case, without its port.
+/// An authority's host in lower case, without its port and the dot of a fully qualified name.
 fn host_of(authority: &[u8]) -> String {
     let text = String::from_utf8_lossy(authority);
     // The colons of a bracketed IPv6 address are no port.
@@ -106,7 +111,8 @@ fn host_of(authority: &[u8]) -> String {
         Some(bracket) => bracket.saturating_add(1),
         None => text.find(':').unwrap_or(text.len()),
     };
-    text.get(..end).unwrap_or_default().to_ascii_lowercase()
+    let host = text.get(..end).unwrap_or_default();
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
 // === impl PathTable ===
@@ -114,7 +120,8 @@ fn host_of(authority: &[u8]) -> String {
 impl PathTable {
     fn find<'r>(&'r self, headers: &mut ReadOnce<'r>) -> Option<DeploymentIndex> {
         let path = if self.0.needs_text() { headers.get(":path").map(path_of).unwrap_or_default() } else { Vec::new() };
-        let on_a_boundary = |length: usize| path.get(length).is_none_or(|next| *next == b'/');
+        // KServe and TensorFlow Serving put the verb behind a colon: `/v1/models/iris:predict`.
+        let on_a_boundary = |length: usize| path.get(length).is_none_or(|next| matches!(next, b'/' | b':'));
         let prefixes = self.0.longest_first(|length| path.get(..length).filter(|_| on_a_boundary(length)));
         prefixes.into_iter().find_map(|(_, table)| table.find(headers))
     }
@@ -248,6 +255,10 @@ mod tests {
             self.asked.borrow_mut().push(name.to_owned());
             self.headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
         }
+
+        fn joined(&self, name: &str) -> Option<Vec<u8>> {
+            panic!("no match needs every value of {name}")
+        }
     }
 
     /// Deployments with these names and `match` sections.
@@ -288,8 +299,16 @@ mod tests {
             ("h", "/ab", &[], "all"),
             ("h", "/a/b/c", &[], "longer"),
             ("h", "/a/bc", &[], "path"),
+            ("h", "/a:predict", &[], "path"),
+            ("h", "/a/b:explain?c", &[], "longer"),
+            ("h", "/ab:predict", &[], "all"),
             ("iris.example.com", "/a/b", &[], "exact"),
             ("IRIS.example.com:8443", "/a/b", &[], "exact"),
+            ("iris.example.com.", "/a/b", &[], "exact"),
+            ("iris.example.com.:8443", "/a/b", &[], "exact"),
+            ("iris.example.com..", "/a/b", &[], "longer"),
+            ("x.example.com.", "/a/b", &[], "wild"),
+            (".example.com.", "/a/b", &[], "longer"),
             ("x.example.com", "/a/b", &[], "wild"),
             ("x.y.example.com", "/a", &[], "wild"),
             ("example.com", "/a", &[], "path"),
@@ -316,6 +335,57 @@ mod tests {
         }
         let nameless = Request { headers: Vec::new(), asked: RefCell::default() };
         assert_eq!(found(&config, &nameless), None);
+    }
+
+    #[test]
+    fn a_colon_ends_a_segment_as_a_slash_does() {
+        let config = config(&[
+            ("explainer", r#"{"path_prefix": "/v1/models/iris:explain"}"#),
+            ("iris", r#"{"path_prefix": "/v1/models/iris"}"#),
+            ("iris2", r#"{"path_prefix": "/v1/models/iris2"}"#),
+        ]);
+        for (path, expected) in [
+            ("/v1/models/iris", Some("iris")),
+            ("/v1/models/iris/versions/2:predict", Some("iris")),
+            ("/v1/models/iris:predict", Some("iris")),
+            ("/v1/models/iris:predict?a=1", Some("iris")),
+            ("/v1/models/iris:explain", Some("explainer")),
+            ("/v1/models/iris:explainer", Some("iris")),
+            ("/v1/models/iris2:predict", Some("iris2")),
+            ("/v1/models/iris3:predict", None),
+            ("/v1/models:iris", None),
+        ] {
+            assert_eq!(found(&config, &Request::new("h", path, &[])), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn each_of_several_prefixes_competes_with_those_of_other_deployments() {
+        let config = config(&[
+            ("all", r#"{"path_prefixes": ["/"], "headers": {"x-model": "iris"}}"#),
+            ("iris", r#"{"path_prefixes": ["/invocations", "/v1/models/iris"]}"#),
+            ("older", r#"{"path_prefixes": ["/v1/models", "/invocations/old", "/v0"]}"#),
+        ]);
+        for (path, expected) in [
+            ("/invocations", Some("iris")),
+            ("/v1/models/iris:predict", Some("iris")),
+            ("/v1/models/rose", Some("older")),
+            ("/invocations/old", Some("older")),
+            ("/v0/x", Some("older")),
+            ("/v2", None),
+        ] {
+            assert_eq!(found(&config, &Request::new("h", path, &[])), expected, "{path}");
+        }
+        assert_eq!(found(&config, &Request::new("h", "/v2", &[("x-model", "iris")])), Some("all"));
+    }
+
+    #[test]
+    fn of_a_header_that_is_given_twice_the_first_line_counts() {
+        let config = config(&[("iris", r#"{"headers": {"x-model": "iris"}}"#), ("rest", "{}")]);
+        for (lines, expected) in [(["iris", "rose"], "iris"), (["rose", "iris"], "rest"), (["iris,rose", ""], "rest")] {
+            let request = Request::new("h", "/", &lines.map(|value| ("x-model", value)));
+            assert_eq!(found(&config, &request), Some(expected), "{lines:?}");
+        }
     }
 
     #[test]

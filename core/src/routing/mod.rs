@@ -1,7 +1,7 @@
 //! The way of one request: the deployment that it belongs to, and the colour that it goes to.
 
-pub mod cookie;
 pub mod matching;
+pub mod cookie;
 pub mod rotation;
 pub mod sticky;
 pub mod decision;

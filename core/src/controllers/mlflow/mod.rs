@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::poll::{PollResult, PolledSource};
 use crate::change::request::ChangeRequest;
-use crate::config::{Follow, Mlflow, Served, reader};
+use crate::config::{Follow, Mlflow, PathPrefix, Served, reader};
 use crate::deployment::{Deployment, DeploymentIndex, Deployments};
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::model::author::{Author, Source};
@@ -168,7 +168,8 @@ impl Mlflow {
     /// The request that tells where all marks of the model are.
     pub fn request(&self) -> HttpRequest {
         let name = utf8_percent_encode(self.model.as_str(), NON_ALPHANUMERIC);
-        let path = format!("/api/2.0/mlflow/registered-models/get?name={name}");
+        let prefix = self.path_prefix.as_ref().map_or("", PathPrefix::as_str);
+        let path = format!("{prefix}/api/2.0/mlflow/registered-models/get?name={name}");
         HttpRequest::new(&self.cluster, self.host.as_str(), "GET", &path, ANSWER_WITHIN)
     }
 

@@ -119,6 +119,15 @@ fn the_models_name_is_encoded_and_the_registry_gets_a_host_that_it_knows() {
 }
 
 #[test]
+fn a_registry_under_a_path_prefix_is_asked_there() {
+    for (prefix, expected) in [("/", ""), ("/mlflow", "/mlflow"), ("/ml/flow/", "/ml/flow")] {
+        let scene = Scene::new(&format!(r#", "path_prefix": "{prefix}""#));
+        let path = format!("{expected}/api/2.0/mlflow/registered-models/get?name=my%20model");
+        assert!(scene.mlflow().request().headers.contains(&(":path".to_owned(), path)), "{prefix}");
+    }
+}
+
+#[test]
 fn a_moved_alias_promotes_and_moving_it_back_rolls_back() {
     let mut scene = Scene::new("");
     assert_eq!(scene.obey(), split("blue", "0", "0"));

@@ -20,6 +20,10 @@ const SECRET: &str = "the webhook's secret";
 struct Headers(BTreeMap<&'static str, String>);
 
 impl RequestHeaders for Headers {
+    fn joined(&self, name: &str) -> Option<Vec<u8>> {
+        self.header(name)
+    }
+
     fn header(&self, name: &str) -> Option<Vec<u8>> {
         self.0.get(name).map(|value| value.clone().into_bytes())
     }
