@@ -1,6 +1,6 @@
 //! One inference request on its way to a colour and back: routed, marked and measured, never held up.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use bluegreen_core::controllers::failover::{self, Reach, reach_of_503};
 use bluegreen_core::deployment::DeploymentIndex;
@@ -59,7 +59,7 @@ impl Exchange {
         let mut rotations = worker.rotations();
         let began = host::now();
         let decision = choice.decide(&split, &mut rotations, &host::Request, || {
-            cookie::fresh_key(unix_nanos(began), plugin.context.instance, context_id)
+            cookie::fresh_key(host::unix_nanos(began), plugin.context.instance, context_id)
         });
         worker.store_rotations(rotations);
 
@@ -165,9 +165,4 @@ impl Exchange {
 /// Time since `began`; none when the clock was set back in between.
 fn since(began: SystemTime) -> Duration {
     host::now().duration_since(began).unwrap_or_default()
-}
-
-fn unix_nanos(time: SystemTime) -> u64 {
-    let nanos = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    u64::try_from(nanos).unwrap_or(u64::MAX)
 }

@@ -135,6 +135,12 @@ pub fn now() -> SystemTime {
     hostcalls::get_current_time().unwrap_or(UNIX_EPOCH)
 }
 
+/// Nanoseconds since 1970.
+pub fn unix_nanos(time: SystemTime) -> u64 {
+    let nanos = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    u64::try_from(nanos).unwrap_or(u64::MAX)
+}
+
 /// Makes the host call this VM's root context at this period.
 pub fn tick_every(period: std::time::Duration) {
     let _ = hostcalls::set_tick_period(period);

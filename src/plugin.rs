@@ -7,11 +7,13 @@ use bluegreen_core::change::context::Context;
 use bluegreen_core::config::{Config, Routing};
 use bluegreen_core::controllers;
 use bluegreen_core::controllers::submissions::Submissions;
-use bluegreen_core::deployment::Deployments;
+use bluegreen_core::deployment::{Deployment, Deployments};
 use bluegreen_core::routing::decision::Router;
+use bluegreen_core::routing::rotation::Seed;
 use bluegreen_core::routing::worker::WorkerState;
 
 use crate::executor::Executor;
+use crate::host;
 
 /// A compiled configuration and this VM's memory of it.
 pub struct Plugin {
@@ -40,11 +42,15 @@ impl Plugin {
         let context = Rc::new(Context::new(Rc::<Executor>::clone(&executor), config));
         let submissions = Rc::new(Submissions::new(&context));
         controllers::start(&context, &submissions, config);
+        let now = host::unix_nanos(host::now());
+        let remember =
+            |deployment: &Deployment| WorkerState::new(deployment, Seed::new(context.instance, now, &deployment.name));
+        let workers = context.deployments.all().iter().map(remember).collect();
         Self {
             router: Router::new(config),
             routing: config.routing.clone(),
             api: config.admin.clone().map(Api::new),
-            workers: context.deployments.all().iter().map(WorkerState::new).collect(),
+            workers,
             context,
             submissions,
             executor,

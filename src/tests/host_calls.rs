@@ -6,7 +6,8 @@ use super::*;
 fn of_exchange(in_deployment: &str, more: &[(&str, &[u8])]) -> Vec<&'static str> {
     let envoy = FakeEnvoy::start();
     let worker = worker(&envoy, &config(in_deployment, ""));
-    cluster(worker, more);
+    // Enough for both colours to have been counted, wherever the rotation begins.
+    (0..40).for_each(|_| drop(cluster(worker, more)));
     envoy.take_calls();
     cluster(worker, more);
     envoy.take_calls()
@@ -34,6 +35,22 @@ fn a_plain_exchange_makes_17() {
         "increment_metric", // last byte
     ];
     assert_eq!(of_exchange("", &[]), expected);
+}
+
+/// One call more than without a canary: the header that only CORS preflights have is absent.
+#[test]
+fn an_exchange_whose_colour_is_drawn_makes_18() {
+    let preflight: [(&str, &[u8]); 2] = [("origin", b"https://a"), ("access-control-request-method", b"POST")];
+    for part in ["canary_percent", "shadow_percent"] {
+        let drawn = format!(r#", "initial": {{"{part}": 50}}"#);
+        assert_eq!(of_exchange(&drawn, &[]).len(), 18);
+        // With the method and the origin. POST is no preflight, and costs one less.
+        assert_eq!(of_exchange(&drawn, &preflight).len(), 19);
+        let all = drawn.replace("50", "100");
+        assert_eq!(of_exchange(&all, &preflight).len(), 17);
+    }
+    let both = r#", "initial": {"canary_percent": 50, "shadow_percent": 50}"#;
+    assert_eq!(of_exchange(both, &[]).len(), 18);
 }
 
 #[test]
@@ -83,10 +100,11 @@ fn an_exchange_with_everything_turned_on_makes_20() {
     assert_eq!(of_exchange(everything, &[("cookie", b"c=2")]).len(), 20);
 }
 
+/// While a canary runs: the explanation of the answer, and whether the request is a preflight.
 #[test]
-fn a_guarded_exchange_makes_17_and_18_while_a_canary_runs() {
+fn a_guarded_exchange_makes_17_and_19_while_a_canary_runs() {
     assert_eq!(of_exchange(r#", "guard": {}"#, &[]).len(), 17);
-    assert_eq!(of_exchange(r#", "guard": {}, "initial": {"canary_percent": 10}"#, &[]).len(), 18);
+    assert_eq!(of_exchange(r#", "guard": {}, "initial": {"canary_percent": 10}"#, &[]).len(), 19);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A canary gets exactly its share, and a user stays where the share has put them.
+//! A canary gets its share, whatever the traffic looks like, and a user stays where the share has put them.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::load::Report;
 use bluegreen_testbed::raw::{self, Answer};
 use bluegreen_testbed::{Bootstrap, Load};
-use bluegreen_tests::request::get;
+use bluegreen_tests::request::{get, request};
 use bluegreen_tests::{Environment, IRIS, PATH};
 use serde_json::{Value, json};
 
@@ -23,7 +23,15 @@ async fn on_one_worker(env: &Environment, count: u64) -> Result<Report> {
     Ok(report)
 }
 
-/// Fails unless in every run of requests in a row the candidate's number differs from its share by less than one.
+/// Fails unless the candidate's number of requests is off by less than two on each of these workers.
+fn ensure_share(report: &Report, candidate: &str, share: f64, workers: u32) -> Result<()> {
+    let target = report.records.len() as f64 * share;
+    let off = (report.count(candidate) as f64 - target).abs();
+    ensure!(off < f64::from(workers) * 2.0, "{:?} instead of {target} {candidate}", report.colours());
+    Ok(())
+}
+
+/// Fails unless in every run of requests in a row the candidate's number differs from its share by less than two.
 fn ensure_even(report: &Report, share: f64) -> Result<()> {
     // How far the candidate is ahead of its share after each request; a run's deviation is a difference of two.
     let mut ahead = vec![0.0_f64];
@@ -35,7 +43,7 @@ fn ensure_even(report: &Report, share: f64) -> Result<()> {
     let most = ahead.iter().copied().fold(f64::MIN, f64::max);
     let least = ahead.iter().copied().fold(f64::MAX, f64::min);
     ensure!(
-        most - least < 1.0 + 1e-6,
+        most - least < 2.0 - 1e-6,
         "at a share of {share} a run of requests was off by {}; in all {:?}",
         most - least,
         report.colours()
@@ -55,7 +63,7 @@ async fn one_percent_is_one_of_a_hundred_on_each_worker() -> Result<()> {
         // Connections one after the other, so that each has its worker to itself for a while.
         for _ in 0..8 {
             let report = on_one_worker(&env, 300).await?;
-            ensure!(report.count("green") == 3, "{workers} workers: {:?} instead of 3 green", report.colours());
+            ensure_share(&report, "green", 0.01, 1)?;
         }
     }
     Ok(())
@@ -75,21 +83,69 @@ async fn the_share_holds_in_every_run_of_requests_for_any_share() -> Result<()> 
 async fn the_smallest_step_is_one_request_in_ten_thousand() -> Result<()> {
     let env = Environment::new(2).await?;
     env.patch(&[("canary_percent", "0.01")]).await?;
-    let report = on_one_worker(&env, 10_000).await?;
-    ensure!(report.count("green") == 1, "{:?} instead of 1 green of 10,000", report.colours());
-    Ok(())
+    let report = on_one_worker(&env, 20_000).await?;
+    ensure!(report.count("green") > 0, "{:?}", report.colours());
+    ensure_share(&report, "green", 0.0001, 1)
 }
 
 #[tokio::test]
-async fn over_all_workers_together_the_share_is_off_by_less_than_one_for_each_worker() -> Result<()> {
+async fn over_all_workers_together_the_share_is_off_by_less_than_two_for_each_worker() -> Result<()> {
     let workers = 4;
     let env = Environment::new(workers).await?;
     env.patch(&[("canary_percent", "10")]).await?;
     let report = env.load()?.connections(12).at_most(6_000).run().await;
     report.ensure_no_failures()?;
-    let off = (report.count("green") as f64 - 600.0).abs();
-    ensure!(off < f64::from(workers), "{:?}: off by {off}", report.colours());
+    ensure_share(&report, "green", 0.1, workers)
+}
+
+#[tokio::test]
+async fn a_small_canary_gets_its_share_of_few_requests_on_many_workers() -> Result<()> {
+    let workers = 16;
+    let env = Environment::new(workers).await?;
+    env.patch(&[("canary_percent", "1")]).await?;
+    // A new connection for each request, hence any worker.
+    let mut green = 0;
+    for _ in 0..1_000 {
+        if colour(&raw::exchange(env.envoy.traffic()?, get(PATH, &[])).await?)? == "green" {
+            green += 1;
+        }
+    }
+    // Ten are expected with a standard deviation of √(16 × 2/6) = 2.3, as the rotation's own tests say. Up to 23 is
+    // further than five of them; none at all has a chance of 1 in 10^6.
+    ensure!((1..=23).contains(&green), "{green} of 1,000 requests went to green");
     Ok(())
+}
+
+/// One request of a browser on another site, with what a preflight has.
+fn from_browser(method: &str, is_preflight: bool) -> Vec<u8> {
+    let mut headers: Vec<(&str, &[u8])> = vec![("origin", b"https://ui.example.com")];
+    if is_preflight {
+        headers.push(("access-control-request-method", b"POST"));
+    }
+    request(method, PATH.as_bytes(), &headers)
+}
+
+#[tokio::test]
+async fn calls_get_their_share_whatever_request_comes_between_two_of_them() -> Result<()> {
+    let env = Environment::new(1).await?;
+    let address = env.envoy.traffic()?;
+    for (percent, share) in [("50", 0.5), ("25", 0.25)] {
+        env.patch(&[("canary_percent", percent)]).await?;
+        for is_preflight in [true, false] {
+            let mut green = 0_u32;
+            for _ in 0..200 {
+                let first = colour(&raw::exchange(address, from_browser("OPTIONS", is_preflight)).await?)?;
+                ensure!(!is_preflight || first == "blue", "a preflight went to {first}");
+                let call = raw::exchange(address, from_browser("POST", false)).await?;
+                green += u32::from(colour(&call)? == "green");
+            }
+            // Preflights take no part. Other requests do, so the calls' places are drawn: six standard deviations.
+            let bound = if is_preflight { 2.0 } else { 6.0 * (200.0 * share * (1.0_f64 - share)).sqrt() };
+            let off = (f64::from(green) - 200.0 * share).abs();
+            ensure!(off < bound, "{percent} %: {green} of 200 calls (preflights: {is_preflight})");
+        }
+    }
+    env.ensure_no_trap()
 }
 
 #[tokio::test]
@@ -248,8 +304,7 @@ async fn promoting_ends_the_canary_and_a_new_one_is_counted_from_the_other_side(
     ensure!(report.count("green") == 100, "after the promote: {:?}", report.colours());
     env.patch(&[("canary_percent", "10")]).await?;
     let report = on_one_worker(&env, 200).await?;
-    ensure!(report.count("blue") == 20, "10 % for blue, the candidate now: {:?}", report.colours());
-    Ok(())
+    ensure_share(&report, "blue", 0.1, 1)
 }
 
 #[tokio::test]
@@ -263,6 +318,6 @@ async fn requests_that_ask_for_a_colour_do_not_count_towards_the_share() -> Resu
         ensure!(asked.count("green") == 3, "asked for green: {:?}", asked.colours());
         green += load.clone().at_most(10).run().await.count("green");
     }
-    ensure!(green == 20, "{green} of 200 ordinary requests went to green instead of 20");
+    ensure!((19..=21).contains(&green), "{green} of 200 ordinary requests went to green instead of 20");
     Ok(())
 }

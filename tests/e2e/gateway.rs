@@ -89,7 +89,7 @@ async fn the_switch_story_runs_on_an_extension_policy() -> Result<()> {
     admin.patch(IRIS, &[("canary_percent", "10")]).await?.accepted()?;
     let report = gateway.load()?.connections(1).at_most(200).run().await;
     report.ensure_truthful()?;
-    ensure!((report.count("blue"), report.count("green")) == (180, 20), "{:?}", report.colours());
+    ensure!((19..=21).contains(&report.count("green")), "{:?}", report.colours());
 
     for (active, copied_to) in [("blue", &gateway.green), ("green", &gateway.blue)] {
         let shadowed = [("active", active), ("canary_percent", "0"), ("shadow_percent", "100")];

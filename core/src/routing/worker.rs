@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use super::decision::Rotations;
+use super::rotation::Seed;
 use super::versions::versions;
 use crate::deployment::Deployment;
 use crate::model::colour::{Colour, PerColour};
@@ -39,11 +40,11 @@ pub struct Fallback {
 // === impl WorkerState ===
 
 impl WorkerState {
-    /// A worker that knows nothing yet.
-    pub fn new(deployment: &Deployment) -> Self {
+    /// A worker that knows nothing yet. Its rotations begin where `seed` says.
+    pub fn new(deployment: &Deployment, seed: Seed) -> Self {
         Self {
             known: Cell::new(None),
-            rotations: Cell::default(),
+            rotations: Cell::new(Rotations::new(seed)),
             versions: RefCell::new(PerColour::from_fn(|colour| deployment.colours.get(colour).version.clone())),
             warned: Cell::new(false),
         }

@@ -12,8 +12,8 @@ use crate::narrator::members;
 use crate::traffic::Traffic;
 use bluegreen_programs::Progress;
 
-/// How many requests the canary's share is measured over, and by how many percent points it may be off: rotation is
-/// exact on each worker, so only the edges of the measured stretch make a difference.
+/// How many requests the canary's share is measured over, and by how many percent points it may be off: each worker is
+/// off by less than two requests.
 const CANARY_SAMPLE: u64 = 1000;
 const CANARY_TOLERANCE: f64 = 1.0;
 
