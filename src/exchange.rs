@@ -70,6 +70,9 @@ impl Exchange {
         }
         let upstream = deployment.colours.get(decision.colour);
         host::set_request_header(routing.cluster_header.as_str(), upstream.cluster.as_str());
+        if let Some(authority) = &upstream.authority {
+            host::set_request_header(":authority", authority.as_str());
+        }
 
         let exchange =
             Self { deployment: index, colour: decision.colour, began, answered: None, set_cookie: decision.set_cookie };

@@ -37,6 +37,22 @@ fn a_plain_exchange_makes_17() {
 }
 
 #[test]
+fn an_exchange_with_a_colour_that_has_an_authority_makes_18() {
+    let envoy = FakeEnvoy::start();
+    let with_authority = |version: &str| {
+        let own = format!(r#""version": "{version}", "authority": "h{version}.example.com""#);
+        worker(&envoy, &config("", "").replace(&format!(r#""version": "{version}""#), &own))
+    };
+    // Blue is active: only its authority is written.
+    for (worker, calls) in [(with_authority("1"), 18), (with_authority("2"), 17)] {
+        cluster(worker, &[]);
+        envoy.take_calls();
+        cluster(worker, &[]);
+        assert_eq!(envoy.take_calls().len(), calls);
+    }
+}
+
+#[test]
 fn a_sticky_exchange_makes_18_while_a_canary_runs_and_17_otherwise() {
     let sticky = r#", "sticky": {"header": "x-user"}, "initial": {"canary_percent": 10}"#;
     assert_eq!(of_exchange(sticky, &[("x-user", b"alice")]).len(), 18);
