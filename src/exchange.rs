@@ -7,8 +7,8 @@ use bluegreen_core::deployment::DeploymentIndex;
 use bluegreen_core::metrics::counters::{Class, ColourMetric, of_exchange};
 use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::percent::Percent;
-use bluegreen_core::routing::cookie;
 use bluegreen_core::routing::worker::WorkerState;
+use bluegreen_core::routing::{caching, cookie};
 
 use crate::host;
 use crate::plugin::Plugin;
@@ -70,6 +70,9 @@ impl Exchange {
         }
         let upstream = deployment.colours.get(decision.colour);
         host::set_request_header(routing.cluster_header.as_str(), upstream.cluster.as_str());
+        if let Some(authority) = &upstream.authority {
+            host::set_request_header(":authority", authority.as_str());
+        }
 
         let exchange =
             Self { deployment: index, colour: decision.colour, began, answered: None, set_cookie: decision.set_cookie };
@@ -92,7 +95,10 @@ impl Exchange {
         if let Some(worker) = plugin.workers.get(self.deployment) {
             worker.with_version(self.colour, |version| host::set_response_header(VERSION_HEADER, version));
         }
-        if let Some(set_cookie) = self.set_cookie.take() {
+        // A shared cache would give one client's cookie to all others.
+        if let Some(set_cookie) = self.set_cookie.take()
+            && !host::joined_response_header("cache-control").is_some_and(|value| caching::is_marked_shareable(&value))
+        {
             host::add_response_header("set-cookie", &set_cookie);
         }
     }

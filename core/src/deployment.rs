@@ -2,8 +2,8 @@
 
 use crate::config::{Bake, Config, DeploymentConfig, Failover, Guard, Mlflow, Probe, RolloutPlan, SmokeTest, Upstream};
 use crate::model::author::Source;
-use crate::model::colour::PerColour;
-use crate::model::name::DeploymentName;
+use crate::model::colour::{Colour, PerColour};
+use crate::model::name::{DeploymentName, HostName};
 use crate::model::split::Split;
 
 /// The place of a deployment in the order of their names.
@@ -97,5 +97,11 @@ impl Deployment {
             guard: config.guard,
             sources,
         }
+    }
+
+    /// The host that a request of the filter's own to a colour asks for: its `own`, or the colour's, or the deployment's
+    /// name.
+    pub fn host<'h>(&'h self, colour: Colour, own: Option<&'h HostName>) -> &'h str {
+        own.or(self.colours.get(colour).authority.as_ref()).map_or(self.name.as_str(), HostName::as_str)
     }
 }

@@ -310,8 +310,9 @@ unsafe extern "C" fn proxy_get_property(
         let value = match path.split('\0').collect::<Vec<_>>()[..] {
             ["response", "code_details"] => host.code_details.clone().into_bytes(),
             // Unlike the calls for maps, which give the first value, the property joins all of them.
-            ["request", "headers", name] => {
-                let Some(headers) = headers_mut(host, 0) else { return NOT_FOUND };
+            [side @ ("request" | "response"), "headers", name] => {
+                let map = if side == "request" { 0 } else { 2 };
+                let Some(headers) = headers_mut(host, map) else { return NOT_FOUND };
                 let of_name = headers.iter().filter(|(known, _)| known == name);
                 let values: Vec<&[u8]> = of_name.map(|(_, value)| value.as_slice()).collect();
                 if values.is_empty() {

@@ -284,8 +284,14 @@ impl Exchange {
 
     /// The upstream's answer, as the filter leaves it.
     pub fn answer(&self, status: &str) -> Headers {
-        self.with(|stream| stream.response = vec![(":status".to_owned(), status.as_bytes().to_vec())]);
-        unsafe { proxy_on_response_headers(self.0, 1, false) };
+        self.answer_with(&[(":status", status)])
+    }
+
+    /// The same for a whole head.
+    pub fn answer_with(&self, head: &[(&str, &str)]) -> Headers {
+        let headers = head.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
+        self.with(|stream| stream.response = headers.collect());
+        unsafe { proxy_on_response_headers(self.0, head.len(), false) };
         self.with(|stream| stream.response.clone())
     }
 

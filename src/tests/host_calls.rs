@@ -54,6 +54,22 @@ fn an_exchange_whose_colour_is_drawn_makes_18() {
 }
 
 #[test]
+fn an_exchange_with_a_colour_that_has_an_authority_makes_18() {
+    let envoy = FakeEnvoy::start();
+    let with_authority = |version: &str| {
+        let own = format!(r#""version": "{version}", "authority": "h{version}.example.com""#);
+        worker(&envoy, &config("", "").replace(&format!(r#""version": "{version}""#), &own))
+    };
+    // Blue is active: only its authority is written.
+    for (worker, calls) in [(with_authority("1"), 18), (with_authority("2"), 17)] {
+        cluster(worker, &[]);
+        envoy.take_calls();
+        cluster(worker, &[]);
+        assert_eq!(envoy.take_calls().len(), calls);
+    }
+}
+
+#[test]
 fn a_sticky_exchange_makes_18_while_a_canary_runs_and_17_otherwise() {
     let sticky = r#", "sticky": {"header": "x-user"}, "initial": {"canary_percent": 10}"#;
     assert_eq!(of_exchange(sticky, &[("x-user", b"alice")]).len(), 18);
@@ -61,21 +77,32 @@ fn a_sticky_exchange_makes_18_while_a_canary_runs_and_17_otherwise() {
     assert_eq!(of_exchange(&idle, &[("x-user", b"alice")]).len(), 17);
 }
 
+/// At 10 % a cookie matters; otherwise it is neither looked for nor issued.
+const COOKIE: &str = r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}, "initial": {"canary_percent": 10}"#;
+
 #[test]
-fn an_exchange_with_a_sticky_cookie_makes_18_and_one_that_issues_it_19() {
-    let sticky = r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}"#;
-    assert_eq!(of_exchange(sticky, &[("cookie", b"c=1")]).len(), 18);
-    assert_eq!(of_exchange(sticky, &[]).len(), 19);
+fn an_exchange_with_a_sticky_cookie_makes_18_and_one_that_issues_it_21() {
+    assert_eq!(of_exchange(COOKIE, &[("cookie", b"c=1")]).len(), 18);
+    // cookie, the header of a preflight, cache-control, set-cookie
+    assert_eq!(of_exchange(COOKIE, &[]).len(), 21);
+}
+
+#[test]
+fn without_a_canary_a_sticky_cookie_costs_nothing() {
+    for idle in ["0", "100"] {
+        let idle = COOKIE.replace("10", idle);
+        assert_eq!(of_exchange(&idle, &[("cookie", b"c=1")]).len(), 17);
+        assert_eq!(of_exchange(&idle, &[]).len(), 17);
+    }
 }
 
 #[test]
 fn the_lines_after_the_first_cookie_line_are_asked_for_only_when_it_lacks_the_cookie() {
-    let sticky = r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}"#;
-    assert_eq!(of_exchange(sticky, &[("cookie", b"c=1"), ("cookie", b"a=2")]).len(), 18);
-    let calls = of_exchange(sticky, &[("cookie", b"a=2"), ("cookie", b"c=1")]);
+    assert_eq!(of_exchange(COOKIE, &[("cookie", b"c=1"), ("cookie", b"a=2")]).len(), 18);
+    let calls = of_exchange(COOKIE, &[("cookie", b"a=2"), ("cookie", b"c=1")]);
     assert_eq!((calls.len(), calls.contains(&"get_property")), (19, true), "{calls:?}");
     // A browser with other cookies, to which the answer gives this one.
-    assert_eq!(of_exchange(sticky, &[("cookie", b"a=2")]).len(), 20);
+    assert_eq!(of_exchange(COOKIE, &[("cookie", b"a=2")]).len(), 22);
 }
 
 #[test]

@@ -57,6 +57,31 @@ fn probe_and_smoke_test_are_sent_with_their_hosts() {
 }
 
 #[test]
+fn the_authority_of_a_colour_is_written_into_its_requests_and_its_probes() {
+    let envoy = FakeEnvoy::start();
+    let own = r#""version": "2", "authority": "iris-green.example.com""#;
+    let tokens = format!(r#", "admin": {{"tokens": [{{"name": "a", "role": "operator", "sha256": "{TOKEN_SUM}"}}]}}"#);
+    let sections = format!(r#"{PROBE}, "override": {{"header": "x-want"}}"#);
+    let operator = worker(&envoy, &config(&sections, &tokens).replace(r#""version": "2""#, own));
+    let authority = |more: &[(&str, &[u8])]| {
+        let exchange = infer(operator, more);
+        let seen = exchange.request_header(":authority");
+        exchange.end();
+        seen
+    };
+    assert_eq!(authority(&[]), ["h"]);
+    assert_eq!(authority(&[("x-want", b"green")]), ["iris-green.example.com"]);
+    let exchange = call(operator, "POST", "/promote");
+    exchange.send_headers(true);
+    let probe = one(envoy.take_sent());
+    assert_eq!(values(&probe.headers, ":authority"), ["iris-green.example.com"]);
+    envoy.reply(&probe, Some("200"), "");
+    exchange.end();
+    assert_eq!(authority(&[]), ["iris-green.example.com"]);
+    assert_eq!(authority(&[("x-want", b"blue")]), ["h"]);
+}
+
+#[test]
 fn a_cluster_that_envoy_does_not_know_is_refused_at_once() {
     let envoy = FakeEnvoy::start();
     let sections = PROBE.to_owned();

@@ -281,6 +281,8 @@ async fn of_a_sticky_header_or_an_override_that_is_given_twice_the_first_line_co
 async fn a_cookie_of_the_model_server_survives_beside_the_one_that_is_issued() -> Result<()> {
     let env = Environment::with(2, sticky(&json!({"cookie": {"name": "visitor", "max_age": "60s", "secure": true}}))?)
         .await?;
+    // A cookie is issued only while it matters. Visitors without one go to blue at this share, but for very few.
+    env.patch(&[("canary_percent", "0.01")]).await?;
     let mut script = env.blue.script();
     let address = env.envoy.traffic()?;
     let client = tokio::spawn(async move { raw::exchange(address, get(PATH, &[])).await });
@@ -291,6 +293,46 @@ async fn a_cookie_of_the_model_server_survives_beside_the_one_that_is_issued() -
     ensure!(cookies.len() == 3 && cookies.contains(&"session=1") && cookies.contains(&"theme=dark"), "{cookies:?}");
     let issued = cookies.iter().find(|cookie| cookie.starts_with("visitor=")).context("no visitor cookie")?;
     ensure!(issued.ends_with("Secure"), "{issued}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cookie_is_issued_only_while_a_canary_makes_it_matter() -> Result<()> {
+    let env = Environment::with(2, sticky(&json!({"cookie": {"name": "visitor", "max_age": "60s"}}))?).await?;
+    for (percent, issued) in [("0", false), ("50", true), ("100", false), ("1", true), ("0", false)] {
+        env.patch(&[("canary_percent", percent)]).await?;
+        let answer = raw::exchange(env.envoy.traffic()?, get(PATH, &[])).await?;
+        ensure!(answer.header("set-cookie").is_some() == issued, "at {percent} %: {answer:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_answer_that_is_marked_for_shared_caches_gets_no_cookie() -> Result<()> {
+    let env = Environment::with(2, sticky(&json!({"cookie": {"name": "visitor", "max_age": "60s"}}))?).await?;
+    env.patch(&[("canary_percent", "0.01")]).await?;
+    let cases: [(&[(&str, &str)], bool); 7] = [
+        (&[], true),
+        (&[("cache-control", "public, max-age=60")], false),
+        (&[("cache-control", "max-age=60")], false),
+        (&[("cache-control", "must-revalidate"), ("cache-control", "s-maxage=60")], false),
+        (&[("cache-control", "private, max-age=60")], true),
+        (&[("cache-control", "max-age=60"), ("cache-control", "no-store")], true),
+        (&[("cache-control", "no-cache")], true),
+    ];
+    for http2 in [false, true] {
+        let client =
+            if http2 { reqwest::Client::builder().http2_prior_knowledge() } else { reqwest::Client::builder() };
+        let client = client.no_proxy().build()?;
+        for (head, issued) in cases {
+            let mut script = env.blue.script();
+            let call = tokio::spawn(client.get(env.envoy.url(PATH)?).send());
+            script.next().await?.answer(200, head)?.end();
+            let answer = call.await??;
+            let cookie = answer.headers().get("set-cookie");
+            ensure!(cookie.is_some() == issued, "HTTP/2 {http2}, {head:?}: {answer:?}");
+        }
+    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 mod admin_api;
 mod admin_refusals;
+mod authority;
 mod canary;
 mod capabilities;
 mod configuration;

@@ -156,9 +156,8 @@ pub async fn test(call: Box<Request>) -> Answer {
         (None, state) => return Err(Refused::on(Problem::NoSmokeTest, index, state)),
     };
     let host = &call.context.host;
-    let cluster = &deployment.colours.get(candidate).cluster;
     let mut results = Vec::new();
-    while let Some(request) = test.request(results.len(), &deployment.name, cluster) {
+    while let Some(request) = test.request(results.len(), deployment, candidate) {
         let reply = host.http(&request).await;
         results.extend(test.judge(results.len(), &reply));
     }

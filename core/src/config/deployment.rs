@@ -10,7 +10,7 @@ use super::pattern::MatchRules;
 use super::readiness::{Bake, Failover, Probe, SmokeTest};
 use super::rollout::RolloutPlan;
 use crate::model::colour::PerColour;
-use crate::model::name::{ClusterName, CookieName, HeaderName, Version};
+use crate::model::name::{ClusterName, CookieName, HeaderName, HostName, Version};
 use crate::model::split::Split;
 use crate::model::time::deserialize_span;
 
@@ -54,6 +54,9 @@ pub struct Upstream {
     pub cluster: ClusterName,
     /// The model version.
     pub version: Version,
+    /// What the colour's requests ask for in `:authority`; absent: what the client asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<HostName>,
 }
 
 /// Where the key that identifies a user comes from.

@@ -271,6 +271,11 @@ mod tests {
                 "deployments.iris.colours.green.version",
             ),
             (
+                &FULL.replace(r#""version": "2""#, r#""version": "2", "authority": "http://iris""#),
+                "is not a host",
+                "deployments.iris.colours.green.authority",
+            ),
+            (
                 &FULL.replace(r#""version": "2""#, r#""version": 2"#),
                 "invalid type",
                 "deployments.iris.colours.green.version",

@@ -16,7 +16,7 @@ use crate::model::time::{deserialize_span, deserialize_timeout};
 pub struct Probe {
     /// What is asked for, with GET.
     pub path: RequestPath,
-    /// The host that is asked for; absent: the deployment's name.
+    /// The host that is asked for; absent: the colour's authority, or else the deployment's name.
     pub host: Option<HostName>,
     /// The status that means "well"; absent: any below 500, so that a server without such a path passes when it answers.
     pub expect_status: Option<StatusCode>,
@@ -58,7 +58,7 @@ pub struct SmokeRequest {
     pub method: Method,
     /// The path, with its query.
     pub path: RequestPath,
-    /// The host that is asked for; absent: the deployment's name.
+    /// The host that is asked for; absent: the colour's authority, or else the deployment's name.
     pub host: Option<HostName>,
     /// Headers besides those that every request has.
     #[serde(default)]

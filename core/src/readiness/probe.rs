@@ -10,7 +10,7 @@ use crate::deployment::Deployment;
 use crate::host::Host;
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::model::colour::{Colour, PerColour};
-use crate::model::name::{ClusterName, DeploymentName, HostName};
+use crate::model::name::DeploymentName;
 use crate::model::time::Timestamp;
 use crate::store::key::Key;
 use crate::store::{Store, StoreError, update};
@@ -41,8 +41,8 @@ pub struct Health {
 
 impl Probe {
     /// The request that asks a colour.
-    pub fn request(&self, name: &DeploymentName, cluster: &ClusterName) -> HttpRequest {
-        let host = self.host.as_ref().map_or(name.as_str(), HostName::as_str);
+    pub fn request(&self, deployment: &Deployment, colour: Colour) -> HttpRequest {
+        let (cluster, host) = (&deployment.colours.get(colour).cluster, deployment.host(colour, self.host.as_ref()));
         HttpRequest::new(cluster, host, "GET", self.path.as_str(), self.timeout)
     }
 
@@ -81,7 +81,7 @@ impl Health {
 /// Asks a colour now, and writes down what it says; `None` where the deployment has no probe.
 pub async fn ask(host: &dyn Host, deployment: &Deployment, colour: Colour) -> Option<ProbeResult> {
     let probe = deployment.readiness.probe.as_ref()?;
-    let request = probe.request(&deployment.name, &deployment.colours.get(colour).cluster);
+    let request = probe.request(deployment, colour);
     let result = probe.judge(&host.http(&request).await);
     record(host.store(), &deployment.name, colour, probe, &result, host.now());
     Some(result)
@@ -122,7 +122,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::testing::{MemoryStore, iris};
+    use crate::testing::{MemoryStore, green_has_an_authority, iris};
 
     fn probe(more: &str) -> Probe {
         serde_json::from_str(&format!(r#"{{"path": "/ping" {more}}}"#)).expect("valid")
@@ -133,10 +133,17 @@ mod tests {
     }
 
     #[test]
-    fn a_colour_is_asked_with_the_configured_host_or_the_deployments_name() {
-        let cluster = ClusterName::new("green").expect("valid");
-        for (more, host) in [("", "iris"), (r#", "host": "iris.ns.example.com:8080""#, "iris.ns.example.com:8080")] {
-            let request = probe(more).request(&iris(), &cluster);
+    fn a_colour_is_asked_with_the_probes_host_or_its_own_authority_or_the_deployments_name() {
+        let deployments = green_has_an_authority();
+        let own = r#", "host": "iris.example.com:8080""#;
+        for (more, colour, host) in [
+            ("", Colour::Blue, "iris"),
+            ("", Colour::Green, "iris-green.example.com"),
+            (own, Colour::Blue, "iris.example.com:8080"),
+            (own, Colour::Green, "iris.example.com:8080"),
+        ] {
+            let request = probe(more).request(&deployments.all()[0], colour);
+            assert_eq!(request.cluster.as_str(), colour.as_str());
             assert!(request.headers.contains(&(":authority".to_owned(), host.to_owned())), "{request:?}");
         }
     }

@@ -4,8 +4,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::config::{Expectation, JsonExpectation, JsonType, SmokeRequest, SmokeTest};
+use crate::deployment::Deployment;
 use crate::host::http::{HttpReply, HttpRequest};
-use crate::model::name::{ClusterName, DeploymentName, HostName};
+use crate::model::colour::Colour;
 
 /// What became of one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -23,10 +24,11 @@ pub struct SmokeResult {
 // === impl SmokeTest ===
 
 impl SmokeTest {
-    /// The request at `place`, to a colour's cluster; `None` behind the last.
-    pub fn request(&self, place: usize, name: &DeploymentName, cluster: &ClusterName) -> Option<HttpRequest> {
+    /// The request at `place`, to a colour; `None` behind the last.
+    pub fn request(&self, place: usize, deployment: &Deployment, colour: Colour) -> Option<HttpRequest> {
         let request = self.requests.get(place)?;
-        let host = request.host.as_ref().map_or(name.as_str(), HostName::as_str);
+        let cluster = &deployment.colours.get(colour).cluster;
+        let host = deployment.host(colour, request.host.as_ref());
         let mut outgoing =
             HttpRequest::new(cluster, host, request.method.as_str(), request.path.as_str(), self.timeout);
         if let Some(body) = &request.body {
@@ -157,7 +159,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::testing::iris;
+    use crate::testing::green_has_an_authority;
 
     fn smoke(request: &str) -> SmokeTest {
         serde_json::from_str(&format!(r#"{{"requests": [{request}]}}"#)).expect("valid")
@@ -209,11 +211,16 @@ mod tests {
     }
 
     #[test]
-    fn each_request_has_its_own_host_or_the_deployments_name() {
-        let cluster = ClusterName::new("green").expect("valid");
-        let test = smoke(r#"{"path": "/a", "host": "iris.ns.example.com"}, {"path": "/b"}"#);
-        for (place, host) in ["iris.ns.example.com", "iris"].into_iter().enumerate() {
-            let request = test.request(place, &iris(), &cluster).expect("two requests");
+    fn each_request_has_its_own_host_or_its_colours_or_the_deployments_name() {
+        let deployments = green_has_an_authority();
+        let test = smoke(r#"{"path": "/a", "host": "iris.example.com"}, {"path": "/b"}"#);
+        for (colour, place, host) in [
+            (Colour::Green, 0, "iris.example.com"),
+            (Colour::Green, 1, "iris-green.example.com"),
+            (Colour::Blue, 0, "iris.example.com"),
+            (Colour::Blue, 1, "iris"),
+        ] {
+            let request = test.request(place, &deployments.all()[0], colour).expect("two requests");
             let hosts = request.headers.iter().filter(|(name, _)| name == ":authority");
             assert_eq!(hosts.map(|(_, value)| value.as_str()).collect::<Vec<_>>(), [host]);
         }
@@ -221,10 +228,10 @@ mod tests {
 
     #[test]
     fn a_structured_body_is_sent_as_json_and_a_text_as_it_is() {
-        let cluster = ClusterName::new("green").expect("valid");
+        let deployments = green_has_an_authority();
         let sent = |body: &str| {
             let test = smoke(&format!(r#"{{"path": "/invocations", "headers": {{"x-a": "b"}}, "body": {body}}}"#));
-            test.request(0, &iris(), &cluster).expect("one request")
+            test.request(0, &deployments.all()[0], Colour::Green).expect("one request")
         };
         let json = sent(r#"{"inputs": [[1]]}"#);
         assert_eq!(json.body.as_deref(), Some(&br#"{"inputs":[[1]]}"#[..]));

@@ -49,7 +49,7 @@ pub struct Decision {
     pub colour: Colour,
     /// Whose cluster gets a copy.
     pub shadow: Option<Colour>,
-    /// The `set-cookie` header for the answer.
+    /// The `set-cookie` header for the answer, unless a shared cache may keep it.
     pub set_cookie: Option<String>,
 }
 
@@ -117,24 +117,22 @@ impl Choice {
     ) -> (bool, Option<String>) {
         let share = split.canary_percent;
         let sticky = |key: &[u8]| self.buckets.get(split.candidate()).choose(key, share);
-        match &self.sticky {
+        // At 0 and 100 the key makes no difference: reading it costs a call to the host, and a cookie burdens the answer.
+        match self.sticky.as_ref().filter(|_| is_part(share)) {
             Some(Sticky::Cookie(by)) => match cookie::find(request, by.name.as_str()) {
                 Some(key) => (sticky(&key), None),
                 // A browser sends no cookie with a preflight, and keeps none that its answer sets.
-                None if is_part(share) && preflight.is_one() => (false, None),
+                None if preflight.is_one() => (false, None),
                 None => {
                     let key = fresh_key();
                     (sticky(key.as_bytes()), Some(cookie::issue(by, &key)))
                 }
             },
-            // At 0 and 100 the key makes no difference, and reading it costs a call to the host.
-            Some(Sticky::Header(name)) if is_part(share) => {
-                match request.header(name.as_str()).filter(|key| !key.is_empty()) {
-                    Some(key) => (sticky(&key), None),
-                    None => (preflight.rotate(&mut rotations.canary, share), None),
-                }
-            }
-            Some(Sticky::Header(_)) | None => (preflight.rotate(&mut rotations.canary, share), None),
+            Some(Sticky::Header(name)) => match request.header(name.as_str()).filter(|key| !key.is_empty()) {
+                Some(key) => (sticky(&key), None),
+                None => (preflight.rotate(&mut rotations.canary, share), None),
+            },
+            None => (preflight.rotate(&mut rotations.canary, share), None),
         }
     }
 }
@@ -262,6 +260,16 @@ mod tests {
             let again = Headers::from([("cookie", &*pair.leak())]);
             let second = sticky.decide(&half, &mut rotations(number), &again, || panic!("no need"));
             assert_eq!((second.colour, second.set_cookie), (first.colour, None));
+        }
+    }
+
+    #[test]
+    fn a_cookie_is_issued_only_while_a_canary_makes_it_matter() {
+        let sticky = choice(r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}"#);
+        for (share, issued) in [("0", false), ("0.01", true), ("99.99", true), ("100", false)] {
+            let split = split("blue", share, "0");
+            let decision = sticky.decide(&split, &mut rotations(1), &Headers::new(), || "k".to_owned());
+            assert_eq!(decision.set_cookie.is_some(), issued, "{share}");
         }
     }
 

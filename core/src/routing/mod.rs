@@ -2,6 +2,7 @@
 
 pub mod matching;
 pub mod cookie;
+pub mod caching;
 pub mod rotation;
 pub mod sticky;
 pub mod decision;

@@ -5,6 +5,8 @@ pub mod host;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+use crate::config::Config;
+use crate::deployment::Deployments;
 use crate::model::name::DeploymentName;
 use crate::model::percent::Percent;
 use crate::model::split::Split;
@@ -24,6 +26,13 @@ pub struct MemoryStore {
 /// The deployment of most tests.
 pub fn iris() -> DeploymentName {
     DeploymentName::new("iris").expect("valid")
+}
+
+/// The deployment of most tests, whose green has an authority.
+pub fn green_has_an_authority() -> Deployments {
+    let json = r#"{"deployments": {"iris": {"colours": {"blue": {"cluster": "blue", "version": "1"},
+        "green": {"cluster": "green", "version": "2", "authority": "iris-green.example.com"}}}}}"#;
+    Deployments::new(&Config::from_bytes(json.as_bytes()).expect("valid"))
 }
 
 /// A share, as users write it.
