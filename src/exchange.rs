@@ -8,6 +8,7 @@ use bluegreen_core::metrics::counters::{Class, ColourMetric, of_exchange};
 use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::percent::Percent;
 use bluegreen_core::routing::cookie;
+use bluegreen_core::routing::decision::ByOverride;
 use bluegreen_core::routing::worker::WorkerState;
 
 use crate::host;
@@ -63,6 +64,11 @@ impl Exchange {
         });
         worker.store_rotations(rotations);
 
+        if decision.by_override != ByOverride::Absent
+            && let Some(header) = choice.override_header()
+        {
+            host::remove_request_header(header.as_str());
+        }
         host::set_request_header(routing.colour_header.as_str(), decision.colour.as_str());
         match decision.shadow.map(|colour| deployment.colours.get(colour)) {
             Some(copied_to) => host::set_request_header(routing.shadow_header.as_str(), copied_to.cluster.as_str()),

@@ -269,7 +269,7 @@ async fn requests_that_ask_for_a_colour_do_not_count_towards_the_share() -> Resu
     let load = env.load()?.connections(1);
     let mut green = 0;
     for _ in 0..20 {
-        let asked = load.clone().header("x-bluegreen-colour", b"green")?.at_most(3).run().await;
+        let asked = load.clone().header("x-bluegreen-override", b"green")?.at_most(3).run().await;
         ensure!(asked.count("green") == 3, "asked for green: {:?}", asked.colours());
         green += load.clone().at_most(10).run().await.count("green");
     }

@@ -159,7 +159,7 @@ async fn the_comparison_counts_what_was_sent_and_shows_which_colour_is_slower() 
     let env = Environment::new(4).await?;
     let admin = env.envoy.admin()?;
     env.green.behave(Behaviour::Slow(Duration::from_millis(60)));
-    let to = |colour: &str| env.load()?.header("x-bluegreen-colour", colour.as_bytes());
+    let to = |colour: &str| env.load()?.header("x-bluegreen-override", colour.as_bytes());
     to("blue")?.connections(8).at_most(300).run().await.ensure_no_failures()?;
     to("green")?.connections(8).at_most(80).run().await.ensure_no_failures()?;
     env.green.behave(Behaviour::Status(500));

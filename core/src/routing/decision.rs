@@ -51,6 +51,20 @@ pub struct Decision {
     pub shadow: Option<Colour>,
     /// The `set-cookie` header for the answer.
     pub set_cookie: Option<String>,
+    /// What came of the override header.
+    pub by_override: ByOverride,
+}
+
+/// What came of a request's override header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ByOverride {
+    /// The request has none, or the deployment does not know one.
+    #[default]
+    Absent,
+    /// It asks for nothing that there is.
+    Ignored,
+    /// It chose the colour.
+    Chosen,
 }
 
 // === impl Router ===
@@ -90,20 +104,25 @@ impl Choice {
         request: &dyn RequestHeaders,
         fresh_key: impl FnOnce() -> String,
     ) -> Decision {
-        if let Some(colour) = self.asked_for(request) {
+        let asked = self.override_header().and_then(|header| request.header(header.as_str()));
+        let by_override = match asked.map(|value| Colour::from_header(&value)) {
             // A tester's request takes no part in anything that ordinary requests are counted for.
-            return Decision { colour, shadow: None, set_cookie: None };
-        }
+            Some(Some(colour)) => {
+                return Decision { colour, shadow: None, set_cookie: None, by_override: ByOverride::Chosen };
+            }
+            Some(None) => ByOverride::Ignored,
+            None => ByOverride::Absent,
+        };
         let preflight = Preflight { request, known: OnceCell::new() };
         let (chosen, set_cookie) = self.candidate_chosen(split, rotations, request, &preflight, fresh_key);
         let colour = if chosen { split.candidate() } else { split.active };
         let shadow = !chosen && preflight.rotate(&mut rotations.shadow, split.shadow_percent);
-        Decision { colour, shadow: shadow.then_some(split.candidate()), set_cookie }
+        Decision { colour, shadow: shadow.then_some(split.candidate()), set_cookie, by_override }
     }
 
-    fn asked_for(&self, request: &dyn RequestHeaders) -> Option<Colour> {
-        let value = request.header(self.r#override.as_ref()?.as_str())?;
-        Colour::from_header(&value)
+    /// The header by which a tester asks for a colour. It goes no further than this filter.
+    pub fn override_header(&self) -> Option<&HeaderName> {
+        self.r#override.as_ref()
     }
 
     /// Whether the candidate gets this ordinary request, and the cookie that keeps it so.
@@ -272,10 +291,14 @@ mod tests {
         let mut decide = |headers: &Headers| open.decide(&half, &mut with, headers, String::new);
         for _ in 0..100 {
             let asked = |value| Headers::from([("x-want", value)]);
-            assert_eq!(decide(&asked("blue")), Decision { colour: Colour::Blue, shadow: None, set_cookie: None });
-            assert_eq!(decide(&asked("green")).colour, Colour::Green);
+            let tested = |colour| Decision { colour, shadow: None, set_cookie: None, by_override: ByOverride::Chosen };
+            assert_eq!(decide(&asked("blue")), tested(Colour::Blue));
+            assert_eq!(decide(&asked("green")), tested(Colour::Green));
             for ordinary in [Headers::new(), asked("Green"), asked("")] {
-                let expected = open.decide(&half, &mut without, &Headers::new(), String::new);
+                let mut expected = open.decide(&half, &mut without, &Headers::new(), String::new);
+                if !ordinary.is_empty() {
+                    expected.by_override = ByOverride::Ignored;
+                }
                 assert_eq!(decide(&ordinary), expected, "{ordinary:?}");
             }
         }
@@ -296,7 +319,11 @@ mod tests {
                 let mut rotations = rotations(number);
                 let decision =
                     choice.decide(&split("blue", "99.99", "99.99"), &mut rotations, &preflight, || number.to_string());
-                assert_eq!(decision, Decision { colour: Colour::Blue, shadow: None, set_cookie: None }, "{kind}");
+                assert_eq!(
+                    decision,
+                    Decision { colour: Colour::Blue, shadow: None, set_cookie: None, by_override: ByOverride::Absent },
+                    "{kind}"
+                );
                 assert_eq!(rotations, self::rotations(number));
             }
         }
