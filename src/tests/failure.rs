@@ -97,6 +97,19 @@ fn the_override_header_goes_no_further_than_the_filter_whatever_it_says() {
 }
 
 #[test]
+fn a_token_is_removed_with_the_override_header_whether_it_is_right_or_wrong() {
+    let envoy = FakeEnvoy::start();
+    let tokens = format!(r#"[{{"name": "qa", "sha256": "{TOKEN_SUM}"}}]"#);
+    let by = format!(r#", "override": {{"header": "x-want", "tokens": {tokens}}}"#);
+    let traffic = worker(&envoy, &config(&by, ""));
+    for (value, cluster) in [("green:test", "g2"), ("green:wrong", "b1"), ("green", "b1"), ("green:", "b1")] {
+        let exchange = infer(traffic, &[("x-want", value.as_bytes())]);
+        assert_eq!(exchange.request_header("x-bluegreen-cluster"), [cluster], "{value}");
+        assert_eq!(exchange.request_header("x-want"), Vec::<String>::new(), "{value}");
+    }
+}
+
+#[test]
 fn what_an_earlier_pass_or_another_filter_wrote_chooses_nothing() {
     let envoy = FakeEnvoy::start();
     let traffic = worker(&envoy, &config(r#", "override": {"header": "x-want"}"#, ""));

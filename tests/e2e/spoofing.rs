@@ -85,6 +85,26 @@ async fn the_override_header_takes_exactly_blue_and_green() -> Result<()> {
 }
 
 #[tokio::test]
+async fn with_tokens_the_override_takes_none_but_theirs_and_no_upstream_sees_one() -> Result<()> {
+    // Of "demo-viewer", as `printf %s demo-viewer | sha256sum` prints it.
+    let sum = "2c409f0dcce66d0c980ae534d1ccdc0fc6738d7fc35d803949919f4dfa3f8834";
+    let env = Environment::with_deployment(2, |iris| {
+        iris["override"]["tokens"] = json!([{"name": "qa", "sha256": sum}]);
+    })
+    .await?;
+    let answer =
+        raw::exchange(env.envoy.traffic()?, get(PATH, &[("x-bluegreen-override", b"green:demo-viewer")])).await?;
+    ensure!(answer.header("x-bluegreen-colour") == Some("green"), "{answer:?}");
+    let seen = env.green.seen().pop().map(|seen| routing_headers(&seen)).unwrap_or_default();
+    ensure!(seen.len() == 2 && seen.iter().all(|(_, value)| value == "green"), "green saw {seen:?}");
+    for value in [&b"green"[..], b"green:", b"green:demo-viewer2", b"green:demo-viewe", b"green:\xff", b":demo-viewer"]
+    {
+        ensure_goes_to_blue(&env, &[("x-bluegreen-override", value)]).await?;
+    }
+    env.ensure_no_trap()
+}
+
+#[tokio::test]
 async fn after_an_internal_redirect_the_colour_of_the_first_deployment_chooses_nothing() -> Result<()> {
     let bootstrap = Bootstrap::shipped()?
         .edit(|tree| {

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::guard::Guard;
 use super::mlflow::Mlflow;
 use super::pattern::MatchRules;
 use super::readiness::{Bake, Failover, Probe, SmokeTest};
 use super::rollout::RolloutPlan;
+use super::token_sum::TokenSum;
 use crate::model::colour::PerColour;
-use crate::model::name::{ClusterName, CookieName, HeaderName, Version};
+use crate::model::name::{ClusterName, CookieName, HeaderName, HolderName, Version};
 use crate::model::split::Split;
 use crate::model::time::deserialize_span;
 
@@ -84,6 +85,29 @@ pub struct CookieSticky {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Override {
-    /// Its name; the values are `blue` and `green`, anything else is ignored.
+    /// Its name; the values are `blue` and `green`, anything else is ignored. It is removed from each request.
     pub header: HeaderName,
+    /// Who may ask, by `green:TOKEN`; absent: every client.
+    #[serde(default, deserialize_with = "deserialize_tokens")]
+    pub tokens: Option<Vec<OverrideToken>>,
+}
+
+/// A token with which a tester may ask for a colour.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OverrideToken {
+    /// Who holds it, for those who read the configuration.
+    pub name: HolderName,
+    /// SHA-256 of the token, 64 hexadecimal digits.
+    pub sha256: TokenSum,
+}
+
+fn deserialize_tokens<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<OverrideToken>>, D::Error> {
+    let tokens = Option::<Vec<OverrideToken>>::deserialize(deserializer)?;
+    if tokens.as_ref().is_some_and(Vec::is_empty) {
+        return Err(de::Error::custom(
+            "nobody could use the override: list a token, leave tokens out for every client, or leave override out",
+        ));
+    }
+    Ok(tokens)
 }

@@ -5,6 +5,7 @@
 mod document;
 pub(crate) mod reader;
 mod pattern;
+mod token_sum;
 mod access;
 mod readiness;
 mod rollout;
@@ -20,7 +21,7 @@ use std::fmt;
 use serde::Deserialize;
 
 pub use self::access::{Access, Role, Token};
-pub use self::deployment::{CookieSticky, DeploymentConfig, Override, Sticky, Upstream};
+pub use self::deployment::{CookieSticky, DeploymentConfig, Override, OverrideToken, Sticky, Upstream};
 pub use self::etcd::{Etcd, KeyPrefix};
 pub use self::guard::{ErrorRule, Guard, LatencyOf, OnBreach, Over, SlowRule};
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
@@ -30,6 +31,7 @@ pub use self::readiness::{
 };
 pub use self::rollout::{RolloutPlan, RolloutStep, Then};
 pub use self::sources::{ConfigPush, RuntimeSource};
+pub use self::token_sum::TokenSum;
 use crate::model::name::{DeploymentName, HeaderName};
 
 /// Everything that one listener's plugin configuration says.
@@ -261,6 +263,11 @@ mod tests {
     #[test]
     fn a_bad_field_is_refused_with_its_path_and_its_rule() {
         let cookie = r#"{"cookie": {"name": "bluegreen", "max_age": "3600s", "secure": true}}"#;
+        let with_tokens = |tokens: &str| {
+            let header = r#""override": {"header": "x-bluegreen-override""#;
+            FULL.replace(header, &format!(r#"{header}, "tokens": {tokens}"#))
+        };
+        let token = r#"{"name": "qa", "sha256": "secret"}"#;
         let by_header = |name: &str| FULL.replace(cookie, &format!(r#"{{"header": "{name}"}}"#));
         let cases = [
             ("", "missing field `deployments`", ""),
@@ -325,6 +332,13 @@ mod tests {
                 &FULL.replace("x-model", "x-bluegreen-override"),
                 "is match.headers.x-bluegreen-override too",
                 "deployments.iris.override.header",
+            ),
+            (&with_tokens("[]"), "leave tokens out", "deployments.iris.override.tokens"),
+            (&with_tokens(&format!("[{token}]")), "64 hexadecimal", "deployments.iris.override.tokens[0].sha256"),
+            (
+                &with_tokens(r#"[{"name": "qa", "role": "viewer"}]"#),
+                "unknown field `role`",
+                "deployments.iris.override.tokens[0]",
             ),
             (&by_header("x-d"), "filters write", "deployments.iris.sticky.header"),
             (&by_header("x-bluegreen-override"), "is sticky.header too", "deployments.iris.override.header"),

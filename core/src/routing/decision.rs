@@ -6,7 +6,8 @@ use super::cookie;
 use super::matching::{Matcher, RequestHeaders};
 use super::rotation::{Rotation, Seed};
 use super::sticky::Buckets;
-use crate::config::{Config, DeploymentConfig, Sticky};
+use super::wish;
+use crate::config::{Config, DeploymentConfig, Override, Sticky};
 use crate::deployment::DeploymentIndex;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::name::{DeploymentName, HeaderName};
@@ -24,7 +25,7 @@ pub struct Router {
 #[derive(Debug)]
 pub struct Choice {
     sticky: Option<Sticky>,
-    r#override: Option<HeaderName>,
+    r#override: Option<Override>,
     /// The buckets in force while this colour is the candidate.
     buckets: PerColour<Buckets>,
 }
@@ -61,7 +62,7 @@ pub enum ByOverride {
     /// The request has none, or the deployment does not know one.
     #[default]
     Absent,
-    /// It asks for nothing that there is.
+    /// It asks for nothing that there is, or comes without a token that may ask.
     Ignored,
     /// It chose the colour.
     Chosen,
@@ -91,7 +92,7 @@ impl Choice {
     fn new(name: &DeploymentName, deployment: &DeploymentConfig) -> Self {
         Self {
             sticky: deployment.sticky.clone(),
-            r#override: deployment.r#override.as_ref().map(|by| by.header.clone()),
+            r#override: deployment.r#override.clone(),
             buckets: PerColour::from_fn(|candidate| Buckets::new(name, &deployment.colours.get(candidate).version)),
         }
     }
@@ -104,8 +105,8 @@ impl Choice {
         request: &dyn RequestHeaders,
         fresh_key: impl FnOnce() -> String,
     ) -> Decision {
-        let asked = self.override_header().and_then(|header| request.header(header.as_str()));
-        let by_override = match asked.map(|value| Colour::from_header(&value)) {
+        let asked = self.r#override.as_ref().and_then(|by| Some((by, request.header(by.header.as_str())?)));
+        let by_override = match asked.map(|(by, value)| wish::colour(by, &value)) {
             // A tester's request takes no part in anything that ordinary requests are counted for.
             Some(Some(colour)) => {
                 return Decision { colour, shadow: None, set_cookie: None, by_override: ByOverride::Chosen };
@@ -122,7 +123,7 @@ impl Choice {
 
     /// The header by which a tester asks for a colour. It goes no further than this filter.
     pub fn override_header(&self) -> Option<&HeaderName> {
-        self.r#override.as_ref()
+        Some(&self.r#override.as_ref()?.header)
     }
 
     /// Whether the candidate gets this ordinary request, and the cookie that keeps it so.

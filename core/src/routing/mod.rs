@@ -4,6 +4,7 @@ pub mod cookie;
 pub mod matching;
 pub mod rotation;
 pub mod sticky;
+pub mod wish;
 pub mod decision;
 pub mod versions;
 pub mod worker;
