@@ -21,7 +21,9 @@ use std::fmt;
 use serde::Deserialize;
 
 pub use self::access::{Access, Role, Token};
-pub use self::deployment::{CookieSticky, DeploymentConfig, Override, OverrideToken, Sticky, Upstream};
+pub use self::deployment::{
+    CookieSticky, DeploymentConfig, Override, OverrideToken, Salt, Sticky, StickyKey, Upstream,
+};
 pub use self::etcd::{Etcd, KeyPrefix};
 pub use self::guard::{ErrorRule, Guard, LatencyOf, OnBreach, Over, SlowRule};
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
@@ -155,9 +157,9 @@ impl Routing {
     /// default names if nobody changed them. The error is the field and what is wrong with it.
     fn check(&self, deployment: &DeploymentConfig) -> Result<(), (String, String)> {
         let by_override = deployment.r#override.as_ref().map(|by| ("override.header".to_owned(), &by.header));
-        let by_user = match &deployment.sticky {
-            Some(Sticky::Header(header)) => Some(("sticky.header".to_owned(), header)),
-            Some(Sticky::Cookie(_)) | None => None,
+        let by_user = match deployment.sticky.as_ref().map(|sticky| &sticky.key) {
+            Some(StickyKey::Header(header)) => Some(("sticky.header".to_owned(), header)),
+            Some(StickyKey::Cookie(_)) | None => None,
         };
         let by_match =
             deployment.rules.headers.keys().map(|header| (format!("match.headers.{}", header.as_str()), header));
@@ -239,7 +241,7 @@ mod tests {
         assert_eq!(iris.initial.canary_percent.hundredths(), 1_250);
         assert_eq!(iris.colours.green.version.as_str(), "2");
         assert!(
-            matches!(&iris.sticky, Some(Sticky::Cookie(cookie)) if cookie.secure && cookie.max_age.as_secs() == 3_600)
+            matches!(iris.sticky.as_ref().map(|sticky| &sticky.key), Some(StickyKey::Cookie(cookie)) if cookie.secure && cookie.max_age.as_secs() == 3_600)
         );
         assert_eq!(config.routing.cluster_header.as_str(), "x-c");
         assert_eq!(config.admin.expect("admin").tokens[0].role, Role::Operator);
@@ -340,6 +342,14 @@ mod tests {
                 "unknown field `role`",
                 "deployments.iris.override.tokens[0]",
             ),
+            (&FULL.replace(cookie, "{}"), "add header or cookie", "deployments.iris.sticky"),
+            (
+                &FULL.replace(r#"{"cookie": {"name""#, r#"{"header": "x-user", "cookie": {"name""#),
+                "two keys of one user",
+                "deployments.iris.sticky",
+            ),
+            (&FULL.replace(cookie, r#"{"salt": ""}"#), "hides nothing", "deployments.iris.sticky.salt"),
+            (&FULL.replace(cookie, r#"{"pepper": "x"}"#), "unknown field `pepper`", "deployments.iris.sticky"),
             (&by_header("x-d"), "filters write", "deployments.iris.sticky.header"),
             (&by_header("x-bluegreen-override"), "is sticky.header too", "deployments.iris.override.header"),
             (&FULL.replace(r#""x-c""#, r#"":path""#), "is not a header name", "routing.cluster_header"),

@@ -7,7 +7,7 @@ use super::matching::{Matcher, RequestHeaders};
 use super::rotation::{Rotation, Seed};
 use super::sticky::Buckets;
 use super::wish;
-use crate::config::{Config, DeploymentConfig, Override, Sticky};
+use crate::config::{Config, DeploymentConfig, Override, Sticky, StickyKey};
 use crate::deployment::DeploymentIndex;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::name::{DeploymentName, HeaderName};
@@ -90,10 +90,12 @@ impl Router {
 
 impl Choice {
     fn new(name: &DeploymentName, deployment: &DeploymentConfig) -> Self {
+        let salt = deployment.sticky.as_ref().and_then(|sticky| sticky.salt.as_ref());
+        let buckets = |candidate| Buckets::new(name, &deployment.colours.get(candidate).version, salt);
         Self {
             sticky: deployment.sticky.clone(),
             r#override: deployment.r#override.clone(),
-            buckets: PerColour::from_fn(|candidate| Buckets::new(name, &deployment.colours.get(candidate).version)),
+            buckets: PerColour::from_fn(buckets),
         }
     }
 
@@ -137,8 +139,8 @@ impl Choice {
     ) -> (bool, Option<String>) {
         let share = split.canary_percent;
         let sticky = |key: &[u8]| self.buckets.get(split.candidate()).choose(key, share);
-        match &self.sticky {
-            Some(Sticky::Cookie(by)) => {
+        match self.sticky.as_ref().map(|sticky| &sticky.key) {
+            Some(StickyKey::Cookie(by)) => {
                 let header = request.header("cookie").unwrap_or_default();
                 match cookie::find(&header, by.name.as_str()) {
                     Some(key) => (sticky(key), None),
@@ -151,13 +153,13 @@ impl Choice {
                 }
             }
             // At 0 and 100 the key makes no difference, and reading it costs a call to the host.
-            Some(Sticky::Header(name)) if is_part(share) => {
+            Some(StickyKey::Header(name)) if is_part(share) => {
                 match request.header(name.as_str()).filter(|key| !key.is_empty()) {
                     Some(key) => (sticky(&key), None),
                     None => (preflight.rotate(&mut rotations.canary, share), None),
                 }
             }
-            Some(Sticky::Header(_)) | None => (preflight.rotate(&mut rotations.canary, share), None),
+            Some(StickyKey::Header(_)) | None => (preflight.rotate(&mut rotations.canary, share), None),
         }
     }
 }
@@ -267,6 +269,26 @@ mod tests {
         for user in ["alice", "bob", "carol", "dave"] {
             let seen = candidates(&sticky, split("blue", "50", "0"), &Headers::from([("x-user", user)]), 100);
             assert!(seen == 0 || seen == 100, "{user}: {seen}");
+        }
+    }
+
+    #[test]
+    fn a_salt_draws_other_users_with_either_kind_of_key() {
+        for (kind, name) in
+            [(r#""header": "x-user""#, "x-user"), (r#""cookie": {"name": "c", "max_age": "1h"}"#, "cookie")]
+        {
+            let by = |salt: &str| choice(&format!(r#", "sticky": {{{kind}{salt}}}"#));
+            let early = |choice: Choice| -> Vec<usize> {
+                let is_early = |user: &usize| {
+                    let value: &'static str = format!("c={user}").leak();
+                    candidates(&choice, split("blue", "50", "0"), &Headers::from([(name, value)]), 1) == 1
+                };
+                (0..64).filter(is_early).collect()
+            };
+            let plain = early(by(""));
+            assert_eq!(plain, early(by("")), "{kind}");
+            assert_ne!(plain, early(by(r#", "salt": "s1""#)), "{kind}");
+            assert_ne!(early(by(r#", "salt": "s2""#)), early(by(r#", "salt": "s1""#)), "{kind}");
         }
     }
 
