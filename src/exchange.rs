@@ -7,6 +7,7 @@ use bluegreen_core::deployment::DeploymentIndex;
 use bluegreen_core::metrics::counters::{Class, ColourMetric, of_exchange};
 use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::percent::Percent;
+use bluegreen_core::routing::decision::ByOverride;
 use bluegreen_core::routing::worker::WorkerState;
 use bluegreen_core::routing::{caching, cookie};
 
@@ -18,6 +19,8 @@ use crate::shared_data::SharedData;
 pub struct Exchange {
     deployment: DeploymentIndex,
     colour: Colour,
+    /// The client chose the colour, so the exchange is no evidence for or against it.
+    is_override: bool,
     began: SystemTime,
     answered: Option<Answered>,
     set_cookie: Option<String>,
@@ -63,6 +66,11 @@ impl Exchange {
         });
         worker.store_rotations(rotations);
 
+        if decision.by_override != ByOverride::Absent
+            && let Some(header) = choice.override_header()
+        {
+            host::remove_request_header(header.as_str());
+        }
         host::set_request_header(routing.colour_header.as_str(), decision.colour.as_str());
         match decision.shadow.map(|colour| deployment.colours.get(colour)) {
             Some(copied_to) => host::set_request_header(routing.shadow_header.as_str(), copied_to.cluster.as_str()),
@@ -74,9 +82,17 @@ impl Exchange {
             host::set_request_header(":authority", authority.as_str());
         }
 
-        let exchange =
-            Self { deployment: index, colour: decision.colour, began, answered: None, set_cookie: decision.set_cookie };
-        exchange.count(plugin, ColourMetric::Requests, 1);
+        let is_override = decision.by_override == ByOverride::Chosen;
+        let exchange = Self {
+            deployment: index,
+            colour: decision.colour,
+            is_override,
+            began,
+            answered: None,
+            set_cookie: decision.set_cookie,
+        };
+        let requests = if is_override { ColourMetric::OverrideRequests } else { ColourMetric::Requests };
+        exchange.count(plugin, requests, 1);
         exchange.count(plugin, ColourMetric::InFlight, 1);
         Some(exchange)
     }
@@ -124,23 +140,30 @@ impl Exchange {
             Some(answered) => (answered.class, Some(answered.after)),
             None => (Class::Unanswered, None),
         };
+        if self.is_override {
+            self.count(plugin, ColourMetric::OverrideResponses(class), 1);
+            return;
+        }
         for metric in of_exchange(class, first_byte, since(self.began)) {
             self.count(plugin, metric, 1);
         }
     }
 
-    /// Whether a guard compares the colours now, as far as this worker knows.
+    /// Whether a guard watches this exchange: it compares the colours now, as far as this worker knows.
     fn is_guarded(&self, plugin: &Plugin) -> bool {
+        if self.is_override {
+            return false;
+        }
         let deployment = plugin.context.deployments.get(self.deployment);
         let split = plugin.workers.get(self.deployment).and_then(WorkerState::known_split);
         deployment.is_some_and(|deployment| deployment.guard.is_some())
             && split.is_some_and(|split| split.canary_percent > Percent::ZERO)
     }
 
-    /// For a failover: asks Envoy about a 503 whether the request reached the colour; any other answer says that it did.
+    /// For a failover, of an ordinary request: asks Envoy about a 503 whether the request reached the colour; any other answer says that it did.
     fn record_upstream_result(&self, plugin: &Plugin, is_503: bool) {
         let deployment = plugin.context.deployments.get(self.deployment);
-        if deployment.is_none_or(|deployment| deployment.readiness.failover.is_none()) {
+        if self.is_override || deployment.is_none_or(|deployment| deployment.readiness.failover.is_none()) {
             return;
         }
         let details = if is_503 { host::response_code_details() } else { String::new() };

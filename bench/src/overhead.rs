@@ -74,7 +74,7 @@ fn variants(lab: &Lab, folder: &TempDir) -> Result<Vec<Variant>> {
             .header("x-user-id", "user-4711"),
         Variant::new("bluegreen: override offered, not used", bluegreen(lab, |iris| iris["override"] = choice())?),
         Variant::new("bluegreen: override used", bluegreen(lab, |iris| iris["override"] = choice())?)
-            .header("x-bluegreen-colour", "green"),
+            .header("x-bluegreen-override", "green"),
         everything(lab)?,
         external.beside_external_processor(),
     ])
@@ -119,7 +119,7 @@ fn by_user() -> Value {
 }
 
 fn choice() -> Value {
-    json!({"header": "x-bluegreen-colour"})
+    json!({"header": "x-bluegreen-override"})
 }
 
 fn lua() -> Value {

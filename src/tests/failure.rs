@@ -86,6 +86,45 @@ fn bytes_that_are_no_text_in_any_header_are_routed_like_others() {
 }
 
 #[test]
+fn the_override_header_goes_no_further_than_the_filter_whatever_it_says() {
+    let envoy = FakeEnvoy::start();
+    let traffic = worker(&envoy, &config(r#", "override": {"header": "x-want"}"#, ""));
+    for (value, cluster) in [(&b"green"[..], "g2"), (b"blue", "b1"), (b"Green", "b1"), (b"\xff", "b1")] {
+        let exchange = infer(traffic, &[("x-want", value), ("x-want", value)]);
+        assert_eq!(exchange.request_header("x-want"), Vec::<String>::new());
+        assert_eq!(exchange.request_header("x-bluegreen-cluster"), [cluster]);
+    }
+}
+
+#[test]
+fn a_token_is_removed_with_the_override_header_whether_it_is_right_or_wrong() {
+    let envoy = FakeEnvoy::start();
+    let tokens = format!(r#"[{{"name": "qa", "sha256": "{TOKEN_SUM}"}}]"#);
+    let by = format!(r#", "override": {{"header": "x-want", "tokens": {tokens}}}"#);
+    let traffic = worker(&envoy, &config(&by, ""));
+    for (value, cluster) in [("green:test", "g2"), ("green:wrong", "b1"), ("green", "b1"), ("green:", "b1")] {
+        let exchange = infer(traffic, &[("x-want", value.as_bytes())]);
+        assert_eq!(exchange.request_header("x-bluegreen-cluster"), [cluster], "{value}");
+        assert_eq!(exchange.request_header("x-want"), Vec::<String>::new(), "{value}");
+    }
+}
+
+#[test]
+fn what_an_earlier_pass_or_another_filter_wrote_chooses_nothing() {
+    let envoy = FakeEnvoy::start();
+    let traffic = worker(&envoy, &config(r#", "override": {"header": "x-want"}"#, ""));
+    let first = infer(traffic, &[("x-want", b"green")]);
+    let names = ["x-bluegreen-cluster", "x-bluegreen-colour", "x-bluegreen-shadow"];
+    let written: Vec<(&str, String)> = names
+        .into_iter()
+        .flat_map(|name| first.request_header(name).into_iter().map(move |value| (name, value)))
+        .collect();
+    assert!(written.contains(&("x-bluegreen-colour", "green".to_owned())), "{written:?}");
+    let again: Vec<(&str, &[u8])> = written.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+    assert_eq!(cluster(traffic, &again), "b1");
+}
+
+#[test]
 fn a_client_never_chooses_a_cluster() {
     let envoy = FakeEnvoy::start();
     let traffic = worker(&envoy, &config("", ""));

@@ -23,6 +23,30 @@ fn an_exchange_is_in_flight_until_its_stream_is_over_however_it_ends() {
 }
 
 #[test]
+fn requests_by_override_are_counted_apart_and_are_in_flight_like_others() {
+    let envoy = FakeEnvoy::start();
+    let traffic = worker(&envoy, &config(r#", "override": {"header": "x-want"}"#, ""));
+    let exchanges = [infer(traffic, &[("x-want", b"blue")]), infer(traffic, &[("x-want", b"blue")])];
+    assert_eq!(["in_flight", "override_requests_total"].map(|name| metric(&envoy, name)), [2, 2]);
+    for (exchange, status) in exchanges.into_iter().zip(["200", "503"]) {
+        exchange.answer(status);
+        exchange.end();
+    }
+    let apart = ["2xx", "5xx"].map(|class| metric(&envoy, &format!("class.{class}.override_responses_total")));
+    assert_eq!(apart, [1, 1]);
+    // None of the counters that the comparison, the guard and a rollout read.
+    let counts = |name: &String| envoy.metric(name).unwrap_or_default() > 0;
+    let counted: Vec<String> = envoy.metric_names().into_iter().filter(counts).collect();
+    let (apart, others): (Vec<&String>, Vec<&String>) = counted.iter().partition(|name| name.contains(".override_"));
+    assert_eq!(apart.len(), 3, "{counted:?}");
+    assert!(others.iter().all(|name| [".active", ".epoch"].iter().any(|gauge| name.ends_with(gauge))), "{others:?}");
+    assert_eq!(metric(&envoy, "in_flight"), 0);
+    // A value that asks for nothing leaves an ordinary request.
+    cluster(traffic, &[("x-want", b"Blue")]);
+    assert_eq!(["requests_total", "override_requests_total"].map(|name| metric(&envoy, name)), [1, 2]);
+}
+
+#[test]
 fn a_grpc_error_under_http_200_counts_as_what_it_means() {
     let envoy = FakeEnvoy::start();
     let traffic = worker(&envoy, &config("", ""));

@@ -198,3 +198,33 @@ fn requests_that_do_not_reach_the_new_colour_roll_it_back_and_the_log_says_why()
     assert!(line.contains("active=green->blue") && line.contains("by=guard source=guard"), "{line}");
     assert!(line.contains("3 requests in a row did not reach green (last: no_healthy_upstream)"), "{line}");
 }
+
+#[test]
+fn a_failover_counts_no_request_by_override_in_either_direction() {
+    let envoy = FakeEnvoy::start();
+    let sections =
+        format!(r#"{PROBE}, "bake": {{"for": "10m"}}, "failover": {{"after": 3}}, "override": {{"header": "x-want"}}"#);
+    let worker = ready(&envoy, &sections);
+    worker.tick();
+    for probe in envoy.take_sent() {
+        envoy.reply(&probe, Some("200"), "");
+    }
+    assert_eq!(operate(worker, "POST", "/promote?force=true"), 200);
+    let send = |more: &[(&str, &[u8])], status: &str, details: &str| {
+        let exchange = infer(worker, more);
+        envoy.set_code_details(details);
+        exchange.answer(status);
+        exchange.end();
+    };
+    let (by_override, ordinary) = ([("x-want", &b"green"[..])], []);
+    for _ in 0..10 {
+        send(&by_override, "503", "no_healthy_upstream");
+    }
+    assert_eq!(cluster(worker, &[]), "g2");
+    send(&ordinary, "503", "no_healthy_upstream");
+    send(&ordinary, "503", "no_healthy_upstream");
+    send(&by_override, "200", "via_upstream");
+    assert_eq!(operate(worker, "GET", ""), 200);
+    send(&ordinary, "503", "no_healthy_upstream");
+    assert_eq!(cluster(worker, &[]), "b1");
+}

@@ -108,3 +108,30 @@ fn an_idle_deployment_costs_the_leader_one_gauge_a_tick() {
     // The time, the lease read and renewed, the epoch.
     assert_eq!(ticks(1), ["get_current_time", "get_shared_data", "set_shared_data", "get_metric"]);
 }
+
+#[test]
+fn requests_by_override_neither_end_a_canary_nor_take_a_rollout_on() {
+    let envoy = FakeEnvoy::start();
+    let configured = configured().replace(r#""match""#, r#""override": {"header": "x-want"}, "match""#);
+    let workers = [worker(&envoy, &configured)];
+    assert_eq!(operate(workers[0], "POST", "/rollout/start"), 200);
+    let tested = |status: &str| {
+        for request in 0..200 {
+            let exchange = infer(workers[0], &[("x-want", if request % 2 == 0 { b"green" } else { b"blue" })]);
+            exchange.answer(if request % 2 == 0 { status } else { "200" });
+            exchange.end();
+            envoy.advance(Duration::from_millis(100));
+            if request % 2 == 0 {
+                workers[0].tick();
+            }
+        }
+        state(workers[0], "")
+    };
+    // The step's time is long over, but nobody ordinary has asked green yet.
+    for status in ["200", "503"] {
+        let seen = tested(status);
+        assert!(seen.contains(r#""canary_percent":20"#) && seen.contains(r#""phase":"running""#), "{status}: {seen}");
+    }
+    run(&envoy, &workers, 6, "200");
+    assert!(!state(workers[0], "").contains(r#""canary_percent":20,"#));
+}

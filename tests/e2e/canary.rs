@@ -196,6 +196,29 @@ async fn a_user_on_the_candidate_stays_there_while_the_share_grows() -> Result<(
 }
 
 #[tokio::test]
+async fn a_salt_draws_other_users_and_keeps_each_where_it_is() -> Result<()> {
+    let mut early = Vec::new();
+    for by in [json!({"header": "x-user-id"}), json!({"header": "x-user-id", "salt": "a secret of the operators"})] {
+        let env = Environment::with(4, sticky(&by)?).await?;
+        env.patch(&[("canary_percent", "50")]).await?;
+        let mut green = Vec::new();
+        for user in 0..40 {
+            let request = get(PATH, &[("x-user-id", format!("user-{user}").as_bytes())]);
+            let first = colour(&raw::exchange(env.envoy.traffic()?, &request).await?)?;
+            let again = colour(&raw::exchange(env.envoy.traffic()?, &request).await?)?;
+            ensure!(first == again, "{user} with {by}: first {first}, then {again}");
+            if first == "green" {
+                green.push(user);
+            }
+        }
+        ensure!((5..=35).contains(&green.len()), "{by}: {green:?}");
+        early.push(green);
+    }
+    ensure!(early[0] != early[1], "the salt makes no difference: {early:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_request_without_the_sticky_header_takes_part_in_the_rotation() -> Result<()> {
     let env = Environment::with(2, sticky(&json!({"header": "x-user-id"}))?).await?;
     env.patch(&[("canary_percent", "25")]).await?;
@@ -356,7 +379,7 @@ async fn requests_that_ask_for_a_colour_do_not_count_towards_the_share() -> Resu
     let load = env.load()?.connections(1);
     let mut green = 0;
     for _ in 0..20 {
-        let asked = load.clone().header("x-bluegreen-colour", b"green")?.at_most(3).run().await;
+        let asked = load.clone().header("x-bluegreen-override", b"green")?.at_most(3).run().await;
         ensure!(asked.count("green") == 3, "asked for green: {:?}", asked.colours());
         green += load.clone().at_most(10).run().await.count("green");
     }

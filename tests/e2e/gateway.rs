@@ -81,9 +81,9 @@ async fn the_switch_story_runs_on_an_extension_policy() -> Result<()> {
     report.ensure_no_failures()?;
     ensure!(report.count("blue") == 40, "the initial colour does not serve: {:?}", report.colours());
 
-    let tested = gateway.ask(PATH, &[("x-bluegreen-colour", b"green")]).await?;
+    let tested = gateway.ask(PATH, &[("x-bluegreen-override", b"green")]).await?;
     ensure!(tested.body.contains("green") && tested.header("x-bluegreen-version") == Some("2"), "{tested:?}");
-    let spoofed = gateway.ask(PATH, &[("x-bluegreen-shadow", b"green"), ("x-bluegreen-colour", b"x")]).await?;
+    let spoofed = gateway.ask(PATH, &[("x-bluegreen-shadow", b"green"), ("x-bluegreen-colour", b"green")]).await?;
     ensure!(spoofed.body.contains("blue") && gateway.green.requests() == 1, "{spoofed:?}");
 
     admin.patch(IRIS, &[("canary_percent", "10")]).await?.accepted()?;

@@ -191,3 +191,17 @@ async fn clients_that_give_up_are_no_errors_of_the_candidate() -> Result<()> {
     impatient.stop().await;
     env.ensure_no_trap()
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failing_requests_of_a_tester_do_not_end_a_canary() -> Result<()> {
+    let env = environment(json!({"error": {"max_rate": 0.2}}), "60s").await?;
+    env.envoy.admin()?.rollout(IRIS, "start").await?;
+    env.green.behave(Behaviour::Status(500));
+    let tester = env.load()?.header("x-bluegreen-override", b"green")?;
+    ensure!(tester.at_most(300).run().await.count("green") == 300, "the tester did not reach green");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let state = env.deployment().await?;
+    let phase = state.rollout.as_ref().map(|rollout| rollout.phase.as_str());
+    ensure!((state.canary_percent, phase) == (10.0, Some("running")), "{state:?}");
+    Ok(())
+}

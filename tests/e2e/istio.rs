@@ -154,10 +154,11 @@ async fn tell_the_story(mesh: &Mesh, admin_on: &str) -> Result<()> {
     ensure!(mesh.colour().await? == "blue", "the initial colour does not serve");
 
     // A tester reaches the candidate; what else a client writes into routing headers is ignored.
-    let tested = mesh.ask(&[("x-bluegreen-colour", b"green")]).await?;
+    let tested = mesh.ask(&[("x-bluegreen-override", b"green")]).await?;
     ensure!(tested.body.contains("green") && tested.header("x-bluegreen-version") == Some("2"), "{tested:?}");
     let elsewhere: &[u8] = b"outbound|8080|green|iris.default.svc.cluster.local";
-    let spoofed = [("x-bluegreen-cluster", elsewhere), ("x-bluegreen-shadow", elsewhere), ("x-bluegreen-colour", b"x")];
+    let spoofed =
+        [("x-bluegreen-cluster", elsewhere), ("x-bluegreen-shadow", elsewhere), ("x-bluegreen-colour", b"green")];
     let green = mesh.green.requests();
     let answer = mesh.ask(&spoofed).await?;
     ensure!(answer.body.contains("blue") && mesh.green.requests() == green, "{answer:?}");

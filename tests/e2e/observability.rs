@@ -61,6 +61,29 @@ async fn prometheus_sees_requests_and_responses_by_deployment_colour_and_class()
 }
 
 #[tokio::test]
+async fn requests_that_ask_for_a_colour_are_counted_apart_and_are_no_evidence() -> Result<()> {
+    let env = Environment::new(4).await?;
+    env.green.behave(Behaviour::Status(500));
+    for (colour, count) in [("blue", 20), ("green", 30)] {
+        env.load()?.header("x-bluegreen-override", colour.as_bytes())?.at_most(count).run().await;
+    }
+    env.load()?.at_most(10).run().await.ensure_no_failures()?;
+    until_metric(&env, "bluegreen_requests_total", &[("colour", "blue")], 10.0).await?;
+    for (colour, class, count) in [("blue", "2xx", 20.0), ("green", "5xx", 30.0)] {
+        until_metric(&env, "bluegreen_override_requests_total", &[("colour", colour)], count).await?;
+        let labels = [("colour", colour), ("class", class)];
+        until_metric(&env, "bluegreen_override_responses_total", &labels, count).await?;
+        until_metric(&env, "bluegreen_in_flight", &[("colour", colour)], 0.0).await?;
+    }
+    let green = metric(&env, "bluegreen_requests_total", &[("colour", "green")]).await?;
+    ensure!(green.unwrap_or_default() == 0.0, "{green:?} ordinary requests to green");
+    let comparison = env.envoy.admin()?.comparison(IRIS).await?;
+    let requests = |colour: &str| comparison["windows"]["15m"]["colours"][colour]["requests"].as_f64();
+    ensure!((requests("blue"), requests("green")) == (Some(10.0), Some(0.0)), "{comparison:#}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_gauges_follow_the_state() -> Result<()> {
     let env = Environment::new(2).await?;
     until_metric(&env, "bluegreen_active", &[("colour", "blue")], 1.0).await?;
@@ -159,11 +182,12 @@ async fn the_comparison_counts_what_was_sent_and_shows_which_colour_is_slower() 
     let env = Environment::new(4).await?;
     let admin = env.envoy.admin()?;
     env.green.behave(Behaviour::Slow(Duration::from_millis(60)));
-    let to = |colour: &str| env.load()?.header("x-bluegreen-colour", colour.as_bytes());
-    to("blue")?.connections(8).at_most(300).run().await.ensure_no_failures()?;
-    to("green")?.connections(8).at_most(80).run().await.ensure_no_failures()?;
+    // Requests that ask for a colour are no evidence: the split sends these.
+    env.load()?.connections(8).at_most(300).run().await.ensure_no_failures()?;
+    env.patch(&[("canary_percent", "100")]).await?;
+    env.load()?.connections(8).at_most(80).run().await.ensure_no_failures()?;
     env.green.behave(Behaviour::Status(500));
-    to("green")?.at_most(20).run().await;
+    env.load()?.at_most(20).run().await;
 
     let comparison = wait::until(
         "all requests in the comparison, and a first sample of the counts",
@@ -174,7 +198,7 @@ async fn the_comparison_counts_what_was_sent_and_shows_which_colour_is_slower() 
         },
     );
     let comparison = comparison.await?;
-    ensure!(comparison["name"] == IRIS && comparison["revision"] == 0, "{comparison:#}");
+    ensure!(comparison["name"] == IRIS && comparison["revision"] == 1, "{comparison:#}");
     for window in ["1m", "5m", "15m"] {
         let of =
             |colour: &str, field: &str| number(&comparison, &format!("/windows/{window}/colours/{colour}/{field}"));

@@ -42,10 +42,8 @@ async fn ensure_goes_to_blue(env: &Environment, headers: &[(&str, &[u8])]) -> Re
 
 #[tokio::test]
 async fn a_client_cannot_choose_a_cluster_with_any_routing_header() -> Result<()> {
-    // Without `override`, which is a routing header that a client may set.
-    let bootstrap = Bootstrap::shipped()?.deployment(IRIS, |iris| iris["override"] = Value::Null);
     for workers in [2, 4] {
-        let env = Environment::with(workers, bootstrap.clone()).await?;
+        let env = Environment::new(workers).await?;
         for name in [
             "x-bluegreen-cluster",
             "X-BlueGreen-Cluster",
@@ -72,7 +70,7 @@ async fn a_client_cannot_choose_a_cluster_with_any_routing_header() -> Result<()
 #[tokio::test]
 async fn the_override_header_takes_exactly_blue_and_green() -> Result<()> {
     let env = Environment::new(2).await?;
-    let answer = raw::exchange(env.envoy.traffic()?, get(PATH, &[("x-bluegreen-colour", b"green")])).await?;
+    let answer = raw::exchange(env.envoy.traffic()?, get(PATH, &[("x-bluegreen-override", b"green")])).await?;
     ensure!(answer.header("x-bluegreen-colour") == Some("green") && answer.body.contains("green"), "{answer:?}");
     let seen = env.green.seen().pop().map(|seen| routing_headers(&seen)).unwrap_or_default();
     let expected = [("x-bluegreen-cluster", "green"), ("x-bluegreen-colour", "green")];
@@ -81,7 +79,63 @@ async fn the_override_header_takes_exactly_blue_and_green() -> Result<()> {
     for value in
         [&b"GREEN"[..], b"Green", b"green,blue", b"green green", b"candidate", b"", b"1", b"caf\xe9", b"gr\xffen"]
     {
-        ensure_goes_to_blue(&env, &[("x-bluegreen-colour", value)]).await?;
+        ensure_goes_to_blue(&env, &[("x-bluegreen-override", value)]).await?;
+    }
+    env.ensure_no_trap()
+}
+
+#[tokio::test]
+async fn with_tokens_the_override_takes_none_but_theirs_and_no_upstream_sees_one() -> Result<()> {
+    // Of "demo-viewer", as `printf %s demo-viewer | sha256sum` prints it.
+    let sum = "2c409f0dcce66d0c980ae534d1ccdc0fc6738d7fc35d803949919f4dfa3f8834";
+    let env = Environment::with_deployment(2, |iris| {
+        iris["override"]["tokens"] = json!([{"name": "qa", "sha256": sum}]);
+    })
+    .await?;
+    let answer =
+        raw::exchange(env.envoy.traffic()?, get(PATH, &[("x-bluegreen-override", b"green:demo-viewer")])).await?;
+    ensure!(answer.header("x-bluegreen-colour") == Some("green"), "{answer:?}");
+    let seen = env.green.seen().pop().map(|seen| routing_headers(&seen)).unwrap_or_default();
+    ensure!(seen.len() == 2 && seen.iter().all(|(_, value)| value == "green"), "green saw {seen:?}");
+    for value in [&b"green"[..], b"green:", b"green:demo-viewer2", b"green:demo-viewe", b"green:\xff", b":demo-viewer"]
+    {
+        ensure_goes_to_blue(&env, &[("x-bluegreen-override", value)]).await?;
+    }
+    env.ensure_no_trap()
+}
+
+#[tokio::test]
+async fn after_an_internal_redirect_the_colour_of_the_first_deployment_chooses_nothing() -> Result<()> {
+    let bootstrap = Bootstrap::shipped()?
+        .edit(|tree| {
+            let routes = "/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes";
+            for listener in bootstrap::elements(tree, "/static_resources/listeners") {
+                if let Some(routes) = listener.pointer_mut(routes).and_then(Value::as_array_mut) {
+                    let policy = json!({"max_internal_redirects": 1, "redirect_response_codes": [302]});
+                    let route = json!({"cluster_header": "x-bluegreen-cluster", "internal_redirect_policy": policy});
+                    routes.push(json!({"match": {"prefix": "/first"}, "route": route}));
+                }
+            }
+        })
+        .plugin(|plugin| {
+            let mut first = plugin["deployments"][IRIS].clone();
+            // Green serves here, and blue serves iris.
+            first["match"] = json!({"path_prefix": "/first"});
+            first["initial"] = json!({"active": "green"});
+            plugin["deployments"]["first"] = first;
+        });
+    let env = Environment::with(2, bootstrap).await?;
+    let mut script = env.green.script();
+    let address = env.envoy.traffic()?;
+    for asked in [&[][..], &[("x-bluegreen-override", &b"green"[..])]] {
+        let client = tokio::spawn(raw::exchange(address, get("/first", asked)));
+        let mut first = script.next().await?;
+        let location = format!("http://models.example{PATH}");
+        first.answer(302, &[("location", &location), ("content-length", "0")])?.end();
+        let answer = client.await??;
+        ensure!(answer.status == 200 && answer.header("x-bluegreen-colour") == Some("blue"), "{answer:?}");
+        let seen = env.blue.seen().pop().map(|seen| routing_headers(&seen)).unwrap_or_default();
+        ensure!(seen.contains(&("x-bluegreen-colour".to_owned(), "blue".to_owned())), "blue saw {seen:?}");
     }
     env.ensure_no_trap()
 }

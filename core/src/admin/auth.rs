@@ -1,10 +1,7 @@
 //! Who calls, and what they may do.
 
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
-
 use super::problems::Problem;
-use crate::config::{Access, Role, Token};
+use crate::config::{Access, Role, Token, TokenSum};
 
 /// A caller that was let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,16 +56,16 @@ fn bearer(authorization: &[u8]) -> Option<&[u8]> {
 
 /// The holder of `token`. All sums are compared, each in constant time, so that the time taken tells nothing.
 fn holder<'a>(tokens: &'a [Token], token: &[u8]) -> Option<&'a Token> {
-    let sum = Sha256::digest(token);
-    tokens.iter().fold(None, |found, known| {
-        if bool::from(known.sha256.as_slice().ct_eq(sum.as_slice())) { Some(known) } else { found }
-    })
+    let sum = TokenSum::of(token);
+    tokens.iter().fold(None, |found, known| if known.sha256.is(&sum) { Some(known) } else { found })
 }
 
 #[cfg(test)]
 mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use sha2::{Digest, Sha256};
 
     use super::*;
 

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::guard::Guard;
 use super::mlflow::Mlflow;
 use super::pattern::MatchRules;
 use super::readiness::{Bake, Failover, Probe, SmokeTest};
 use super::rollout::RolloutPlan;
+use super::token_sum::TokenSum;
 use crate::model::colour::PerColour;
-use crate::model::name::{ClusterName, CookieName, HeaderName, HostName, Version};
+use crate::model::name::{ClusterName, CookieName, HeaderName, HolderName, HostName, Version};
 use crate::model::split::Split;
 use crate::model::time::deserialize_span;
 
@@ -59,10 +60,33 @@ pub struct Upstream {
     pub authority: Option<HostName>,
 }
 
-/// Where the key that identifies a user comes from.
+/// What keeps a user on one colour.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Sticky {
+#[serde(try_from = "StickyFields")]
+pub struct Sticky {
+    /// Where the key that identifies a user comes from.
+    pub key: StickyKey,
+    /// Goes into each bucket; absent: who knows deployment, version and key knows the bucket.
+    pub salt: Option<Salt>,
+}
+
+/// A sticky section as users write it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StickyFields {
+    header: Option<HeaderName>,
+    cookie: Option<CookieSticky>,
+    salt: Option<Salt>,
+}
+
+/// A text that only the operators know, of at least one character, so that no client can work its bucket out.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Salt(String);
+
+/// Where the key that identifies a user comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StickyKey {
     /// A request header, such as `x-user-id`. Requests without it take part in the rotation.
     Header(HeaderName),
     /// A cookie that the filter issues when it is missing.
@@ -87,6 +111,68 @@ pub struct CookieSticky {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Override {
-    /// Its name; the values are `blue` and `green`, anything else is ignored.
+    /// Its name; the values are `blue` and `green`, anything else is ignored. It is removed from each request.
     pub header: HeaderName,
+    /// Who may ask, by `green:TOKEN`; absent: every client.
+    #[serde(default, deserialize_with = "deserialize_tokens")]
+    pub tokens: Option<Vec<OverrideToken>>,
+}
+
+/// A token with which a tester may ask for a colour.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OverrideToken {
+    /// Who holds it, for those who read the configuration.
+    pub name: HolderName,
+    /// SHA-256 of the token, 64 hexadecimal digits.
+    pub sha256: TokenSum,
+}
+
+// === impl Sticky ===
+
+impl TryFrom<StickyFields> for Sticky {
+    type Error = &'static str;
+
+    fn try_from(fields: StickyFields) -> Result<Self, Self::Error> {
+        let key = match (fields.header, fields.cookie) {
+            (Some(header), None) => StickyKey::Header(header),
+            (None, Some(cookie)) => StickyKey::Cookie(cookie),
+            (None, None) => return Err("a user needs a key: add header or cookie"),
+            (Some(_), Some(_)) => return Err("header and cookie are two keys of one user: leave one of them out"),
+        };
+        Ok(Self { key, salt: fields.salt })
+    }
+}
+
+// === impl Salt ===
+
+impl Salt {
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Salt {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if text.is_empty() {
+            Err("a salt of no characters hides nothing: leave it out, or use a random text")
+        } else {
+            Ok(Self(text))
+        }
+    }
+}
+
+// === impl Override ===
+
+fn deserialize_tokens<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<OverrideToken>>, D::Error> {
+    let tokens = Option::<Vec<OverrideToken>>::deserialize(deserializer)?;
+    if tokens.as_ref().is_some_and(Vec::is_empty) {
+        return Err(de::Error::custom(
+            "nobody could use the override: list a token, leave tokens out for every client, or leave override out",
+        ));
+    }
+    Ok(tokens)
 }

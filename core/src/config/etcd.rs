@@ -23,9 +23,13 @@ pub struct Etcd {
     #[serde(default = "one_second", deserialize_with = "deserialize_timeout")]
     pub timeout: Duration,
     /// Accepted and ignored: while etcd is away each deployment goes on with the last state that this Envoy knows.
-    #[serde(default, rename = "on_unreachable", deserialize_with = "ignore")]
-    _on_unreachable: (),
+    #[serde(default)]
+    on_unreachable: Ignored,
 }
+
+/// A field that is accepted and not read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ignored;
 
 /// What the keys of a fleet begin with.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -36,12 +40,16 @@ pub struct KeyPrefix(String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadPrefix(String);
 
-fn ignore<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
-    IgnoredAny::deserialize(deserializer).map(|_| ())
-}
-
 fn one_second() -> Duration {
     Duration::from_secs(1)
+}
+
+// === impl Ignored ===
+
+impl<'de> Deserialize<'de> for Ignored {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
 }
 
 // === impl KeyPrefix ===

@@ -5,6 +5,7 @@
 mod document;
 pub(crate) mod reader;
 mod pattern;
+mod token_sum;
 mod access;
 mod readiness;
 mod rollout;
@@ -20,7 +21,9 @@ use std::fmt;
 use serde::Deserialize;
 
 pub use self::access::{Access, Role, Token};
-pub use self::deployment::{CookieSticky, DeploymentConfig, Override, Sticky, Upstream};
+pub use self::deployment::{
+    CookieSticky, DeploymentConfig, Override, OverrideToken, Salt, Sticky, StickyKey, Upstream,
+};
 pub use self::etcd::{Etcd, KeyPrefix};
 pub use self::guard::{ErrorRule, Guard, LatencyOf, OnBreach, Over, SlowRule};
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
@@ -30,6 +33,7 @@ pub use self::readiness::{
 };
 pub use self::rollout::{RolloutPlan, RolloutStep, Then};
 pub use self::sources::{ConfigPush, RuntimeSource};
+pub use self::token_sum::TokenSum;
 use crate::model::name::{DeploymentName, HeaderName};
 
 /// Everything that one listener's plugin configuration says.
@@ -118,6 +122,11 @@ impl Config {
                 return Err(ConfigError::at(format!("deployments.{name}.mlflow.{field}"), problem));
             }
         }
+        for (name, deployment) in &self.deployments {
+            if let Err((field, problem)) = self.routing.check(deployment) {
+                return Err(ConfigError::at(format!("deployments.{name}.{field}"), problem));
+            }
+        }
         let headers = [
             ("colour_header", &self.routing.colour_header, &self.routing.cluster_header),
             ("shadow_header", &self.routing.shadow_header, &self.routing.cluster_header),
@@ -144,6 +153,45 @@ impl Default for Routing {
             colour_header: HeaderName::literal("x-bluegreen-colour"),
             shadow_header: HeaderName::literal("x-bluegreen-shadow"),
         }
+    }
+}
+
+impl Routing {
+    /// Checks that a deployment takes nothing that a filter writes for what a client says: after an internal redirect a
+    /// request comes with the headers of its earlier pass, and behind another Envoy with those of that one, which has the
+    /// default names if nobody changed them. The error is the field and what is wrong with it.
+    fn check(&self, deployment: &DeploymentConfig) -> Result<(), (String, String)> {
+        let by_override = deployment.r#override.as_ref().map(|by| ("override.header".to_owned(), &by.header));
+        let by_user = match deployment.sticky.as_ref().map(|sticky| &sticky.key) {
+            Some(StickyKey::Header(header)) => Some(("sticky.header".to_owned(), header)),
+            Some(StickyKey::Cookie(_)) | None => None,
+        };
+        let by_match =
+            deployment.rules.headers.keys().map(|header| (format!("match.headers.{}", header.as_str()), header));
+        let defaults = Self::default();
+        let read = by_override.iter().cloned().chain(by_user.clone()).chain(by_match.clone());
+        for (field, header) in read {
+            if [self, &defaults].iter().any(|routing| routing.writes(header)) {
+                let text = header.as_str();
+                let problem = format!(
+                    "{text:?} is a header that filters write themselves: an earlier decision would be taken for a \
+                     client's; use another name, such as x-bluegreen-override"
+                );
+                return Err((field, problem));
+            }
+        }
+        if let Some((field, header)) = by_override
+            && let Some((other, _)) = by_user.into_iter().chain(by_match).find(|(_, other)| *other == header)
+        {
+            let problem =
+                format!("{:?} is {other} too: the override header is removed from each request", header.as_str());
+            return Err((field, problem));
+        }
+        Ok(())
+    }
+
+    fn writes(&self, header: &HeaderName) -> bool {
+        [&self.cluster_header, &self.colour_header, &self.shadow_header].contains(&header)
     }
 }
 
@@ -183,7 +231,7 @@ mod tests {
             "colours": {"blue": {"cluster": "blue", "version": "1"}, "green": {"cluster": "green", "version": "2"}},
             "initial": {"active": "green", "canary_percent": 12.5, "shadow_percent": 1},
             "sticky": {"cookie": {"name": "bluegreen", "max_age": "3600s", "secure": true}},
-            "override": {"header": "x-bluegreen-colour"}
+            "override": {"header": "x-bluegreen-override"}
         }},
         "routing": {"cluster_header": "x-c", "colour_header": "x-d", "shadow_header": "x-s"},
         "admin": {"path_prefix": "/bg", "open": false, "tokens": [
@@ -198,7 +246,7 @@ mod tests {
         assert_eq!(iris.initial.canary_percent.hundredths(), 1_250);
         assert_eq!(iris.colours.green.version.as_str(), "2");
         assert!(
-            matches!(&iris.sticky, Some(Sticky::Cookie(cookie)) if cookie.secure && cookie.max_age.as_secs() == 3_600)
+            matches!(iris.sticky.as_ref().map(|sticky| &sticky.key), Some(StickyKey::Cookie(cookie)) if cookie.secure && cookie.max_age.as_secs() == 3_600)
         );
         assert_eq!(config.routing.cluster_header.as_str(), "x-c");
         assert_eq!(config.admin.expect("admin").tokens[0].role, Role::Operator);
@@ -221,6 +269,13 @@ mod tests {
 
     #[test]
     fn a_bad_field_is_refused_with_its_path_and_its_rule() {
+        let cookie = r#"{"cookie": {"name": "bluegreen", "max_age": "3600s", "secure": true}}"#;
+        let with_tokens = |tokens: &str| {
+            let header = r#""override": {"header": "x-bluegreen-override""#;
+            FULL.replace(header, &format!(r#"{header}, "tokens": {tokens}"#))
+        };
+        let token = r#"{"name": "qa", "sha256": "secret"}"#;
+        let by_header = |name: &str| FULL.replace(cookie, &format!(r#"{{"header": "{name}"}}"#));
         let cases = [
             ("", "missing field `deployments`", ""),
             ("7", "invalid type", ""),
@@ -295,6 +350,38 @@ mod tests {
             (&FULL.replace("3600s", "soon"), "is not a time", "deployments.iris.sticky.cookie.max_age"),
             (&FULL.replace("3600s", "0s"), "no time at all", "deployments.iris.sticky.cookie.max_age"),
             (&FULL.replace(r#""x-s""#, r#""x-c""#), "already carries", "routing.shadow_header"),
+            (&FULL.replace("x-bluegreen-override", "x-d"), "filters write", "deployments.iris.override.header"),
+            (&FULL.replace("x-bluegreen-override", "x-c"), "filters write", "deployments.iris.override.header"),
+            (&FULL.replace("x-bluegreen-override", "x-s"), "filters write", "deployments.iris.override.header"),
+            // What another Envoy writes, whatever this one is configured to.
+            (
+                &FULL.replace("x-bluegreen-override", "x-bluegreen-colour"),
+                "such as x-bluegreen-override",
+                "deployments.iris.override.header",
+            ),
+            (&FULL.replace("x-model", "x-d"), "filters write", "deployments.iris.match.headers.x-d"),
+            (
+                &FULL.replace("x-model", "x-bluegreen-override"),
+                "is match.headers.x-bluegreen-override too",
+                "deployments.iris.override.header",
+            ),
+            (&with_tokens("[]"), "leave tokens out", "deployments.iris.override.tokens"),
+            (&with_tokens(&format!("[{token}]")), "64 hexadecimal", "deployments.iris.override.tokens[0].sha256"),
+            (
+                &with_tokens(r#"[{"name": "qa", "role": "viewer"}]"#),
+                "unknown field `role`",
+                "deployments.iris.override.tokens[0]",
+            ),
+            (&FULL.replace(cookie, "{}"), "add header or cookie", "deployments.iris.sticky"),
+            (
+                &FULL.replace(r#"{"cookie": {"name""#, r#"{"header": "x-user", "cookie": {"name""#),
+                "two keys of one user",
+                "deployments.iris.sticky",
+            ),
+            (&FULL.replace(cookie, r#"{"salt": ""}"#), "hides nothing", "deployments.iris.sticky.salt"),
+            (&FULL.replace(cookie, r#"{"pepper": "x"}"#), "unknown field `pepper`", "deployments.iris.sticky"),
+            (&by_header("x-d"), "filters write", "deployments.iris.sticky.header"),
+            (&by_header("x-bluegreen-override"), "is sticky.header too", "deployments.iris.override.header"),
             (&FULL.replace(r#""x-c""#, r#"":path""#), "is not a header name", "routing.cluster_header"),
             (&FULL.replace("/bg", "/"), "everything", "admin.path_prefix"),
             (&FULL.replace("operator", "root"), "unknown variant `root`", "admin.tokens[0].role"),

@@ -483,7 +483,7 @@ mod tests {
         );
         record(&store, &iris(), &analysis).expect("in reach");
         assert_eq!(read(&store, &iris()), Some(analysis));
-        store.put("bluegreen/v1/iris/analysis", b"\xff");
+        store.put("bluegreen/v1/iris/watch", b"\xff");
         assert_eq!(read(&store, &iris()), None);
     }
 }

@@ -17,15 +17,20 @@ use crate::state::State;
 /// A metric of one colour of one deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColourMetric {
-    /// Counter: requests sent to the colour.
+    /// Counter: ordinary requests sent to the colour.
     Requests,
-    /// Counter: exchanges ended, by class of answer.
+    /// Counter: ordinary exchanges ended, by class of answer.
     Responses(Class),
+    /// Counter: requests sent to the colour because they asked for it. They are in none of the other counters, so that
+    /// no client is evidence for or against a colour that it chose itself.
+    OverrideRequests,
+    /// Counter: exchanges of such requests ended, by class of answer.
+    OverrideResponses(Class),
     /// Counter: exchanges by time to first byte, not cumulative.
     FirstByte(Bucket),
     /// Counter: exchanges by time to their last byte, not cumulative.
     Exchange(Bucket),
-    /// Gauge: requests under way.
+    /// Gauge: requests under way, of either kind.
     InFlight,
     /// Gauge: 1 for the active colour, 0 for the candidate.
     Active,
@@ -64,7 +69,7 @@ pub enum Class {
 /// Everything counted about one colour up to a moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ColourCounts {
-    /// Requests sent to the colour.
+    /// Ordinary requests sent to the colour.
     pub requests: u64,
     /// Exchanges that ended with an answer.
     pub answered: u64,
@@ -85,16 +90,21 @@ pub struct ColourCounts {
 
 impl ColourMetric {
     /// How many there are, for a table by [`ColourMetric::index`].
-    pub const COUNT: usize = 3 + Class::COUNT + 2 * Bucket::COUNT;
+    pub const COUNT: usize = Self::SINGLE + 2 * Class::COUNT + 2 * Bucket::COUNT;
+    /// How many have neither class nor bucket.
+    const SINGLE: usize = 4;
 
     /// A place of its own, below [`ColourMetric::COUNT`].
     pub fn index(self) -> usize {
-        let first_bucket = 3_usize.saturating_add(Class::COUNT);
+        let of_overrides = Self::SINGLE.saturating_add(Class::COUNT);
+        let first_bucket = of_overrides.saturating_add(Class::COUNT);
         match self {
             Self::Requests => 0,
             Self::InFlight => 1,
             Self::Active => 2,
-            Self::Responses(class) => 3_usize.saturating_add(class.index()),
+            Self::OverrideRequests => 3,
+            Self::Responses(class) => Self::SINGLE.saturating_add(class.index()),
+            Self::OverrideResponses(class) => of_overrides.saturating_add(class.index()),
             Self::FirstByte(bucket) => first_bucket.saturating_add(bucket.index()),
             Self::Exchange(bucket) => first_bucket.saturating_add(Bucket::COUNT).saturating_add(bucket.index()),
         }
@@ -110,7 +120,12 @@ impl ColourMetric {
         match self {
             Self::FirstByte(bucket) => Some((Latency::FirstByte, bucket)),
             Self::Exchange(bucket) => Some((Latency::Exchange, bucket)),
-            Self::Requests | Self::Responses(_) | Self::InFlight | Self::Active => None,
+            Self::Requests
+            | Self::Responses(_)
+            | Self::OverrideRequests
+            | Self::OverrideResponses(_)
+            | Self::InFlight
+            | Self::Active => None,
         }
     }
 
@@ -121,6 +136,8 @@ impl ColourMetric {
         match self {
             Self::Requests => format!("{prefix}.requests_total"),
             Self::Responses(class) => format!("{prefix}.class.{}.responses_total", class.as_str()),
+            Self::OverrideRequests => format!("{prefix}.override_requests_total"),
+            Self::OverrideResponses(class) => format!("{prefix}.class.{}.override_responses_total", class.as_str()),
             Self::FirstByte(of) => format!("{prefix}.bucket_us.{}.first_byte_total", bucket(of)),
             Self::Exchange(of) => format!("{prefix}.bucket_us.{}.exchange_total", bucket(of)),
             Self::InFlight => format!("{prefix}.in_flight"),
@@ -284,7 +301,7 @@ impl ColourCounts {
     }
 }
 
-/// The metrics by which a finished exchange is counted.
+/// The metrics by which a finished exchange of an ordinary request is counted.
 pub fn of_exchange(class: Class, first_byte: Option<Duration>, total: Duration) -> impl Iterator<Item = ColourMetric> {
     let first_byte = first_byte.map(|latency| ColourMetric::FirstByte(Bucket::of(latency)));
     // An exchange without an answer says nothing about the model's speed.
@@ -305,8 +322,11 @@ mod tests {
     fn all() -> Vec<ColourMetric> {
         let buckets =
             Bucket::all().flat_map(|bucket| [ColourMetric::FirstByte(bucket), ColourMetric::Exchange(bucket)]);
-        let single = [ColourMetric::Requests, ColourMetric::InFlight, ColourMetric::Active];
-        single.into_iter().chain(Class::all().map(ColourMetric::Responses)).chain(buckets).collect()
+        let single =
+            [ColourMetric::Requests, ColourMetric::OverrideRequests, ColourMetric::InFlight, ColourMetric::Active];
+        let classes =
+            Class::all().flat_map(|class| [ColourMetric::Responses(class), ColourMetric::OverrideResponses(class)]);
+        single.into_iter().chain(classes).chain(buckets).collect()
     }
 
     #[test]
@@ -323,6 +343,8 @@ mod tests {
         assert_eq!(name(ColourMetric::Requests), "bluegreen.deployment.iris.colour.green.requests_total");
         let failed = name(ColourMetric::Responses(Class::Status(5)));
         assert_eq!(failed, "bluegreen.deployment.iris.colour.green.class.5xx.responses_total");
+        let tested = name(ColourMetric::OverrideResponses(Class::Status(2)));
+        assert_eq!(tested, "bluegreen.deployment.iris.colour.green.class.2xx.override_responses_total");
         let fast = name(ColourMetric::FirstByte(Bucket::of(Duration::from_micros(100))));
         assert_eq!(fast, "bluegreen.deployment.iris.colour.green.bucket_us.128.first_byte_total");
     }

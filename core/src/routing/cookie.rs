@@ -88,7 +88,9 @@ mod tests {
 
     #[test]
     fn the_cookie_is_found_in_any_line_and_the_first_one_that_has_a_value_counts() {
-        let cases: [(&[&[u8]], Option<&[u8]>); 7] = [
+        /// The lines, and the value.
+        type Case = (&'static [&'static [u8]], Option<&'static [u8]>);
+        let cases: [Case; 7] = [
             (&[], None),
             (&[b"a=1", b"bg=2"], Some(b"2")),
             (&[b"a=1; b=2", b"c=3", b"d=4; bg=5; e=6"], Some(b"5")),

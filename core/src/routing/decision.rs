@@ -6,7 +6,8 @@ use super::cookie;
 use super::matching::{Matcher, RequestHeaders};
 use super::rotation::{Rotation, Seed};
 use super::sticky::Buckets;
-use crate::config::{Config, DeploymentConfig, Sticky};
+use super::wish;
+use crate::config::{Config, DeploymentConfig, Override, Sticky, StickyKey};
 use crate::deployment::DeploymentIndex;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::name::{DeploymentName, HeaderName};
@@ -24,7 +25,7 @@ pub struct Router {
 #[derive(Debug)]
 pub struct Choice {
     sticky: Option<Sticky>,
-    r#override: Option<HeaderName>,
+    r#override: Option<Override>,
     /// The buckets in force while this colour is the candidate.
     buckets: PerColour<Buckets>,
 }
@@ -51,6 +52,20 @@ pub struct Decision {
     pub shadow: Option<Colour>,
     /// The `set-cookie` header for the answer, unless a shared cache may keep it.
     pub set_cookie: Option<String>,
+    /// What came of the override header.
+    pub by_override: ByOverride,
+}
+
+/// What came of a request's override header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ByOverride {
+    /// The request has none, or the deployment does not know one.
+    #[default]
+    Absent,
+    /// It asks for nothing that there is, or comes without a token that may ask.
+    Ignored,
+    /// It chose the colour.
+    Chosen,
 }
 
 // === impl Router ===
@@ -75,10 +90,12 @@ impl Router {
 
 impl Choice {
     fn new(name: &DeploymentName, deployment: &DeploymentConfig) -> Self {
+        let salt = deployment.sticky.as_ref().and_then(|sticky| sticky.salt.as_ref());
+        let buckets = |candidate| Buckets::new(name, &deployment.colours.get(candidate).version, salt);
         Self {
             sticky: deployment.sticky.clone(),
-            r#override: deployment.r#override.as_ref().map(|by| by.header.clone()),
-            buckets: PerColour::from_fn(|candidate| Buckets::new(name, &deployment.colours.get(candidate).version)),
+            r#override: deployment.r#override.clone(),
+            buckets: PerColour::from_fn(buckets),
         }
     }
 
@@ -90,20 +107,25 @@ impl Choice {
         request: &dyn RequestHeaders,
         fresh_key: impl FnOnce() -> String,
     ) -> Decision {
-        if let Some(colour) = self.asked_for(request) {
+        let asked = self.r#override.as_ref().and_then(|by| Some((by, request.header(by.header.as_str())?)));
+        let by_override = match asked.map(|(by, value)| wish::colour(by, &value)) {
             // A tester's request takes no part in anything that ordinary requests are counted for.
-            return Decision { colour, shadow: None, set_cookie: None };
-        }
+            Some(Some(colour)) => {
+                return Decision { colour, shadow: None, set_cookie: None, by_override: ByOverride::Chosen };
+            }
+            Some(None) => ByOverride::Ignored,
+            None => ByOverride::Absent,
+        };
         let preflight = Preflight { request, known: OnceCell::new() };
         let (chosen, set_cookie) = self.candidate_chosen(split, rotations, request, &preflight, fresh_key);
         let colour = if chosen { split.candidate() } else { split.active };
         let shadow = !chosen && preflight.rotate(&mut rotations.shadow, split.shadow_percent);
-        Decision { colour, shadow: shadow.then_some(split.candidate()), set_cookie }
+        Decision { colour, shadow: shadow.then_some(split.candidate()), set_cookie, by_override }
     }
 
-    fn asked_for(&self, request: &dyn RequestHeaders) -> Option<Colour> {
-        let value = request.header(self.r#override.as_ref()?.as_str())?;
-        Colour::from_header(&value)
+    /// The header by which a tester asks for a colour. It goes no further than this filter.
+    pub fn override_header(&self) -> Option<&HeaderName> {
+        Some(&self.r#override.as_ref()?.header)
     }
 
     /// Whether the candidate gets this ordinary request, and the cookie that keeps it so.
@@ -118,8 +140,8 @@ impl Choice {
         let share = split.canary_percent;
         let sticky = |key: &[u8]| self.buckets.get(split.candidate()).choose(key, share);
         // At 0 and 100 the key makes no difference: reading it costs a call to the host, and a cookie burdens the answer.
-        match self.sticky.as_ref().filter(|_| is_part(share)) {
-            Some(Sticky::Cookie(by)) => match cookie::find(request, by.name.as_str()) {
+        match self.sticky.as_ref().filter(|_| is_part(share)).map(|sticky| &sticky.key) {
+            Some(StickyKey::Cookie(by)) => match cookie::find(request, by.name.as_str()) {
                 Some(key) => (sticky(&key), None),
                 // A browser sends no cookie with a preflight, and keeps none that its answer sets.
                 None if preflight.is_one() => (false, None),
@@ -128,7 +150,7 @@ impl Choice {
                     (sticky(key.as_bytes()), Some(cookie::issue(by, &key)))
                 }
             },
-            Some(Sticky::Header(name)) => match request.header(name.as_str()).filter(|key| !key.is_empty()) {
+            Some(StickyKey::Header(name)) => match request.header(name.as_str()).filter(|key| !key.is_empty()) {
                 Some(key) => (sticky(&key), None),
                 None => (preflight.rotate(&mut rotations.canary, share), None),
             },
@@ -250,6 +272,26 @@ mod tests {
     }
 
     #[test]
+    fn a_salt_draws_other_users_with_either_kind_of_key() {
+        for (kind, name) in
+            [(r#""header": "x-user""#, "x-user"), (r#""cookie": {"name": "c", "max_age": "1h"}"#, "cookie")]
+        {
+            let by = |salt: &str| choice(&format!(r#", "sticky": {{{kind}{salt}}}"#));
+            let early = |choice: Choice| -> Vec<usize> {
+                let is_early = |user: &usize| {
+                    let value: &'static str = format!("c={user}").leak();
+                    candidates(&choice, split("blue", "50", "0"), &Headers::from([(name, value)]), 1) == 1
+                };
+                (0..64).filter(is_early).collect()
+            };
+            let plain = early(by(""));
+            assert_eq!(plain, early(by("")), "{kind}");
+            assert_ne!(plain, early(by(r#", "salt": "s1""#)), "{kind}");
+            assert_ne!(early(by(r#", "salt": "s2""#)), early(by(r#", "salt": "s1""#)), "{kind}");
+        }
+    }
+
+    #[test]
     fn a_missing_cookie_is_issued_and_leads_to_the_colour_that_its_first_request_got() {
         let sticky = choice(r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}"#);
         let half = split("blue", "50", "0");
@@ -281,10 +323,14 @@ mod tests {
         let mut decide = |headers: &Headers| open.decide(&half, &mut with, headers, String::new);
         for _ in 0..100 {
             let asked = |value| Headers::from([("x-want", value)]);
-            assert_eq!(decide(&asked("blue")), Decision { colour: Colour::Blue, shadow: None, set_cookie: None });
-            assert_eq!(decide(&asked("green")).colour, Colour::Green);
+            let tested = |colour| Decision { colour, shadow: None, set_cookie: None, by_override: ByOverride::Chosen };
+            assert_eq!(decide(&asked("blue")), tested(Colour::Blue));
+            assert_eq!(decide(&asked("green")), tested(Colour::Green));
             for ordinary in [Headers::new(), asked("Green"), asked("")] {
-                let expected = open.decide(&half, &mut without, &Headers::new(), String::new);
+                let mut expected = open.decide(&half, &mut without, &Headers::new(), String::new);
+                if !ordinary.is_empty() {
+                    expected.by_override = ByOverride::Ignored;
+                }
                 assert_eq!(decide(&ordinary), expected, "{ordinary:?}");
             }
         }
@@ -305,7 +351,11 @@ mod tests {
                 let mut rotations = rotations(number);
                 let decision =
                     choice.decide(&split("blue", "99.99", "99.99"), &mut rotations, &preflight, || number.to_string());
-                assert_eq!(decision, Decision { colour: Colour::Blue, shadow: None, set_cookie: None }, "{kind}");
+                assert_eq!(
+                    decision,
+                    Decision { colour: Colour::Blue, shadow: None, set_cookie: None, by_override: ByOverride::Absent },
+                    "{kind}"
+                );
                 assert_eq!(rotations, self::rotations(number));
             }
         }

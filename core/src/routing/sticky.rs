@@ -2,13 +2,14 @@
 
 use xxhash_rust::xxh64::xxh64;
 
+use crate::config::Salt;
 use crate::model::name::{DeploymentName, Version};
 use crate::model::percent::Percent;
 
 /// Sends each key to the same colour for as long as the share does not fall.
 ///
-/// A key's bucket is `xxh64(key, seed) mod 10,000`, with `seed = xxh64(deployment 0x00 candidate version, SEED)`; it
-/// goes to the candidate if the bucket is below the share in hundredths of a percent. So a key on the candidate stays
+/// A key's bucket is `xxh64(key, seed) mod 10,000`, with `seed = xxh64(deployment 0x00 candidate version, SEED)`, and
+/// `0x00 salt` after the version where a salt is configured; it goes to the candidate if the bucket is below the share in hundredths of a percent. So a key on the candidate stays
 /// there while the share grows, and each release draws its own early users. XXH64 is specified and the same on every
 /// platform and in every release of this filter: <https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md>.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +25,17 @@ const SEED: u64 = u64::from_be_bytes(*b"bluegrn1");
 // === impl Buckets ===
 
 impl Buckets {
-    /// The buckets of one release: a deployment with this candidate version.
-    pub fn new(deployment: &DeploymentName, candidate: &Version) -> Self {
+    /// The buckets of one release: a deployment with this candidate version. Without a salt, a client that knows both can
+    /// work out which key it has to send to be in any bucket.
+    pub fn new(deployment: &DeploymentName, candidate: &Version, salt: Option<&Salt>) -> Self {
         let mut release = deployment.as_str().as_bytes().to_vec();
-        // Neither part can hold a zero byte, so two different releases cannot run together into one text.
+        // Neither name nor version can hold a zero byte, so two different releases cannot run together into one text.
         release.push(0);
         release.extend_from_slice(candidate.as_str().as_bytes());
+        if let Some(salt) = salt {
+            release.push(0);
+            release.extend_from_slice(salt.as_str().as_bytes());
+        }
         Self { seed: xxh64(&release, SEED) }
     }
 
@@ -53,7 +59,30 @@ mod tests {
     use crate::testing::{iris, percent};
 
     fn release(version: &str) -> Buckets {
-        Buckets::new(&iris(), &Version::new(version).expect("valid"))
+        Buckets::new(&iris(), &Version::new(version).expect("valid"), None)
+    }
+
+    fn salted(version: &str, salt: &str) -> Buckets {
+        let salt = Salt::try_from(salt.to_owned()).expect("not empty");
+        Buckets::new(&iris(), &Version::new(version).expect("valid"), Some(&salt))
+    }
+
+    #[test]
+    fn who_does_not_know_the_salt_does_not_know_the_bucket() {
+        let early = |buckets: Buckets| {
+            (0..10_000_u32).filter(move |user| buckets.choose(&user.to_be_bytes(), percent("10"))).collect::<Vec<_>>()
+        };
+        let without = early(release("2"));
+        for salted in [salted("2", "a"), salted("2", "b")] {
+            let chosen = early(salted);
+            // Five standard deviations of a binomial draw are 150 of 1,000, and 50 of the 100 in both.
+            assert!((850..1_150).contains(&chosen.len()), "{}", chosen.len());
+            let both = chosen.iter().filter(|user| without.contains(user)).count();
+            assert!((50..150).contains(&both), "{both} of about 100 expected by chance");
+        }
+        assert_ne!(salted("2", "a"), salted("2", "b"));
+        assert_ne!(salted("2", "a"), release("2a"));
+        assert_eq!(salted("2", "a").bucket(b"alice"), salted("2", "a").bucket(b"alice"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::traffic::Traffic;
 const TRAFFIC: &str = "http://127.0.0.1:10000";
 
 /// Lets a tester reach either colour.
-const OVERRIDE_HEADER: &str = "x-bluegreen-colour";
+const OVERRIDE_HEADER: &str = "x-bluegreen-override";
 
 /// How many requests must show what a step claims about the traffic.
 const ENOUGH: u64 = 200;

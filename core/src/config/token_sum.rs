@@ -1,0 +1,57 @@
+//! A token that the configuration knows by its SHA-256 only, so that a configuration dump gives no access away.
+
+use serde::{Deserialize, Deserializer, de};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+/// The SHA-256 of a token, written as 64 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenSum([u8; 32]);
+
+// === impl TokenSum ===
+
+impl TokenSum {
+    /// The sum of a token that somebody presents.
+    pub fn of(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+
+    /// Whether both are of the same token. The time that it takes tells nothing about either.
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl<'de> Deserialize<'de> for TokenSum {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut sum = [0; 32];
+        // The value is not repeated in the error: it may be the token itself.
+        hex::decode_to_slice(&text, &mut sum).map_err(|_| {
+            de::Error::custom("the SHA-256 of a token has 64 hexadecimal digits: printf %s TOKEN | sha256sum")
+        })?;
+        Ok(Self(sum))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    #[test]
+    fn a_token_in_place_of_its_sum_is_not_repeated_in_the_error() {
+        let error = serde_json::from_str::<TokenSum>(r#""hunter2""#).expect_err("not a sum").to_string();
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_sum_is_that_of_one_token_alone() {
+        let json = r#""9F86D081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08""#;
+        let known: TokenSum = serde_json::from_str(json).expect("valid");
+        assert!(known.is(&TokenSum::of(b"test")));
+        assert!(!known.is(&TokenSum::of(b"test ")) && !known.is(&TokenSum::of(b"")));
+    }
+}
