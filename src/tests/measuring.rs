@@ -77,7 +77,7 @@ fn while_a_canary_is_guarded_an_answer_that_is_cut_off_counts_against_the_side_t
 #[test]
 fn the_answer_tells_colour_and_version_whatever_the_upstream_said() {
     let envoy = FakeEnvoy::start();
-    let sticky = r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}"#;
+    let sticky = r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}, "initial": {"canary_percent": 0.01}"#;
     let exchange = infer(worker(&envoy, &config(sticky, "")), &[]);
     let answer = exchange.answer("200");
     assert_eq!(values(&answer, "x-bluegreen-colour"), ["blue"]);
