@@ -4,9 +4,9 @@ use std::cell::OnceCell;
 
 use super::cookie;
 use super::matching::{Matcher, RequestHeaders};
+use super::override_header;
 use super::rotation::{Rotation, Seed};
 use super::sticky::Buckets;
-use super::wish;
 use crate::config::{Config, DeploymentConfig, Override, Sticky, StickyKey};
 use crate::deployment::DeploymentIndex;
 use crate::model::colour::{Colour, PerColour};
@@ -108,7 +108,7 @@ impl Choice {
         fresh_key: impl FnOnce() -> String,
     ) -> Decision {
         let asked = self.r#override.as_ref().and_then(|by| Some((by, request.header(by.header.as_str())?)));
-        let by_override = match asked.map(|(by, value)| wish::colour(by, &value)) {
+        let by_override = match asked.map(|(by, value)| override_header::colour(by, &value)) {
             // A tester's request takes no part in anything that ordinary requests are counted for.
             Some(Some(colour)) => {
                 return Decision { colour, shadow: None, set_cookie: None, by_override: ByOverride::Chosen };

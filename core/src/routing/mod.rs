@@ -5,7 +5,7 @@ pub mod cookie;
 pub mod caching;
 pub mod rotation;
 pub mod sticky;
-pub mod wish;
+pub mod override_header;
 pub mod decision;
 pub mod versions;
 pub mod worker;

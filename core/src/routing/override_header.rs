@@ -3,7 +3,7 @@
 use crate::config::{Override, OverrideToken, TokenSum};
 use crate::model::colour::Colour;
 
-/// The colour that a value of the override header stands for, if whoever sent it may ask.
+/// The colour that a value of the override header stands for, if the sender may ask.
 pub fn colour(by: &Override, value: &[u8]) -> Option<Colour> {
     let Some(tokens) = &by.tokens else { return Colour::from_header(value) };
     let colon = value.iter().position(|byte| *byte == b':')?;
@@ -12,7 +12,7 @@ pub fn colour(by: &Override, value: &[u8]) -> Option<Colour> {
     is_known(tokens, token.get(1..)?).then_some(colour)
 }
 
-/// Whether somebody holds `token`. All sums are compared, each in constant time, so that the time taken tells nothing.
+/// Whether `token` is one of these. All sums are compared, each in constant time, so that the time taken tells nothing.
 fn is_known(tokens: &[OverrideToken], token: &[u8]) -> bool {
     let sum = TokenSum::of(token);
     tokens.iter().fold(false, |found, known| found | known.sha256.is(&sum))
