@@ -48,7 +48,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(Arguments { model_version, port, listen, delay_ms }: Arguments) -> Result<()> {
-    // Before the port opens: whoever sees it open may end this server at once, and gracefully.
+    // Before the port opens: a caller that sees it open may end this server at once, and gracefully.
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let stop = async move {

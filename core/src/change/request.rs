@@ -6,7 +6,7 @@ use crate::model::colour::PerColour;
 use crate::model::split::Revision;
 use crate::state::Command;
 
-/// A change of a deployment's state, whoever asks for it: an operator, a source, a guard, a rollout.
+/// A change of a deployment's state, asked for by an operator, a source, a guard, a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeRequest {
     /// Of which deployment.

@@ -57,7 +57,7 @@ pub enum SwapError {
 /// How often a change of a record is tried against other writers: more than any real number of them.
 const ATTEMPTS: usize = 256;
 
-/// Changes the record under `key`, whoever else is writing: `change` sees each value that might be replaced, and gives the
+/// Changes the record under `key` among other writers: `change` sees each value that might be replaced, and gives the
 /// new one, or `None` to leave it as it is. Whether something was written.
 ///
 /// # Errors

@@ -122,7 +122,7 @@ pub fn replace(
     applied
 }
 
-/// Changes a state, whoever else is writing: `decide` sees each state that might be replaced, and gives the next one, or
+/// Changes a state among other writers: `decide` sees each state that might be replaced, and gives the next one, or
 /// `None` when nothing has to be written.
 ///
 /// # Errors
