@@ -11,7 +11,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bluegreen_core::admin::response::Response;
-use bluegreen_core::deployment::{DeploymentIndex, Deployments};
+use bluegreen_core::config::Config;
+use bluegreen_core::deployment::DeploymentIndex;
 use bluegreen_core::host::Host;
 use bluegreen_core::host::grpc::{GrpcReply, GrpcRequest, GrpcSender, GrpcStream};
 use bluegreen_core::host::http::{HttpReply, HttpRequest};
@@ -47,8 +48,8 @@ pub struct Executor {
 
 impl Executor {
     /// For the deployments of a configuration.
-    pub fn new(deployments: &Deployments) -> Self {
-        let metrics = deployments.all().iter().map(|deployment| Metrics::new(deployment.name.clone())).collect();
+    pub fn new(config: &Config) -> Self {
+        let metrics = config.deployments.keys().map(|name| Metrics::new(name.clone())).collect();
         Self {
             tasks: Tasks::default(),
             http: RefCell::default(),
@@ -83,11 +84,7 @@ impl Executor {
     pub fn run_stream(&self, context_id: u32, task: TaskId) {
         self.tasks.run_only(task);
         self.forget_abandoned();
-        for (stream, response) in self.answers.take() {
-            if stream == context_id || host::act_for(stream) {
-                host::answer(&response);
-            }
-        }
+        self.send_answers(Some(context_id));
     }
 
     /// Polls all flows that may go on, in an event of the root. What the host is asked after this counts for the stream
@@ -96,8 +93,13 @@ impl Executor {
         self.tasks.run();
         self.ticked_at.take();
         self.forget_abandoned();
+        self.send_answers(None);
+    }
+
+    /// Last of all in an event: to the stream whose event it is, and to others of this VM.
+    fn send_answers(&self, own: Option<u32>) {
         for (stream, response) in self.answers.take() {
-            if host::act_for(stream) {
+            if own == Some(stream) || host::act_for(stream) {
                 host::answer(&response);
             }
         }

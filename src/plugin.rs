@@ -7,7 +7,7 @@ use bluegreen_core::change::context::Context;
 use bluegreen_core::config::{Config, Routing};
 use bluegreen_core::controllers;
 use bluegreen_core::controllers::submissions::Submissions;
-use bluegreen_core::deployment::{Deployment, Deployments};
+use bluegreen_core::deployment::Deployment;
 use bluegreen_core::routing::decision::Router;
 use bluegreen_core::routing::rotation::Seed;
 use bluegreen_core::routing::worker::WorkerState;
@@ -38,7 +38,7 @@ pub struct Plugin {
 impl Plugin {
     /// Compiles a configuration, applies its `initial` splits, once in the process, and begins its flows.
     pub fn new(config: &Config) -> Self {
-        let executor = Rc::new(Executor::new(&Deployments::new(config)));
+        let executor = Rc::new(Executor::new(config));
         let context = Rc::new(Context::new(Rc::<Executor>::clone(&executor), config));
         let submissions = Rc::new(Submissions::new(&context));
         controllers::start(&context, &submissions, config);

@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use bluegreen_core::admin::response::Response;
 use bluegreen_core::config::Config;
-use bluegreen_core::deployment::Deployments;
 use bluegreen_core::host::Host;
 use bluegreen_core::host::grpc::{GrpcReply, GrpcRequest};
 use bluegreen_core::host::http::{HttpReply, HttpRequest};
@@ -24,7 +23,7 @@ fn configured() -> Config {
 }
 
 fn executor() -> Rc<Executor> {
-    Rc::new(Executor::new(&Deployments::new(&configured())))
+    Rc::new(Executor::new(&configured()))
 }
 
 fn http() -> HttpRequest {
