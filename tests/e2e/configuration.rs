@@ -152,7 +152,8 @@ async fn a_configuration_given_as_a_json_string_means_the_same_as_one_given_as_a
     let state = env.deployment().await?;
     ensure!((state.active.as_str(), state.canary_percent) == ("blue", 12.5), "{state:?}");
     let report = env.load()?.connections(1).at_most(80).run().await;
-    ensure!(report.count("green") == 10, "12.5 % of 80: {:?}", report.colours());
+    // Of any run of requests on a worker the share is off by less than 2, and there are two workers.
+    ensure!((7..=13).contains(&report.count("green")), "12.5 % of 80: {:?}", report.colours());
     let state = env.envoy.admin()?.promote(IRIS).await?;
     ensure!(state.active == "green", "{state:?}");
     Ok(())
