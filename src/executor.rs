@@ -277,6 +277,13 @@ impl Host for Executor {
         }
     }
 
+    fn publish_setup(&self, metric: &str, is_known: bool) {
+        // Rarely called: the host finds the gauge by its name again.
+        if let Some(id) = host::define_metric(metric, true) {
+            host::set_metric(id, u64::from(is_known));
+        }
+    }
+
     fn reset_unreached(&self, deployment: DeploymentIndex) {
         if let Some(metrics) = self.metrics(deployment) {
             metrics.reset_unreached();

@@ -17,6 +17,7 @@
 //! | [`routing`] | one request: its deployment, its colour |
 //! | [`metrics`] | what is counted about each colour |
 //! | [`host`] | what a flow may ask of the Envoy around it, and what polls it |
+//! | [`setup`] | what is wrong around the filter, found while it runs |
 //! | [`readiness`] | what a colour has to be before it gets traffic, and before it may be stopped |
 //! | [`guard`] | whether the candidate does worse, judged by evidence |
 //! | [`etcd`] | the store of record of a fleet |
@@ -44,6 +45,8 @@ pub mod routing;
 pub mod metrics;
 
 pub mod host;
+
+pub mod setup;
 
 pub mod readiness;
 

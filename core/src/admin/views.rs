@@ -23,6 +23,7 @@ use crate::readiness::drain::drain_blockers;
 use crate::readiness::probe;
 use crate::readiness::smoke_test::SmokeResult;
 use crate::routing::versions::versions;
+use crate::setup::{self, Notes, SetupProblem};
 use crate::state::State;
 use crate::state::history::Change;
 use crate::store::source_status::{self, SourceStatus};
@@ -44,6 +45,8 @@ pub struct DeploymentView<'a> {
     /// Shown in a fleet only.
     #[serde(skip_serializing_if = "Option::is_none")]
     stale: Option<bool>,
+    /// What is wrong around the filter.
+    setup: Vec<SetupView>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     sources: BTreeMap<&'static str, SourceStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,6 +70,14 @@ struct ProbeView {
     healthy: bool,
     checked_at: Timestamp,
     detail: String,
+}
+
+/// A mistake in the set-up.
+#[derive(Clone, Debug, Serialize)]
+pub struct SetupView {
+    problem: SetupProblem,
+    detail: String,
+    since: Timestamp,
 }
 
 /// All deployments.
@@ -152,6 +163,7 @@ impl<'a> DeploymentView<'a> {
             source: state.author.source,
             reason: &state.author.reason,
             stale: context.etcd.as_ref().map(|etcd| liveness::is_lost(store, etcd, now)),
+            setup: SetupView::all(setup::noted(store, &deployment.name)),
             sources,
             rollout: state.rollout.map(|rollout| {
                 let analysis = analysis::read(store, &deployment.name);
@@ -162,6 +174,14 @@ impl<'a> DeploymentView<'a> {
 
     pub const fn revision(&self) -> Revision {
         self.revision
+    }
+}
+
+// === impl SetupView ===
+
+impl SetupView {
+    fn all(notes: Notes) -> Vec<Self> {
+        notes.into_iter().map(|(problem, noted)| Self { problem, detail: noted.detail, since: noted.since }).collect()
     }
 }
 

@@ -68,6 +68,9 @@ pub trait Host {
     /// Shows a state in the gauges.
     fn publish_gauges(&self, deployment: DeploymentIndex, state: &State);
 
+    /// Shows in a gauge whether a mistake in the set-up is known. `problem` is the name of its metric.
+    fn publish_setup(&self, metric: &str, is_known: bool);
+
     /// Forgets how many requests in a row did not reach the active colour.
     fn reset_unreached(&self, deployment: DeploymentIndex);
 

@@ -24,6 +24,8 @@ pub enum Key<'n> {
     Buckets(&'n DeploymentName),
     /// The analysis of its canary.
     CanaryAnalysis(&'n DeploymentName),
+    /// What is wrong around the filter.
+    Setup(&'n DeploymentName),
     /// What a source was last seen to say.
     SourceStatus(&'n DeploymentName, Source),
     /// The last delivery by which MLflow had its registry asked.
@@ -66,6 +68,7 @@ impl fmt::Display for Key<'_> {
             Self::Sample(name, slot) => write!(f, "{PREFIX}/{name}/sample/{slot}"),
             Self::Buckets(name) => write!(f, "{PREFIX}/{name}/buckets"),
             Self::CanaryAnalysis(name) => write!(f, "{PREFIX}/{name}/watch"),
+            Self::Setup(name) => write!(f, "{PREFIX}/{name}/setup"),
             Self::SourceStatus(name, source) => write!(f, "{PREFIX}/{name}/source/{}", source.as_str()),
             Self::RegistryTrigger(name) => write!(f, "{PREFIX}/{name}/mlflow/woken"),
             Self::Deliveries => write!(f, "{PREFIX}/{OWN}/mlflow/deliveries"),
@@ -101,7 +104,8 @@ mod tests {
             Some(Key::Probe(..)) => Key::Sample(name, 0),
             Some(Key::Sample(..)) => Key::Buckets(name),
             Some(Key::Buckets(_)) => Key::CanaryAnalysis(name),
-            Some(Key::CanaryAnalysis(_)) => Key::SourceStatus(name, Source::Mlflow),
+            Some(Key::CanaryAnalysis(_)) => Key::Setup(name),
+            Some(Key::Setup(_)) => Key::SourceStatus(name, Source::Mlflow),
             Some(Key::SourceStatus(..)) => Key::RegistryTrigger(name),
             Some(Key::RegistryTrigger(_)) => Key::Deliveries,
             Some(Key::Deliveries) => Key::Instances,

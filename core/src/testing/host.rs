@@ -168,6 +168,8 @@ impl Host for TestHost {
         self.log.borrow_mut().push(format!("{deployment} is at {}", state.revision));
     }
 
+    fn publish_setup(&self, _metric: &str, _is_known: bool) {}
+
     fn reset_unreached(&self, _deployment: DeploymentIndex) {}
 
     fn info(&self, line: &str) {

@@ -1,0 +1,167 @@
+//! What is wrong around the filter, found while it runs: a mistake in the set-up that no validation of Envoy's sees.
+//!
+//! Whoever finds one notes it; whoever sees it gone clears it. What is noted is kept in shared data, so that any worker can
+//! show it, and is worth one line in the log and a gauge.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::deployment::Deployment;
+use crate::host::Host;
+use crate::model::name::DeploymentName;
+use crate::model::time::Timestamp;
+use crate::store::key::Key;
+use crate::store::{Store, update};
+
+/// A kind of mistake. `docs/setup.md` says what each means and how to mend it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SetupProblem {
+    /// No worker that shares this state routes requests.
+    NoTrafficWorker,
+    /// Workers have different configurations of the deployment.
+    WorkersDisagree,
+    /// Answers came from another cluster than the one that was chosen.
+    AnswersFromElsewhere,
+    /// Envoy does not know the cluster of a colour.
+    ClusterUnknown,
+    /// A request came without the header that early header mutation should have seeded.
+    NotSeeded,
+    /// Requests passed that no deployment takes.
+    UnmatchedRequests,
+    /// Envoy keeps no stats of the filter.
+    StatsFiltered,
+    /// Envoy retries requests, so that clients do not see a colour's failures.
+    RetriesHideFailures,
+    /// The state is kept in memory only.
+    NotDurable,
+    /// A published demo token can change production traffic.
+    DemoToken,
+    /// A version that was pushed waits for what its colour has to pass.
+    VersionWaits,
+}
+
+/// What was noted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
+    /// What was seen, and what to do.
+    pub detail: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// The mistakes that are known of one deployment.
+pub type Notes = BTreeMap<SetupProblem, Noted>;
+
+/// The longest detail, in bytes.
+const LONGEST_DETAIL: usize = 400;
+
+/// Notes a mistake. The first time is logged; another detail replaces the one before. It costs a read of shared data: not
+/// for each request.
+pub fn note(host: &dyn Host, deployment: &Deployment, problem: SetupProblem, mut detail: String) {
+    detail.truncate(detail.floor_char_boundary(LONGEST_DETAIL));
+    let (name, now) = (&deployment.name, host.now());
+    let mut is_new = false;
+    let written = update(host.store(), &key(name), &mut |before| {
+        let mut notes = decode(before.value);
+        is_new = !notes.contains_key(&problem);
+        let since = notes.get(&problem).map_or(now, |noted| noted.since);
+        let after = Noted { detail: detail.clone(), since };
+        if notes.insert(problem, after.clone()).as_ref() == Some(&after) {
+            return None;
+        }
+        serde_json::to_vec(&notes).ok()
+    });
+    if written == Ok(true) && is_new {
+        host.warn(&format!("bluegreen: deployment={name} setup={}: {detail}", problem.as_str()));
+    }
+    host.publish_setup(&problem.metric(name), true);
+}
+
+/// Takes a mistake back that is not seen any more.
+pub fn clear(host: &dyn Host, deployment: &Deployment, problem: SetupProblem) {
+    let cleared = update(host.store(), &key(&deployment.name), &mut |before| {
+        let mut notes = decode(before.value);
+        notes.remove(&problem)?;
+        serde_json::to_vec(&notes).ok()
+    });
+    if cleared == Ok(true) {
+        host.info(&format!("bluegreen: deployment={} setup={}: mended", deployment.name, problem.as_str()));
+        host.publish_setup(&problem.metric(&deployment.name), false);
+    }
+}
+
+/// What is known to be wrong; nothing while the store is out of reach.
+pub fn noted(store: &dyn Store, name: &DeploymentName) -> Notes {
+    store.read(&key(name)).map(|stored| decode(stored.value)).unwrap_or_default()
+}
+
+fn decode(value: Option<Vec<u8>>) -> Notes {
+    serde_json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
+}
+
+fn key(name: &DeploymentName) -> String {
+    Key::Setup(name).to_string()
+}
+
+// === impl SetupProblem ===
+
+impl SetupProblem {
+    /// The name in API, log and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoTrafficWorker => "no-traffic-worker",
+            Self::WorkersDisagree => "workers-disagree",
+            Self::AnswersFromElsewhere => "answers-from-elsewhere",
+            Self::ClusterUnknown => "cluster-unknown",
+            Self::NotSeeded => "not-seeded",
+            Self::UnmatchedRequests => "unmatched-requests",
+            Self::StatsFiltered => "stats-filtered",
+            Self::RetriesHideFailures => "retries-hide-failures",
+            Self::NotDurable => "not-durable",
+            Self::DemoToken => "demo-token",
+            Self::VersionWaits => "version-waits",
+        }
+    }
+
+    /// The gauge that is 1 while the mistake is known.
+    pub fn metric(self, deployment: &DeploymentName) -> String {
+        format!("bluegreen.deployment.{deployment}.problem.{}.setup_problems", self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::testing::green_has_an_authority;
+    use crate::testing::host::TestHost;
+
+    #[test]
+    fn a_mistake_is_logged_once_shown_until_it_is_mended_and_logged_again_when_it_comes_back() {
+        let (host, deployments) = (TestHost::default(), green_has_an_authority());
+        let iris = &deployments.all()[0];
+        let problem = SetupProblem::ClusterUnknown;
+        note(&host, iris, problem, "gren".to_owned());
+        note(&host, iris, problem, "gren, 2 times".to_owned());
+        assert_eq!(noted(&host.store, &iris.name)[&problem].detail, "gren, 2 times");
+        assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=cluster-unknown: gren"]);
+        clear(&host, iris, problem);
+        clear(&host, iris, problem);
+        assert_eq!(noted(&host.store, &iris.name), Notes::new());
+        assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=cluster-unknown: mended"]);
+        note(&host, iris, problem, "gren".to_owned());
+        assert_eq!(host.take_log().len(), 1);
+    }
+
+    #[test]
+    fn the_names_in_api_and_log_are_the_same() {
+        let problem = SetupProblem::RetriesHideFailures;
+        assert_eq!(serde_json::to_value(problem).expect("serialises"), problem.as_str());
+        let name = problem.metric(&crate::testing::iris());
+        assert_eq!(name, "bluegreen.deployment.iris.problem.retries-hide-failures.setup_problems");
+    }
+}
