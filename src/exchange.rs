@@ -13,7 +13,6 @@ use bluegreen_core::routing::{caching, cookie};
 
 use crate::host;
 use crate::plugin::Plugin;
-use crate::shared_data::SharedData;
 
 /// A request that a deployment took.
 pub struct Exchange {
@@ -50,15 +49,8 @@ impl Exchange {
             return None;
         };
         let deployment = plugin.context.deployments.get(index)?;
-        let worker = plugin.workers.get(index)?;
-        let metrics = plugin.executor.metrics(index)?;
-        let (split, fallback) = worker.current_split(deployment, metrics.epoch(), &SharedData);
-        if let Some(fallback) = fallback {
-            metrics.count_fallback();
-            if let Some(line) = fallback.warning {
-                log::warn!("{line}");
-            }
-        }
+        let split = plugin.context.worker.split(&*plugin.executor, index, deployment);
+        let worker = plugin.context.worker.state(index)?;
         let mut rotations = worker.rotations();
         let began = host::now();
         let decision = choice.decide(&split, &mut rotations, &host::Request, || {
@@ -108,7 +100,7 @@ impl Exchange {
         }
         self.record_upstream_result(plugin, status == b"503");
         host::set_response_header(COLOUR_HEADER, self.colour.as_str());
-        if let Some(worker) = plugin.workers.get(self.deployment) {
+        if let Some(worker) = plugin.context.worker.state(self.deployment) {
             worker.with_version(self.colour, |version| host::set_response_header(VERSION_HEADER, version));
         }
         // A shared cache would give one client's cookie to all others.
@@ -155,39 +147,28 @@ impl Exchange {
             return false;
         }
         let deployment = plugin.context.deployments.get(self.deployment);
-        let split = plugin.workers.get(self.deployment).and_then(WorkerState::known_split);
+        let split = plugin.context.worker.state(self.deployment).and_then(WorkerState::known_split);
         deployment.is_some_and(|deployment| deployment.guard.is_some())
             && split.is_some_and(|split| split.canary_percent > Percent::ZERO)
     }
 
-    /// For a failover, of an ordinary request: asks Envoy about a 503 whether the request reached the colour; any other answer says that it did.
+    /// For a failover that watches, of an ordinary request: asks Envoy about a 503 whether the request reached the colour;
+    /// any other answer says that it did.
     fn record_upstream_result(&self, plugin: &Plugin, is_503: bool) {
-        let deployment = plugin.context.deployments.get(self.deployment);
-        if self.is_override || deployment.is_none_or(|deployment| deployment.readiness.failover.is_none()) {
+        let (context, index, colour) = (&plugin.context, self.deployment, self.colour);
+        if self.is_override || !failover::is_watching(context, index, colour, self.began.into()) {
             return;
         }
         let details = if is_503 { host::response_code_details() } else { String::new() };
-        let reach = if is_503 { reach_of_503(&details) } else { Reach::Reached };
-        let split = plugin.workers.get(self.deployment).and_then(WorkerState::known_split);
-        let Some(metrics) = plugin.executor.metrics(self.deployment) else { return };
-        if split.is_none_or(|split| split.active != self.colour) {
-            return;
-        }
-        match reach {
-            Reach::Reached => metrics.reset_unreached(),
+        match if is_503 { reach_of_503(&details) } else { Reach::Reached } {
+            Reach::Reached => failover::on_reached(context, index),
             Reach::Unknown => {}
-            Reach::Unreached => {
-                let failures = metrics.count_unreached();
-                let (index, colour) = (self.deployment, self.colour);
-                failover::on_unreached(&plugin.context, &plugin.submissions, index, colour, failures, &details);
-            }
+            Reach::Unreached => failover::on_unreached(context, &plugin.submissions, index, colour, &details),
         }
     }
 
     fn count(&self, plugin: &Plugin, metric: ColourMetric, by: i64) {
-        if let Some(metrics) = plugin.executor.metrics(self.deployment) {
-            metrics.add(self.colour, metric, by);
-        }
+        plugin.context.worker.count(self.deployment, self.colour, metric, by);
     }
 }
 

@@ -76,7 +76,7 @@ pub fn note(host: &dyn Host, deployment: &Deployment, problem: SetupProblem, mut
     if written == Ok(true) && is_new {
         host.warn(&format!("bluegreen: deployment={name} setup={}: {detail}", problem.as_str()));
     }
-    host.publish_setup(&problem.metric(name), true);
+    host.set_gauge(&problem.metric(name), 1);
 }
 
 /// Takes a mistake back that is not seen any more.
@@ -88,7 +88,7 @@ pub fn clear(host: &dyn Host, deployment: &Deployment, problem: SetupProblem) {
     });
     if cleared == Ok(true) {
         host.info(&format!("bluegreen: deployment={} setup={}: mended", deployment.name, problem.as_str()));
-        host.publish_setup(&problem.metric(&deployment.name), false);
+        host.set_gauge(&problem.metric(&deployment.name), 0);
     }
 }
 

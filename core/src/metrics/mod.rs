@@ -1,6 +1,6 @@
 //! What is counted about each colour, and what the counts say about the last minutes.
 
 pub mod latency;
-pub mod buckets;
 pub mod counters;
+pub mod tally;
 pub mod comparison;
