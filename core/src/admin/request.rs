@@ -59,13 +59,7 @@ impl Request {
     }
 
     /// An answer that shows a deployment.
-    pub fn show(
-        &self,
-        status: u32,
-        deployment: &Deployment,
-        state: &State,
-        confirmation: &Confirmation,
-    ) -> Response {
+    pub fn show(&self, status: u32, deployment: &Deployment, state: &State, confirmation: &Confirmation) -> Response {
         let view = DeploymentView::new(deployment, state, &self.context, confirmation);
         Response::json(status, &view).with_etag(state.revision)
     }

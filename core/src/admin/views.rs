@@ -152,12 +152,7 @@ struct Windows(Vec<(&'static str, Window)>);
 
 impl<'a> DeploymentView<'a> {
     /// A deployment in this state, as the workers that have confirmed see it.
-    pub fn new(
-        deployment: &'a Deployment,
-        state: &'a State,
-        context: &Context,
-        confirmation: &Confirmation,
-    ) -> Self {
+    pub fn new(deployment: &'a Deployment, state: &'a State, context: &Context, confirmation: &Confirmation) -> Self {
         let (store, now) = (context.host.store(), context.host.now());
         let totals = report::totals(store, &deployment.name);
         let mut health = match deployment.readiness.probe {

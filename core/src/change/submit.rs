@@ -149,7 +149,8 @@ fn take_over(
     current: &Current,
 ) -> Result<(), ChangeError> {
     let Some(mod_revision) = current.mod_revision else { return Ok(()) };
-    let replaced = record::replace(context.host.store(), &deployment.name, &current.state, mod_revision, current.policy);
+    let replaced =
+        record::replace(context.host.store(), &deployment.name, &current.state, mod_revision, current.policy);
     let applied = replaced.map_err(|_| ChangeError::StoreUnavailable)?;
     // Another instance may have taken it over a moment ago and not have told the workers yet.
     let effect = if applied.effect == Effect::None { Effect::Recorded } else { applied.effect };

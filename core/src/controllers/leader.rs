@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::rollout::{self, Step};
 use super::submissions::Submissions;
+use super::workers::{self, Watch};
 use crate::change::context::Context;
 use crate::change::request::ChangeRequest;
 use crate::deployment::{Deployment, DeploymentIndex};
@@ -32,12 +33,14 @@ pub async fn lead(context: &Rc<Context>, submissions: &Rc<Submissions>, lease: &
     let host = &*context.host;
     let mut memories = vec![Memory::default(); context.deployments.all().len()];
     let mut sampled = None;
+    let mut watch = Watch::default();
     loop {
         next_tick(host).await;
         let now = host.now();
         if !context.instance.leads(host.store(), lease, now) {
             continue;
         }
+        watch.look(context);
         let takes_sample = sampled.replace(period_of(now)) != Some(period_of(now));
         for (index, (deployment, memory)) in context.deployments.all().iter().zip(&mut memories).enumerate() {
             if takes_sample {
@@ -61,6 +64,7 @@ pub fn sample(context: &Context, index: DeploymentIndex, deployment: &Deployment
     // Two writers at once may have set the gauges in the other order.
     if let Ok(loaded) = record::load(host.store(), &deployment.name, deployment.initial, now) {
         host.publish_gauges(index, &loaded.state);
+        workers::inspect(context, deployment, &loaded.state);
     }
 }
 

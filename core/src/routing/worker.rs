@@ -88,7 +88,8 @@ impl WorkerState {
             Err(error) => return Some(self.fall_back(deployment, &error.to_string())),
         };
         let State { split, revision, switched_at, rollback_to, .. } = loaded.state;
-        let taken = Known { token: loaded.token, split, revision, left_at: switched_at.filter(|_| rollback_to.is_some()) };
+        let taken =
+            Known { token: loaded.token, split, revision, left_at: switched_at.filter(|_| rollback_to.is_some()) };
         // Something else stands there, and there is no backup: what is known goes on, or what is configured.
         let last_good = known.filter(|_| loaded.origin == Origin::Corrupt).unwrap_or(taken);
         self.known.set(Some(Known { token: loaded.token, ..last_good }));

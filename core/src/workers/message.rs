@@ -44,9 +44,7 @@ impl<'m> Message<'m> {
                 ticket: words.next()?.parse().ok()?,
                 about: words.next()?,
             },
-            "confirmed" => {
-                Self::Confirmed { ticket: words.next()?.parse().ok()?, slot: words.next()?.parse().ok()? }
-            }
+            "confirmed" => Self::Confirmed { ticket: words.next()?.parse().ok()?, slot: words.next()?.parse().ok()? },
             _ => return None,
         })
     }

@@ -65,11 +65,7 @@ impl Report {
 
     /// How many requests it has routed.
     pub fn routed(&self) -> u64 {
-        let of = |colour| {
-            let tally = self.counts.get(colour);
-            tally.get(ColourMetric::Requests).saturating_add(tally.get(ColourMetric::OverrideRequests))
-        };
-        of(Colour::Blue).saturating_add(of(Colour::Green))
+        routed_of(&self.counts)
     }
 }
 
@@ -115,6 +111,19 @@ pub fn totals(store: &dyn Store, name: &DeploymentName) -> PerColour<Tally> {
         }
     }
     sum
+}
+
+/// How many requests all workers have routed.
+pub fn routed(store: &dyn Store, name: &DeploymentName) -> u64 {
+    routed_of(&totals(store, name))
+}
+
+fn routed_of(counts: &PerColour<Tally>) -> u64 {
+    let of = |colour| {
+        let tally: &Tally = counts.get(colour);
+        tally.get(ColourMetric::Requests).saturating_add(tally.get(ColourMetric::OverrideRequests))
+    };
+    of(Colour::Blue).saturating_add(of(Colour::Green))
 }
 
 /// The same, as comparisons and guards need it.

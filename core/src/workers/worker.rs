@@ -159,7 +159,12 @@ impl Worker {
 
     /// Has all members take over and report what concerns a deployment, or all deployments, and waits for them, for a second
     /// at most.
-    pub async fn ask(&self, host: &dyn Host, deployments: &Deployments, about: Option<DeploymentIndex>) -> Confirmation {
+    pub async fn ask(
+        &self,
+        host: &dyn Host,
+        deployments: &Deployments,
+        about: Option<DeploymentIndex>,
+    ) -> Confirmation {
         self.bring_up_to_date(host, deployments, about);
         let roster = Roster::read(host.store());
         let slots = |silent: bool| {
@@ -372,5 +377,189 @@ impl Confirmation {
             list.dedup();
         }
         Self { machines, silent }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use std::future::Future;
+    use std::pin::{Pin, pin};
+    use std::task::Poll;
+
+    use super::*;
+    use crate::model::author::{Author, Source};
+    use crate::model::name::Reason;
+    use crate::model::split::Split;
+    use crate::state::Command;
+    use crate::store::record::{Loaded, update_state};
+    use crate::testing::green_has_an_authority;
+    use crate::testing::host::{START, TestHost, poll_once};
+    use crate::workers::report::totals;
+
+    /// Workers of one Envoy, each in a machine of its own.
+    struct Envoy {
+        host: TestHost,
+        deployments: Deployments,
+        workers: Vec<Worker>,
+    }
+
+    impl Envoy {
+        fn new(count: usize) -> Self {
+            let (host, deployments) = (TestHost::default(), green_has_an_authority());
+            let worker = |_| {
+                let instance = Instance::register(&host.store, START);
+                Worker::new(&deployments, instance, instance.get(), START)
+            };
+            let workers: Vec<Worker> = (0..count).map(worker).collect();
+            workers.iter().for_each(|worker| worker.tick(&host, &deployments));
+            Self { host, deployments, workers }
+        }
+
+        fn promote(&self) {
+            let name = &self.deployments.all()[0].name;
+            let author = || Author::new("alice", Source::Admin, Reason::none());
+            let promote = &mut |loaded: &Loaded| loaded.state.after(&Command::Promote, author(), START);
+            update_state(&self.host.store, name, Split::default(), START, promote).expect("allowed");
+        }
+
+        /// Lets these workers read what has come.
+        fn deliver(&self, workers: &[usize]) {
+            for worker in workers {
+                self.workers[*worker].on_queue(&self.host, &self.deployments);
+            }
+        }
+
+        fn follows(&self, worker: usize) -> Colour {
+            self.workers[worker].split(&self.host, 0, &self.deployments.all()[0]).active
+        }
+
+        fn ask(&self) -> Pin<Box<dyn Future<Output = Confirmation> + '_>> {
+            Box::pin(self.workers[0].ask(&self.host, &self.deployments, Some(0)))
+        }
+
+        fn pass_ticks(&self, flow: Pin<&mut (dyn Future<Output = Confirmation> + '_)>) -> Option<Confirmation> {
+            let mut flow = flow;
+            for _ in 0..TICKS_TO_CONFIRM {
+                self.host.wake_sleepers();
+                if let Poll::Ready(confirmation) = poll_once(flow.as_mut()) {
+                    return Some(confirmation);
+                }
+            }
+            None
+        }
+    }
+
+    #[test]
+    fn a_worker_follows_what_it_was_told_of_and_no_request_reads_the_store() {
+        let envoy = Envoy::new(2);
+        assert_eq!([envoy.follows(0), envoy.follows(1)], [Colour::Blue; 2]);
+        envoy.promote();
+        assert_eq!([envoy.follows(0), envoy.follows(1)], [Colour::Blue; 2]);
+        envoy.workers[0].announce(&envoy.host, 0, &envoy.deployments.all()[0]);
+        assert_eq!([envoy.follows(0), envoy.follows(1)], [Colour::Green, Colour::Blue]);
+        envoy.deliver(&[1]);
+        assert_eq!([envoy.follows(0), envoy.follows(1)], [Colour::Green; 2]);
+    }
+
+    #[test]
+    fn a_message_that_was_lost_is_made_good_by_the_next_tick() {
+        let envoy = Envoy::new(2);
+        envoy.follows(1);
+        envoy.promote();
+        envoy.workers[0].announce(&envoy.host, 0, &envoy.deployments.all()[0]);
+        envoy.host.messages.borrow_mut().clear();
+        envoy.workers[1].tick(&envoy.host, &envoy.deployments);
+        assert_eq!(envoy.follows(1), Colour::Green);
+    }
+
+    #[test]
+    fn all_have_confirmed_once_each_has_read_the_store() {
+        let envoy = Envoy::new(3);
+        let mut asked = envoy.ask();
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        envoy.deliver(&[1, 0]);
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        envoy.deliver(&[2, 0]);
+        let expected = Confirmation { machines: vec![1, 2, 3], silent: vec![] };
+        assert_eq!(poll_once(asked.as_mut()), Poll::Ready(expected));
+    }
+
+    #[test]
+    fn whoever_says_nothing_for_a_second_is_named() {
+        let envoy = Envoy::new(3);
+        let mut asked = envoy.ask();
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        envoy.deliver(&[1, 0]);
+        let end = envoy.pass_ticks(asked.as_mut());
+        assert_eq!(end, Some(Confirmation { machines: vec![1, 2, 3], silent: vec![3] }));
+        drop(asked);
+        // What comes too late belongs to no question.
+        envoy.deliver(&[2, 0]);
+        assert!(envoy.workers[0].questions.borrow().is_empty());
+    }
+
+    #[test]
+    fn one_that_is_known_to_be_silent_is_named_and_not_waited_for() {
+        let envoy = Envoy::new(2);
+        Roster::change(&envoy.host.store, &mut |members| members[1].silent = true).expect("in reach");
+        let expected = Confirmation { machines: vec![1, 2], silent: vec![2] };
+        assert_eq!(poll_once(envoy.ask().as_mut()), Poll::Ready(expected));
+        assert!(envoy.host.messages.borrow().values().all(std::collections::VecDeque::is_empty));
+    }
+
+    #[test]
+    fn a_question_whose_asker_has_left_waits_for_nothing() {
+        let envoy = Envoy::new(2);
+        let mut asked = envoy.ask();
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        drop(asked);
+        envoy.deliver(&[1, 0]);
+        assert!(envoy.workers[0].questions.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_worker_that_begins_reads_what_stands_there_and_is_waited_for_only_then() {
+        let mut envoy = Envoy::new(1);
+        let instance = Instance::register(&envoy.host.store, START);
+        envoy.workers.push(Worker::new(&envoy.deployments, instance, 2, START));
+        let alone = Confirmation { machines: vec![1], silent: vec![] };
+        assert_eq!(poll_once(envoy.ask().as_mut()), Poll::Ready(alone), "a configuration that is only tried out");
+        envoy.promote();
+        envoy.workers[1].on_stream(&envoy.host);
+        assert_eq!(envoy.follows(1), Colour::Green);
+        assert_eq!(poll_once(envoy.ask().as_mut()), Poll::Pending);
+    }
+
+    #[test]
+    fn what_is_counted_is_said_when_somebody_asks_or_at_the_next_tick_and_stays_when_the_worker_goes() {
+        let envoy = Envoy::new(2);
+        let name = &envoy.deployments.all()[0].name;
+        let requests = || totals(&envoy.host.store, name).blue.get(ColourMetric::Requests);
+        let count = || envoy.workers[1].count(0, Colour::Blue, ColourMetric::Requests, 1);
+        count();
+        assert_eq!(requests(), 0);
+        let mut asked = pin!(envoy.ask());
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        envoy.deliver(&[1]);
+        assert_eq!(requests(), 1);
+        count();
+        envoy.workers[1].tick(&envoy.host, &envoy.deployments);
+        assert_eq!(requests(), 2);
+        count();
+        envoy.workers[1].leave(&envoy.host, &envoy.deployments);
+        assert_eq!((requests(), Roster::read(&envoy.host.store).members().len()), (3, 1));
+    }
+
+    #[test]
+    fn without_the_store_a_worker_goes_on_with_what_it_knows() {
+        let envoy = Envoy::new(1);
+        envoy.promote();
+        envoy.workers[0].announce(&envoy.host, 0, &envoy.deployments.all()[0]);
+        envoy.host.store.set_reachable(false);
+        envoy.workers[0].tick(&envoy.host, &envoy.deployments);
+        assert_eq!(envoy.follows(0), Colour::Green);
     }
 }

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::*;
-use crate::store::CasToken;
 use crate::etcd::deadline::WRITE_WITHIN;
 use crate::etcd::model::{Fate, Model, fleet};
 use crate::model::author::{Author, Source};
@@ -18,6 +17,7 @@ use crate::model::name::Reason;
 use crate::model::percent::Percent;
 use crate::model::split::{Revision, Split};
 use crate::state::{Command, Patch};
+use crate::store::CasToken;
 use crate::store::record::Origin;
 use crate::testing::host::{START, TestHost, poll_once};
 use crate::testing::iris;
