@@ -26,6 +26,8 @@ pub enum ColourMetric {
     OverrideRequests,
     /// Counter: exchanges of such requests ended, by class of answer.
     OverrideResponses(Class),
+    /// Counter: attempts that failed and that Envoy repeated, so that clients did not see them.
+    Retries,
     /// Counter: exchanges by time to first byte, not cumulative.
     FirstByte(Bucket),
     /// Counter: exchanges by time to their last byte, not cumulative.
@@ -36,7 +38,7 @@ pub enum ColourMetric {
     Active,
 }
 
-/// A metric of one deployment: gauges, but for the last.
+/// A metric of one deployment: gauges, but for the last three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeploymentMetric {
     /// Moves with every write of the state: while it stands still, what a worker knows is current.
@@ -53,6 +55,10 @@ pub enum DeploymentMetric {
     UnreachedInARow,
     /// Counter: times that a worker could not read the state and went on with the last good one.
     Fallbacks,
+    /// Counter: answers that count for no colour, because Envoy or another filter gave them without trying one.
+    LocalReplies,
+    /// Counter: answers that came from another cluster than the one that was chosen.
+    AnswersFromElsewhere,
 }
 
 /// How an exchange ended.
@@ -92,7 +98,7 @@ impl ColourMetric {
     /// How many there are, for a table by [`ColourMetric::index`].
     pub const COUNT: usize = Self::SINGLE + 2 * Class::COUNT + 2 * Bucket::COUNT;
     /// How many have neither class nor bucket.
-    const SINGLE: usize = 4;
+    const SINGLE: usize = 5;
 
     /// A place of its own, below [`ColourMetric::COUNT`].
     pub fn index(self) -> usize {
@@ -103,6 +109,7 @@ impl ColourMetric {
             Self::InFlight => 1,
             Self::Active => 2,
             Self::OverrideRequests => 3,
+            Self::Retries => 4,
             Self::Responses(class) => Self::SINGLE.saturating_add(class.index()),
             Self::OverrideResponses(class) => of_overrides.saturating_add(class.index()),
             Self::FirstByte(bucket) => first_bucket.saturating_add(bucket.index()),
@@ -124,6 +131,7 @@ impl ColourMetric {
             | Self::Responses(_)
             | Self::OverrideRequests
             | Self::OverrideResponses(_)
+            | Self::Retries
             | Self::InFlight
             | Self::Active => None,
         }
@@ -138,6 +146,7 @@ impl ColourMetric {
             Self::Responses(class) => format!("{prefix}.class.{}.responses_total", class.as_str()),
             Self::OverrideRequests => format!("{prefix}.override_requests_total"),
             Self::OverrideResponses(class) => format!("{prefix}.class.{}.override_responses_total", class.as_str()),
+            Self::Retries => format!("{prefix}.retries_total"),
             Self::FirstByte(of) => format!("{prefix}.bucket_us.{}.first_byte_total", bucket(of)),
             Self::Exchange(of) => format!("{prefix}.bucket_us.{}.exchange_total", bucket(of)),
             Self::InFlight => format!("{prefix}.in_flight"),
@@ -150,7 +159,7 @@ impl ColourMetric {
 
 impl DeploymentMetric {
     /// How many there are, for a table by [`DeploymentMetric::index`].
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 9;
 
     /// A place of its own, below [`DeploymentMetric::COUNT`].
     pub const fn index(self) -> usize {
@@ -162,12 +171,14 @@ impl DeploymentMetric {
             Self::ShadowBasisPoints => 4,
             Self::UnreachedInARow => 5,
             Self::Fallbacks => 6,
+            Self::LocalReplies => 7,
+            Self::AnswersFromElsewhere => 8,
         }
     }
 
     /// Whether it goes up and down.
     pub const fn is_gauge(self) -> bool {
-        !matches!(self, Self::Fallbacks)
+        !matches!(self, Self::Fallbacks | Self::LocalReplies | Self::AnswersFromElsewhere)
     }
 
     /// The gauges that show `state`, with their values.
@@ -192,6 +203,8 @@ impl DeploymentMetric {
             Self::ShadowBasisPoints => "shadow_basis_points",
             Self::UnreachedInARow => "unreached_in_a_row",
             Self::Fallbacks => "fallbacks_total",
+            Self::LocalReplies => "local_replies_total",
+            Self::AnswersFromElsewhere => "answers_from_elsewhere_total",
         };
         format!("bluegreen.deployment.{deployment}.{last}")
     }
@@ -322,8 +335,13 @@ mod tests {
     fn all() -> Vec<ColourMetric> {
         let buckets =
             Bucket::all().flat_map(|bucket| [ColourMetric::FirstByte(bucket), ColourMetric::Exchange(bucket)]);
-        let single =
-            [ColourMetric::Requests, ColourMetric::OverrideRequests, ColourMetric::InFlight, ColourMetric::Active];
+        let single = [
+            ColourMetric::Requests,
+            ColourMetric::OverrideRequests,
+            ColourMetric::Retries,
+            ColourMetric::InFlight,
+            ColourMetric::Active,
+        ];
         let classes =
             Class::all().flat_map(|class| [ColourMetric::Responses(class), ColourMetric::OverrideResponses(class)]);
         single.into_iter().chain(classes).chain(buckets).collect()

@@ -3,4 +3,5 @@
 pub mod latency;
 pub mod buckets;
 pub mod counters;
+pub mod answer;
 pub mod comparison;
