@@ -17,6 +17,7 @@ mod grpc;
 mod metrics;
 
 mod executor;
+mod question;
 
 mod plugin;
 

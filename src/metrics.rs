@@ -54,12 +54,14 @@ impl Metrics {
     /// The gauge goes up by one with each write: set to the revision, a writer that is slow to get here could set it
     /// back to a number under which a worker has read an older state.
     pub fn move_epoch(&self) {
-        self.add_own(DeploymentMetric::Epoch);
+        self.count_own(DeploymentMetric::Epoch);
     }
 
-    /// Counts a decision made on the last good state because the current one could not be read.
-    pub fn count_fallback(&self) {
-        self.add_own(DeploymentMetric::Fallbacks);
+    /// Adds one to a counter of the deployment.
+    pub fn count_own(&self, metric: DeploymentMetric) {
+        if let Some(id) = self.of_deployment(metric) {
+            host::add_to_metric(id, 1);
+        }
     }
 
     /// How many requests to a colour are under way.
@@ -69,7 +71,7 @@ impl Metrics {
 
     /// Counts a request that did not reach the active colour, and gives their number in a row.
     pub fn count_unreached(&self) -> u64 {
-        self.add_own(DeploymentMetric::UnreachedInARow);
+        self.count_own(DeploymentMetric::UnreachedInARow);
         self.of_deployment(DeploymentMetric::UnreachedInARow).and_then(host::metric).unwrap_or_default()
     }
 
@@ -93,12 +95,6 @@ impl Metrics {
             if let Some(id) = self.of_colour(colour, ColourMetric::Active) {
                 host::set_metric(id, u64::from(colour == state.split.active));
             }
-        }
-    }
-
-    fn add_own(&self, metric: DeploymentMetric) {
-        if let Some(id) = self.of_deployment(metric) {
-            host::add_to_metric(id, 1);
         }
     }
 

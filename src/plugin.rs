@@ -1,5 +1,6 @@
 //! What one VM keeps for one plugin configuration, shared by all its streams.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use bluegreen_core::admin::api::Api;
@@ -7,13 +8,17 @@ use bluegreen_core::change::context::Context;
 use bluegreen_core::config::{Config, Routing};
 use bluegreen_core::controllers;
 use bluegreen_core::controllers::submissions::Submissions;
-use bluegreen_core::deployment::Deployment;
+use bluegreen_core::deployment::{Deployment, DeploymentIndex};
+use bluegreen_core::model::colour::{Colour, PerColour};
+use bluegreen_core::model::name::ClusterName;
+use bluegreen_core::readiness::arrival::Arrivals;
 use bluegreen_core::routing::decision::Router;
 use bluegreen_core::routing::rotation::Seed;
 use bluegreen_core::routing::worker::WorkerState;
 
 use crate::executor::Executor;
 use crate::host;
+use crate::question::Question;
 
 /// A compiled configuration and this VM's memory of it.
 pub struct Plugin {
@@ -31,6 +36,10 @@ pub struct Plugin {
     pub executor: Rc<Executor>,
     /// What this worker remembers of each deployment.
     pub workers: Vec<WorkerState>,
+    /// What their answers said about the way that requests take.
+    pub arrivals: Vec<Arrivals>,
+    /// What Envoy is asked about the answers of each colour.
+    questions: Vec<PerColour<RefCell<Option<Rc<Question>>>>>,
 }
 
 // === impl Plugin ===
@@ -45,16 +54,34 @@ impl Plugin {
         let now = host::unix_nanos(host::now());
         let remember =
             |deployment: &Deployment| WorkerState::new(deployment, Seed::new(context.instance, now, &deployment.name));
-        let workers = context.deployments.all().iter().map(remember).collect();
+        let deployments = context.deployments.all();
+        let workers = deployments.iter().map(remember).collect();
         Self {
             router: Router::new(config),
             routing: config.routing.clone(),
             api: config.admin.clone().map(Api::new),
             workers,
+            arrivals: deployments.iter().map(|_| Arrivals::default()).collect(),
+            questions: deployments.iter().map(|_| PerColour::default()).collect(),
             context,
             submissions,
             executor,
         }
+    }
+}
+
+impl Plugin {
+    /// What Envoy is asked about answers of `cluster`, which is the colour's now.
+    pub fn question(&self, index: DeploymentIndex, colour: Colour, cluster: &ClusterName) -> Option<Rc<Question>> {
+        let mut known = self.questions.get(index)?.get(colour).borrow_mut();
+        if let Some(question) = known.as_ref().filter(|question| question.cluster == *cluster) {
+            return Some(Rc::clone(question));
+        }
+        let question = Rc::new(Question::new(cluster));
+        if let Some(former) = known.replace(Rc::clone(&question)) {
+            former.forget();
+        }
+        Some(question)
     }
 }
 
