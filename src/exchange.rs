@@ -1,34 +1,44 @@
 //! One inference request on its way to a colour and back: routed, marked and measured, never held up.
 
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-use bluegreen_core::controllers::failover::{self, Reach, reach_of_503};
+use bluegreen_core::controllers::failover;
 use bluegreen_core::deployment::DeploymentIndex;
-use bluegreen_core::metrics::counters::{Class, ColourMetric, of_exchange};
-use bluegreen_core::model::colour::Colour;
-use bluegreen_core::model::percent::Percent;
+use bluegreen_core::metrics::answer::{Attribution, Explanation, Reach};
+use bluegreen_core::metrics::counters::{Class, ColourMetric, DeploymentMetric, of_exchange};
+use bluegreen_core::model::colour::{Colour, PerColour};
 use bluegreen_core::routing::decision::ByOverride;
-use bluegreen_core::routing::worker::WorkerState;
 use bluegreen_core::routing::{caching, cookie};
 
 use crate::host;
 use crate::plugin::Plugin;
+use crate::question::{Question, explanation};
 
 /// A request that a deployment took.
 pub struct Exchange {
     deployment: DeploymentIndex,
+    /// The colour that was chosen. Another one may answer.
     colour: Colour,
+    /// About its cluster, as it was when the request was routed.
+    question: Rc<Question>,
     /// The client chose the colour, so the exchange is no evidence for or against it.
     is_override: bool,
     began: SystemTime,
+    /// Whether all of the request has come.
+    is_sent: bool,
     answered: Option<Answered>,
     set_cookie: Option<String>,
 }
 
-/// The head of the answer.
+/// An answer whose head has come.
 struct Answered {
     class: Class,
     after: Duration,
+    /// The colour that it counts for.
+    colour: Option<Colour>,
+    /// Whether all of it has come.
+    is_complete: bool,
 }
 
 /// Tells the client which colour answered.
@@ -40,7 +50,7 @@ const VERSION_HEADER: &str = "x-bluegreen-version";
 
 impl Exchange {
     /// Routes a request whose headers are under way; `None` when no deployment wants it.
-    pub fn begin(plugin: &Plugin, context_id: u32) -> Option<Self> {
+    pub fn begin(plugin: &Plugin, context_id: u32, end_of_stream: bool) -> Option<Self> {
         let routing = &plugin.routing;
         let Some((index, choice)) = plugin.router.find(&host::Request) else {
             for header in [&routing.cluster_header, &routing.colour_header, &routing.shadow_header] {
@@ -74,40 +84,55 @@ impl Exchange {
             host::set_request_header(":authority", authority.as_str());
         }
 
-        let is_override = decision.by_override == ByOverride::Chosen;
         let exchange = Self {
             deployment: index,
             colour: decision.colour,
-            is_override,
+            question: plugin.question(index, decision.colour, &upstream.cluster)?,
+            is_override: decision.by_override == ByOverride::Chosen,
             began,
+            is_sent: end_of_stream,
             answered: None,
             set_cookie: decision.set_cookie,
         };
-        let requests = if is_override { ColourMetric::OverrideRequests } else { ColourMetric::Requests };
-        exchange.count(plugin, requests, 1);
-        exchange.count(plugin, ColourMetric::InFlight, 1);
+        exchange.count(plugin, exchange.colour, ColourMetric::InFlight, 1);
         Some(exchange)
+    }
+
+    /// All of the request has come.
+    pub fn on_sent(&mut self) {
+        self.is_sent = true;
     }
 
     /// Marks the answer, whose headers are under way. Envoy's own answers (no healthy upstream, timeout) come here too.
     pub fn on_answer(&mut self, plugin: &Plugin, end_of_stream: bool) {
-        let status = host::response_status().unwrap_or_default();
-        let class = Class::of_status(&status);
-        self.answered = Some(Answered { class, after: since(self.began) });
+        let after = since(self.began);
+        let attribution = self.attribute(plugin);
+        self.count_request(plugin, &attribution);
+        self.count_foreign(plugin, &attribution);
+        let Attribution { class, colour, .. } = attribution;
+        self.answered = Some(Answered { class, after, colour, is_complete: end_of_stream });
         if end_of_stream {
             // A gRPC answer without a message has its status here; others do not end with their head.
             self.on_grpc_status(false);
         }
-        self.record_upstream_result(plugin, status == b"503");
-        host::set_response_header(COLOUR_HEADER, self.colour.as_str());
-        if let Some(worker) = plugin.context.worker.state(self.deployment) {
-            worker.with_version(self.colour, |version| host::set_response_header(VERSION_HEADER, version));
+        if let Some(colour) = attribution.served_by() {
+            host::set_response_header(COLOUR_HEADER, colour.as_str());
+            if let Some(worker) = plugin.context.worker.state(self.deployment) {
+                worker.with_version(colour, |version| host::set_response_header(VERSION_HEADER, version));
+            }
         }
         // A shared cache would give one client's cookie to all others.
         if let Some(set_cookie) = self.set_cookie.take()
             && !host::joined_response_header("cache-control").is_some_and(|value| caching::is_marked_shareable(&value))
         {
             host::add_response_header("set-cookie", &set_cookie);
+        }
+    }
+
+    /// All of the answer has come.
+    pub fn on_complete(&mut self) {
+        if let Some(answered) = &mut self.answered {
+            answered.is_complete = true;
         }
     }
 
@@ -123,52 +148,106 @@ impl Exchange {
 
     /// Counts the exchange, which is over.
     pub fn end(self, plugin: &Plugin) {
-        self.count(plugin, ColourMetric::InFlight, -1);
-        let (class, first_byte) = match &self.answered {
-            // Asking Envoy costs 1.5 µs: only while it matters.
-            Some(answered) if self.is_guarded(plugin) => {
-                (answered.class.at_the_end(&host::response_code_details()), Some(answered.after))
+        self.count(plugin, self.colour, ColourMetric::InFlight, -1);
+        let (colour, class, first_byte) = match &self.answered {
+            Some(Answered { colour, class, after, is_complete: true }) => (*colour, *class, Some(*after)),
+            Some(Answered { colour, class, after, .. }) => {
+                (*colour, class.at_the_end(&explanation().code_details), Some(*after))
             }
-            Some(answered) => (answered.class, Some(answered.after)),
-            None => (Class::Unanswered, None),
+            None => {
+                let attribution = self.attribute_without_answer(plugin);
+                self.count_request(plugin, &attribution);
+                (attribution.colour, attribution.class, None)
+            }
         };
+        let Some(colour) = colour else { return };
         if self.is_override {
-            self.count(plugin, ColourMetric::OverrideResponses(class), 1);
+            self.count(plugin, colour, ColourMetric::OverrideResponses(class), 1);
             return;
         }
         for metric in of_exchange(class, first_byte, since(self.began)) {
-            self.count(plugin, metric, 1);
+            self.count(plugin, colour, metric, 1);
         }
     }
 
-    /// Whether a guard watches this exchange: it compares the colours now, as far as this worker knows.
-    fn is_guarded(&self, plugin: &Plugin) -> bool {
-        if self.is_override {
-            return false;
+    /// Finds out whom the answer counts for, and what it says about the way of requests and about reaching the colour.
+    fn attribute(&self, plugin: &Plugin) -> Attribution {
+        let host = &*plugin.context.host;
+        let known = plugin.context.deployments.get(self.deployment).zip(plugin.arrivals.get(self.deployment));
+        let is_expected = self.question.is_expected();
+        let (explanation, attribution) = if is_expected {
+            (Explanation::default(), Attribution::expected(self.colour, Class::Status(2)))
+        } else {
+            let class = Class::of_status(&host::response_status().unwrap_or_default());
+            let explanation = explanation();
+            let attribution = Attribution::of(&explanation, class, self.is_sent, self.colour, &self.clusters(plugin));
+            (explanation, attribution)
+        };
+        match known {
+            Some((deployment, arrivals)) if is_expected => arrivals.on_expected(host, deployment, self.colour),
+            Some((deployment, arrivals)) => {
+                let chosen = (self.colour, &self.question.cluster);
+                arrivals.on_explained(host, deployment, chosen, &explanation, &attribution);
+            }
+            None => {}
         }
+        self.record_reach(plugin, &attribution, &explanation.code_details);
+        attribution
+    }
+
+    /// The same of a stream that ended without an answer to the client. It says nothing about reaching the colour.
+    fn attribute_without_answer(&self, plugin: &Plugin) -> Attribution {
+        let class = Class::of_status(&host::response_status().unwrap_or_default());
+        Attribution::without_answer(&explanation(), class, self.is_sent, self.colour, &self.clusters(plugin))
+    }
+
+    /// The clusters of the colours: the chosen one's as it was when the request was routed.
+    fn clusters<'e>(&'e self, plugin: &'e Plugin) -> PerColour<&'e str> {
         let deployment = plugin.context.deployments.get(self.deployment);
-        let split = plugin.context.worker.state(self.deployment).and_then(WorkerState::known_split);
-        deployment.is_some_and(|deployment| deployment.guard.is_some())
-            && split.is_some_and(|split| split.canary_percent > Percent::ZERO)
+        PerColour::from_fn(|colour| match deployment {
+            Some(deployment) if colour != self.colour => deployment.colours.get(colour).cluster.as_str(),
+            _ => self.question.cluster.as_str(),
+        })
     }
 
-    /// For a failover that watches, of an ordinary request: asks Envoy about a 503 whether the request reached the colour;
-    /// any other answer says that it did.
-    fn record_upstream_result(&self, plugin: &Plugin, is_503: bool) {
-        let (context, index, colour) = (&plugin.context, self.deployment, self.colour);
+    /// For a failover that watches, of an ordinary request.
+    fn record_reach(&self, plugin: &Plugin, attribution: &Attribution, details: &str) {
+        let (context, index) = (&plugin.context, self.deployment);
+        let Some(colour) = attribution.colour else { return };
         if self.is_override || !failover::is_watching(context, index, colour, self.began.into()) {
             return;
         }
-        let details = if is_503 { host::response_code_details() } else { String::new() };
-        match if is_503 { reach_of_503(&details) } else { Reach::Reached } {
+        match attribution.reach {
             Reach::Reached => failover::on_reached(context, index),
             Reach::Unknown => {}
-            Reach::Unreached => failover::on_unreached(context, &plugin.submissions, index, colour, &details),
+            Reach::Unreached => failover::on_unreached(context, &plugin.submissions, index, colour, details),
         }
     }
 
-    fn count(&self, plugin: &Plugin, metric: ColourMetric, by: i64) {
-        plugin.context.worker.count(self.deployment, self.colour, metric, by);
+    /// Counts the request, now that it is known whom it counts for.
+    fn count_request(&self, plugin: &Plugin, attribution: &Attribution) {
+        let requests = if self.is_override { ColourMetric::OverrideRequests } else { ColourMetric::Requests };
+        if let Some(colour) = attribution.colour {
+            self.count(plugin, colour, requests, 1);
+            if attribution.retries > 0 {
+                let retries = i64::try_from(attribution.retries).unwrap_or(i64::MAX);
+                self.count(plugin, colour, ColourMetric::Retries, retries);
+            }
+        }
+    }
+
+    /// Counts an answer that is not the chosen colour's.
+    fn count_foreign(&self, plugin: &Plugin, attribution: &Attribution) {
+        let Some(metrics) = plugin.executor.metrics(self.deployment) else { return };
+        if attribution.reach == Reach::Unknown {
+            metrics.count_own(DeploymentMetric::LocalReplies);
+        } else if attribution.colour != Some(self.colour) {
+            metrics.count_own(DeploymentMetric::AnswersFromElsewhere);
+        }
+    }
+
+    fn count(&self, plugin: &Plugin, colour: Colour, metric: ColourMetric, by: i64) {
+        plugin.context.worker.count(self.deployment, colour, metric, by);
     }
 }
 

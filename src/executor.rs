@@ -19,7 +19,7 @@ use bluegreen_core::host::http::{HttpReply, HttpRequest};
 use bluegreen_core::host::queue::Queues;
 use bluegreen_core::host::reply::Reply;
 use bluegreen_core::host::tasks::{Flow, TaskId, Tasks};
-use bluegreen_core::metrics::counters::ColourMetric;
+use bluegreen_core::metrics::counters::{ColourMetric, DeploymentMetric};
 use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::time::Timestamp;
 use bluegreen_core::state::State;
@@ -64,7 +64,8 @@ impl Executor {
         }
     }
 
-    fn metrics(&self, deployment: DeploymentIndex) -> Option<&Metrics> {
+    /// A deployment's metrics.
+    pub fn metrics(&self, deployment: DeploymentIndex) -> Option<&Metrics> {
         self.metrics.get(deployment)
     }
 
@@ -266,7 +267,7 @@ impl Host for Executor {
 
     fn count_fallback(&self, deployment: DeploymentIndex) {
         if let Some(metrics) = self.metrics(deployment) {
-            metrics.count_fallback();
+            metrics.count_own(DeploymentMetric::Fallbacks);
         }
     }
 

@@ -18,6 +18,7 @@ mod grpc;
 mod metrics;
 
 mod executor;
+mod question;
 
 mod plugin;
 

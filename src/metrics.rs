@@ -36,9 +36,11 @@ impl Metrics {
         }
     }
 
-    /// Counts that the last good state goes on because the current one could not be read.
-    pub fn count_fallback(&self) {
-        self.add_own(DeploymentMetric::Fallbacks);
+    /// Adds one to a counter of the deployment.
+    pub fn count_own(&self, metric: DeploymentMetric) {
+        if let Some(id) = self.of_deployment(metric) {
+            host::add_to_metric(id, 1);
+        }
     }
 
     /// Shows a state in the gauges.
@@ -52,12 +54,6 @@ impl Metrics {
             if let Some(id) = self.of_colour(colour, ColourMetric::Active) {
                 host::set_metric(id, u64::from(colour == state.split.active));
             }
-        }
-    }
-
-    fn add_own(&self, metric: DeploymentMetric) {
-        if let Some(id) = self.of_deployment(metric) {
-            host::add_to_metric(id, 1);
         }
     }
 

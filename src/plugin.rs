@@ -1,6 +1,6 @@
 //! What one VM keeps for one plugin configuration, shared by all its streams.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bluegreen_core::admin::api::Api;
@@ -8,9 +8,14 @@ use bluegreen_core::change::context::Context;
 use bluegreen_core::config::{Config, Routing};
 use bluegreen_core::controllers;
 use bluegreen_core::controllers::submissions::Submissions;
+use bluegreen_core::deployment::DeploymentIndex;
+use bluegreen_core::model::colour::{Colour, PerColour};
+use bluegreen_core::model::name::ClusterName;
+use bluegreen_core::readiness::arrival::Arrivals;
 use bluegreen_core::routing::decision::Router;
 
 use crate::executor::Executor;
+use crate::question::Question;
 
 /// A compiled configuration and this VM's memory of it.
 pub struct Plugin {
@@ -26,6 +31,10 @@ pub struct Plugin {
     pub submissions: Rc<Submissions>,
     /// What runs the flows.
     pub executor: Rc<Executor>,
+    /// What their answers said about the way that requests take.
+    pub arrivals: Vec<Arrivals>,
+    /// What Envoy is asked about the answers of each colour.
+    questions: Vec<PerColour<RefCell<Option<Rc<Question>>>>>,
 }
 
 thread_local! {
@@ -43,14 +52,32 @@ impl Plugin {
         MACHINE.set(Some(context.worker.machine()));
         let submissions = Rc::new(Submissions::new(&context));
         controllers::start(&context, &submissions, config);
+        let deployments = context.deployments.all();
         Self {
             router: Router::new(config),
             routing: config.routing.clone(),
             api: config.admin.clone().map(Api::new),
+            arrivals: deployments.iter().map(|_| Arrivals::default()).collect(),
+            questions: deployments.iter().map(|_| PerColour::default()).collect(),
             context,
             submissions,
             executor,
         }
+    }
+}
+
+impl Plugin {
+    /// What Envoy is asked about answers of `cluster`, which is the colour's now.
+    pub fn question(&self, index: DeploymentIndex, colour: Colour, cluster: &ClusterName) -> Option<Rc<Question>> {
+        let mut known = self.questions.get(index)?.get(colour).borrow_mut();
+        if let Some(question) = known.as_ref().filter(|question| question.cluster == *cluster) {
+            return Some(Rc::clone(question));
+        }
+        let question = Rc::new(Question::new(cluster));
+        if let Some(former) = known.replace(Rc::clone(&question)) {
+            former.forget();
+        }
+        Some(question)
     }
 }
 

@@ -70,7 +70,7 @@ impl HttpContext for Stream {
                 return Action::Pause;
             }
         }
-        if let Some(exchange) = Exchange::begin(plugin, self.context_id) {
+        if let Some(exchange) = Exchange::begin(plugin, self.context_id, end_of_stream) {
             self.kind = Kind::Traffic(exchange);
         }
         Action::Continue
@@ -82,6 +82,10 @@ impl HttpContext for Stream {
                 call.on_body(plugin, size, end_of_stream);
                 Action::Pause
             }
+            (Kind::Traffic(exchange), _) if end_of_stream => {
+                exchange.on_sent();
+                Action::Continue
+            }
             (Kind::Answered, _) => Action::Pause,
             _ => Action::Continue,
         }
@@ -92,6 +96,10 @@ impl HttpContext for Stream {
             (Kind::Admin(call), Some(plugin)) => {
                 call.on_trailers(plugin);
                 Action::Pause
+            }
+            (Kind::Traffic(exchange), _) => {
+                exchange.on_sent();
+                Action::Continue
             }
             (Kind::Answered, _) => Action::Pause,
             _ => Action::Continue,
@@ -105,9 +113,17 @@ impl HttpContext for Stream {
         Action::Continue
     }
 
+    fn on_http_response_body(&mut self, _size: usize, end_of_stream: bool) -> Action {
+        if let (Kind::Traffic(exchange), true) = (&mut self.kind, end_of_stream) {
+            exchange.on_complete();
+        }
+        Action::Continue
+    }
+
     fn on_http_response_trailers(&mut self, _count: usize) -> Action {
         if let Kind::Traffic(exchange) = &mut self.kind {
             exchange.on_grpc_status(true);
+            exchange.on_complete();
         }
         Action::Continue
     }

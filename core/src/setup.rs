@@ -3,12 +3,13 @@
 //! Whoever finds one notes it; whoever sees it gone clears it. What is noted is kept in shared data, so that any worker can
 //! show it, and is worth one line in the log and a gauge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::deployment::Deployment;
 use crate::host::Host;
+use crate::model::colour::Colour;
 use crate::model::name::DeploymentName;
 use crate::model::time::Timestamp;
 use crate::store::key::Key;
@@ -49,6 +50,9 @@ pub struct Noted {
     pub detail: String,
     /// Since when.
     pub since: Timestamp,
+    /// The colours that it is about, where it is not about all of the deployment.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub colours: BTreeSet<Colour>,
 }
 
 /// The mistakes that are known of one deployment.
@@ -59,15 +63,29 @@ const LONGEST_DETAIL: usize = 400;
 
 /// Notes a mistake. The first time is logged; another detail replaces the one before. It costs a read of shared data: not
 /// for each request.
-pub fn note(host: &dyn Host, deployment: &Deployment, problem: SetupProblem, mut detail: String) {
+pub fn note(host: &dyn Host, deployment: &Deployment, problem: SetupProblem, detail: String) {
+    note_about(host, deployment, problem, None, detail);
+}
+
+/// The same about a colour; [`clear_about`] takes it back.
+pub fn note_about(
+    host: &dyn Host,
+    deployment: &Deployment,
+    problem: SetupProblem,
+    about: Option<Colour>,
+    mut detail: String,
+) {
     detail.truncate(detail.floor_char_boundary(LONGEST_DETAIL));
     let (name, now) = (&deployment.name, host.now());
     let mut is_new = false;
     let written = update(host.store(), &key(name), &mut |before| {
         let mut notes = decode(before.value);
         is_new = !notes.contains_key(&problem);
-        let since = notes.get(&problem).map_or(now, |noted| noted.since);
-        let after = Noted { detail: detail.clone(), since };
+        let known = notes.get(&problem);
+        let since = known.map_or(now, |noted| noted.since);
+        let mut colours = known.map(|noted| noted.colours.clone()).unwrap_or_default();
+        colours.extend(about);
+        let after = Noted { detail: detail.clone(), since, colours };
         if notes.insert(problem, after.clone()).as_ref() == Some(&after) {
             return None;
         }
@@ -81,12 +99,35 @@ pub fn note(host: &dyn Host, deployment: &Deployment, problem: SetupProblem, mut
 
 /// Takes a mistake back that is not seen any more.
 pub fn clear(host: &dyn Host, deployment: &Deployment, problem: SetupProblem) {
+    clear_where(host, deployment, problem, |_| true);
+}
+
+/// Takes it back about a colour: it stays while it is about the other one as well.
+pub fn clear_about(host: &dyn Host, deployment: &Deployment, problem: SetupProblem, colour: Colour) {
+    clear_where(host, deployment, problem, |colours| colours.remove(&colour) && colours.is_empty());
+}
+
+/// Takes it back if `ends`, which may also leave fewer colours behind.
+fn clear_where(
+    host: &dyn Host,
+    deployment: &Deployment,
+    problem: SetupProblem,
+    ends: impl Fn(&mut BTreeSet<Colour>) -> bool,
+) {
+    let mut is_over = false;
     let cleared = update(host.store(), &key(&deployment.name), &mut |before| {
         let mut notes = decode(before.value);
-        notes.remove(&problem)?;
+        let noted = notes.get_mut(&problem)?;
+        let colours = noted.colours.len();
+        is_over = ends(&mut noted.colours);
+        if is_over {
+            notes.remove(&problem);
+        } else if noted.colours.len() == colours {
+            return None;
+        }
         serde_json::to_vec(&notes).ok()
     });
-    if cleared == Ok(true) {
+    if cleared == Ok(true) && is_over {
         host.info(&format!("bluegreen: deployment={} setup={}: mended", deployment.name, problem.as_str()));
         host.set_gauge(&problem.metric(&deployment.name), 0);
     }
@@ -155,6 +196,24 @@ mod tests {
         assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=cluster-unknown: mended"]);
         note(&host, iris, problem, "gren".to_owned());
         assert_eq!(host.take_log().len(), 1);
+    }
+
+    #[test]
+    fn a_mistake_about_both_colours_stays_until_both_are_mended() {
+        let (host, deployments) = (TestHost::default(), green_has_an_authority());
+        let iris = &deployments.all()[0];
+        let problem = SetupProblem::AnswersFromElsewhere;
+        for colour in Colour::ALL {
+            note_about(&host, iris, problem, Some(colour), format!("of {colour}"));
+        }
+        assert_eq!(host.take_log().len(), 1);
+        clear_about(&host, iris, problem, Colour::Blue);
+        clear_about(&host, iris, problem, Colour::Blue);
+        assert_eq!(noted(&host.store, &iris.name)[&problem].colours, [Colour::Green].into());
+        assert_eq!(host.take_log(), Vec::<String>::new());
+        clear_about(&host, iris, problem, Colour::Green);
+        assert_eq!(noted(&host.store, &iris.name), Notes::new());
+        assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=answers-from-elsewhere: mended"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{GrpcStream, Headers, Host, LocalReply, Queue, SentCall, SentGrpc, ho
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
 const BAD_ARGUMENT: u32 = 2;
+const SERIALIZATION_FAILURE: u32 = 3;
 const EMPTY: u32 = 7;
 const CAS_MISMATCH: u32 = 8;
 const INTERNAL_FAILURE: u32 = 10;
@@ -345,6 +346,8 @@ unsafe extern "C" fn proxy_get_property(
         host.calls.push("get_property");
         let value = match path.split('\0').collect::<Vec<_>>()[..] {
             ["response", "code_details"] => host.code_details.clone().into_bytes(),
+            ["xds", "cluster_name"] => host.serving_cluster().into_bytes(),
+            ["upstream", "request_attempt_count"] => host.attempts.to_le_bytes().to_vec(),
             // Unlike the calls for maps, which give the first value, the property joins all of them.
             [side @ ("request" | "response"), "headers", name] => {
                 let map = if side == "request" { 0 } else { 2 };
@@ -360,6 +363,46 @@ unsafe extern "C" fn proxy_get_property(
         };
         unsafe { give(&value, data, size) };
         OK
+    })
+}
+
+/// Envoy's functions for expressions. Null is a value that cannot be handed over.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_call_foreign_function(
+    name: *const u8,
+    name_size: usize,
+    argument: *const u8,
+    argument_size: usize,
+    data: *mut *mut u8,
+    size: *mut usize,
+) -> u32 {
+    let (name, argument) = unsafe { (text(name, name_size), bytes(argument, argument_size)) };
+    host(|host| {
+        host.calls.push("call_foreign_function");
+        if host.expressions_refused {
+            return NOT_FOUND;
+        }
+        if name == "expr_create" {
+            host.expressions.push(String::from_utf8_lossy(argument).into_owned());
+            let number = u32::try_from(host.expressions.len() - 1).expect("few expressions");
+            unsafe { give(&number.to_le_bytes(), data, size) };
+            return OK;
+        }
+        let number = u32::from_le_bytes(argument.try_into().expect("the number of an expression")) as usize;
+        let expression = host.expressions.get(number).cloned().unwrap_or_default();
+        match name.as_str() {
+            "expr_evaluate" if expression.is_empty() => NOT_FOUND,
+            "expr_evaluate" if host.is_null(&expression) => SERIALIZATION_FAILURE,
+            "expr_evaluate" => {
+                unsafe { give(&1_u64.to_le_bytes(), data, size) };
+                OK
+            }
+            "expr_delete" => {
+                host.expressions[number].clear();
+                OK
+            }
+            _ => panic!("the foreign function {name:?}"),
+        }
     })
 }
 
@@ -480,5 +523,5 @@ macro_rules! never_called {
 never_called! {
     proxy_get_metric proxy_set_buffer_bytes proxy_set_property proxy_get_header_map_pairs proxy_set_header_map_pairs
     proxy_grpc_close
-    proxy_close_stream proxy_continue_stream proxy_resolve_shared_queue proxy_call_foreign_function proxy_done proxy_get_log_level
+    proxy_close_stream proxy_continue_stream proxy_resolve_shared_queue proxy_done proxy_get_log_level
 }

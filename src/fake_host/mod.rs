@@ -82,6 +82,11 @@ struct Host {
     last_token: u32,
     reply: (Headers, Vec<u8>),
     code_details: String,
+    /// The cluster that answers; the one that the filter asks for if not said.
+    serving: Option<String>,
+    attempts: u64,
+    expressions: Vec<String>,
+    expressions_refused: bool,
     sent_grpc: Vec<SentGrpc>,
     grpc_streams: BTreeMap<u32, GrpcStream>,
     grpc_received: Vec<u8>,
@@ -110,6 +115,7 @@ unsafe extern "C" {
     fn proxy_on_request_body(context_id: u32, size: usize, end_of_stream: bool) -> u32;
     fn proxy_on_request_trailers(context_id: u32, count: usize) -> u32;
     fn proxy_on_response_headers(context_id: u32, count: usize, end_of_stream: bool) -> u32;
+    fn proxy_on_response_body(context_id: u32, size: usize, end_of_stream: bool) -> u32;
     fn proxy_on_http_call_response(context_id: u32, token: u32, headers: usize, body_size: usize, trailers: usize);
     fn proxy_on_grpc_receive(context_id: u32, token: u32, size: usize);
     fn proxy_on_grpc_close(context_id: u32, token: u32, status: u32);
@@ -180,7 +186,8 @@ impl FakeEnvoy {
         proxy_wasm::set_root_context(crate::root::create);
         let (last_context, last_token) = host(|host| (host.last_context, host.last_token));
         let now_nanos = 1_795_446_000_000_000_000;
-        host(|host| *host = Host { now_nanos, last_context, last_token, ..Host::default() });
+        let code_details = "via_upstream".to_owned();
+        host(|host| *host = Host { now_nanos, last_context, last_token, code_details, attempts: 1, ..Host::default() });
         Self
     }
 
@@ -291,6 +298,21 @@ impl FakeEnvoy {
         host(|host| host.code_details = details.to_owned());
     }
 
+    /// Which cluster answers from now on, and at which attempt: `None` for the one that the filter asks for.
+    pub fn serve_from(&self, cluster: Option<&str>, attempts: u64) {
+        host(|host| (host.serving, host.attempts) = (cluster.map(str::to_owned), attempts));
+    }
+
+    /// Whether expressions cannot be compiled, as in an Envoy without their parser.
+    pub fn refuse_expressions(&self) {
+        host(|host| host.expressions_refused = true);
+    }
+
+    /// The expressions that were compiled and are still there.
+    pub fn expressions(&self) -> Vec<String> {
+        host(|host| host.expressions.iter().filter(|text| !text.is_empty()).cloned().collect())
+    }
+
     /// The calls that the filter has made since the last time this was asked.
     pub fn take_calls(&self) -> Vec<&'static str> {
         host(|host| std::mem::take(&mut host.calls))
@@ -307,6 +329,27 @@ impl Drop for FakeEnvoy {
         for context in streams.into_iter().chain(workers) {
             unsafe { proxy_on_delete(context) };
         }
+    }
+}
+
+/// What the host knows of the answer.
+impl Host {
+    /// The cluster that answers the current stream.
+    fn serving_cluster(&self) -> String {
+        self.serving.clone().unwrap_or_else(|| {
+            let stream = self.streams.get(&self.current);
+            stream.and_then(|stream| values(&stream.request, "x-bluegreen-cluster").pop()).unwrap_or_default()
+        })
+    }
+
+    /// Whether an expression of the filter's is null. It is one pattern: what it says about status, details and attempts is
+    /// always the same.
+    fn is_null(&self, expression: &str) -> bool {
+        let cluster = format!("xds.cluster_name == {:?}", self.serving_cluster());
+        let status = self.streams.get(&self.current).map(|stream| values(&stream.response, ":status"));
+        expression.contains(&cluster)
+            && status.is_some_and(|status| status == ["200"])
+            && (self.code_details.as_str(), self.attempts) == ("via_upstream", 1)
     }
 }
 
@@ -379,6 +422,11 @@ impl Exchange {
         self.with(|stream| stream.response.clone())
     }
 
+    /// The upstream's answer, which Envoy keeps to itself: the filter learns of it at the end only.
+    pub fn keep_answer(&self, status: &str) {
+        self.with(|stream| stream.response = vec![(":status".to_owned(), status.as_bytes().to_vec())]);
+    }
+
     /// A gRPC answer without a message: all of it is in its head.
     pub fn answer_grpc(&self, status: &str) {
         let head = [(":status", "200"), ("grpc-status", status)];
@@ -388,9 +436,17 @@ impl Exchange {
         unsafe { proxy_on_response_headers(self.0, head.len(), true) };
     }
 
-    /// The stream is over.
+    /// The stream is over. The answer to it, if there is one, is complete unless Envoy says that it broke off.
     pub fn end(self) {
         self.with(|_| ());
+        let is_complete = host(|host| {
+            let is_answered = host.streams.get(&self.0).is_some_and(|stream| !stream.response.is_empty());
+            let broke_off = ["downstream", "upstream_reset_after", "internal_redirect"];
+            is_answered && !broke_off.iter().any(|side| host.code_details.starts_with(side))
+        });
+        if is_complete {
+            unsafe { proxy_on_response_body(self.0, 0, true) };
+        }
         unsafe {
             proxy_on_done(self.0);
             proxy_on_log(self.0);

@@ -16,16 +16,16 @@ fn of_exchange(in_deployment: &str, more: &[(&str, &[u8])]) -> Vec<&'static str>
 #[test]
 fn a_plain_exchange_makes_10() {
     let expected = [
-        "get_header",       // :path
-        "get_current_time", // the start
-        "set_header",       // colour
-        "remove_header",    // shadow
-        "set_header",       // cluster
-        "get_header",       // :status
-        "get_current_time", // the first byte
-        "set_header",       // colour
-        "set_header",       // version
-        "get_current_time", // the last byte
+        "get_header",            // :path
+        "get_current_time",      // the start
+        "set_header",            // colour
+        "remove_header",         // shadow
+        "set_header",            // cluster
+        "get_current_time",      // the first byte
+        "call_foreign_function", // whether it is a 200 of the chosen cluster, at the first attempt
+        "set_header",            // colour
+        "set_header",            // version
+        "get_current_time",      // the last byte
     ];
     assert_eq!(of_exchange("", &[]), expected);
 }
@@ -122,11 +122,31 @@ fn an_exchange_with_everything_turned_on_makes_12() {
     assert_eq!(of_exchange(everything, &[("cookie", b"c=2")]).len(), 12);
 }
 
-/// While a canary runs: the explanation of the answer, and whether the request is a preflight.
+/// While a canary runs: whether the request is a preflight.
 #[test]
-fn a_guarded_exchange_makes_10_and_12_while_a_canary_runs() {
+fn a_guarded_exchange_makes_10_and_11_while_a_canary_runs() {
     assert_eq!(of_exchange(r#", "guard": {}"#, &[]).len(), 10);
-    assert_eq!(of_exchange(r#", "guard": {}, "initial": {"canary_percent": 10}"#, &[]).len(), 12);
+    assert_eq!(of_exchange(r#", "guard": {}, "initial": {"canary_percent": 10}"#, &[]).len(), 11);
+}
+
+/// The status, and the three facts of the explanation.
+#[test]
+fn an_answer_that_needs_an_explanation_takes_4_more() {
+    let calls_of = |prepare: &dyn Fn(&FakeEnvoy), status: &str| {
+        let envoy = FakeEnvoy::start();
+        prepare(&envoy);
+        let worker = worker(&envoy, &config("", ""));
+        (0..300).for_each(|_| drop(cluster(worker, &[])));
+        infer(worker, &[]).answer(status);
+        let exchange = infer(worker, &[]);
+        envoy.take_calls();
+        exchange.answer(status);
+        envoy.take_calls().len()
+    };
+    assert_eq!(calls_of(&|_| {}, "200"), 4);
+    assert_eq!(calls_of(&|_| {}, "404"), 8);
+    // An Envoy without expressions: one call that is in vain is made once, at the first request.
+    assert_eq!(calls_of(&|envoy| envoy.refuse_expressions(), "200"), 7);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The filter as a host sees it: what it calls, what it leaves in headers, metrics and shared data.
 
 mod admin_calls;
+mod answers;
 mod cookie;
 mod executor;
 mod failure;

@@ -130,6 +130,9 @@ impl Problem {
             Self::Change(ChangeError::Rejected(Rejection::Untested { .. }, _)) => {
                 (409, "smoke-test-missing", "Smoke test not passed")
             }
+            Self::Change(ChangeError::Rejected(Rejection::NotRouted { .. }, _)) => {
+                (409, "not-routed", "Requests go elsewhere")
+            }
             Self::Change(ChangeError::Rejected(Rejection::Superseded, _)) => {
                 (412, "stale-revision", "Another change came first")
             }
@@ -216,7 +219,10 @@ impl fmt::Display for Problem {
             }
             Self::Refused(refusal) => write!(f, "{refusal}"),
             Self::Change(
-                error @ ChangeError::Rejected(Rejection::Unhealthy { .. } | Rejection::Untested { .. }, _),
+                error @ ChangeError::Rejected(
+                    Rejection::Unhealthy { .. } | Rejection::Untested { .. } | Rejection::NotRouted { .. },
+                    _,
+                ),
             ) => {
                 write!(f, "{error}. {OVERRIDE}")
             }

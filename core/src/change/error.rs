@@ -36,6 +36,13 @@ pub enum Rejection {
         /// What is missing.
         missing: Missing,
     },
+    /// Requests for the colour that would get traffic were answered by another cluster.
+    NotRouted {
+        /// The colour.
+        colour: Colour,
+        /// What was seen.
+        detail: String,
+    },
     /// The colour that would get traffic does not answer its probe as it should.
     Unhealthy {
         /// The colour.
@@ -88,6 +95,9 @@ impl fmt::Display for Rejection {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Untested { colour, missing } => {
                 write!(f, "{colour} would get traffic, and {missing}: POST …/test first")
+            }
+            Self::NotRouted { colour, detail } => {
+                write!(f, "{colour} would be chosen, and would not be asked: {detail}")
             }
             Self::Unhealthy { colour, detail } => {
                 write!(f, "{colour} would get traffic, and its probe failed just now: {detail}")

@@ -12,6 +12,7 @@ use crate::etcd::transaction::{Committed, Current, TxnError, commit};
 use crate::model::author::Author;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::time::Timestamp;
+use crate::readiness::arrival;
 use crate::readiness::gate::{self, NotReady};
 use crate::readiness::probe;
 use crate::routing::versions::versions;
@@ -196,6 +197,9 @@ fn decide(
         before.after(&request.command, author, now).map_err(|refusal| Obstacle::Rejected(Rejection::Refused(refusal)))
     };
     let Some(unforced) = after(false)? else { return Ok(None) };
+    if request.checks == Checks::Enforce {
+        ensure_routed(&request.command, before, &unforced, deployment, store)?;
+    }
     let ready = gate::check(before, &unforced, deployment, &versions(store, deployment), healthy, now);
     match (request.checks, ready) {
         (Checks::Enforce, Err(NotReady::ProbeRequired(colour))) => Err(Obstacle::ProbeRequired(colour)),
@@ -204,6 +208,25 @@ fn decide(
         }
         (Checks::Override, _) | (Checks::Skip, Err(_)) => after(true),
         (Checks::Enforce | Checks::Skip, Ok(())) => Ok(Some(unforced)),
+    }
+}
+
+/// Whether requests for the colour that gains traffic would reach it, by what their answers said until now. The way back is
+/// open all the same, and so is a pushed `initial`: it may come with the route that was wrong.
+fn ensure_routed(
+    command: &Command,
+    before: &State,
+    after: &State,
+    deployment: &Deployment,
+    store: &dyn Store,
+) -> Result<(), Obstacle> {
+    if matches!(command, Command::RollBack | Command::AdoptInitial(_)) {
+        return Ok(());
+    }
+    let Some(colour) = gate::gains_traffic(before, after) else { return Ok(()) };
+    match arrival::unrouted(store, deployment, colour) {
+        Some(detail) => Err(Obstacle::Rejected(Rejection::NotRouted { colour, detail })),
+        None => Ok(()),
     }
 }
 

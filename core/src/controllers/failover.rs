@@ -22,28 +22,6 @@ use crate::store::unreached;
 /// The most of Envoy's description that goes into a reason, in characters: with the words around it, fewer than 200.
 const LONGEST_DETAIL: usize = 130;
 
-/// Whether a request reached its colour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// The model server answered.
-    Reached,
-    /// Envoy could not deliver it.
-    Unreached,
-    /// Nothing can be said: a circuit breaker is open, which is a sign of load that another colour would not carry
-    /// better, or Envoy does not say why it answered.
-    Unknown,
-}
-
-/// What a 503 says about reaching the colour, by Envoy's `response.code_details`.
-pub fn reach_of_503(code_details: &str) -> Reach {
-    match code_details {
-        "via_upstream" => Reach::Reached,
-        "" => Reach::Unknown,
-        overflow if overflow.contains("overflow") => Reach::Unknown,
-        _ => Reach::Unreached,
-    }
-}
-
 /// Whether a failover would act on requests to `colour` now, as far as this worker knows: only while the colour that was
 /// left is kept.
 pub fn is_watching(context: &Context, index: DeploymentIndex, colour: Colour, now: Timestamp) -> bool {
@@ -155,21 +133,6 @@ mod tests {
         assert_eq!(author.source, Source::Guard);
         let expected = "5 requests in a row did not reach green (last: connection_refused)";
         assert_eq!(author.reason.as_str(), expected);
-    }
-
-    #[test]
-    fn only_what_envoy_could_not_deliver_counts_as_unreached() {
-        let cases = [
-            ("no_healthy_upstream", Reach::Unreached),
-            ("cluster_not_found", Reach::Unreached),
-            ("upstream_reset_before_response_started{remote_connection_failure}", Reach::Unreached),
-            ("upstream_reset_before_response_started{overflow}", Reach::Unknown),
-            ("via_upstream", Reach::Reached),
-            ("", Reach::Unknown),
-        ];
-        for (details, reach) in cases {
-            assert_eq!(reach_of_503(details), reach, "{details}");
-        }
     }
 
     #[test]

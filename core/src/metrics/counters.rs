@@ -26,6 +26,8 @@ pub enum ColourMetric {
     OverrideRequests,
     /// Counter: exchanges of such requests ended, by class of answer.
     OverrideResponses(Class),
+    /// Counter: attempts that failed and that Envoy repeated, so that clients did not see them.
+    Retries,
     /// Counter: exchanges by time to first byte, not cumulative.
     FirstByte(Bucket),
     /// Counter: exchanges by time to their last byte, not cumulative.
@@ -36,7 +38,7 @@ pub enum ColourMetric {
     Active,
 }
 
-/// A metric of one deployment: gauges, but for the last.
+/// A metric of one deployment: gauges, but for the last three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeploymentMetric {
     /// The state's revision.
@@ -49,6 +51,10 @@ pub enum DeploymentMetric {
     ShadowBasisPoints,
     /// Counter: times that a worker could not read the state and went on with the last good one.
     Fallbacks,
+    /// Counter: answers that count for no colour, because Envoy or another filter gave them without trying one.
+    LocalReplies,
+    /// Counter: answers that came from another cluster than the one that was chosen.
+    AnswersFromElsewhere,
 }
 
 /// How an exchange ended.
@@ -88,7 +94,7 @@ impl ColourMetric {
     /// How many there are, for a table by [`ColourMetric::index`].
     pub const COUNT: usize = Self::SINGLE + 2 * Class::COUNT + 2 * Bucket::COUNT;
     /// How many have neither class nor bucket.
-    const SINGLE: usize = 4;
+    const SINGLE: usize = 5;
 
     /// A place of its own, below [`ColourMetric::COUNT`].
     pub fn index(self) -> usize {
@@ -99,6 +105,7 @@ impl ColourMetric {
             Self::InFlight => 1,
             Self::Active => 2,
             Self::OverrideRequests => 3,
+            Self::Retries => 4,
             Self::Responses(class) => Self::SINGLE.saturating_add(class.index()),
             Self::OverrideResponses(class) => of_overrides.saturating_add(class.index()),
             Self::FirstByte(bucket) => first_bucket.saturating_add(bucket.index()),
@@ -113,7 +120,7 @@ impl ColourMetric {
 
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        let single = [Self::Requests, Self::OverrideRequests, Self::InFlight, Self::Active];
+        let single = [Self::Requests, Self::OverrideRequests, Self::Retries, Self::InFlight, Self::Active];
         let classes = Class::all().flat_map(|class| [Self::Responses(class), Self::OverrideResponses(class)]);
         let buckets = Bucket::all().flat_map(|bucket| [Self::FirstByte(bucket), Self::Exchange(bucket)]);
         single.into_iter().chain(classes).chain(buckets)
@@ -128,6 +135,7 @@ impl ColourMetric {
             Self::Responses(class) => format!("{prefix}.class.{}.responses_total", class.as_str()),
             Self::OverrideRequests => format!("{prefix}.override_requests_total"),
             Self::OverrideResponses(class) => format!("{prefix}.class.{}.override_responses_total", class.as_str()),
+            Self::Retries => format!("{prefix}.retries_total"),
             Self::FirstByte(of) => format!("{prefix}.bucket_us.{}.first_byte_total", bucket(of)),
             Self::Exchange(of) => format!("{prefix}.bucket_us.{}.exchange_total", bucket(of)),
             Self::InFlight => format!("{prefix}.in_flight"),
@@ -140,7 +148,7 @@ impl ColourMetric {
 
 impl DeploymentMetric {
     /// How many there are, for a table by [`DeploymentMetric::index`].
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 7;
 
     /// A place of its own, below [`DeploymentMetric::COUNT`].
     pub const fn index(self) -> usize {
@@ -150,12 +158,14 @@ impl DeploymentMetric {
             Self::CanaryBasisPoints => 2,
             Self::ShadowBasisPoints => 3,
             Self::Fallbacks => 4,
+            Self::LocalReplies => 5,
+            Self::AnswersFromElsewhere => 6,
         }
     }
 
     /// Whether it goes up and down.
     pub const fn is_gauge(self) -> bool {
-        !matches!(self, Self::Fallbacks)
+        !matches!(self, Self::Fallbacks | Self::LocalReplies | Self::AnswersFromElsewhere)
     }
 
     /// The gauges that show `state`, with their values.
@@ -178,6 +188,8 @@ impl DeploymentMetric {
             Self::CanaryBasisPoints => "canary_basis_points",
             Self::ShadowBasisPoints => "shadow_basis_points",
             Self::Fallbacks => "fallbacks_total",
+            Self::LocalReplies => "local_replies_total",
+            Self::AnswersFromElsewhere => "answers_from_elsewhere_total",
         };
         format!("bluegreen.deployment.{deployment}.{last}")
     }

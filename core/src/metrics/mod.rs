@@ -3,4 +3,5 @@
 pub mod latency;
 pub mod counters;
 pub mod tally;
+pub mod answer;
 pub mod comparison;
