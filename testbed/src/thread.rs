@@ -38,7 +38,7 @@ impl StoppedThread {
             if stopped.send(end).is_ok() && is_up {
                 // Ends when the other end is dropped.
                 drop(waits.recv());
-                drop(ptrace::detach(thread, None));
+                let _: nix::Result<()> = ptrace::detach(thread, None);
             }
         });
         is_stopped.recv().context("the tracer")?.with_context(|| format!("stopping thread {name} of {id}"))?;

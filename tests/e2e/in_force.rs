@@ -122,8 +122,9 @@ async fn during_a_hot_restart_the_new_process_switches_what_it_serves() -> Resul
 async fn the_workers_are_shown_with_what_they_have_routed() -> Result<()> {
     let env = Environment::new(2).await?;
     env.load()?.connections(8).at_most(60).run().await.ensure_no_failures()?;
-    let state = env.envoy.admin()?.promote(IRIS).await?;
     // Envoy's main thread has the filter too.
+    env.until("all workers", |state| state.in_force.of == 3).await?;
+    let state = env.envoy.admin()?.promote(IRIS).await?;
     ensure!((state.in_force.revision, state.in_force.confirmed, state.in_force.of) == (1, 3, 3), "{state:?}");
     ensure!(state.workers.iter().map(|worker| worker.routed).sum::<u64>() == 60, "{:?}", state.workers);
     ensure!(state.workers.iter().all(|worker| worker.revision == Some(1)), "{:?}", state.workers);

@@ -1,7 +1,5 @@
 //! What the workers show of themselves, and who watches that they do.
 
-use std::collections::BTreeMap;
-
 use crate::change::context::Context;
 use crate::deployment::Deployment;
 use crate::host::next_tick;
@@ -15,8 +13,8 @@ use crate::workers::worker::dismiss;
 /// What the instance that watches remembers of the others' signs of life.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// By member, how many there were, and how many ticks ago the last one came.
-    beats: BTreeMap<u64, (u64, u32)>,
+    /// Each member with how many there were, and how many ticks ago the last one came.
+    beats: Vec<(u64, u64, u32)>,
     /// How many machines the gauges show, live and silent.
     shown: Option<(usize, usize)>,
 }
@@ -53,14 +51,22 @@ impl Watch {
     pub fn look(&mut self, context: &Context) {
         let (host, store) = (&*context.host, context.host.store());
         let mut members = Roster::read(store).members().to_vec();
-        self.beats.retain(|number, _| members.iter().any(|member| member.number == *number));
+        self.beats.retain(|(number, ..)| members.iter().any(|member| member.number == *number));
         let mut changed = Vec::new();
         for member in &mut members {
             let beats = member.heartbeat(store).map_or(0, |heartbeat| heartbeat.beats);
-            let (known, ticks) = self.beats.entry(member.number).or_insert((beats, 0));
-            *ticks = if *known == beats { ticks.saturating_add(1) } else { 0 };
-            *known = beats;
-            let silent = *ticks >= SILENT_AFTER;
+            let ticks = match self.beats.iter_mut().find(|(number, ..)| *number == member.number) {
+                Some((_, known, ticks)) => {
+                    *ticks = if *known == beats { ticks.saturating_add(1) } else { 0 };
+                    *known = beats;
+                    *ticks
+                }
+                None => {
+                    self.beats.push((member.number, beats, 0));
+                    0
+                }
+            };
+            let silent = ticks >= SILENT_AFTER;
             if silent != member.silent {
                 member.silent = silent;
                 changed.push(*member);

@@ -100,6 +100,10 @@ impl Member {
         now: Timestamp,
     ) -> Result<Self, StoreError> {
         let number = instance.get();
+        // An instance that could not draw a number would be taken for another one.
+        if number == 0 {
+            return Err(StoreError);
+        }
         let mut member = Self { slot: 0, number, vm, queue: None, since: now, silent: false, replaces: false };
         Roster::change(store, &mut |members| {
             let is_free = |slot: &u32| members.iter().all(|member| member.slot != *slot);
@@ -187,6 +191,9 @@ mod tests {
         let instance = Instance::register(&host.store, NOW);
         host.store.set_reachable(false);
         assert_eq!(Member::enrol(&host.store, &host, instance, 1, NOW), Err(StoreError));
+        let without_a_number = Instance::register(&host.store, NOW);
+        host.store.set_reachable(true);
+        assert_eq!(Member::enrol(&host.store, &host, without_a_number, 1, NOW), Err(StoreError));
         assert!(Roster::read(&host.store).members().is_empty());
     }
 }
