@@ -9,13 +9,11 @@ use bluegreen_core::metrics::answer::{Attribution, Explanation, Reach};
 use bluegreen_core::metrics::counters::{Class, ColourMetric, DeploymentMetric, of_exchange};
 use bluegreen_core::model::colour::{Colour, PerColour};
 use bluegreen_core::routing::decision::ByOverride;
-use bluegreen_core::routing::worker::WorkerState;
 use bluegreen_core::routing::{caching, cookie};
 
 use crate::host;
 use crate::plugin::Plugin;
 use crate::question::{Question, explanation};
-use crate::shared_data::SharedData;
 
 /// A request that a deployment took.
 pub struct Exchange {
@@ -61,15 +59,8 @@ impl Exchange {
             return None;
         };
         let deployment = plugin.context.deployments.get(index)?;
-        let worker = plugin.workers.get(index)?;
-        let metrics = plugin.executor.metrics(index)?;
-        let (split, fallback) = worker.current_split(deployment, metrics.epoch(), &SharedData);
-        if let Some(fallback) = fallback {
-            metrics.count_own(DeploymentMetric::Fallbacks);
-            if let Some(line) = fallback.warning {
-                log::warn!("{line}");
-            }
-        }
+        let split = plugin.context.worker.split(&*plugin.executor, index, deployment);
+        let worker = plugin.context.worker.state(index)?;
         let mut rotations = worker.rotations();
         let began = host::now();
         let decision = choice.decide(&split, &mut rotations, &host::Request, || {
@@ -126,7 +117,7 @@ impl Exchange {
         }
         if let Some(colour) = attribution.served_by() {
             host::set_response_header(COLOUR_HEADER, colour.as_str());
-            if let Some(worker) = plugin.workers.get(self.deployment) {
+            if let Some(worker) = plugin.context.worker.state(self.deployment) {
                 worker.with_version(colour, |version| host::set_response_header(VERSION_HEADER, version));
             }
         }
@@ -219,26 +210,17 @@ impl Exchange {
         })
     }
 
-    /// For a failover, of an ordinary request that counts for the active colour.
+    /// For a failover that watches, of an ordinary request.
     fn record_reach(&self, plugin: &Plugin, attribution: &Attribution, details: &str) {
-        let deployment = plugin.context.deployments.get(self.deployment);
-        if self.is_override || deployment.is_none_or(|deployment| deployment.readiness.failover.is_none()) {
+        let (context, index) = (&plugin.context, self.deployment);
+        let Some(colour) = attribution.colour else { return };
+        if self.is_override || !failover::is_watching(context, index, colour, self.began.into()) {
             return;
         }
-        let split = plugin.workers.get(self.deployment).and_then(WorkerState::known_split);
-        let Some(metrics) = plugin.executor.metrics(self.deployment) else { return };
-        let Some(colour) = attribution.colour.filter(|colour| split.is_some_and(|split| split.active == *colour))
-        else {
-            return;
-        };
         match attribution.reach {
-            Reach::Reached => metrics.reset_unreached(),
+            Reach::Reached => failover::on_reached(context, index),
             Reach::Unknown => {}
-            Reach::Unreached => {
-                let failures = metrics.count_unreached();
-                let index = self.deployment;
-                failover::on_unreached(&plugin.context, &plugin.submissions, index, colour, failures, details);
-            }
+            Reach::Unreached => failover::on_unreached(context, &plugin.submissions, index, colour, details),
         }
     }
 
@@ -265,9 +247,7 @@ impl Exchange {
     }
 
     fn count(&self, plugin: &Plugin, colour: Colour, metric: ColourMetric, by: i64) {
-        if let Some(metrics) = plugin.executor.metrics(self.deployment) {
-            metrics.add(colour, metric, by);
-        }
+        plugin.context.worker.count(self.deployment, colour, metric, by);
     }
 }
 

@@ -16,10 +16,11 @@ use bluegreen_core::deployment::DeploymentIndex;
 use bluegreen_core::host::Host;
 use bluegreen_core::host::grpc::{GrpcReply, GrpcRequest, GrpcSender, GrpcStream};
 use bluegreen_core::host::http::{HttpReply, HttpRequest};
+use bluegreen_core::host::queue::Queues;
 use bluegreen_core::host::reply::Reply;
 use bluegreen_core::host::tasks::{Flow, TaskId, Tasks};
-use bluegreen_core::metrics::counters::ColourCounts;
-use bluegreen_core::model::colour::{Colour, PerColour};
+use bluegreen_core::metrics::counters::{ColourMetric, DeploymentMetric};
+use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::time::Timestamp;
 use bluegreen_core::state::State;
 use bluegreen_core::store::Store;
@@ -29,6 +30,7 @@ use crate::grpc::{self, GrpcCallId, StreamId};
 use crate::host::{self, CallId};
 use crate::metrics::Metrics;
 use crate::shared_data::SharedData;
+use crate::shared_queues::SharedQueues;
 
 /// The flows of one root context, and what they wait for.
 pub struct Executor {
@@ -253,21 +255,19 @@ impl Host for Executor {
         host::tick_every(period);
     }
 
-    fn counts(&self, deployment: DeploymentIndex) -> PerColour<ColourCounts> {
-        self.metrics(deployment).map(Metrics::counts).unwrap_or_default()
+    fn queues(&self) -> &dyn Queues {
+        &SharedQueues
     }
 
-    fn in_flight(&self, deployment: DeploymentIndex, colour: Colour) -> u64 {
-        self.metrics(deployment).map(|metrics| metrics.in_flight(colour)).unwrap_or_default()
-    }
-
-    fn epoch(&self, deployment: DeploymentIndex) -> Option<u64> {
-        self.metrics(deployment).and_then(Metrics::epoch)
-    }
-
-    fn move_epoch(&self, deployment: DeploymentIndex) {
+    fn add_to_metric(&self, deployment: DeploymentIndex, colour: Colour, metric: ColourMetric, by: i64) {
         if let Some(metrics) = self.metrics(deployment) {
-            metrics.move_epoch();
+            metrics.add(colour, metric, by);
+        }
+    }
+
+    fn count_fallback(&self, deployment: DeploymentIndex) {
+        if let Some(metrics) = self.metrics(deployment) {
+            metrics.count_own(DeploymentMetric::Fallbacks);
         }
     }
 
@@ -277,16 +277,10 @@ impl Host for Executor {
         }
     }
 
-    fn publish_setup(&self, metric: &str, is_known: bool) {
+    fn set_gauge(&self, name: &str, value: u64) {
         // Rarely called: the host finds the gauge by its name again.
-        if let Some(id) = host::define_metric(metric, true) {
-            host::set_metric(id, u64::from(is_known));
-        }
-    }
-
-    fn reset_unreached(&self, deployment: DeploymentIndex) {
-        if let Some(metrics) = self.metrics(deployment) {
-            metrics.reset_unreached();
+        if let Some(id) = host::define_metric(name, true) {
+            host::set_metric(id, value);
         }
     }
 

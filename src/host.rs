@@ -187,11 +187,6 @@ pub fn define_metric(name: &str, gauge: bool) -> Option<MetricId> {
     hostcalls::define_metric(kind, name).ok().map(MetricId)
 }
 
-/// A metric's value. 0.15 µs: an eighth of a read of shared data.
-pub fn metric(MetricId(id): MetricId) -> Option<u64> {
-    hostcalls::get_metric(id).ok()
-}
-
 /// Sets a gauge.
 pub fn set_metric(MetricId(id): MetricId, value: u64) {
     let _ = hostcalls::record_metric(id, value);

@@ -12,6 +12,7 @@
 
 mod host;
 mod shared_data;
+mod shared_queues;
 
 mod grpc;
 mod metrics;

@@ -1,18 +1,17 @@
-//! A deployment's metrics in this VM: numbers that the host gave out, asked for on first use.
+//! A deployment's metrics in Envoy, which show what was counted: numbers that the host gave out, asked for on first use.
+//! Nothing reads a metric back: Envoy may not keep it.
 //!
 //! Envoy makes a stat of each metric that is defined, and a deployment has some 350 of them, most of them buckets that
 //! no request ever falls into. So none is defined before something is counted in it.
 
 use std::cell::Cell;
 
-use bluegreen_core::metrics::buckets;
-use bluegreen_core::metrics::counters::{ColourCounts, ColourMetric, DeploymentMetric};
+use bluegreen_core::metrics::counters::{ColourMetric, DeploymentMetric};
 use bluegreen_core::model::colour::{Colour, PerColour};
 use bluegreen_core::model::name::DeploymentName;
 use bluegreen_core::state::State;
 
 use crate::host::{self, MetricId};
-use crate::shared_data::SharedData;
 
 /// The metrics of one deployment.
 pub struct Metrics {
@@ -37,50 +36,10 @@ impl Metrics {
         }
     }
 
-    /// What was counted about both colours, by all workers.
-    pub fn counts(&self) -> PerColour<ColourCounts> {
-        let used = buckets::used(&SharedData, &self.name);
-        let value = |colour, metric| self.of_colour(colour, metric).and_then(host::metric).unwrap_or_default();
-        PerColour::from_fn(|colour| ColourCounts::collect(used.get(colour), |metric| value(colour, metric)))
-    }
-
-    /// The number that moves with each write of the state; `None` if the host gives none.
-    pub fn epoch(&self) -> Option<u64> {
-        self.of_deployment(DeploymentMetric::Epoch).and_then(host::metric)
-    }
-
-    /// Tells all workers that the state was written.
-    ///
-    /// The gauge goes up by one with each write: set to the revision, a writer that is slow to get here could set it
-    /// back to a number under which a worker has read an older state.
-    pub fn move_epoch(&self) {
-        self.count_own(DeploymentMetric::Epoch);
-    }
-
     /// Adds one to a counter of the deployment.
     pub fn count_own(&self, metric: DeploymentMetric) {
         if let Some(id) = self.of_deployment(metric) {
             host::add_to_metric(id, 1);
-        }
-    }
-
-    /// How many requests to a colour are under way.
-    pub fn in_flight(&self, colour: Colour) -> u64 {
-        self.of_colour(colour, ColourMetric::InFlight).and_then(host::metric).unwrap_or_default()
-    }
-
-    /// Counts a request that did not reach the active colour, and gives their number in a row.
-    pub fn count_unreached(&self) -> u64 {
-        self.count_own(DeploymentMetric::UnreachedInARow);
-        self.of_deployment(DeploymentMetric::UnreachedInARow).and_then(host::metric).unwrap_or_default()
-    }
-
-    /// A request reached the active colour, or there is a new one.
-    pub fn reset_unreached(&self) {
-        if let Some(id) = self.of_deployment(DeploymentMetric::UnreachedInARow)
-            && host::metric(id) != Some(0)
-        {
-            host::set_metric(id, 0);
         }
     }
 
@@ -100,13 +59,7 @@ impl Metrics {
 
     fn of_colour(&self, colour: Colour, metric: ColourMetric) -> Option<MetricId> {
         let cell = self.colours.get(colour).get(metric.index())?;
-        known_or(cell, || {
-            if let Some((latency, bucket)) = metric.bucket() {
-                // Without the note the bucket counts all the same; only comparisons pass it over.
-                let _ = buckets::note(&SharedData, &self.name, colour, latency, bucket);
-            }
-            host::define_metric(&metric.name(&self.name, colour), metric.is_gauge())
-        })
+        known_or(cell, || host::define_metric(&metric.name(&self.name, colour), metric.is_gauge()))
     }
 
     fn of_deployment(&self, metric: DeploymentMetric) -> Option<MetricId> {

@@ -1,6 +1,6 @@
 //! What one VM keeps for one plugin configuration, shared by all its streams.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use bluegreen_core::admin::api::Api;
@@ -8,16 +8,13 @@ use bluegreen_core::change::context::Context;
 use bluegreen_core::config::{Config, Routing};
 use bluegreen_core::controllers;
 use bluegreen_core::controllers::submissions::Submissions;
-use bluegreen_core::deployment::{Deployment, DeploymentIndex};
+use bluegreen_core::deployment::DeploymentIndex;
 use bluegreen_core::model::colour::{Colour, PerColour};
 use bluegreen_core::model::name::ClusterName;
 use bluegreen_core::readiness::arrival::Arrivals;
 use bluegreen_core::routing::decision::Router;
-use bluegreen_core::routing::rotation::Seed;
-use bluegreen_core::routing::worker::WorkerState;
 
 use crate::executor::Executor;
-use crate::host;
 use crate::question::Question;
 
 /// A compiled configuration and this VM's memory of it.
@@ -34,12 +31,15 @@ pub struct Plugin {
     pub submissions: Rc<Submissions>,
     /// What runs the flows.
     pub executor: Rc<Executor>,
-    /// What this worker remembers of each deployment.
-    pub workers: Vec<WorkerState>,
     /// What their answers said about the way that requests take.
     pub arrivals: Vec<Arrivals>,
     /// What Envoy is asked about the answers of each colour.
     questions: Vec<PerColour<RefCell<Option<Rc<Question>>>>>,
+}
+
+thread_local! {
+    /// The number of this virtual machine, once it has an instance.
+    static MACHINE: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
 // === impl Plugin ===
@@ -48,19 +48,15 @@ impl Plugin {
     /// Compiles a configuration, applies its `initial` splits, once in the process, and begins its flows.
     pub fn new(config: &Config) -> Self {
         let executor = Rc::new(Executor::new(config));
-        let context = Rc::new(Context::new(Rc::<Executor>::clone(&executor), config));
+        let context = Rc::new(Context::new(Rc::<Executor>::clone(&executor), config, MACHINE.get()));
+        MACHINE.set(Some(context.worker.machine()));
         let submissions = Rc::new(Submissions::new(&context));
         controllers::start(&context, &submissions, config);
-        let now = host::unix_nanos(host::now());
-        let remember =
-            |deployment: &Deployment| WorkerState::new(deployment, Seed::new(context.instance, now, &deployment.name));
         let deployments = context.deployments.all();
-        let workers = deployments.iter().map(remember).collect();
         Self {
             router: Router::new(config),
             routing: config.routing.clone(),
             api: config.admin.clone().map(Api::new),
-            workers,
             arrivals: deployments.iter().map(|_| Arrivals::default()).collect(),
             questions: deployments.iter().map(|_| PerColour::default()).collect(),
             context,
@@ -87,6 +83,7 @@ impl Plugin {
 
 impl Drop for Plugin {
     fn drop(&mut self) {
+        self.context.worker.leave(&*self.executor, &self.context.deployments);
         self.executor.stop();
     }
 }

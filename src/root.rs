@@ -69,6 +69,14 @@ impl RootContext for Root {
         }
     }
 
+    /// A worker has told this one something.
+    fn on_queue_ready(&mut self, _queue: u32) {
+        if let Some(plugin) = &self.plugin {
+            plugin.context.worker.on_queue(&*plugin.executor, &plugin.context.deployments);
+            plugin.executor.run_root();
+        }
+    }
+
     fn on_tick(&mut self) {
         self.on_event(Executor::tick);
     }

@@ -61,6 +61,7 @@ impl HttpContext for Stream {
         let Some(plugin) = &self.plugin else {
             return Action::Continue;
         };
+        plugin.context.worker.on_stream(&*plugin.executor);
         if let Some(api) = &plugin.api {
             let path = host::Request.header(":path").unwrap_or_default();
             if api.covers(&path) {

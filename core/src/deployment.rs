@@ -32,6 +32,8 @@ pub struct Deployment {
     pub guard: Option<Guard>,
     /// The sources that say which state it should be in.
     pub sources: Vec<Source>,
+    /// A number that stands for the deployment's configuration as it was written.
+    pub digest: u64,
 }
 
 /// The rules of a deployment about its colours' readiness.
@@ -96,6 +98,7 @@ impl Deployment {
             rollout: config.rollout.clone(),
             guard: config.guard,
             sources,
+            digest: config.digest,
         }
     }
 

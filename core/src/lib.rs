@@ -17,6 +17,7 @@
 //! | [`routing`] | one request: its deployment, its colour |
 //! | [`metrics`] | what is counted about each colour |
 //! | [`host`] | what a flow may ask of the Envoy around it, and what polls it |
+//! | [`workers`] | the threads of this Envoy: who they are, what each has taken over and counted |
 //! | [`setup`] | what is wrong around the filter, found while it runs |
 //! | [`readiness`] | what a colour has to be before it gets traffic, and before it may be stopped |
 //! | [`guard`] | whether the candidate does worse, judged by evidence |
@@ -45,6 +46,8 @@ pub mod routing;
 pub mod metrics;
 
 pub mod host;
+
+pub mod workers;
 
 pub mod setup;
 

@@ -94,7 +94,7 @@ pub fn note_about(
     if written == Ok(true) && is_new {
         host.warn(&format!("bluegreen: deployment={name} setup={}: {detail}", problem.as_str()));
     }
-    host.publish_setup(&problem.metric(name), true);
+    host.set_gauge(&problem.metric(name), 1);
 }
 
 /// Takes a mistake back that is not seen any more.
@@ -129,7 +129,7 @@ fn clear_where(
     });
     if cleared == Ok(true) && is_over {
         host.info(&format!("bluegreen: deployment={} setup={}: mended", deployment.name, problem.as_str()));
-        host.publish_setup(&problem.metric(&deployment.name), false);
+        host.set_gauge(&problem.metric(&deployment.name), 0);
     }
 }
 

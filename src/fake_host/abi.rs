@@ -2,12 +2,13 @@
 
 use std::slice;
 
-use super::{GrpcStream, Headers, Host, LocalReply, SentCall, SentGrpc, host};
+use super::{GrpcStream, Headers, Host, LocalReply, Queue, SentCall, SentGrpc, host};
 
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
 const BAD_ARGUMENT: u32 = 2;
 const SERIALIZATION_FAILURE: u32 = 3;
+const EMPTY: u32 = 7;
 const CAS_MISMATCH: u32 = 8;
 const INTERNAL_FAILURE: u32 = 10;
 
@@ -199,6 +200,46 @@ unsafe extern "C" fn proxy_set_shared_data(
     })
 }
 
+/// As in Envoy, whoever registers a queue last reads it, with what is in it.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_register_shared_queue(name: *const u8, name_size: usize, token: *mut u32) -> u32 {
+    let name = unsafe { text(name, name_size) };
+    host(|host| {
+        host.calls.push("register_shared_queue");
+        let reader = host.root_of(host.current);
+        let place = host.queues.iter().position(|queue| queue.name == name).unwrap_or_else(|| {
+            host.queues.push(Queue { name, ..Queue::default() });
+            host.queues.len() - 1
+        });
+        host.queues[place].reader = reader;
+        unsafe { *token = u32::try_from(place).expect("few queues") + 1 };
+        OK
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_enqueue_shared_queue(token: u32, value: *const u8, value_size: usize) -> u32 {
+    let message = unsafe { bytes(value, value_size).to_vec() };
+    host(|host| {
+        host.calls.push("enqueue_shared_queue");
+        let Some(queue) = host.queues.get_mut((token as usize).wrapping_sub(1)) else { return NOT_FOUND };
+        queue.messages.push_back(message);
+        host.ready.push_back((queue.reader, token));
+        OK
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_dequeue_shared_queue(token: u32, data: *mut *mut u8, size: *mut usize) -> u32 {
+    host(|host| {
+        host.calls.push("dequeue_shared_queue");
+        let Some(queue) = host.queues.get_mut((token as usize).wrapping_sub(1)) else { return NOT_FOUND };
+        let Some(message) = queue.messages.pop_front() else { return EMPTY };
+        unsafe { give(&message, data, size) };
+        OK
+    })
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn proxy_define_metric(_kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32 {
     let name = unsafe { text(name, name_size) };
@@ -222,11 +263,6 @@ fn on_metric(call: &'static str, id: u32, act: impl FnOnce(&mut u64)) -> u32 {
             OK
         })
     })
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn proxy_get_metric(id: u32, result: *mut u64) -> u32 {
-    on_metric("get_metric", id, |value| unsafe { *result = *value })
 }
 
 #[unsafe(no_mangle)]
@@ -485,8 +521,7 @@ macro_rules! never_called {
 }
 
 never_called! {
-    proxy_set_buffer_bytes proxy_set_property proxy_get_header_map_pairs proxy_set_header_map_pairs
+    proxy_get_metric proxy_set_buffer_bytes proxy_set_property proxy_get_header_map_pairs proxy_set_header_map_pairs
     proxy_grpc_close
-    proxy_close_stream proxy_continue_stream proxy_dequeue_shared_queue proxy_enqueue_shared_queue
-    proxy_resolve_shared_queue proxy_register_shared_queue proxy_done proxy_get_log_level
+    proxy_close_stream proxy_continue_stream proxy_resolve_shared_queue proxy_done proxy_get_log_level
 }

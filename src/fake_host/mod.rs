@@ -9,7 +9,7 @@
 mod abi;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Header names and values, in their order.
 pub type Headers = Vec<(String, Vec<u8>)>;
@@ -56,6 +56,15 @@ pub struct GrpcStream {
     pub messages: Vec<Vec<u8>>,
 }
 
+/// A shared queue.
+#[derive(Default)]
+struct Queue {
+    name: String,
+    /// The root context that registered it last.
+    reader: u32,
+    messages: VecDeque<Vec<u8>>,
+}
+
 #[derive(Default)]
 struct Host {
     now_nanos: u64,
@@ -82,6 +91,15 @@ struct Host {
     grpc_streams: BTreeMap<u32, GrpcStream>,
     grpc_received: Vec<u8>,
     grpc_refused: bool,
+    queues: Vec<Queue>,
+    /// The queues whose readers have to be told of a message: root context and token.
+    ready: VecDeque<(u32, u32)>,
+    /// All root contexts.
+    workers: Vec<u32>,
+    /// The root contexts of streams.
+    roots: BTreeMap<u32, u32>,
+    /// The root contexts whose threads stand still.
+    stopped: BTreeSet<u32>,
 }
 
 thread_local! {
@@ -92,6 +110,7 @@ unsafe extern "C" {
     fn proxy_on_context_create(context_id: u32, root_context_id: u32);
     fn proxy_on_configure(context_id: u32, size: usize) -> bool;
     fn proxy_on_tick(context_id: u32);
+    fn proxy_on_queue_ready(context_id: u32, queue: u32);
     fn proxy_on_request_headers(context_id: u32, count: usize, end_of_stream: bool) -> u32;
     fn proxy_on_request_body(context_id: u32, size: usize, end_of_stream: bool) -> u32;
     fn proxy_on_request_trailers(context_id: u32, count: usize) -> u32;
@@ -126,12 +145,31 @@ fn host<R>(act: impl FnOnce(&mut Host) -> R) -> R {
     HOST.with(|host| act(&mut host.borrow_mut()))
 }
 
+/// Tells the readers of queues of what has come, until nothing more comes.
+fn deliver() {
+    while let Some((reader, token)) = host(|host| {
+        let place = host.ready.iter().position(|(reader, _)| !host.stopped.contains(reader))?;
+        host.ready.remove(place)
+    }) {
+        host(|host| host.current = reader);
+        unsafe { proxy_on_queue_ready(reader, token) };
+    }
+}
+
 fn new_context() -> u32 {
     host(|host| {
         host.last_context += 1;
         host.current = host.last_context;
         host.last_context
     })
+}
+
+// === impl Host ===
+
+impl Host {
+    fn root_of(&self, context: u32) -> u32 {
+        self.roots.get(&context).copied().unwrap_or(context)
+    }
 }
 
 // === impl FakeEnvoy ===
@@ -158,7 +196,20 @@ impl FakeEnvoy {
         let root = new_context();
         host(|host| host.configuration = configuration.as_bytes().to_vec());
         unsafe { proxy_on_context_create(root, 0) };
-        unsafe { proxy_on_configure(root, configuration.len()) }.then_some(Worker(root))
+        host(|host| host.workers.push(root));
+        let accepted = unsafe { proxy_on_configure(root, configuration.len()) };
+        deliver();
+        accepted.then_some(Worker(root))
+    }
+
+    /// Lets every message between workers arrive.
+    pub fn settle(&self) {
+        deliver();
+    }
+
+    /// Ticks every worker once.
+    pub fn tick_all(&self) {
+        host(|host| host.workers.clone()).into_iter().for_each(|worker| Worker(worker).tick());
     }
 
     pub fn advance(&self, span: std::time::Duration) {
@@ -184,11 +235,13 @@ impl FakeEnvoy {
     pub fn grpc_receive(&self, token: u32, message: &[u8]) {
         host(|host| host.grpc_received = message.to_vec());
         unsafe { proxy_on_grpc_receive(0, token, message.len()) };
+        deliver();
     }
 
     /// Ends a gRPC call without a response, or a stream.
     pub fn grpc_close(&self, token: u32) {
         unsafe { proxy_on_grpc_close(0, token, 14) };
+        deliver();
     }
 
     pub fn set_shared_reachable(&self, reachable: bool) {
@@ -237,6 +290,7 @@ impl FakeEnvoy {
             host.reply = (headers, body.as_bytes().to_vec());
         });
         unsafe { proxy_on_http_call_response(call.context, call.token, count, size, 0) };
+        deliver();
     }
 
     /// How Envoy explains the answers that follow.
@@ -265,8 +319,20 @@ impl FakeEnvoy {
     }
 }
 
-// === impl Host ===
+/// The end of the process, streams first.
+impl Drop for FakeEnvoy {
+    fn drop(&mut self) {
+        let (streams, workers) = host(|host| {
+            host.stopped.clear();
+            (host.streams.keys().copied().collect::<Vec<_>>(), std::mem::take(&mut host.workers))
+        });
+        for context in streams.into_iter().chain(workers) {
+            unsafe { proxy_on_delete(context) };
+        }
+    }
+}
 
+/// What the host knows of the answer.
 impl Host {
     /// The cluster that answers the current stream.
     fn serving_cluster(&self) -> String {
@@ -293,13 +359,23 @@ impl Worker {
     pub fn tick(self) {
         host(|host| host.current = self.0);
         unsafe { proxy_on_tick(self.0) };
+        deliver();
+    }
+
+    /// Whether its thread stands still, so that messages wait.
+    pub fn stop(self, stopped: bool) {
+        host(|host| if stopped { host.stopped.insert(self.0) } else { host.stopped.remove(&self.0) });
+        deliver();
     }
 
     /// A request whose headers the filter has not seen yet.
     pub fn request(self, headers: &[(&str, &[u8])]) -> Exchange {
         let context = new_context();
         let request = headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect();
-        host(|host| host.streams.insert(context, HostStream { request, ..HostStream::default() }));
+        host(|host| {
+            host.streams.insert(context, HostStream { request, ..HostStream::default() });
+            host.roots.insert(context, self.0);
+        });
         unsafe { proxy_on_context_create(context, self.0) };
         Exchange(context)
     }
@@ -310,7 +386,9 @@ impl Worker {
 impl Exchange {
     pub fn send_headers(&self, end_of_stream: bool) -> Next {
         let count = self.with(|stream| stream.request.len());
-        next(unsafe { proxy_on_request_headers(self.0, count, end_of_stream) })
+        let next = next(unsafe { proxy_on_request_headers(self.0, count, end_of_stream) });
+        deliver();
+        next
     }
 
     pub fn send_body(&self, part: &[u8], end_of_stream: bool) -> Next {
@@ -318,12 +396,16 @@ impl Exchange {
             stream.body.extend_from_slice(part);
             stream.body.len()
         });
-        next(unsafe { proxy_on_request_body(self.0, size, end_of_stream) })
+        let next = next(unsafe { proxy_on_request_body(self.0, size, end_of_stream) });
+        deliver();
+        next
     }
 
     pub fn send_trailers(&self) -> Next {
         self.with(|_| ());
-        next(unsafe { proxy_on_request_trailers(self.0, 1) })
+        let next = next(unsafe { proxy_on_request_trailers(self.0, 1) });
+        deliver();
+        next
     }
 
     /// The upstream's answer, as the filter leaves it.
@@ -336,6 +418,7 @@ impl Exchange {
         let headers = head.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()));
         self.with(|stream| stream.response = headers.collect());
         unsafe { proxy_on_response_headers(self.0, head.len(), false) };
+        deliver();
         self.with(|stream| stream.response.clone())
     }
 

@@ -2,7 +2,9 @@
 
 use super::*;
 
+/// A metric of blue, once the workers have said what they have counted.
 fn metric(envoy: &FakeEnvoy, name: &str) -> u64 {
+    envoy.tick_all();
     envoy.metric(&format!("bluegreen.deployment.iris.colour.blue.{name}")).unwrap_or_default()
 }
 
@@ -40,7 +42,10 @@ fn requests_by_override_are_counted_apart_and_are_in_flight_like_others() {
     let counted: Vec<String> = envoy.metric_names().into_iter().filter(counts).collect();
     let (apart, others): (Vec<&String>, Vec<&String>) = counted.iter().partition(|name| name.contains(".override_"));
     assert_eq!(apart.len(), 3, "{counted:?}");
-    assert!(others.iter().all(|name| [".active", ".epoch"].iter().any(|gauge| name.ends_with(gauge))), "{others:?}");
+    assert!(
+        others.iter().all(|name| [".active", ".live.workers"].iter().any(|gauge| name.ends_with(gauge))),
+        "{others:?}"
+    );
     assert_eq!(metric(&envoy, "in_flight"), 0);
     // A value that asks for nothing leaves an ordinary request.
     cluster(traffic, &[("x-want", b"Blue")]);

@@ -63,6 +63,7 @@ fn without_rules_a_change_is_applied_at_once_and_all_workers_know() {
     let traffic = worker(&envoy, &config("", ""));
     assert_eq!(cluster(traffic, &[]), "b1");
     submit(&plugin(""), promote("said so"));
+    envoy.settle();
     assert_eq!(cluster(traffic, &[]), "g2");
     let line = envoy.logs().pop().expect("a line");
     assert!(line.contains("by=envoy source=runtime reason=\"said so\""), "{line}");

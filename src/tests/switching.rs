@@ -53,3 +53,25 @@ fn a_configuration_push_switches_only_when_its_initial_is_another() {
     assert_eq!(cluster(worker(&envoy, &config(green, "")), &[]), "g2");
     assert!(envoy.logs().iter().any(|line| line.contains("revision=3") && line.contains("source=config")));
 }
+
+#[test]
+fn a_worker_that_stands_still_is_named_after_a_second_and_told_when_it_goes_on() {
+    let envoy = FakeEnvoy::start();
+    let operator = worker(&envoy, &admin());
+    let traffic = worker(&envoy, &config("", ""));
+    assert_eq!(cluster(traffic, &[]), "b1");
+    traffic.stop(true);
+    let exchange = call(operator, "POST", "/promote");
+    assert_eq!(exchange.send_headers(true), Next::Pause);
+    assert!(exchange.replies().is_empty(), "it waits");
+    for _ in 0..5 {
+        operator.tick();
+    }
+    let replies = exchange.replies();
+    assert_eq!((replies.len(), replies[0].status), (1, 202), "{replies:?}");
+    assert!(replies[0].body.contains(r#""in_force":{"revision":1,"#), "{}", replies[0].body);
+    exchange.end();
+    traffic.stop(false);
+    assert_eq!(cluster(traffic, &[]), "g2");
+    assert_eq!(operate(operator, "GET", ""), 200);
+}

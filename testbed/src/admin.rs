@@ -58,6 +58,12 @@ pub struct Deployment {
     pub shadow_percent: f64,
     /// Cluster and version of each colour.
     pub colours: BTreeMap<String, Colour>,
+    /// How many workers follow this revision.
+    pub in_force: InForce,
+    /// The workers.
+    pub workers: Vec<Worker>,
+    /// What is wrong around the filter.
+    pub setup: Vec<SetupProblem>,
     /// When it changed last; none before the first change.
     #[serde(default)]
     pub changed_at: Option<String>,
@@ -79,6 +85,43 @@ pub struct Deployment {
     /// The rollout under way, or the last one.
     #[serde(default)]
     pub rollout: Option<Rollout>,
+}
+
+/// How many workers follow the state.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct InForce {
+    /// The revision.
+    pub revision: u64,
+    /// How many follow it.
+    pub confirmed: usize,
+    /// How many there are.
+    pub of: usize,
+    /// Those that have not confirmed.
+    pub silent: Vec<u64>,
+}
+
+/// A worker.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Worker {
+    /// Its number.
+    pub id: u64,
+    /// The revision that requests there follow.
+    #[serde(default)]
+    pub revision: Option<u64>,
+    /// How many requests it has routed.
+    pub routed: u64,
+    /// Its last sign of life.
+    #[serde(default)]
+    pub last_seen: Option<String>,
+}
+
+/// A mistake in the set-up.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct SetupProblem {
+    /// Its kind.
+    pub problem: String,
+    /// What was seen, and what to do.
+    pub detail: String,
 }
 
 /// What a source was seen to say about a deployment.
@@ -314,6 +357,11 @@ impl Deployment {
     /// What a source was seen to say; an error before it was asked.
     pub fn source_status(&self, source: &str) -> Result<&SourceStatus> {
         self.sources.get(source).with_context(|| format!("nothing was seen of {source}: {self:?}"))
+    }
+
+    /// The set-up problem of this kind, if it is there.
+    pub fn problem(&self, kind: &str) -> Option<&SetupProblem> {
+        self.setup.iter().find(|problem| problem.problem == kind)
     }
 
     /// What a change changes, without what moves anyway: requests under way and probes.

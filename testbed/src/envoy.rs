@@ -60,6 +60,8 @@ pub struct Options {
     working_directory: PathBuf,
     binary: Option<PathBuf>,
     processors: Option<String>,
+    /// The base id that processes share, and the epoch of this one.
+    hot_restart: Option<(u32, u32)>,
 }
 
 // === impl Options ===
@@ -90,6 +92,14 @@ impl Options {
     #[must_use]
     pub fn processors(mut self, list: &str) -> Self {
         self.processors = Some(list.to_owned());
+        self
+    }
+
+    /// Lets another process of the same `base_id` and the next `epoch` take over from this one, which goes on with the
+    /// connections that it has. The listeners need ports of their own.
+    #[must_use]
+    pub fn hot_restart(mut self, base_id: u32, epoch: u32) -> Self {
+        self.hot_restart = Some((base_id, epoch));
         self
     }
 
@@ -155,9 +165,18 @@ impl Options {
             .arg("--config-path")
             .arg(configuration)
             .args(["--concurrency", &self.concurrency.to_string()])
-            .args(["--log-level", &self.log_level, "--component-log-level", "wasm:info"])
-            // Each Envoy stands alone: no shared memory that a killed one would leave behind.
-            .arg("--disable-hot-restart");
+            .args(["--log-level", &self.log_level, "--component-log-level", "wasm:info"]);
+        match self.hot_restart {
+            Some((base_id, epoch)) => {
+                command.args(["--base-id", &base_id.to_string(), "--restart-epoch", &epoch.to_string()]);
+                // The one that is replaced outlives the test.
+                command.args(["--drain-time-s", "1", "--parent-shutdown-time-s", "600"]);
+            }
+            // It stands alone: no shared memory that a killed one would leave behind.
+            None => {
+                command.arg("--disable-hot-restart");
+            }
+        }
         Ok(command)
     }
 }
@@ -174,6 +193,7 @@ impl Envoy {
             working_directory: repository::root().to_owned(),
             binary: None,
             processors: None,
+            hot_restart: None,
         }
     }
 

@@ -26,6 +26,7 @@ pub mod report;
 pub mod repository;
 pub mod script;
 pub mod seen;
+pub mod thread;
 pub mod upstream;
 
 pub use admin::Admin;

@@ -24,7 +24,7 @@ fn baking(window: Option<&str>) -> Result<Bootstrap> {
 }
 
 /// An answer that has begun and is as long as the test wants it.
-async fn stream(env: &Environment, script: &mut Script) -> Result<(Connection, Reply)> {
+pub async fn stream(env: &Environment, script: &mut Script) -> Result<(Connection, Reply)> {
     let mut client = Connection::open(env.envoy.traffic()?).await?;
     client.write(get(PATH, &[])).await?;
     let mut body = script.next().await?.answer(200, &[("content-type", "text/event-stream")])?;
@@ -34,7 +34,7 @@ async fn stream(env: &Environment, script: &mut Script) -> Result<(Connection, R
 }
 
 /// Waits until the API shows so many requests under way, for blue.
-async fn until_in_flight(env: &Environment, expected: u64) -> Result<Deployment> {
+pub async fn until_in_flight(env: &Environment, expected: u64) -> Result<Deployment> {
     let what = format!("{expected} in flight");
     let fits = |state: &Deployment| state.colour("blue").is_ok_and(|blue| blue.in_flight == expected);
     env.until(&what, fits).await

@@ -12,6 +12,7 @@ mod drain;
 mod failover;
 mod gateway;
 mod guard;
+mod in_force;
 mod istio;
 mod kubernetes;
 mod manifests;

@@ -15,7 +15,7 @@ const PAIRS: usize = 200;
 const BETWEEN: u64 = 30;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_promotes_each_rolled_back_lose_no_request_and_part_the_answers_at_single_points() -> Result<()> {
+async fn two_hundred_promotes_each_rolled_back_lose_no_request_and_no_later_one_sees_the_old_colour() -> Result<()> {
     let env = Environment::new(4).await?;
     let load = env.load()?.connections(8).start();
     load.more(BETWEEN).await?;
@@ -31,7 +31,6 @@ async fn two_hundred_promotes_each_rolled_back_lose_no_request_and_part_the_answ
     report.ensure_no_failures()?;
     report.ensure_truthful()?;
     let certain = Switch::ensure_all_hold(&switches, &report)?;
-    Switch::ensure_single_points(&switches, &report)?;
     println!("{} requests, {certain} of them between two switches, {:?}", report.records.len(), report.colours());
     ensure!(certain > switches.len() * 10, "only {certain} of {} requests prove anything", report.records.len());
 

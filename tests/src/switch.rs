@@ -74,31 +74,4 @@ impl Switch {
         }
         Ok(certain)
     }
-
-    /// Fails unless for each switch there is one instant that parts the answers: no request that was answered by the
-    /// colour before it began after one that was answered by the colour since had ended. That is more than
-    /// [`Self::ensure_all_hold`] asks for, which leaves open what happens during a call.
-    pub fn ensure_single_points(switches: &[Self], report: &Report) -> Result<()> {
-        for (index, switch) in switches.iter().enumerate() {
-            // Only requests that can have seen this switch and no other.
-            let from = index.checked_sub(1).and_then(|before| switches.get(before)).map(|before| before.answered);
-            let to = switches.get(index + 1).map(|next| next.asked);
-            let near = report
-                .records
-                .iter()
-                .filter(|record| from.is_none_or(|from| record.began > from) && to.is_none_or(|to| record.ended < to));
-            let (since, before): (Vec<_>, Vec<_>) = near.partition(|record| record.colour() == Some(&switch.colour));
-            let first_since = since.iter().map(|record| record.ended).min();
-            let last_before = before.iter().map(|record| record.began).max();
-            if let (Some(first), Some(last)) = (first_since, last_before) {
-                ensure!(
-                    last <= first,
-                    "switch {index} to {}: a request that began {:?} after an answer of the new colour got the old one",
-                    switch.colour,
-                    last - first,
-                );
-            }
-        }
-        Ok(())
-    }
 }

@@ -15,6 +15,7 @@ use crate::guard::analysis;
 use crate::guard::verdict::Verdict;
 use crate::host::next_tick;
 use crate::metrics::comparison::{self, Sample};
+use crate::metrics::counters::ColourMetric;
 use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::time::Timestamp;
@@ -22,6 +23,8 @@ use crate::readiness::drain::{DrainBlocker, drain_blockers};
 use crate::routing::versions::versions;
 use crate::state::rollout::{self, RolloutCommand};
 use crate::state::{Command, Patch, Refusal, SmokeTestOutcome, State};
+use crate::workers::report;
+use crate::workers::worker::Confirmation;
 
 /// What becomes of a rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,16 +68,17 @@ pub async fn webhook(call: Box<Request>) -> Answer {
 // === reads ===
 
 pub async fn list(call: Box<Request>) -> Answer {
+    let confirmation = call.context.ask_workers(None).await;
     let deployments = call.context.deployments.all();
     let states = deployments.iter().map(|deployment| call.load(deployment)).collect::<Result<Vec<State>, _>>()?;
-    let views = deployments.iter().zip(&states).enumerate();
-    let view = |(index, (deployment, state))| DeploymentView::new(index, deployment, state, &call.context);
-    Ok(Response::json(200, &DeploymentsView { deployments: views.map(view).collect() }))
+    let view = |(deployment, state)| DeploymentView::new(deployment, state, &call.context, &confirmation);
+    Ok(Response::json(200, &DeploymentsView { deployments: deployments.iter().zip(&states).map(view).collect() }))
 }
 
 pub async fn state(call: Box<Request>) -> Answer {
     let (index, deployment) = call.deployment()?;
-    Ok(call.show(index, deployment, &call.load(deployment)?))
+    let confirmation = call.context.ask_workers(Some(index)).await;
+    Ok(call.show(200, deployment, &call.load(deployment)?, &confirmation))
 }
 
 pub async fn history(call: Box<Request>) -> Answer {
@@ -88,7 +92,8 @@ pub async fn comparison(call: Box<Request>) -> Answer {
     let (index, deployment) = call.deployment()?;
     let revision = call.load(deployment)?.revision;
     let host = &call.context.host;
-    let sample = Sample { at: host.now(), counts: host.counts(index) };
+    call.context.ask_workers(Some(index)).await;
+    let sample = Sample { at: host.now(), counts: report::counts(host.store(), &deployment.name) };
     let windows =
         comparison::windows(host.store(), &deployment.name, &sample).map_err(|_| Problem::StoreUnavailable)?;
     let analysis = analysis::read(host.store(), &deployment.name);
@@ -141,7 +146,11 @@ async fn change(call: Box<Request>, command: CommandOf<'_>) -> Answer {
         }
     };
     match submit(&call.context, &request).await {
-        Ok(applied) => Ok(call.show(index, deployment, &applied.state)),
+        Ok(applied) => {
+            let confirmation = call.context.ask_workers(Some(index)).await;
+            let status = if confirmation.silent.is_empty() { 200 } else { 202 };
+            Ok(call.show(status, deployment, &applied.state, &confirmation))
+        }
         Err(error) => Err(Refused::change(error, index)),
     }
 }
@@ -191,7 +200,8 @@ pub async fn drain(call: Box<Request>) -> Answer {
     let host = &*call.context.host;
     let deadline = host.now().plus(timeout);
     loop {
-        if let Some(answer) = drained(&call, (index, deployment), colour, deadline) {
+        let confirmation = call.context.ask_workers(Some(index)).await;
+        if let Some(answer) = drained(&call, (index, deployment), colour, &confirmation, deadline) {
             return answer;
         }
         next_tick(host).await;
@@ -203,16 +213,18 @@ fn drained(
     call: &Request,
     (index, deployment): (DeploymentIndex, &Deployment),
     colour: Colour,
+    confirmation: &Confirmation,
     deadline: Timestamp,
 ) -> Option<Answer> {
     let state = match call.load(deployment) {
         Ok(state) => state,
         Err(refused) => return Some(Err(refused)),
     };
-    let (in_flight, now) = (call.context.host.in_flight(index, colour), call.context.host.now());
-    let blockers = drain_blockers(&state, colour, in_flight, deployment.readiness.bake, now);
+    let (store, now) = (call.context.host.store(), call.context.host.now());
+    let in_flight = report::totals(store, &deployment.name).get(colour).get(ColourMetric::InFlight);
+    let blockers = drain_blockers(&state, colour, in_flight, deployment.readiness.bake, confirmation, now);
     if blockers.is_empty() {
-        return Some(Ok(call.show(index, deployment, &state)));
+        return Some(Ok(call.show(200, deployment, &state, confirmation)));
     }
     if now < deadline && blockers.iter().all(|blocker| blocker.ends_before(deadline)) {
         return None;

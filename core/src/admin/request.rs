@@ -15,6 +15,7 @@ use crate::deployment::{Deployment, DeploymentIndex};
 use crate::model::name::DeploymentName;
 use crate::state::State;
 use crate::store::record;
+use crate::workers::worker::Confirmation;
 
 /// A call.
 pub struct Request {
@@ -58,8 +59,9 @@ impl Request {
     }
 
     /// An answer that shows a deployment.
-    pub fn show(&self, index: DeploymentIndex, deployment: &Deployment, state: &State) -> Response {
-        Response::json(200, &DeploymentView::new(index, deployment, state, &self.context)).with_etag(state.revision)
+    pub fn show(&self, status: u32, deployment: &Deployment, state: &State, confirmation: &Confirmation) -> Response {
+        let view = DeploymentView::new(deployment, state, &self.context, confirmation);
+        Response::json(status, &view).with_etag(state.revision)
     }
 }
 
@@ -81,11 +83,12 @@ impl Refused {
     }
 
     /// As the client gets it.
-    pub fn response(self, context: &Context) -> Response {
+    pub async fn response(self, context: &Context) -> Response {
         let (problem, state) = *self.0;
-        let deployment =
-            state.as_ref().and_then(|(index, state)| Some((*index, context.deployments.get(*index)?, state)));
-        let view = deployment.map(|(index, deployment, state)| DeploymentView::new(index, deployment, state, context));
+        let Some((index, state)) = state else { return Response::problem(&problem, None) };
+        let confirmation = context.ask_workers(Some(index)).await;
+        let deployment = context.deployments.get(index);
+        let view = deployment.map(|deployment| DeploymentView::new(deployment, &state, context, &confirmation));
         Response::problem(&problem, view.as_ref())
     }
 }

@@ -8,11 +8,11 @@ use serde::ser::{SerializeMap, Serializer};
 use super::rollout_view::RolloutView;
 use crate::change::context::Context;
 use crate::deployment::Deployment;
-use crate::deployment::DeploymentIndex;
 use crate::etcd::liveness;
 use crate::guard::analysis;
 use crate::guard::verdict::Verdict;
 use crate::metrics::comparison::Window;
+use crate::metrics::counters::ColourMetric;
 use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::name::{ClusterName, DeploymentName, Reason, Version};
@@ -26,7 +26,11 @@ use crate::routing::versions::versions;
 use crate::setup::{self, Notes, SetupProblem};
 use crate::state::State;
 use crate::state::history::Change;
+use crate::store::Store;
 use crate::store::source_status::{self, SourceStatus};
+use crate::workers::report::{self, Report};
+use crate::workers::roster::Roster;
+use crate::workers::worker::Confirmation;
 
 /// A deployment.
 #[derive(Clone, Debug, Serialize)]
@@ -38,6 +42,8 @@ pub struct DeploymentView<'a> {
     canary_percent: Percent,
     shadow_percent: Percent,
     colours: PerColour<ColourView<'a>>,
+    in_force: InForceView,
+    workers: Vec<WorkerView>,
     changed_at: Timestamp,
     changed_by: &'a str,
     source: Source,
@@ -70,6 +76,29 @@ struct ProbeView {
     healthy: bool,
     checked_at: Timestamp,
     detail: String,
+}
+
+/// How many of this Envoy's workers follow the state.
+#[derive(Clone, Debug, Serialize)]
+struct InForceView {
+    revision: Revision,
+    confirmed: usize,
+    of: usize,
+    /// Those that have not confirmed.
+    silent: Vec<u64>,
+}
+
+/// A worker.
+#[derive(Clone, Debug, Serialize)]
+struct WorkerView {
+    id: u64,
+    /// The revision that requests there follow; absent: it has not read the state yet, and will at its first request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<Revision>,
+    /// How many requests it has routed.
+    routed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_seen: Option<Timestamp>,
 }
 
 /// A mistake in the set-up.
@@ -122,20 +151,23 @@ struct Windows(Vec<(&'static str, Window)>);
 // === impl DeploymentView ===
 
 impl<'a> DeploymentView<'a> {
-    pub fn new(index: DeploymentIndex, deployment: &'a Deployment, state: &'a State, context: &Context) -> Self {
-        let (host, store, now) = (&context.host, context.host.store(), context.host.now());
+    /// A deployment in this state, as the workers that have confirmed see it.
+    pub fn new(deployment: &'a Deployment, state: &'a State, context: &Context, confirmation: &Confirmation) -> Self {
+        let (store, now) = (context.host.store(), context.host.now());
+        let totals = report::totals(store, &deployment.name);
         let mut health = match deployment.readiness.probe {
             Some(_) => probe::health(store, &deployment.name),
             None => PerColour::default(),
         };
         let versions = versions(store, deployment);
         let colours = PerColour::from_fn(|colour| {
-            let in_flight = host.in_flight(index, colour);
+            let in_flight = totals.get(colour).get(ColourMetric::InFlight);
+            let blockers = drain_blockers(state, colour, in_flight, deployment.readiness.bake, confirmation, now);
             ColourView {
                 cluster: &deployment.colours.get(colour).cluster,
                 version: versions.get(colour).clone(),
                 in_flight,
-                safe_to_stop: drain_blockers(state, colour, in_flight, deployment.readiness.bake, now).is_empty(),
+                safe_to_stop: blockers.is_empty(),
                 probe: health.get_mut(colour).take().map(|health| ProbeView {
                     healthy: health.healthy,
                     checked_at: health.checked_at,
@@ -158,6 +190,8 @@ impl<'a> DeploymentView<'a> {
             canary_percent: state.split.canary_percent,
             shadow_percent: state.split.shadow_percent,
             colours,
+            in_force: InForceView::new(state.revision, confirmation),
+            workers: WorkerView::all(store, &deployment.name),
             changed_at: state.since,
             changed_by: &state.author.by,
             source: state.author.source,
@@ -174,6 +208,39 @@ impl<'a> DeploymentView<'a> {
 
     pub const fn revision(&self) -> Revision {
         self.revision
+    }
+}
+
+// === impl InForceView ===
+
+impl InForceView {
+    fn new(revision: Revision, confirmation: &Confirmation) -> Self {
+        let Confirmation { machines, silent } = confirmation;
+        let confirmed = machines.len().saturating_sub(silent.len());
+        Self { revision, confirmed, of: machines.len(), silent: silent.clone() }
+    }
+}
+
+// === impl WorkerView ===
+
+impl WorkerView {
+    /// One for each virtual machine: the instances of several listeners share a thread.
+    fn all(store: &dyn Store, name: &DeploymentName) -> Vec<Self> {
+        let mut views: Vec<Self> = Vec::new();
+        for member in Roster::read(store).members() {
+            let report = Report::read(store, name, member);
+            let place = views.iter().position(|view| view.id == member.vm).unwrap_or_else(|| {
+                views.push(Self { id: member.vm, revision: None, routed: 0, last_seen: None });
+                views.len().saturating_sub(1)
+            });
+            let Some(view) = views.get_mut(place) else { continue };
+            let revision = report.as_ref().map(|report| report.revision);
+            // The oldest of them: what some requests there follow.
+            view.revision = view.revision.into_iter().chain(revision).min();
+            view.routed = view.routed.saturating_add(report.map_or(0, |report| report.routed()));
+            view.last_seen = view.last_seen.max(member.heartbeat(store).map(|heartbeat| heartbeat.seen));
+        }
+        views
     }
 }
 

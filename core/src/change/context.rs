@@ -3,11 +3,13 @@
 use std::rc::Rc;
 
 use crate::config::Config;
-use crate::deployment::{Deployment, Deployments};
+use crate::deployment::{Deployment, DeploymentIndex, Deployments};
 use crate::etcd::store::EtcdStore;
 use crate::host::Host;
 use crate::store::lease::Instance;
-use crate::store::record;
+use crate::store::record::{self, Applied};
+use crate::workers::publish::publish;
+use crate::workers::worker::{Confirmation, Worker};
 
 /// One plugin configuration on one worker thread.
 pub struct Context {
@@ -19,15 +21,30 @@ pub struct Context {
     pub etcd: Option<EtcdStore>,
     /// This instance, among all in the process.
     pub instance: Instance,
+    /// What it remembers, and says to the others.
+    pub worker: Worker,
 }
 
 // === impl Context ===
 
 impl Context {
-    /// Compiles a configuration and registers this instance of it.
-    pub fn new(host: Rc<dyn Host>, config: &Config) -> Self {
-        let instance = Instance::register(host.store(), host.now());
-        Self { deployments: Deployments::new(config), etcd: config.etcd.as_ref().map(EtcdStore::new), instance, host }
+    /// Compiles a configuration and registers this instance of it. `machine` is the number of the first instance in this
+    /// virtual machine, if there was one before.
+    pub fn new(host: Rc<dyn Host>, config: &Config, machine: Option<u64>) -> Self {
+        let (deployments, now) = (Deployments::new(config), host.now());
+        let instance = Instance::register(host.store(), now);
+        let worker = Worker::new(&deployments, instance, machine.unwrap_or(instance.get()), now);
+        Self { deployments, etcd: config.etcd.as_ref().map(EtcdStore::new), instance, worker, host }
+    }
+
+    /// Makes a write known.
+    pub fn publish(&self, index: DeploymentIndex, deployment: &Deployment, applied: &Applied) {
+        publish(&*self.host, &self.worker, index, deployment, applied);
+    }
+
+    /// Has all workers take over what stands in the store about a deployment, or about all, and say what they have counted.
+    pub async fn ask_workers(&self, about: Option<DeploymentIndex>) -> Confirmation {
+        self.worker.ask(&*self.host, &self.deployments, about).await
     }
 
     /// The names of the deployments whose state has not come from the fleet's store. They stay in force when that store

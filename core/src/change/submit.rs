@@ -9,8 +9,6 @@ use crate::deployment::{Deployment, DeploymentIndex};
 use crate::etcd::deadline::WRITE_WITHIN;
 use crate::etcd::store::EtcdStore;
 use crate::etcd::transaction::{Committed, Current, TxnError, commit};
-use crate::host::Host;
-use crate::host::publish::publish;
 use crate::model::author::Author;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::time::Timestamp;
@@ -52,8 +50,8 @@ pub async fn submit(context: &Context, request: &ChangeRequest) -> Result<Applie
     let mut time_left = WRITE_WITHIN;
     loop {
         let attempt = match &context.etcd {
-            Some(etcd) => apply_in_fleet(etcd, host, deployment, request, &healthy, &mut time_left).await,
-            None => apply_here(host, deployment, request, &healthy),
+            Some(etcd) => apply_in_fleet(etcd, context, deployment, request, &healthy, &mut time_left).await,
+            None => apply_here(context, deployment, request, &healthy),
         };
         let colour = match attempt {
             Ok(applied) => return Ok(applied),
@@ -81,7 +79,7 @@ pub fn submit_now(context: &Context, request: &ChangeRequest) -> Result<Option<A
     if context.etcd.is_some() {
         return Ok(None);
     }
-    match apply_here(&*context.host, deployment, request, &request.healthy) {
+    match apply_here(context, deployment, request, &request.healthy) {
         Ok(applied) => Ok(Some(applied)),
         Err(NotApplied::ProbeRequired(_)) => Ok(None),
         Err(NotApplied::Failed(error)) => Err(error),
@@ -90,18 +88,18 @@ pub fn submit_now(context: &Context, request: &ChangeRequest) -> Result<Option<A
 
 /// On an Envoy that stands alone: in the record that its workers share.
 fn apply_here(
-    host: &dyn Host,
+    context: &Context,
     deployment: &Deployment,
     request: &ChangeRequest,
     healthy: &PerColour<bool>,
 ) -> Result<Applied, NotApplied> {
-    let (store, now) = (host.store(), host.now());
+    let (store, now) = (context.host.store(), context.host.now());
     let updated = record::update_state(store, &deployment.name, deployment.initial, now, &mut |loaded| {
         decide_loaded(request, loaded, deployment, healthy, store, now)
     });
     match updated {
         Ok(applied) => {
-            publish(host, request.deployment, deployment, &applied);
+            context.publish(request.deployment, deployment, &applied);
             Ok(applied)
         }
         Err(UpdateError::Rejected(obstacle, state)) => Err(obstacle.on(*state)),
@@ -112,13 +110,13 @@ fn apply_here(
 /// In a fleet: in etcd, and then in the record that this Envoy's workers share.
 async fn apply_in_fleet(
     etcd: &EtcdStore,
-    host: &dyn Host,
+    context: &Context,
     deployment: &Deployment,
     request: &ChangeRequest,
     healthy: &PerColour<bool>,
     time_left: &mut Duration,
 ) -> Result<Applied, NotApplied> {
-    let store = host.store();
+    let (host, store) = (&*context.host, context.host.store());
     let known = record::load(store, &deployment.name, deployment.initial, host.now())
         .map_err(|_| ChangeError::StoreUnavailable)?;
     let committed = commit(etcd, host, &deployment.name, known, time_left, &mut |before| {
@@ -127,16 +125,16 @@ async fn apply_in_fleet(
     .await;
     match committed {
         Ok(Committed::Made(state, current)) => {
-            take_over(host, request.deployment, deployment, &current).map_err(|_| ChangeError::OutcomeUnknown)?;
+            take_over(context, request.deployment, deployment, &current).map_err(|_| ChangeError::OutcomeUnknown)?;
             Ok(Applied { state: *state, effect: Effect::Rerouted })
         }
         Ok(Committed::Unchanged(current)) => {
-            take_over(host, request.deployment, deployment, &current)?;
+            take_over(context, request.deployment, deployment, &current)?;
             Ok(Applied { state: current.state, effect: Effect::None })
         }
         Err(TxnError::Rejected(Obstacle::ProbeRequired(colour), _)) => Err(NotApplied::ProbeRequired(colour)),
         Err(TxnError::Rejected(obstacle, current)) => {
-            take_over(host, request.deployment, deployment, &current)?;
+            take_over(context, request.deployment, deployment, &current)?;
             Err(obstacle.on(current.state))
         }
         Err(TxnError::Aborted(why)) => Err(ChangeError::EtcdUnavailable(why).into()),
@@ -146,17 +144,18 @@ async fn apply_in_fleet(
 
 /// Takes the fleet's state over before anyone is told what became of the change.
 fn take_over(
-    host: &dyn Host,
+    context: &Context,
     index: DeploymentIndex,
     deployment: &Deployment,
     current: &Current,
 ) -> Result<(), ChangeError> {
     let Some(mod_revision) = current.mod_revision else { return Ok(()) };
-    let replaced = record::replace(host.store(), &deployment.name, &current.state, mod_revision, current.policy);
+    let replaced =
+        record::replace(context.host.store(), &deployment.name, &current.state, mod_revision, current.policy);
     let applied = replaced.map_err(|_| ChangeError::StoreUnavailable)?;
     // Another instance may have taken it over a moment ago and not have told the workers yet.
     let effect = if applied.effect == Effect::None { Effect::Recorded } else { applied.effect };
-    publish(host, index, deployment, &Applied { effect, ..applied });
+    context.publish(index, deployment, &Applied { effect, ..applied });
     Ok(())
 }
 

@@ -45,6 +45,9 @@ pub struct DeploymentConfig {
     pub rollout: Option<RolloutPlan>,
     /// The rules that compare candidate and active colour; absent: none.
     pub guard: Option<Guard>,
+    /// A number that stands for all of this as it was written.
+    #[serde(skip)]
+    pub digest: u64,
 }
 
 /// Where a colour's requests go, and which model version answers there.

@@ -86,8 +86,13 @@ impl Config {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ConfigError> {
         let document =
             document::parse(bytes).map_err(|error| ConfigError::at(String::new(), format!("not JSON: {error}")))?;
-        let config: Self =
+        let mut config: Self =
             reader::read(&document).map_err(|misfit| ConfigError::at(misfit.path(), misfit.problem()))?;
+        for (name, deployment) in &mut config.deployments {
+            let written = document.get("deployments").and_then(|deployments| deployments.get(name.as_str()));
+            let written = written.and_then(|written| serde_json::to_vec(written).ok()).unwrap_or_default();
+            deployment.digest = xxhash_rust::xxh64::xxh64(&written, 0);
+        }
         config.check()?;
         Ok(config)
     }

@@ -191,7 +191,7 @@ mod tests {
                 "blue": {{"cluster": "b", "version": "1"}},
                 "green": {{"cluster": "g", "version": "2"}}}} {in_deployment}}}}} {in_document}}}"#
         );
-        Context::new(Rc::<TestHost>::clone(host), &Config::from_bytes(json.as_bytes()).expect("valid"))
+        Context::new(Rc::<TestHost>::clone(host), &Config::from_bytes(json.as_bytes()).expect("valid"), None)
     }
 
     fn apply_with(

@@ -17,12 +17,30 @@ use crate::readiness::drain::baking_until;
 use crate::readiness::probe::{self, Health};
 use crate::state::{Command, State};
 use crate::store::record::{self, Applied};
+use crate::store::unreached;
 
 /// The most of Envoy's description that goes into a reason, in characters: with the words around it, fewer than 200.
 const LONGEST_DETAIL: usize = 130;
 
-/// Rolls back where `failures` requests in a row that did not reach `colour` are reason enough. `details` is how Envoy
-/// describes the last of them.
+/// Whether a failover would act on requests to `colour` now, as far as this worker knows: only while the colour that was
+/// left is kept.
+pub fn is_watching(context: &Context, index: DeploymentIndex, colour: Colour, now: Timestamp) -> bool {
+    let (deployment, state) = (context.deployments.get(index), context.worker.state(index));
+    let Some((deployment, state)) = deployment.zip(state) else { return false };
+    let bake = deployment.readiness.bake.filter(|_| deployment.readiness.failover.is_some());
+    let is_active = state.known_split().is_some_and(|split| split.active == colour);
+    is_active && bake.zip(state.left_at()).is_some_and(|(bake, left_at)| left_at.plus(bake.r#for) > now)
+}
+
+/// A request reached the active colour.
+pub fn on_reached(context: &Context, index: DeploymentIndex) {
+    if let Some(deployment) = context.deployments.get(index) {
+        unreached::reset(context.host.store(), &deployment.name);
+    }
+}
+
+/// A request did not reach `colour`, the active one: rolls back where that and those before it are reason enough. `details`
+/// is how Envoy describes what happened.
 ///
 /// On an Envoy that stands alone that is done before the next request. In a fleet it is a change like any other, which only
 /// the root context can make: another event than this one.
@@ -31,11 +49,11 @@ pub fn on_unreached(
     submissions: &Rc<Submissions>,
     index: DeploymentIndex,
     colour: Colour,
-    failures: u64,
     details: &str,
 ) {
     let Some(deployment) = context.deployments.get(index) else { return };
     let Some(failover) = deployment.readiness.failover else { return };
+    let failures = unreached::count(context.host.store(), &deployment.name);
     if failures < u64::from(failover.after.get()) {
         return;
     }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::rollout::{self, Step};
 use super::submissions::Submissions;
+use super::workers::{self, Watch};
 use crate::change::context::Context;
 use crate::change::request::ChangeRequest;
 use crate::deployment::{Deployment, DeploymentIndex};
@@ -13,14 +14,17 @@ use crate::metrics::comparison::{self, Sample, period_of};
 use crate::model::colour::Colour;
 use crate::model::time::Timestamp;
 use crate::readiness::probe;
+use crate::routing::worker::WorkerState;
+use crate::store::CasToken;
 use crate::store::record;
+use crate::workers::report;
 
 /// What the leader remembers of a deployment from tick to tick.
 #[derive(Clone, Copy, Default)]
 struct Memory {
     probe_due: Timestamp,
-    /// The epoch at which there was nothing to analyse.
-    idle_at: Option<u64>,
+    /// The write of the state at which there was nothing to analyse.
+    idle_at: Option<CasToken>,
     warned: bool,
 }
 
@@ -29,12 +33,14 @@ pub async fn lead(context: &Rc<Context>, submissions: &Rc<Submissions>, lease: &
     let host = &*context.host;
     let mut memories = vec![Memory::default(); context.deployments.all().len()];
     let mut sampled = None;
+    let mut watch = Watch::default();
     loop {
         next_tick(host).await;
         let now = host.now();
         if !context.instance.leads(host.store(), lease, now) {
             continue;
         }
+        watch.look(context);
         let takes_sample = sampled.replace(period_of(now)) != Some(period_of(now));
         for (index, (deployment, memory)) in context.deployments.all().iter().zip(&mut memories).enumerate() {
             if takes_sample {
@@ -51,13 +57,14 @@ pub async fn lead(context: &Rc<Context>, submissions: &Rc<Submissions>, lease: &
 /// Writes down what was counted up to now, for comparisons.
 pub fn sample(context: &Context, index: DeploymentIndex, deployment: &Deployment, warned: &mut bool) {
     let (host, now) = (&*context.host, context.host.now());
-    let sample = Sample { at: now, counts: host.counts(index) };
+    let sample = Sample { at: now, counts: report::counts(host.store(), &deployment.name) };
     if let Err(error) = comparison::record(host.store(), &deployment.name, &sample) {
         warn_once(context, deployment, &error.to_string(), warned);
     }
     // Two writers at once may have set the gauges in the other order.
     if let Ok(loaded) = record::load(host.store(), &deployment.name, deployment.initial, now) {
         host.publish_gauges(index, &loaded.state);
+        workers::inspect(context, deployment, &loaded.state);
     }
 }
 
@@ -90,15 +97,16 @@ fn analyse(
     if deployment.guard.is_none() && deployment.rollout.is_none() {
         return None;
     }
-    let epoch = host.epoch(index);
-    if epoch.is_some() && memory.idle_at == epoch {
+    let write = context.worker.state(index).and_then(WorkerState::known_write);
+    if write.is_some() && memory.idle_at == write {
         return None;
     }
     // While the store is out of reach nothing is concluded: the counters go on, and so does the next tick.
     let loaded = record::load(host.store(), &deployment.name, deployment.initial, now).ok()?;
     let before = analysis::read(host.store(), &deployment.name);
     let was_breached = before.as_ref().is_some_and(|analysis| analysis.breach.is_some());
-    let step: Step = rollout::step((index, deployment), &loaded.state, before, &host.counts(index), now);
+    let counts = report::counts(host.store(), &deployment.name);
+    let step: Step = rollout::step((index, deployment), &loaded.state, before, &counts, now);
     if let Some(analysis) = &step.analysis {
         if analysis::record(host.store(), &deployment.name, analysis).is_err() {
             warn_once(context, deployment, "the guard's evidence cannot be kept", &mut memory.warned);
@@ -108,7 +116,7 @@ fn analyse(
             host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
         }
     }
-    memory.idle_at = epoch.filter(|_| rollout::is_idle(&loaded.state, &step));
+    memory.idle_at = Some(loaded.token).filter(|_| rollout::is_idle(&loaded.state, &step));
     step.request
 }
 

@@ -7,6 +7,8 @@
 
 pub mod submissions;
 
+pub mod workers;
+
 pub mod poll;
 
 pub mod failover;
@@ -42,6 +44,9 @@ pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Conf
     let pushes = ConfigPushes::load(context, config.config_push);
     let lease = |role| lease_key(config, role);
 
+    let cx = Rc::clone(context);
+    host.spawn(Box::pin(async move { workers::beat(&cx).await }));
+
     let (cx, requests, key) = (Rc::clone(context), Rc::clone(submissions), lease(LeaseRole::Leader));
     host.spawn(Box::pin(async move { leader::lead(&cx, &requests, &key).await }));
 
@@ -49,7 +54,7 @@ pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Conf
         let (cx, key) = (Rc::clone(context), lease(LeaseRole::Follower(id)));
         host.spawn(Box::pin(async move {
             if let Some(etcd) = &cx.etcd {
-                follower::follow(etcd, &*cx.host, &cx.deployments, cx.instance, &key).await;
+                follower::follow(etcd, &*cx.host, &cx.deployments, (cx.instance, &cx.worker), &key).await;
             }
         }));
     }

@@ -77,7 +77,9 @@ pub async fn poll(context: &Context, submissions: &Rc<Submissions>, mut source: 
             host.warn(&format!("bluegreen: source={}: {line}", source.source().as_str()));
         }
         for deployment in result.versions_changed {
-            host.move_epoch(deployment);
+            if let Some(of) = deployments.get(deployment) {
+                context.worker.announce(host, deployment, of);
+            }
         }
         for request in result.changes {
             submissions.submit(request);

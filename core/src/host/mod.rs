@@ -6,7 +6,7 @@
 
 pub mod grpc;
 pub mod http;
-pub mod publish;
+pub mod queue;
 pub mod reply;
 pub mod tasks;
 
@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use self::grpc::{GrpcReply, GrpcRequest, GrpcStream};
 use self::http::{HttpReply, HttpRequest};
+use self::queue::Queues;
 use self::reply::Reply;
 use self::tasks::{Flow, TaskId};
 use crate::deployment::DeploymentIndex;
-use crate::metrics::counters::ColourCounts;
-use crate::model::colour::{Colour, PerColour};
+use crate::metrics::counters::ColourMetric;
+use crate::model::colour::Colour;
 use crate::model::time::Timestamp;
 use crate::state::State;
 use crate::store::Store;
@@ -53,26 +54,20 @@ pub trait Host {
     /// How often ticks come from now on.
     fn tick_every(&self, period: Duration);
 
-    /// What was counted up to now about each colour of a deployment.
-    fn counts(&self, deployment: DeploymentIndex) -> PerColour<ColourCounts>;
+    /// The queues through which the worker threads reach each other.
+    fn queues(&self) -> &dyn Queues;
 
-    /// How many requests to a colour are under way.
-    fn in_flight(&self, deployment: DeploymentIndex, colour: Colour) -> u64;
+    /// Adds to a metric of Envoy's, which shows what was counted.
+    fn add_to_metric(&self, deployment: DeploymentIndex, colour: Colour, metric: ColourMetric, by: i64);
 
-    /// The number that moves with each write of a deployment's state; `None` while the host gives none.
-    fn epoch(&self, deployment: DeploymentIndex) -> Option<u64>;
-
-    /// Has all workers read anew what is kept about a deployment.
-    fn move_epoch(&self, deployment: DeploymentIndex);
+    /// Counts that a state could not be read, so that the last good one goes on.
+    fn count_fallback(&self, deployment: DeploymentIndex);
 
     /// Shows a state in the gauges.
     fn publish_gauges(&self, deployment: DeploymentIndex, state: &State);
 
-    /// Shows in a gauge whether a mistake in the set-up is known. `problem` is the name of its metric.
-    fn publish_setup(&self, metric: &str, is_known: bool);
-
-    /// Forgets how many requests in a row did not reach the active colour.
-    fn reset_unreached(&self, deployment: DeploymentIndex);
+    /// Shows a number in the gauge with this name.
+    fn set_gauge(&self, name: &str, value: u64);
 
     /// Logs what happened.
     fn info(&self, line: &str);

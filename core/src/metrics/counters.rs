@@ -1,13 +1,13 @@
 //! What is counted about each colour, and under which names.
 //!
-//! Counters are Envoy's: process-wide, so all worker threads add up. The names are made so that the `stats_tags` of the
-//! shipped Envoy configurations turn their parts into Prometheus labels.
+//! Each worker counts in its own memory and says what it has counted in a record of its own. Envoy's metrics are fed from the
+//! same numbers, for Prometheus only. Their names are made so that the `stats_tags` of the shipped Envoy configurations turn
+//! their parts into labels.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::buckets::{Latency, Used};
 use crate::metrics::latency::{Bucket, Histogram};
 use crate::model::colour::Colour;
 use crate::model::name::DeploymentName;
@@ -15,7 +15,7 @@ use crate::model::split::Split;
 use crate::state::State;
 
 /// A metric of one colour of one deployment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ColourMetric {
     /// Counter: ordinary requests sent to the colour.
     Requests,
@@ -41,8 +41,6 @@ pub enum ColourMetric {
 /// A metric of one deployment: gauges, but for the last three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeploymentMetric {
-    /// Moves with every write of the state: while it stands still, what a worker knows is current.
-    Epoch,
     /// The state's revision.
     Revision,
     /// The canary share, rounded to whole percent.
@@ -51,8 +49,6 @@ pub enum DeploymentMetric {
     CanaryBasisPoints,
     /// The shadow share in hundredths of a percent.
     ShadowBasisPoints,
-    /// Requests in a row that did not reach the active colour, where a failover watches for that.
-    UnreachedInARow,
     /// Counter: times that a worker could not read the state and went on with the last good one.
     Fallbacks,
     /// Counter: answers that count for no colour, because Envoy or another filter gave them without trying one.
@@ -62,7 +58,7 @@ pub enum DeploymentMetric {
 }
 
 /// How an exchange ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
     /// An answer with a status of this hundred, 1 to 5.
     Status(u8),
@@ -122,19 +118,12 @@ impl ColourMetric {
         matches!(self, Self::InFlight | Self::Active)
     }
 
-    /// The bucket that it counts, if it counts one.
-    pub const fn bucket(self) -> Option<(Latency, Bucket)> {
-        match self {
-            Self::FirstByte(bucket) => Some((Latency::FirstByte, bucket)),
-            Self::Exchange(bucket) => Some((Latency::Exchange, bucket)),
-            Self::Requests
-            | Self::Responses(_)
-            | Self::OverrideRequests
-            | Self::OverrideResponses(_)
-            | Self::Retries
-            | Self::InFlight
-            | Self::Active => None,
-        }
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let single = [Self::Requests, Self::OverrideRequests, Self::Retries, Self::InFlight, Self::Active];
+        let classes = Class::all().flat_map(|class| [Self::Responses(class), Self::OverrideResponses(class)]);
+        let buckets = Bucket::all().flat_map(|bucket| [Self::FirstByte(bucket), Self::Exchange(bucket)]);
+        single.into_iter().chain(classes).chain(buckets)
     }
 
     /// The name under which Envoy keeps it.
@@ -159,20 +148,18 @@ impl ColourMetric {
 
 impl DeploymentMetric {
     /// How many there are, for a table by [`DeploymentMetric::index`].
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 7;
 
     /// A place of its own, below [`DeploymentMetric::COUNT`].
     pub const fn index(self) -> usize {
         match self {
-            Self::Epoch => 0,
-            Self::Revision => 1,
-            Self::CanaryPercent => 2,
-            Self::CanaryBasisPoints => 3,
-            Self::ShadowBasisPoints => 4,
-            Self::UnreachedInARow => 5,
-            Self::Fallbacks => 6,
-            Self::LocalReplies => 7,
-            Self::AnswersFromElsewhere => 8,
+            Self::Revision => 0,
+            Self::CanaryPercent => 1,
+            Self::CanaryBasisPoints => 2,
+            Self::ShadowBasisPoints => 3,
+            Self::Fallbacks => 4,
+            Self::LocalReplies => 5,
+            Self::AnswersFromElsewhere => 6,
         }
     }
 
@@ -196,12 +183,10 @@ impl DeploymentMetric {
     /// The name under which Envoy keeps it.
     pub fn name(self, deployment: &DeploymentName) -> String {
         let last = match self {
-            Self::Epoch => "epoch",
             Self::Revision => "revision",
             Self::CanaryPercent => "canary_percent",
             Self::CanaryBasisPoints => "canary_basis_points",
             Self::ShadowBasisPoints => "shadow_basis_points",
-            Self::UnreachedInARow => "unreached_in_a_row",
             Self::Fallbacks => "fallbacks_total",
             Self::LocalReplies => "local_replies_total",
             Self::AnswersFromElsewhere => "answers_from_elsewhere_total",
@@ -278,28 +263,6 @@ impl Class {
 // === impl ColourCounts ===
 
 impl ColourCounts {
-    /// Reads a colour's counters with `value`, of the buckets only those that are `used`.
-    pub fn collect(used: &Used, value: impl Fn(ColourMetric) -> u64) -> Self {
-        let mut counts = Self { requests: value(ColourMetric::Requests), ..Self::default() };
-        for class in Class::all() {
-            let ended = value(ColourMetric::Responses(class));
-            match class {
-                Class::Unanswered => counts.unanswered = ended,
-                Class::Status(5) | Class::Aborted => counts.failed = counts.failed.saturating_add(ended),
-                Class::Status(4) => counts.rejected = ended,
-                Class::Status(_) => counts.answered = counts.answered.saturating_add(ended),
-            }
-        }
-        counts.answered = counts.answered.saturating_add(counts.failed).saturating_add(counts.rejected);
-        for bucket in &used.first_byte {
-            counts.first_byte.add(*bucket, value(ColourMetric::FirstByte(*bucket)));
-        }
-        for bucket in &used.exchange {
-            counts.exchange.add(*bucket, value(ColourMetric::Exchange(*bucket)));
-        }
-        counts
-    }
-
     /// What was counted since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         Self {
@@ -332,25 +295,10 @@ mod tests {
     use super::*;
     use crate::testing::iris;
 
-    fn all() -> Vec<ColourMetric> {
-        let buckets =
-            Bucket::all().flat_map(|bucket| [ColourMetric::FirstByte(bucket), ColourMetric::Exchange(bucket)]);
-        let single = [
-            ColourMetric::Requests,
-            ColourMetric::OverrideRequests,
-            ColourMetric::Retries,
-            ColourMetric::InFlight,
-            ColourMetric::Active,
-        ];
-        let classes =
-            Class::all().flat_map(|class| [ColourMetric::Responses(class), ColourMetric::OverrideResponses(class)]);
-        single.into_iter().chain(classes).chain(buckets).collect()
-    }
-
     #[test]
     fn every_metric_has_a_name_and_a_place_of_its_own() {
-        let names: BTreeSet<String> = all().iter().map(|metric| metric.name(&iris(), Colour::Blue)).collect();
-        let places: BTreeSet<usize> = all().iter().map(|metric| metric.index()).collect();
+        let names: BTreeSet<String> = ColourMetric::all().map(|metric| metric.name(&iris(), Colour::Blue)).collect();
+        let places: BTreeSet<usize> = ColourMetric::all().map(ColourMetric::index).collect();
         assert_eq!((names.len(), places.len()), (ColourMetric::COUNT, ColourMetric::COUNT));
         assert_eq!(places.last(), Some(&(ColourMetric::COUNT - 1)));
     }
@@ -404,19 +352,6 @@ mod tests {
         for (class, details, expected) in cases {
             assert_eq!(class.at_the_end(details), expected, "{details}");
         }
-    }
-
-    #[test]
-    fn only_used_buckets_are_asked_for() {
-        let bucket = Bucket::of(Duration::from_millis(3));
-        let used = Used { first_byte: [bucket].into(), ..Used::default() };
-        let asked = std::cell::Cell::new(0);
-        let counts = ColourCounts::collect(&used, |_| {
-            asked.set(asked.get() + 1);
-            2
-        });
-        assert_eq!((counts.answered, counts.failed, counts.rejected, counts.unanswered), (12, 4, 2, 2));
-        assert_eq!(asked.get(), 1 + Class::COUNT + 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What is counted about each colour, and what the counts say about the last minutes.
 
 pub mod latency;
-pub mod buckets;
 pub mod counters;
+pub mod tally;
 pub mod answer;
 pub mod comparison;

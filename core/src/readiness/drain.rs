@@ -1,13 +1,13 @@
 //! What still needs a colour: the answer to "may I stop blue now?".
 
 use std::fmt;
-use std::time::Duration;
 
 use crate::config::Bake;
 use crate::model::colour::Colour;
 use crate::model::percent::Percent;
 use crate::model::time::Timestamp;
 use crate::state::State;
+use crate::workers::worker::Confirmation;
 
 /// One thing that needs a colour.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,16 +18,13 @@ pub enum DrainBlocker {
     Canary(Percent),
     /// It gets copies.
     Shadow(Percent),
-    /// The state changed so recently that a worker may still be about to count a request that it had decided before.
-    Settling,
+    /// Workers that have not said that they follow the state, nor what is under way there.
+    Silent(Vec<u64>),
     /// Requests are under way.
     InFlight(u64),
     /// It is the way back until then.
     Baking(Timestamp),
 }
-
-/// Between deciding a request and counting it a worker needs microseconds. This leaves room for a busy machine.
-const SETTLING: Duration = Duration::from_millis(200);
 
 /// Everything that needs `colour`; nothing: it is safe to stop.
 pub fn drain_blockers(
@@ -35,6 +32,7 @@ pub fn drain_blockers(
     colour: Colour,
     in_flight: u64,
     bake: Option<Bake>,
+    confirmation: &Confirmation,
     now: Timestamp,
 ) -> Vec<DrainBlocker> {
     let split = state.split;
@@ -45,7 +43,7 @@ pub fn drain_blockers(
         (!is_active && split.canary_percent > Percent::ZERO).then_some(DrainBlocker::Canary(split.canary_percent)),
         (!is_active && split.shadow_percent > Percent::ZERO).then_some(DrainBlocker::Shadow(split.shadow_percent)),
         (in_flight > 0).then_some(DrainBlocker::InFlight(in_flight)),
-        (state.revision.get() > 0 && now.since(state.since) < SETTLING).then_some(DrainBlocker::Settling),
+        (!confirmation.silent.is_empty()).then(|| DrainBlocker::Silent(confirmation.silent.clone())),
         baking.map(DrainBlocker::Baking),
     ]
     .into_iter()
@@ -66,7 +64,7 @@ impl DrainBlocker {
     pub fn ends_before(&self, deadline: Timestamp) -> bool {
         match self {
             DrainBlocker::Active | DrainBlocker::Canary(_) | DrainBlocker::Shadow(_) => false,
-            DrainBlocker::InFlight(_) | DrainBlocker::Settling => true,
+            DrainBlocker::InFlight(_) | DrainBlocker::Silent(_) => true,
             DrainBlocker::Baking(until) => *until <= deadline,
         }
     }
@@ -78,7 +76,10 @@ impl fmt::Display for DrainBlocker {
             DrainBlocker::Active => f.write_str("it is the active colour"),
             DrainBlocker::Canary(share) => write!(f, "it gets {share} % of the traffic"),
             DrainBlocker::Shadow(share) => write!(f, "it gets copies of {share} % of the traffic"),
-            DrainBlocker::Settling => f.write_str("the state changed a moment ago"),
+            DrainBlocker::Silent(workers) => {
+                let ids: Vec<String> = workers.iter().map(u64::to_string).collect();
+                write!(f, "not known of worker {}, which does not answer", ids.join(", "))
+            }
             DrainBlocker::InFlight(1) => f.write_str("1 request is in flight"),
             DrainBlocker::InFlight(count) => write!(f, "{count} requests are in flight"),
             DrainBlocker::Baking(until) => write!(f, "it is kept as the way back until {until}"),
@@ -90,6 +91,8 @@ impl fmt::Display for DrainBlocker {
 mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use std::time::Duration;
 
     use super::*;
     use crate::model::author::{Author, Source};
@@ -113,7 +116,7 @@ mod tests {
         let canary = State { split: split("green", "5", "1"), ..promoted() };
         let cases = [
             (promoted(), Colour::Green, 0, None, later, vec![DrainBlocker::Active]),
-            (promoted(), Colour::Blue, 0, None, SWITCH, vec![DrainBlocker::Settling]),
+            (promoted(), Colour::Blue, 0, None, SWITCH, vec![]),
             (promoted(), Colour::Blue, 3, None, later, vec![DrainBlocker::InFlight(3)]),
             (promoted(), Colour::Blue, 0, bake, later, vec![DrainBlocker::Baking(SWITCH.plus(minute))]),
             (promoted(), Colour::Blue, 0, bake, SWITCH.plus(minute), vec![]),
@@ -128,8 +131,12 @@ mod tests {
             ),
         ];
         for (state, colour, in_flight, bake, now, expected) in cases {
-            assert_eq!(drain_blockers(&state, colour, in_flight, bake, now), expected, "{colour} at {now}");
+            let seen = drain_blockers(&state, colour, in_flight, bake, &Confirmation::default(), now);
+            assert_eq!(seen, expected, "{colour} at {now}");
         }
+        let silent = Confirmation { machines: vec![1, 2], silent: vec![2] };
+        let seen = drain_blockers(&promoted(), Colour::Blue, 0, None, &silent, later);
+        assert_eq!(seen, [DrainBlocker::Silent(vec![2])]);
     }
 
     #[test]

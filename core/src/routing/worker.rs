@@ -8,10 +8,11 @@ use super::versions::versions;
 use crate::deployment::Deployment;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::name::Version;
-use crate::model::split::Split;
+use crate::model::split::{Revision, Split};
 use crate::model::time::Timestamp;
-use crate::store::Store;
+use crate::state::State;
 use crate::store::record::{self, Origin};
+use crate::store::{CasToken, Store};
 
 /// A worker's memory of a deployment. A VM runs on one thread, so everything that changes is in a `Cell`: nothing can be
 /// borrowed twice.
@@ -23,11 +24,15 @@ pub struct WorkerState {
     warned: Cell<bool>,
 }
 
-/// A split, current for as long as the epoch stands still.
+/// What was taken over.
 #[derive(Clone, Copy)]
 struct Known {
-    epoch: Option<u64>,
+    /// The write that it comes from.
+    token: CasToken,
     split: Split,
+    revision: Revision,
+    /// When the colour that a rollback returns to was left.
+    left_at: Option<Timestamp>,
 }
 
 /// The state could not be read, and the last good one was taken instead.
@@ -50,23 +55,46 @@ impl WorkerState {
         }
     }
 
-    /// The split in force, and whether it is an old one. The store is read only after the epoch has moved. The epoch was
-    /// read first, so what is read is at least as new as it says.
-    pub fn current_split(
-        &self,
-        deployment: &Deployment,
-        epoch: Option<u64>,
-        store: &dyn Store,
-    ) -> (Split, Option<Fallback>) {
-        match self.known.get() {
-            Some(known) if known.epoch == epoch && epoch.is_some() => (known.split, None),
-            last_good => self.read(deployment, epoch, last_good, store),
-        }
-    }
-
-    /// The split as it was known at the last request.
+    /// The split that requests follow; none before a state was taken over.
     pub fn known_split(&self) -> Option<Split> {
         self.known.get().map(|known| known.split)
+    }
+
+    /// The revision that requests follow.
+    pub fn known_revision(&self) -> Option<Revision> {
+        self.known.get().map(|known| known.revision)
+    }
+
+    /// The write that they come from.
+    pub fn known_write(&self) -> Option<CasToken> {
+        self.known.get().map(|known| known.token)
+    }
+
+    /// When the colour that a rollback returns to was left, as far as is known here.
+    pub fn left_at(&self) -> Option<Timestamp> {
+        self.known.get()?.left_at
+    }
+
+    /// Takes over what stands in the store. What is left when it cannot be read is the last good state.
+    pub fn take_over(&self, deployment: &Deployment, store: &dyn Store) -> Option<Fallback> {
+        if deployment.mlflow.is_some() {
+            self.versions.replace(versions(store, deployment));
+        }
+        let known = self.known.get();
+        let since = known.map(|known| known.token);
+        let loaded = match record::load_since(store, &deployment.name, deployment.initial, since) {
+            Ok(Some(loaded)) => loaded,
+            Ok(None) => return None,
+            Err(error) => return Some(self.fall_back(deployment, &error.to_string())),
+        };
+        let State { split, revision, switched_at, rollback_to, .. } = loaded.state;
+        let taken =
+            Known { token: loaded.token, split, revision, left_at: switched_at.filter(|_| rollback_to.is_some()) };
+        // Something else stands there, and there is no backup: what is known goes on, or what is configured.
+        let last_good = known.filter(|_| loaded.origin == Origin::Corrupt).unwrap_or(taken);
+        self.known.set(Some(Known { token: loaded.token, ..last_good }));
+        let cause = "what is kept under its key is not a state; another plugin may share the vm_id";
+        loaded.origin.is_overwritten().then(|| self.fall_back(deployment, cause))
     }
 
     /// The rotations as the last decision left them.
@@ -82,28 +110,6 @@ impl WorkerState {
     /// Calls `with` with the version that answers of `colour` are marked with.
     pub fn with_version(&self, colour: Colour, with: impl FnOnce(&str)) {
         with(self.versions.borrow().get(colour).as_str());
-    }
-
-    fn read(
-        &self,
-        deployment: &Deployment,
-        epoch: Option<u64>,
-        last_good: Option<Known>,
-        store: &dyn Store,
-    ) -> (Split, Option<Fallback>) {
-        let fallback = last_good.map_or(deployment.initial, |known| known.split);
-        if deployment.mlflow.is_some() {
-            self.versions.replace(versions(store, deployment));
-        }
-        let loaded = match record::load(store, &deployment.name, deployment.initial, Timestamp::default()) {
-            Ok(loaded) => loaded,
-            Err(error) => return (fallback, Some(self.fall_back(deployment, &error.to_string()))),
-        };
-        let split = if loaded.origin == Origin::Corrupt { fallback } else { loaded.state.split };
-        self.known.set(Some(Known { epoch, split }));
-        let is_overwritten = loaded.origin.is_overwritten();
-        let cause = "what is kept under its key is not a state; another plugin may share the vm_id";
-        (split, is_overwritten.then(|| self.fall_back(deployment, cause)))
     }
 
     fn fall_back(&self, deployment: &Deployment, cause: &str) -> Fallback {

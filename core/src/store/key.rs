@@ -20,8 +20,12 @@ pub enum Key<'n> {
     Probe(&'n DeploymentName, Colour),
     /// What was counted up to a moment, in one of the slots that are used in turn.
     Sample(&'n DeploymentName, u64),
-    /// The latencies that have a counter.
-    Buckets(&'n DeploymentName),
+    /// What the worker in a slot says about it.
+    Report(&'n DeploymentName, u32),
+    /// What was counted by workers that are gone.
+    Departed(&'n DeploymentName),
+    /// How many requests in a row did not reach its active colour.
+    Unreached(&'n DeploymentName),
     /// The analysis of its canary.
     CanaryAnalysis(&'n DeploymentName),
     /// What is wrong around the filter.
@@ -34,6 +38,12 @@ pub enum Key<'n> {
     Deliveries,
     /// The number that the last instance has drawn.
     Instances,
+    /// Which workers there are.
+    Workers,
+    /// The last sign of life of the worker in a slot.
+    Heartbeat(u32),
+    /// How many writes the workers were told of.
+    Writes,
     /// Who does something for all instances with the same deployments, which this number stands for.
     Lease(u64, LeaseRole),
     /// Until when the last sign of life of the fleet with this number counts.
@@ -66,13 +76,18 @@ impl fmt::Display for Key<'_> {
             Self::Backup(name) => write!(f, "{PREFIX}/{name}/copy"),
             Self::Probe(name, colour) => write!(f, "{PREFIX}/{name}/probe/{colour}"),
             Self::Sample(name, slot) => write!(f, "{PREFIX}/{name}/sample/{slot}"),
-            Self::Buckets(name) => write!(f, "{PREFIX}/{name}/buckets"),
+            Self::Report(name, slot) => write!(f, "{PREFIX}/{name}/worker/{slot}"),
+            Self::Departed(name) => write!(f, "{PREFIX}/{name}/departed"),
+            Self::Unreached(name) => write!(f, "{PREFIX}/{name}/unreached"),
             Self::CanaryAnalysis(name) => write!(f, "{PREFIX}/{name}/watch"),
             Self::Setup(name) => write!(f, "{PREFIX}/{name}/setup"),
             Self::SourceStatus(name, source) => write!(f, "{PREFIX}/{name}/source/{}", source.as_str()),
             Self::RegistryTrigger(name) => write!(f, "{PREFIX}/{name}/mlflow/woken"),
             Self::Deliveries => write!(f, "{PREFIX}/{OWN}/mlflow/deliveries"),
             Self::Instances => write!(f, "{PREFIX}/{OWN}/members"),
+            Self::Workers => write!(f, "{PREFIX}/{OWN}/workers"),
+            Self::Heartbeat(slot) => write!(f, "{PREFIX}/{OWN}/worker/{slot}"),
+            Self::Writes => write!(f, "{PREFIX}/{OWN}/writes"),
             Self::Lease(deployments, LeaseRole::Leader) => write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}"),
             Self::Lease(deployments, LeaseRole::Poller(source)) => {
                 write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}/source/{}", source.as_str())
@@ -102,14 +117,19 @@ mod tests {
             Some(Key::State(_)) => Key::Backup(name),
             Some(Key::Backup(_)) => Key::Probe(name, Colour::Blue),
             Some(Key::Probe(..)) => Key::Sample(name, 0),
-            Some(Key::Sample(..)) => Key::Buckets(name),
-            Some(Key::Buckets(_)) => Key::CanaryAnalysis(name),
+            Some(Key::Sample(..)) => Key::Report(name, 0),
+            Some(Key::Report(..)) => Key::Departed(name),
+            Some(Key::Departed(_)) => Key::Unreached(name),
+            Some(Key::Unreached(_)) => Key::CanaryAnalysis(name),
             Some(Key::CanaryAnalysis(_)) => Key::Setup(name),
             Some(Key::Setup(_)) => Key::SourceStatus(name, Source::Mlflow),
             Some(Key::SourceStatus(..)) => Key::RegistryTrigger(name),
             Some(Key::RegistryTrigger(_)) => Key::Deliveries,
             Some(Key::Deliveries) => Key::Instances,
-            Some(Key::Instances) => Key::Lease(0, LeaseRole::Leader),
+            Some(Key::Instances) => Key::Workers,
+            Some(Key::Workers) => Key::Heartbeat(0),
+            Some(Key::Heartbeat(_)) => Key::Writes,
+            Some(Key::Writes) => Key::Lease(0, LeaseRole::Leader),
             Some(Key::Lease(number, LeaseRole::Leader)) => Key::Lease(number, LeaseRole::Poller(Source::Mlflow)),
             Some(Key::Lease(number, LeaseRole::Poller(_))) => Key::Lease(number, LeaseRole::Follower(0)),
             Some(Key::Lease(_, LeaseRole::Follower(_))) => Key::Liveness(0),

@@ -5,6 +5,7 @@ pub mod key;
 pub mod lease;
 pub mod record;
 pub mod source_status;
+pub mod unreached;
 
 use std::fmt;
 

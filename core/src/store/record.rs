@@ -20,6 +20,8 @@ pub struct Loaded {
     pub origin: Origin,
     /// The write of the fleet's store that it comes from, if it does.
     pub mod_revision: Option<ModRevision>,
+    /// The write in shared data that it was read from.
+    pub token: CasToken,
 }
 
 /// The number of a write in the fleet's store; 0 stands for no write at all.
@@ -84,6 +86,23 @@ pub enum UpdateError<E> {
 pub fn load(store: &dyn Store, name: &DeploymentName, initial: Split, now: Timestamp) -> Result<Loaded, StoreError> {
     let versioned = store.read(&state_key(name))?;
     decode_or_back_up(store, name, initial, now, &versioned)
+}
+
+/// Reads a deployment's state, unless nothing was written since `known`.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn load_since(
+    store: &dyn Store,
+    name: &DeploymentName,
+    initial: Split,
+    known: Option<CasToken>,
+) -> Result<Option<Loaded>, StoreError> {
+    let versioned = store.read(&state_key(name))?;
+    if known == Some(versioned.token) {
+        return Ok(None);
+    }
+    decode_or_back_up(store, name, initial, Timestamp::default(), &versioned).map(Some)
 }
 
 /// Takes over a state of the fleet, unless a later one is known.
@@ -175,17 +194,18 @@ fn decode_or_back_up(
     versioned: &Versioned,
 ) -> Result<Loaded, StoreError> {
     // An empty value is how shared data says that a key was removed.
+    let token = versioned.token;
     let bytes = versioned.value.as_deref().unwrap_or_default();
     if let Some((state, mod_revision)) = decode(bytes) {
-        return Ok(Loaded { state, origin: Origin::Primary, mod_revision });
+        return Ok(Loaded { state, origin: Origin::Primary, mod_revision, token });
     }
     if versioned.token != CasToken::Never
         && let Some((state, mod_revision)) = decode(&read_backup(store, name)?)
     {
-        return Ok(Loaded { state, origin: Origin::Backup, mod_revision });
+        return Ok(Loaded { state, origin: Origin::Backup, mod_revision, token });
     }
     let origin = if bytes.is_empty() { Origin::Absent } else { Origin::Corrupt };
-    Ok(Loaded { state: State::initial(initial, now), origin, mod_revision: None })
+    Ok(Loaded { state: State::initial(initial, now), origin, mod_revision: None, token })
 }
 
 /// A state of the fleet is kept with its write's number in a line before it: one value, so the two never disagree.

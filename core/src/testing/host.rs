@@ -1,6 +1,7 @@
 //! An Envoy in memory, of which a test is the network, the clock and the event loop.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
@@ -13,13 +14,15 @@ use crate::deployment::DeploymentIndex;
 use crate::host::Host;
 use crate::host::grpc::{GrpcReply, GrpcRequest, GrpcSender, GrpcStream};
 use crate::host::http::{HttpReply, HttpRequest};
+use crate::host::queue::{QueueToken, Queues};
 use crate::host::reply::Reply;
 use crate::host::tasks::{Flow, TaskId, Tasks};
-use crate::metrics::counters::ColourCounts;
-use crate::model::colour::{Colour, PerColour};
+use crate::metrics::counters::ColourMetric;
+use crate::model::colour::Colour;
 use crate::model::time::Timestamp;
 use crate::state::State;
 use crate::store::Store;
+use crate::store::key::Key;
 
 /// When most tests begin.
 pub const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
@@ -36,13 +39,11 @@ pub struct TestHost {
     pub grpc: RefCell<Vec<(GrpcRequest, Sender<GrpcReply>)>>,
     /// The gRPC streams that were opened, the oldest first.
     pub streams: RefCell<Vec<(GrpcRequest, GrpcSender)>>,
-    /// What is counted, for all deployments alike.
-    pub counts: RefCell<PerColour<ColourCounts>>,
-    /// Requests under way to each colour, for all deployments alike.
-    pub in_flight: RefCell<PerColour<u64>>,
+    /// The messages between workers, by queue. They wait until the test hands them over.
+    pub messages: RefCell<BTreeMap<u32, VecDeque<Vec<u8>>>>,
+    queues: RefCell<Vec<String>>,
     now: Cell<Timestamp>,
     sleeps: RefCell<Vec<(Timestamp, Sender<()>)>>,
-    epoch: Cell<u64>,
     log: RefCell<Vec<String>>,
 }
 
@@ -81,9 +82,10 @@ impl TestHost {
         self.log.take()
     }
 
-    /// How often a state was written.
+    /// How often the workers were told of a write.
     pub fn writes(&self) -> u64 {
-        self.epoch.get()
+        let stored = self.store.read(&Key::Writes.to_string()).expect("in reach");
+        serde_json::from_slice(&stored.value.unwrap_or_default()).unwrap_or_default()
     }
 }
 
@@ -95,11 +97,10 @@ impl Default for TestHost {
             http: RefCell::default(),
             grpc: RefCell::default(),
             streams: RefCell::default(),
-            counts: RefCell::default(),
-            in_flight: RefCell::default(),
+            messages: RefCell::default(),
+            queues: RefCell::default(),
             now: Cell::new(START),
             sleeps: RefCell::default(),
-            epoch: Cell::new(0),
             log: RefCell::default(),
         }
     }
@@ -148,29 +149,19 @@ impl Host for TestHost {
 
     fn tick_every(&self, _period: Duration) {}
 
-    fn counts(&self, _deployment: DeploymentIndex) -> PerColour<ColourCounts> {
-        self.counts.borrow().clone()
+    fn queues(&self) -> &dyn Queues {
+        self
     }
 
-    fn in_flight(&self, _deployment: DeploymentIndex, colour: Colour) -> u64 {
-        *self.in_flight.borrow().get(colour)
-    }
+    fn add_to_metric(&self, _deployment: DeploymentIndex, _colour: Colour, _metric: ColourMetric, _by: i64) {}
 
-    fn epoch(&self, _deployment: DeploymentIndex) -> Option<u64> {
-        Some(self.epoch.get())
-    }
-
-    fn move_epoch(&self, _deployment: DeploymentIndex) {
-        self.epoch.set(self.epoch.get() + 1);
-    }
+    fn count_fallback(&self, _deployment: DeploymentIndex) {}
 
     fn publish_gauges(&self, deployment: DeploymentIndex, state: &State) {
         self.log.borrow_mut().push(format!("{deployment} is at {}", state.revision));
     }
 
-    fn publish_setup(&self, _metric: &str, _is_known: bool) {}
-
-    fn reset_unreached(&self, _deployment: DeploymentIndex) {}
+    fn set_gauge(&self, _name: &str, _value: u64) {}
 
     fn info(&self, line: &str) {
         self.log.borrow_mut().push(line.to_owned());
@@ -178,6 +169,25 @@ impl Host for TestHost {
 
     fn warn(&self, line: &str) {
         self.log.borrow_mut().push(line.to_owned());
+    }
+}
+
+impl Queues for TestHost {
+    fn register(&self, name: &str) -> Option<QueueToken> {
+        let mut queues = self.queues.borrow_mut();
+        let place = queues.iter().position(|known| known == name).unwrap_or_else(|| {
+            queues.push(name.to_owned());
+            queues.len() - 1
+        });
+        u32::try_from(place).ok().map(QueueToken)
+    }
+
+    fn enqueue(&self, QueueToken(queue): QueueToken, message: &[u8]) {
+        self.messages.borrow_mut().entry(queue).or_default().push_back(message.to_vec());
+    }
+
+    fn dequeue(&self, QueueToken(queue): QueueToken) -> Option<Vec<u8>> {
+        self.messages.borrow_mut().get_mut(&queue)?.pop_front()
     }
 }
 

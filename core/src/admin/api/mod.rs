@@ -124,11 +124,14 @@ impl Call {
             Err(Problem::BodyMissing)
         };
         let arrived = future::or(async { Ok(body.await) }, too_late).await;
-        let request = match arrived.and_then(|body| self.read(Rc::clone(&context), body)) {
+        let answer = match arrived.and_then(|body| self.read(Rc::clone(&context), body)) {
             Ok((request, route)) => (route.handler)(request).await,
             Err(problem) => Err(problem.into()),
         };
-        request.unwrap_or_else(|refused| refused.response(&context))
+        match answer {
+            Ok(response) => response,
+            Err(refused) => refused.response(&context).await,
+        }
     }
 
     fn read(self, context: Rc<Context>, body: Body) -> Result<(Box<Request>, &'static Route), Problem> {

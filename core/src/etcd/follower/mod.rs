@@ -17,13 +17,14 @@ use super::messages::{Event, EventType, KeyValue, RangeResponse, TxnResponse, Wa
 use super::store::{EtcdStore, decode, number, revision_of};
 use crate::deployment::{Deployment, DeploymentIndex, Deployments};
 use crate::host::grpc::{GrpcReply, GrpcStream};
-use crate::host::publish::publish;
 use crate::host::reply::Reply;
 use crate::host::{Host, next_tick};
 use crate::model::time::Timestamp;
 use crate::state::State;
 use crate::store::lease::{FOLLOWER_LEASE, Instance};
 use crate::store::record::{self, Effect, ModRevision, ReplacePolicy};
+use crate::workers::publish::publish;
+use crate::workers::worker::Worker;
 
 /// The one filter instance of an Envoy that follows the fleet for all.
 struct Follower<'f> {
@@ -31,6 +32,7 @@ struct Follower<'f> {
     host: &'f dyn Host,
     deployments: &'f Deployments,
     instance: Instance,
+    worker: &'f Worker,
     /// Attempts in a row that failed.
     failures: u32,
     /// The last write of all that came.
@@ -82,8 +84,14 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Follows the fleet for as long as this instance holds the lease under this key; waits for it otherwise.
-pub async fn follow(etcd: &EtcdStore, host: &dyn Host, deployments: &Deployments, instance: Instance, lease: &str) {
-    let mut follower = Follower::new(etcd, host, deployments, instance);
+pub async fn follow(
+    etcd: &EtcdStore,
+    host: &dyn Host,
+    deployments: &Deployments,
+    (instance, worker): (Instance, &Worker),
+    lease: &str,
+) {
+    let mut follower = Follower::new(etcd, host, deployments, instance, worker);
     let holds_lease = || instance.holds(host.store(), lease, FOLLOWER_LEASE, host.now());
     loop {
         next_tick(host).await;
@@ -107,12 +115,19 @@ pub async fn follow(etcd: &EtcdStore, host: &dyn Host, deployments: &Deployments
 // === impl Follower ===
 
 impl<'f> Follower<'f> {
-    fn new(etcd: &'f EtcdStore, host: &'f dyn Host, deployments: &'f Deployments, instance: Instance) -> Self {
+    fn new(
+        etcd: &'f EtcdStore,
+        host: &'f dyn Host,
+        deployments: &'f Deployments,
+        instance: Instance,
+        worker: &'f Worker,
+    ) -> Self {
         Self {
             etcd,
             host,
             deployments,
             instance,
+            worker,
             failures: 0,
             last: ModRevision(0),
             absent: BTreeSet::new(),
@@ -331,7 +346,7 @@ impl<'f> Follower<'f> {
     ) {
         match record::replace(self.host.store(), &deployment.name, state, mod_revision, policy) {
             Ok(applied) if applied.effect == Effect::None => {}
-            Ok(applied) => publish(self.host, index, deployment, &applied),
+            Ok(applied) => publish(self.host, self.worker, index, deployment, &applied),
             Err(error) => self.warn(deployment, &error.to_string()),
         }
     }

@@ -28,7 +28,11 @@ impl Envoy {
     fn new() -> Self {
         let host = Rc::new(TestHost::default());
         let (own, instance) = (Rc::clone(&host), Instance::register(&host.store, START));
-        host.spawn(Box::pin(async move { follow(&fleet(), &*own, &deployments(), instance, LEASE).await }));
+        host.spawn(Box::pin(async move {
+            let deployments = deployments();
+            let worker = Worker::new(&deployments, instance, 1, START);
+            follow(&fleet(), &*own, &deployments, (instance, &worker), LEASE).await;
+        }));
         host.tasks.run();
         Self { host, watch: RefCell::default() }
     }

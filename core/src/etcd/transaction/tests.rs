@@ -17,6 +17,7 @@ use crate::model::name::Reason;
 use crate::model::percent::Percent;
 use crate::model::split::{Revision, Split};
 use crate::state::{Command, Patch};
+use crate::store::CasToken;
 use crate::store::record::Origin;
 use crate::testing::host::{START, TestHost, poll_once};
 use crate::testing::iris;
@@ -68,7 +69,7 @@ impl Writer {
         let author = Author::new(&format!("writer-{number}"), Source::Admin, Reason::none());
         let (own, by) = (Rc::clone(&host), author.clone());
         let flow = Box::pin(async move {
-            let known = Loaded { state: initial(), origin: Origin::Absent, mod_revision: None };
+            let known = Loaded { state: initial(), origin: Origin::Absent, mod_revision: None, token: CasToken::Never };
             let mut time_left = WRITE_WITHIN;
             commit(&fleet(), &*own, &iris(), known, &mut time_left, &mut |before| Ok(Some(change(before, &by)))).await
         });
@@ -276,7 +277,7 @@ fn a_store_that_went_back_in_time_takes_precedence() {
     let mut model = Model::default();
     for (known, policy) in [(None, ReplacePolicy::IfNewer), (Some(ModRevision(900)), ReplacePolicy::Always)] {
         let (host, etcd, name) = (TestHost::default(), fleet(), iris());
-        let known = Loaded { state: initial(), origin: Origin::Absent, mod_revision: known };
+        let known = Loaded { state: initial(), origin: Origin::Absent, mod_revision: known, token: CasToken::Never };
         let (mut time_left, mut nothing) = (WRITE_WITHIN, |_: &State| Ok::<_, Infallible>(None));
         let mut flow = Box::pin(commit(&etcd, &host, &name, known, &mut time_left, &mut nothing));
         assert!(poll_once(flow.as_mut()).is_pending());

@@ -65,8 +65,10 @@ impl Fixture {
         );
         let config = Config::from_bytes(json.as_bytes()).expect("valid");
         let host = Rc::new(TestHost::default());
+        let context = Rc::new(Context::new(Rc::<TestHost>::clone(&host), &config, None));
+        context.worker.on_stream(&*host);
         Self {
-            context: Rc::new(Context::new(Rc::<TestHost>::clone(&host), &config)),
+            context,
             api: Api::new(config.admin.expect("present")),
             host,
             replies: RefCell::default(),

@@ -6,8 +6,9 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use std::time::Duration;
 
 use super::*;
+use crate::metrics::counters::ColourMetric;
 use crate::model::author::Source;
-use crate::model::colour::PerColour;
+use crate::model::colour::Colour;
 use crate::model::name::ClusterName;
 
 const PROBE: &str = r#", "probe": {"path": "/ping", "expect_status": 200}"#;
@@ -162,7 +163,9 @@ fn without_a_smoke_test_there_is_nothing_to_run() {
 fn a_drain_waits_for_the_last_request() {
     let api = Fixture::new();
     api.operate("POST", &format!("{IRIS}/promote"));
-    *api.host.in_flight.borrow_mut() = PerColour { blue: 1, green: 7 };
+    let in_flight = |colour, by| api.context.worker.count(0, colour, ColourMetric::InFlight, by);
+    in_flight(Colour::Blue, 1);
+    in_flight(Colour::Green, 7);
     let call = head("POST", &format!("{IRIS}/drain?colour=blue&timeout=30s"), Some("op"));
     let waits_until = |seconds| {
         api.host.set_now(START);
@@ -177,7 +180,7 @@ fn a_drain_waits_for_the_last_request() {
     api.host.set_now(START);
     let mut waiting = api.begin(&call, b"").expect("allowed");
     assert_eq!(api.drive(&mut waiting), None);
-    api.host.in_flight.borrow_mut().blue = 0;
+    in_flight(Colour::Blue, -1);
     assert_eq!(api.drive(&mut waiting), None, "not before a tick");
     api.host.set_now(START.plus(Duration::from_secs(29)));
     api.host.wake_sleepers();

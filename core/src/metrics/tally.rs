@@ -1,0 +1,141 @@
+//! What one worker has counted about one colour of a deployment, in its own memory.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::metrics::counters::{Class, ColourCounts, ColourMetric};
+use crate::metrics::latency::Bucket;
+
+/// Counts by metric. Those that were never counted take no room.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally(BTreeMap<ColourMetric, u64>);
+
+// === impl Tally ===
+
+impl Tally {
+    /// Counts `by` more, or fewer.
+    pub fn add(&mut self, metric: ColourMetric, by: i64) {
+        let count = self.0.entry(metric).or_default();
+        *count = count.saturating_add_signed(by);
+    }
+
+    /// What is counted under a metric.
+    pub fn get(&self, metric: ColourMetric) -> u64 {
+        self.0.get(&metric).copied().unwrap_or_default()
+    }
+
+    /// By how much each count differs from `earlier`.
+    pub fn changes_since(&self, earlier: &Self) -> impl Iterator<Item = (ColourMetric, i64)> {
+        self.0.iter().filter_map(|(metric, count)| {
+            let by = count.wrapping_sub(earlier.get(*metric)).cast_signed();
+            (by != 0).then_some((*metric, by))
+        })
+    }
+
+    /// What it comes to.
+    pub fn sums(&self) -> ColourCounts {
+        let requests = self.get(ColourMetric::Requests);
+        let mut counts = ColourCounts { requests, ..ColourCounts::default() };
+        for class in Class::all() {
+            let ended = self.get(ColourMetric::Responses(class));
+            match class {
+                Class::Unanswered => counts.unanswered = ended,
+                Class::Status(5) | Class::Aborted => counts.failed = counts.failed.saturating_add(ended),
+                Class::Status(4) => counts.rejected = ended,
+                Class::Status(_) => counts.answered = counts.answered.saturating_add(ended),
+            }
+        }
+        counts.answered = counts.answered.saturating_add(counts.failed).saturating_add(counts.rejected);
+        for bucket in Bucket::all() {
+            counts.first_byte.add(bucket, self.get(ColourMetric::FirstByte(bucket)));
+            counts.exchange.add(bucket, self.get(ColourMetric::Exchange(bucket)));
+        }
+        counts
+    }
+
+    /// Adds what another worker has counted.
+    pub fn merge(&mut self, other: &Self) {
+        for (metric, count) in &other.0 {
+            self.add(*metric, i64::try_from(*count).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// As pairs of a metric's place and its count.
+impl Serialize for Tally {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|(metric, count)| (metric.index(), count)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Tally {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let counts: BTreeMap<usize, u64> = Vec::<(usize, u64)>::deserialize(deserializer)?.into_iter().collect();
+        let known = |metric: ColourMetric| Some((metric, *counts.get(&metric.index())?));
+        Ok(Self(ColourMetric::all().filter_map(known).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_is_counted_survives_its_way_through_the_store() {
+        let mut tally = Tally::default();
+        let slow = ColourMetric::Exchange(Bucket::of(Duration::from_secs(3)));
+        for metric in [ColourMetric::Requests, ColourMetric::Responses(Class::Aborted), slow, slow] {
+            tally.add(metric, 1);
+        }
+        let bytes = serde_json::to_vec(&tally).expect("serialises");
+        assert_eq!(serde_json::from_slice::<Tally>(&bytes).expect("reads"), tally);
+    }
+
+    #[test]
+    fn only_what_changed_is_told_and_a_gauge_may_go_down() {
+        let mut earlier = Tally::default();
+        earlier.add(ColourMetric::Requests, 5);
+        earlier.add(ColourMetric::InFlight, 2);
+        let mut now = earlier.clone();
+        now.add(ColourMetric::InFlight, -2);
+        now.add(ColourMetric::Responses(Class::Status(2)), 2);
+        let changes: BTreeMap<ColourMetric, i64> = now.changes_since(&earlier).collect();
+        let expected = [(ColourMetric::InFlight, -2), (ColourMetric::Responses(Class::Status(2)), 2)];
+        assert_eq!(changes, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn a_count_never_goes_below_nothing() {
+        let mut tally = Tally::default();
+        tally.add(ColourMetric::InFlight, -1);
+        assert_eq!(tally.get(ColourMetric::InFlight), 0);
+    }
+
+    #[test]
+    fn the_counts_of_several_workers_add_up() {
+        let mut sum = Tally::default();
+        for count in [3, 4] {
+            let mut tally = Tally::default();
+            tally.add(ColourMetric::Requests, count);
+            sum.merge(&tally);
+        }
+        assert_eq!(sum.get(ColourMetric::Requests), 7);
+    }
+
+    #[test]
+    fn an_answer_is_one_whatever_its_class_and_some_of_them_failed() {
+        let mut tally = Tally::default();
+        Class::all().for_each(|class| tally.add(ColourMetric::Responses(class), 2));
+        let bucket = Bucket::of(Duration::from_millis(3));
+        tally.add(ColourMetric::FirstByte(bucket), 7);
+        let counts = tally.sums();
+        assert_eq!((counts.answered, counts.failed, counts.rejected, counts.unanswered), (12, 4, 2, 2));
+        assert_eq!((counts.first_byte.total(), counts.exchange.total()), (7, 0));
+    }
+}

@@ -1,0 +1,565 @@
+//! What one instance of the filter remembers, and what it says to the others.
+//!
+//! It takes a state over when it is told of a write, and writes down what it has counted when it is asked or when it ticks.
+//! So no request reads what the workers share.
+
+use std::cell::{Cell, RefCell};
+
+use futures_channel::oneshot::Sender;
+use futures_lite::future;
+
+use super::message::Message;
+use super::report::{Report, keep};
+use super::roster::{Member, Roster};
+use crate::deployment::{Deployment, DeploymentIndex, Deployments};
+use crate::host::reply::Reply;
+use crate::host::{Host, next_tick};
+use crate::metrics::counters::ColourMetric;
+use crate::metrics::tally::Tally;
+use crate::model::colour::{Colour, PerColour};
+use crate::model::split::{Revision, Split};
+use crate::model::time::Timestamp;
+use crate::routing::rotation::Seed;
+use crate::routing::worker::WorkerState;
+use crate::store::key::Key;
+use crate::store::lease::Instance;
+use crate::store::{Store, StoreError, update};
+
+/// One instance's memory.
+pub struct Worker {
+    instance: Instance,
+    vm: u64,
+    member: Cell<Option<Member>>,
+    /// Whether a request began since the last tick.
+    has_begun: Cell<bool>,
+    last_stream: Cell<Option<Timestamp>>,
+    beats: Cell<u64>,
+    /// The number of writes up to which everything was taken over.
+    writes: Cell<u64>,
+    memories: Vec<Memory>,
+    questions: RefCell<Vec<Question>>,
+    last_ticket: Cell<u64>,
+}
+
+/// What it remembers of a deployment.
+struct Memory {
+    state: WorkerState,
+    counts: Cell<PerColour<Tally>>,
+    /// What of that Envoy's metrics show.
+    shown: Cell<PerColour<Tally>>,
+    /// Whether there is something that the report does not say.
+    is_news: Cell<bool>,
+}
+
+/// A question to other members that has not been answered by all.
+struct Question {
+    ticket: u64,
+    unanswered: Vec<u32>,
+    asker: Option<Sender<()>>,
+}
+
+/// Who has confirmed that it has taken over what stands in the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Confirmation {
+    /// The machines that there are.
+    pub machines: Vec<u64>,
+    /// Those of them that have not confirmed in time.
+    pub silent: Vec<u64>,
+}
+
+/// So many messages are taken out of a queue in one event. Each message brings an event, so those behind them have their
+/// turn.
+const MESSAGES_PER_EVENT: usize = 64;
+
+/// So long a member has to confirm: a second, in ticks, since clocks jump. The first may come at once.
+const TICKS_TO_CONFIRM: u32 = 5;
+
+// === impl Worker ===
+
+impl Worker {
+    /// One that knows nothing yet, in the virtual machine with this number.
+    pub fn new(deployments: &Deployments, instance: Instance, vm: u64, now: Timestamp) -> Self {
+        let remember = |deployment: &Deployment| Memory {
+            state: WorkerState::new(deployment, Seed::new(instance, now.as_millis(), &deployment.name)),
+            counts: Cell::default(),
+            shown: Cell::default(),
+            is_news: Cell::new(false),
+        };
+        Self {
+            instance,
+            vm,
+            member: Cell::new(None),
+            has_begun: Cell::new(false),
+            last_stream: Cell::new(None),
+            beats: Cell::new(0),
+            writes: Cell::new(0),
+            memories: deployments.all().iter().map(remember).collect(),
+            questions: RefCell::default(),
+            last_ticket: Cell::new(0),
+        }
+    }
+
+    /// The number of its virtual machine.
+    pub const fn machine(&self) -> u64 {
+        self.vm
+    }
+
+    /// What is remembered of a deployment from request to request.
+    pub fn state(&self, index: DeploymentIndex) -> Option<&WorkerState> {
+        Some(&self.memories.get(index)?.state)
+    }
+
+    // --- requests ---
+
+    /// A request begins here, of whatever kind.
+    pub fn on_stream(&self, host: &dyn Host) {
+        self.has_begun.set(true);
+        if self.member.get().is_none() {
+            self.enrol(host);
+        }
+    }
+
+    /// The split that a request follows. What was taken over is current; a worker that has not enrolled is told of nothing,
+    /// and reads.
+    pub fn split(&self, host: &dyn Host, index: DeploymentIndex, deployment: &Deployment) -> Split {
+        let known = || self.state(index).and_then(WorkerState::known_split);
+        if let (Some(split), Some(_)) = (known(), self.member.get()) {
+            return split;
+        }
+        self.take_over(host, index, deployment);
+        known().unwrap_or(deployment.initial)
+    }
+
+    /// Counts about a colour.
+    pub fn count(&self, index: DeploymentIndex, colour: Colour, metric: ColourMetric, by: i64) {
+        if let Some(memory) = self.memories.get(index) {
+            let mut counts = memory.counts.take();
+            counts.get_mut(colour).add(metric, by);
+            memory.counts.set(counts);
+            memory.is_news.set(true);
+        }
+    }
+
+    // --- the others ---
+
+    /// Tells all that something was written about a deployment, and takes it over.
+    pub fn announce(&self, host: &dyn Host, index: DeploymentIndex, deployment: &Deployment) {
+        let counted = update(host.store(), &Key::Writes.to_string(), &mut |before| {
+            Some(number(before.value).wrapping_add(1).to_string().into_bytes())
+        });
+        if counted.is_err() {
+            host.warn(&format!(
+                "bluegreen: deployment={}: the workers are told of a write, which those that miss it will not find",
+                deployment.name
+            ));
+        }
+        self.take_over(host, index, deployment);
+        self.tell(host, &Message::Changed(deployment.name.as_str()));
+    }
+
+    /// Has all members take over and report what concerns a deployment, or all deployments, and waits for them, for a second
+    /// at most.
+    pub async fn ask(
+        &self,
+        host: &dyn Host,
+        deployments: &Deployments,
+        about: Option<DeploymentIndex>,
+    ) -> Confirmation {
+        self.bring_up_to_date(host, deployments, about);
+        let roster = Roster::read(host.store());
+        let slots = |silent: bool| {
+            let of_kind = self.others(&roster).filter(move |member| member.silent == silent);
+            // Who has no queue yet has read nothing: what it will read is what stands there now.
+            of_kind.filter_map(|member| Some((member.slot, member.queue?)))
+        };
+        let mut silent: Vec<u32> = slots(true).map(|(slot, _)| slot).collect();
+        match self.member.get().and_then(|member| member.queue) {
+            Some(reply_to) => {
+                let ticket = self.last_ticket.get().wrapping_add(1);
+                self.last_ticket.set(ticket);
+                let about = about.and_then(|index| deployments.get(index));
+                let about = about.map_or("", |deployment| deployment.name.as_str());
+                let message = Message::Asked { reply_to, ticket, about }.to_string();
+                for (_, queue) in slots(false) {
+                    host.queues().enqueue(queue, message.as_bytes());
+                }
+                let asked = slots(false).map(|(slot, _)| slot).collect();
+                silent.extend(self.late(host, ticket, asked).await);
+            }
+            // Without a queue of its own it cannot hear the others.
+            None => silent.extend(slots(false).map(|(slot, _)| slot)),
+        }
+        Confirmation::new(&roster, &silent)
+    }
+
+    /// Waits for the answers to a question, and gives the slots of those that have not come in time.
+    async fn late(&self, host: &dyn Host, ticket: u64, asked: Vec<u32>) -> Vec<u32> {
+        if asked.is_empty() {
+            return asked;
+        }
+        let (asker, all_answered) = Reply::pending();
+        self.questions.borrow_mut().push(Question { ticket, unanswered: asked, asker: Some(asker) });
+        let too_late = async {
+            for _ in 0..TICKS_TO_CONFIRM {
+                next_tick(host).await;
+            }
+        };
+        future::or(all_answered, too_late).await;
+        let mut questions = self.questions.borrow_mut();
+        let place = questions.iter().position(|question| question.ticket == ticket);
+        place.map(|place| questions.swap_remove(place).unanswered).unwrap_or_default()
+    }
+
+    /// Handles the messages that have come.
+    pub fn on_queue(&self, host: &dyn Host, deployments: &Deployments) {
+        let Some(member) = self.member.get() else { return };
+        let Some(queue) = member.queue else { return };
+        for _ in 0..MESSAGES_PER_EVENT {
+            let Some(bytes) = host.queues().dequeue(queue) else { return };
+            match Message::parse(&bytes) {
+                Some(Message::Changed(name)) => {
+                    if let Some((index, deployment)) = deployments.named(name) {
+                        self.take_over(host, index, deployment);
+                    }
+                }
+                Some(Message::Asked { reply_to, ticket, about }) => {
+                    let about = deployments.named(about).map(|(index, _)| index);
+                    self.bring_up_to_date(host, deployments, about);
+                    let message = Message::Confirmed { ticket, slot: member.slot };
+                    host.queues().enqueue(reply_to, message.to_string().as_bytes());
+                }
+                Some(Message::Confirmed { ticket, slot }) => self.on_confirmed(ticket, slot),
+                None => {}
+            }
+        }
+    }
+
+    fn on_confirmed(&self, ticket: u64, slot: u32) {
+        let mut questions = self.questions.borrow_mut();
+        // Those who asked may be gone.
+        questions.retain(|question| question.asker.as_ref().is_none_or(|asker| !asker.is_canceled()));
+        let Some(question) = questions.iter_mut().find(|question| question.ticket == ticket) else { return };
+        question.unanswered.retain(|other| *other != slot);
+        if question.unanswered.is_empty()
+            && let Some(asker) = question.asker.take()
+        {
+            let _: Result<(), ()> = asker.send(());
+        }
+    }
+
+    fn tell(&self, host: &dyn Host, message: &Message<'_>) {
+        let bytes = message.to_string().into_bytes();
+        for member in self.others(&Roster::read(host.store())).filter(|member| !member.silent) {
+            if let Some(queue) = member.queue {
+                host.queues().enqueue(queue, &bytes);
+            }
+        }
+    }
+
+    fn others<'r>(&self, roster: &'r Roster) -> impl Iterator<Item = &'r Member> {
+        let own = self.instance.get();
+        roster.members().iter().filter(move |member| member.number != own)
+    }
+
+    // --- time ---
+
+    /// Gives a sign of life, takes over what it was not told of, and writes down what it has counted.
+    pub fn tick(&self, host: &dyn Host, deployments: &Deployments) {
+        if self.member.get().is_none() {
+            self.enrol(host);
+        }
+        let Some(member) = self.member.get() else { return };
+        let now = host.now();
+        if self.has_begun.take() {
+            self.last_stream.set(Some(now));
+        }
+        self.beats.set(self.beats.get().wrapping_add(1));
+        member.beat(host.store(), self.beats.get(), now, self.last_stream.get());
+        self.bring_up_to_date(host, deployments, None);
+    }
+
+    /// The instance is at its end: what it has counted stays.
+    pub fn leave(&self, host: &dyn Host, deployments: &Deployments) {
+        let Some(member) = self.member.take() else { return };
+        for (index, deployment) in deployments.all().iter().enumerate() {
+            self.report(host, index, deployment, &member);
+        }
+        dismiss(host.store(), deployments, &member);
+    }
+
+    fn enrol(&self, host: &dyn Host) {
+        let enrolled = Member::enrol(host.store(), host.queues(), self.instance, self.vm, host.now());
+        // Without the store there is nothing to be told of. The next event tries again.
+        self.member.set(enrolled.ok());
+    }
+
+    /// Takes over and reports what concerns a deployment; without one, what has changed of all.
+    fn bring_up_to_date(&self, host: &dyn Host, deployments: &Deployments, about: Option<DeploymentIndex>) {
+        let has_missed = about.is_none() && self.has_missed_writes(host);
+        let member = self.member.get();
+        for (index, deployment) in deployments.all().iter().enumerate() {
+            if about.is_some_and(|about| about != index) {
+                continue;
+            }
+            if about.is_some() || has_missed {
+                self.take_over(host, index, deployment);
+            }
+            if let Some(member) = &member {
+                self.report(host, index, deployment, member);
+            }
+        }
+    }
+
+    fn has_missed_writes(&self, host: &dyn Host) -> bool {
+        let written = host.store().read(&Key::Writes.to_string()).map(|stored| number(stored.value));
+        written.is_ok_and(|written| self.writes.replace(written) != written)
+    }
+
+    fn take_over(&self, host: &dyn Host, index: DeploymentIndex, deployment: &Deployment) {
+        let Some(memory) = self.memories.get(index) else { return };
+        let before = memory.state.known_revision();
+        if let Some(fallback) = memory.state.take_over(deployment, host.store()) {
+            host.count_fallback(index);
+            if let Some(line) = fallback.warning {
+                host.warn(&line);
+            }
+        }
+        if memory.state.known_revision() != before {
+            memory.is_news.set(true);
+        }
+    }
+
+    /// Writes down what it has counted, and shows it in Envoy's metrics.
+    fn report(&self, host: &dyn Host, index: DeploymentIndex, deployment: &Deployment, member: &Member) {
+        let Some(memory) = self.memories.get(index) else { return };
+        if !memory.is_news.take() {
+            return;
+        }
+        let (counts, shown) = (memory.counts.take(), memory.shown.take());
+        memory.counts.set(counts.clone());
+        for colour in Colour::ALL {
+            for (metric, by) in counts.get(colour).changes_since(shown.get(colour)) {
+                host.add_to_metric(index, colour, metric, by);
+            }
+        }
+        memory.shown.set(counts.clone());
+        let revision = memory.state.known_revision().unwrap_or(Revision::ZERO);
+        let report = Report::new(member, revision, deployment.digest, counts);
+        if report.write(host.store(), &deployment.name, member.slot).is_err() {
+            memory.is_news.set(true);
+        }
+    }
+}
+
+/// Strikes a member that is gone off the roster, and keeps what it has counted.
+pub fn dismiss(store: &dyn Store, deployments: &Deployments, member: &Member) {
+    for deployment in deployments.all() {
+        // Without the store nobody can read the counts either.
+        let _: Result<(), StoreError> = keep(store, &deployment.name, member);
+    }
+    let _: Result<(), StoreError> =
+        Roster::change(store, &mut |members| members.retain(|known| known.number != member.number));
+}
+
+fn number(value: Option<Vec<u8>>) -> u64 {
+    serde_json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
+}
+
+// === impl Confirmation ===
+
+impl Confirmation {
+    fn new(roster: &Roster, unanswered: &[u32]) -> Self {
+        let mut machines: Vec<u64> = roster.members().iter().map(|member| member.vm).collect();
+        let silent = roster.members().iter().filter(|member| unanswered.contains(&member.slot));
+        let mut silent: Vec<u64> = silent.map(|member| member.vm).collect();
+        for list in [&mut machines, &mut silent] {
+            list.sort_unstable();
+            list.dedup();
+        }
+        Self { machines, silent }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use std::future::Future;
+    use std::pin::{Pin, pin};
+    use std::task::Poll;
+
+    use super::*;
+    use crate::model::author::{Author, Source};
+    use crate::model::name::Reason;
+    use crate::model::split::Split;
+    use crate::state::Command;
+    use crate::store::record::{Loaded, update_state};
+    use crate::testing::green_has_an_authority;
+    use crate::testing::host::{START, TestHost, poll_once};
+    use crate::workers::report::totals;
+
+    /// Workers of one Envoy, each in a machine of its own.
+    struct Envoy {
+        host: TestHost,
+        deployments: Deployments,
+        workers: Vec<Worker>,
+    }
+
+    impl Envoy {
+        fn new(count: usize) -> Self {
+            let (host, deployments) = (TestHost::default(), green_has_an_authority());
+            let worker = |_| {
+                let instance = Instance::register(&host.store, START);
+                Worker::new(&deployments, instance, instance.get(), START)
+            };
+            let workers: Vec<Worker> = (0..count).map(worker).collect();
+            workers.iter().for_each(|worker| worker.tick(&host, &deployments));
+            Self { host, deployments, workers }
+        }
+
+        fn promote(&self) {
+            let name = &self.deployments.all()[0].name;
+            let author = || Author::new("alice", Source::Admin, Reason::none());
+            let promote = &mut |loaded: &Loaded| loaded.state.after(&Command::Promote, author(), START);
+            update_state(&self.host.store, name, Split::default(), START, promote).expect("allowed");
+        }
+
+        /// Lets these workers read what has come.
+        fn deliver(&self, workers: &[usize]) {
+            for worker in workers {
+                self.workers[*worker].on_queue(&self.host, &self.deployments);
+            }
+        }
+
+        fn follows(&self, worker: usize) -> Colour {
+            self.workers[worker].split(&self.host, 0, &self.deployments.all()[0]).active
+        }
+
+        fn ask(&self) -> Pin<Box<dyn Future<Output = Confirmation> + '_>> {
+            Box::pin(self.workers[0].ask(&self.host, &self.deployments, Some(0)))
+        }
+
+        fn pass_ticks(&self, flow: Pin<&mut (dyn Future<Output = Confirmation> + '_)>) -> Option<Confirmation> {
+            let mut flow = flow;
+            for _ in 0..TICKS_TO_CONFIRM {
+                self.host.wake_sleepers();
+                if let Poll::Ready(confirmation) = poll_once(flow.as_mut()) {
+                    return Some(confirmation);
+                }
+            }
+            None
+        }
+    }
+
+    #[test]
+    fn a_worker_follows_what_it_was_told_of_and_no_request_reads_the_store() {
+        let envoy = Envoy::new(2);
+        assert_eq!([envoy.follows(0), envoy.follows(1)], [Colour::Blue; 2]);
+        envoy.promote();
+        assert_eq!([envoy.follows(0), envoy.follows(1)], [Colour::Blue; 2]);
+        envoy.workers[0].announce(&envoy.host, 0, &envoy.deployments.all()[0]);
+        assert_eq!([envoy.follows(0), envoy.follows(1)], [Colour::Green, Colour::Blue]);
+        envoy.deliver(&[1]);
+        assert_eq!([envoy.follows(0), envoy.follows(1)], [Colour::Green; 2]);
+    }
+
+    #[test]
+    fn a_message_that_was_lost_is_made_good_by_the_next_tick() {
+        let envoy = Envoy::new(2);
+        envoy.follows(1);
+        envoy.promote();
+        envoy.workers[0].announce(&envoy.host, 0, &envoy.deployments.all()[0]);
+        envoy.host.messages.borrow_mut().clear();
+        envoy.workers[1].tick(&envoy.host, &envoy.deployments);
+        assert_eq!(envoy.follows(1), Colour::Green);
+    }
+
+    #[test]
+    fn all_have_confirmed_once_each_has_read_the_store() {
+        let envoy = Envoy::new(3);
+        let mut asked = envoy.ask();
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        envoy.deliver(&[1, 0]);
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        envoy.deliver(&[2, 0]);
+        let expected = Confirmation { machines: vec![1, 2, 3], silent: vec![] };
+        assert_eq!(poll_once(asked.as_mut()), Poll::Ready(expected));
+    }
+
+    #[test]
+    fn whoever_says_nothing_for_a_second_is_named() {
+        let envoy = Envoy::new(3);
+        let mut asked = envoy.ask();
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        envoy.deliver(&[1, 0]);
+        let end = envoy.pass_ticks(asked.as_mut());
+        assert_eq!(end, Some(Confirmation { machines: vec![1, 2, 3], silent: vec![3] }));
+        drop(asked);
+        // What comes too late belongs to no question.
+        envoy.deliver(&[2, 0]);
+        assert!(envoy.workers[0].questions.borrow().is_empty());
+    }
+
+    #[test]
+    fn one_that_is_known_to_be_silent_is_named_and_not_waited_for() {
+        let envoy = Envoy::new(2);
+        Roster::change(&envoy.host.store, &mut |members| members[1].silent = true).expect("in reach");
+        let expected = Confirmation { machines: vec![1, 2], silent: vec![2] };
+        assert_eq!(poll_once(envoy.ask().as_mut()), Poll::Ready(expected));
+        assert!(envoy.host.messages.borrow().values().all(std::collections::VecDeque::is_empty));
+    }
+
+    #[test]
+    fn a_question_whose_asker_has_left_waits_for_nothing() {
+        let envoy = Envoy::new(2);
+        let mut asked = envoy.ask();
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        drop(asked);
+        envoy.deliver(&[1, 0]);
+        assert!(envoy.workers[0].questions.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_worker_that_begins_reads_what_stands_there_and_is_waited_for_only_then() {
+        let mut envoy = Envoy::new(1);
+        let instance = Instance::register(&envoy.host.store, START);
+        envoy.workers.push(Worker::new(&envoy.deployments, instance, 2, START));
+        let alone = Confirmation { machines: vec![1], silent: vec![] };
+        assert_eq!(poll_once(envoy.ask().as_mut()), Poll::Ready(alone), "a configuration that is only tried out");
+        envoy.promote();
+        envoy.workers[1].on_stream(&envoy.host);
+        assert_eq!(envoy.follows(1), Colour::Green);
+        assert_eq!(poll_once(envoy.ask().as_mut()), Poll::Pending);
+    }
+
+    #[test]
+    fn what_is_counted_is_said_when_somebody_asks_or_at_the_next_tick_and_stays_when_the_worker_goes() {
+        let envoy = Envoy::new(2);
+        let name = &envoy.deployments.all()[0].name;
+        let requests = || totals(&envoy.host.store, name).blue.get(ColourMetric::Requests);
+        let count = || envoy.workers[1].count(0, Colour::Blue, ColourMetric::Requests, 1);
+        count();
+        assert_eq!(requests(), 0);
+        let mut asked = pin!(envoy.ask());
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        envoy.deliver(&[1]);
+        assert_eq!(requests(), 1);
+        count();
+        envoy.workers[1].tick(&envoy.host, &envoy.deployments);
+        assert_eq!(requests(), 2);
+        count();
+        envoy.workers[1].leave(&envoy.host, &envoy.deployments);
+        assert_eq!((requests(), Roster::read(&envoy.host.store).members().len()), (3, 1));
+    }
+
+    #[test]
+    fn without_the_store_a_worker_goes_on_with_what_it_knows() {
+        let envoy = Envoy::new(1);
+        envoy.promote();
+        envoy.workers[0].announce(&envoy.host, 0, &envoy.deployments.all()[0]);
+        envoy.host.store.set_reachable(false);
+        envoy.workers[0].tick(&envoy.host, &envoy.deployments);
+        assert_eq!(envoy.follows(0), Colour::Green);
+    }
+}
