@@ -66,7 +66,8 @@ async fn a_route_that_ignores_the_header_is_found_by_its_answers() -> Result<()>
         ),
     ];
     for (name, routes) in cases {
-        let env = Environment::with(2, shipped_with_routes(&routes)?).await?;
+        let bootstrap = shipped_with_routes(&routes)?.deployment(IRIS, |iris| iris["bake"] = Value::Null);
+        let env = Environment::with(2, bootstrap).await?;
         let admin = env.envoy.admin()?;
         // Blue's own answers are right, and say nothing about green's.
         env.load()?.at_most(8).run().await.ensure_truthful()?;
@@ -94,6 +95,8 @@ async fn a_route_that_ignores_the_header_is_found_by_its_answers() -> Result<()>
             Ok((of("blue").unwrap_or_default(), of("green").unwrap_or_default()))
         };
         wait::until("counted as blue's", counted, |counted| *counted == (28.0, 0.0)).await?;
+        let drain = admin.drain(IRIS, "blue", "1s").await?;
+        ensure_conflict(&drain, "not-drained", "requests for green are answered by another cluster")?;
         // The way back needs no leave.
         ensure!(admin.rollback(IRIS).await?.active == "blue", "{name}");
         env.ensure_no_trap()?;
