@@ -17,7 +17,9 @@ fn marks(worker: Worker, more: &[(&str, &[u8])]) -> (Vec<String>, Vec<String>) {
     (values(&answer, "x-bluegreen-colour"), values(&answer, "x-bluegreen-version"))
 }
 
+/// A metric, once the workers have said what they have counted.
 fn metric(envoy: &FakeEnvoy, name: &str) -> u64 {
+    envoy.tick_all();
     envoy.metric(&format!("bluegreen.deployment.iris.{name}")).unwrap_or_default()
 }
 
@@ -147,6 +149,10 @@ fn answers_from_elsewhere_are_noted_and_refuse_a_promotion_until_they_are_mended
     }
     assert_eq!(operate(second, "PATCH", "?shadow_percent=1"), 200);
     assert_eq!(operate(second, "POST", "/promote?force=true"), 200);
+    // What may still serve must not be stopped.
+    let drain = call(second, "POST", "/drain?colour=blue");
+    drain.send_headers(true);
+    assert!(body(&drain).contains("requests for green are answered by another cluster"), "{}", body(&drain));
     // The way back is open, whatever is noted.
     assert_eq!(operate(second, "POST", "/rollback"), 200);
     envoy.serve_from(None, 1);

@@ -168,8 +168,11 @@ fn a_request_without_a_deployment_makes_4_and_its_answer_none() {
 fn no_request_reads_shared_data_or_a_metric_also_after_a_write() {
     let envoy = FakeEnvoy::start();
     let operator = worker(&envoy, &admin());
-    let traffic = worker(&envoy, &config("", ""));
-    cluster(traffic, &[]);
+    let traffic = worker(&envoy, &config(r#", "override": {"header": "x-want"}"#, ""));
+    // Each colour's first answer may mend what was noted about its way.
+    for colour in ["blue", "green"] {
+        cluster(traffic, &[("x-want", colour.as_bytes())]);
+    }
     for (path, active) in [("/promote", "g2"), ("/rollback", "b1"), ("/promote", "g2")] {
         assert_eq!(operate(operator, "POST", path), 200);
         envoy.take_calls();

@@ -19,6 +19,7 @@ use crate::metrics::counters::ColourMetric;
 use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::time::Timestamp;
+use crate::readiness::arrival;
 use crate::readiness::drain::{DrainBlocker, drain_blockers};
 use crate::routing::versions::versions;
 use crate::state::rollout::{self, RolloutCommand};
@@ -222,7 +223,8 @@ fn drained(
     };
     let (store, now) = (call.context.host.store(), call.context.host.now());
     let in_flight = report::totals(store, &deployment.name).get(colour).get(ColourMetric::InFlight);
-    let blockers = drain_blockers(&state, colour, in_flight, deployment.readiness.bake, confirmation, now);
+    let (bake, strays) = (deployment.readiness.bake, arrival::unrouted(store, deployment, colour.other()).is_some());
+    let blockers = drain_blockers(&state, colour, in_flight, bake, confirmation, strays, now);
     if blockers.is_empty() {
         return Some(Ok(call.show(200, deployment, &state, confirmation)));
     }

@@ -19,6 +19,7 @@ use crate::model::name::{ClusterName, DeploymentName, Reason, Version};
 use crate::model::percent::Percent;
 use crate::model::split::Revision;
 use crate::model::time::Timestamp;
+use crate::readiness::arrival;
 use crate::readiness::drain::drain_blockers;
 use crate::readiness::probe;
 use crate::readiness::smoke_test::SmokeResult;
@@ -162,7 +163,9 @@ impl<'a> DeploymentView<'a> {
         let versions = versions(store, deployment);
         let colours = PerColour::from_fn(|colour| {
             let in_flight = totals.get(colour).get(ColourMetric::InFlight);
-            let blockers = drain_blockers(state, colour, in_flight, deployment.readiness.bake, confirmation, now);
+            let (bake, strays) =
+                (deployment.readiness.bake, arrival::unrouted(store, deployment, colour.other()).is_some());
+            let blockers = drain_blockers(state, colour, in_flight, bake, confirmation, strays, now);
             ColourView {
                 cluster: &deployment.colours.get(colour).cluster,
                 version: versions.get(colour).clone(),

@@ -24,14 +24,14 @@ pub struct Arrivals {
 /// What came of the requests that one colour was chosen for.
 #[derive(Clone, Copy, Debug, Default)]
 struct Arrival {
-    /// Whether nothing is noted, as far as this worker knows. At first it does not know.
-    is_right: bool,
     /// How many answers came since the first from elsewhere.
     answers: u32,
     /// How many of them came from elsewhere.
     elsewhere: u32,
     /// How many came from where they should, the last ones in a row.
     in_a_row: u32,
+    /// How many more answers are not looked at twice.
+    unchecked: u32,
     /// How many of those it takes to believe that the mistake is mended: as many as went wrong, up to [`ENOUGH`].
     doubt: u32,
 }
@@ -39,8 +39,6 @@ struct Arrival {
 /// Whether Envoy was seen to retry.
 #[derive(Clone, Copy, Debug, Default)]
 struct Retrying {
-    /// Whether nothing is noted, as far as this worker knows. At first it does not know.
-    is_not: bool,
     /// How many answers came after a retry.
     seen: u32,
     /// How many have come without one since.
@@ -52,6 +50,9 @@ struct Retrying {
 const ENOUGH: u32 = 64;
 /// After so many more of the same a note is written again: another worker may have taken it back.
 const AGAIN: u32 = 256;
+/// How many right answers there are between two looks at what is noted: a stream of an earlier configuration may have noted
+/// something since.
+const UNCHECKED: u32 = 1_024;
 /// How many answers in a row without a retry say that Envoy does not retry, or has nothing to retry.
 const WITHOUT_RETRY: u32 = 1_000;
 
@@ -96,14 +97,15 @@ impl Arrivals {
     fn on_right(&self, host: &dyn Host, deployment: &Deployment, chosen: Colour) {
         let cell = self.colours.get(chosen);
         let mut seen = cell.get();
-        if seen.is_right {
+        if seen.unchecked > 0 {
+            cell.set(Arrival { unchecked: seen.unchecked.saturating_sub(1), ..seen });
             return;
         }
         seen.answers = seen.answers.saturating_add(1);
         seen.in_a_row = seen.in_a_row.saturating_add(1);
         if seen.in_a_row >= seen.doubt {
             setup::clear_about(host, deployment, SetupProblem::AnswersFromElsewhere, chosen);
-            seen = Arrival { is_right: true, doubt: seen.doubt, ..Arrival::default() };
+            seen = Arrival { unchecked: UNCHECKED, doubt: seen.doubt, ..Arrival::default() };
         }
         cell.set(seen);
     }
@@ -118,7 +120,7 @@ impl Arrivals {
     ) {
         let cell = self.colours.get(chosen);
         let mut seen = cell.get();
-        seen.is_right = false;
+        seen.unchecked = 0;
         seen.in_a_row = 0;
         seen.answers = seen.answers.saturating_add(1);
         seen.elsewhere = seen.elsewhere.saturating_add(1);
@@ -137,20 +139,17 @@ impl Arrivals {
 
     fn on_single_attempt(&self, host: &dyn Host, deployment: &Deployment) {
         let mut retrying = self.retrying.get();
-        if retrying.is_not {
-            return;
-        }
         retrying.without = retrying.without.saturating_add(1);
         if retrying.without >= WITHOUT_RETRY {
             setup::clear(host, deployment, SetupProblem::RetriesHideFailures);
-            retrying = Retrying { is_not: true, ..Retrying::default() };
+            retrying = Retrying::default();
         }
         self.retrying.set(retrying);
     }
 
     fn on_hidden_failure(&self, host: &dyn Host, deployment: &Deployment) {
         let seen = self.retrying.get().seen.saturating_add(1);
-        self.retrying.set(Retrying { is_not: false, seen, without: 0 });
+        self.retrying.set(Retrying { seen, without: 0 });
         if is_worth_a_note(seen) {
             let detail = "clients got an answer though an attempt failed, because Envoy repeated it: guard, comparison and \
                           failover judge what clients got. Watch bluegreen_retries_total, or leave retry_policy out of \
@@ -246,6 +245,17 @@ mod tests {
         // A worker with a new configuration has no doubt of its own.
         worker.is_served(&host, Colour::Green, "blue");
         Worker::default().is_served_right(&host, Colour::Green, 1);
+        assert_eq!(noted(&host), Notes::new());
+    }
+
+    #[test]
+    fn what_an_earlier_configuration_noted_late_goes_away_too() {
+        let (host, worker) = (TestHost::default(), Worker::default());
+        worker.is_served_right(&host, Colour::Green, 10);
+        Worker::default().is_served(&host, Colour::Green, "blue");
+        worker.is_served_right(&host, Colour::Green, 1_000);
+        assert_eq!(unrouted_colours(&host), [Colour::Green], "shared data is not read for each answer");
+        worker.is_served_right(&host, Colour::Green, 100);
         assert_eq!(noted(&host), Notes::new());
     }
 

@@ -24,15 +24,19 @@ pub enum DrainBlocker {
     InFlight(u64),
     /// It is the way back until then.
     Baking(Timestamp),
+    /// Requests for the other colour, this one, are answered by another cluster, which may be its.
+    ServesElsewhere(Colour),
 }
 
-/// Everything that needs `colour`; nothing: it is safe to stop.
+/// Everything that needs `colour`; nothing: it is safe to stop. `strays` is whether requests for the other colour are known to
+/// be answered elsewhere.
 pub fn drain_blockers(
     state: &State,
     colour: Colour,
     in_flight: u64,
     bake: Option<Bake>,
     confirmation: &Confirmation,
+    strays: bool,
     now: Timestamp,
 ) -> Vec<DrainBlocker> {
     let split = state.split;
@@ -45,6 +49,7 @@ pub fn drain_blockers(
         (in_flight > 0).then_some(DrainBlocker::InFlight(in_flight)),
         (!confirmation.silent.is_empty()).then(|| DrainBlocker::Silent(confirmation.silent.clone())),
         baking.map(DrainBlocker::Baking),
+        (!is_active && strays).then_some(DrainBlocker::ServesElsewhere(colour.other())),
     ]
     .into_iter()
     .flatten()
@@ -63,7 +68,10 @@ impl DrainBlocker {
     /// Whether it ends before `deadline` without anyone's help: then a drain waits for it.
     pub fn ends_before(&self, deadline: Timestamp) -> bool {
         match self {
-            DrainBlocker::Active | DrainBlocker::Canary(_) | DrainBlocker::Shadow(_) => false,
+            DrainBlocker::Active
+            | DrainBlocker::Canary(_)
+            | DrainBlocker::Shadow(_)
+            | DrainBlocker::ServesElsewhere(_) => false,
             DrainBlocker::InFlight(_) | DrainBlocker::Silent(_) => true,
             DrainBlocker::Baking(until) => *until <= deadline,
         }
@@ -83,6 +91,12 @@ impl fmt::Display for DrainBlocker {
             DrainBlocker::InFlight(1) => f.write_str("1 request is in flight"),
             DrainBlocker::InFlight(count) => write!(f, "{count} requests are in flight"),
             DrainBlocker::Baking(until) => write!(f, "it is kept as the way back until {until}"),
+            DrainBlocker::ServesElsewhere(other) => {
+                write!(
+                    f,
+                    "requests for {other} are answered by another cluster, perhaps by this one: setup says by which"
+                )
+            }
         }
     }
 }
@@ -131,12 +145,18 @@ mod tests {
             ),
         ];
         for (state, colour, in_flight, bake, now, expected) in cases {
-            let seen = drain_blockers(&state, colour, in_flight, bake, &Confirmation::default(), now);
+            let seen = drain_blockers(&state, colour, in_flight, bake, &Confirmation::default(), false, now);
             assert_eq!(seen, expected, "{colour} at {now}");
         }
         let silent = Confirmation { machines: vec![1, 2], silent: vec![2] };
-        let seen = drain_blockers(&promoted(), Colour::Blue, 0, None, &silent, later);
+        let seen = drain_blockers(&promoted(), Colour::Blue, 0, None, &silent, false, later);
         assert_eq!(seen, [DrainBlocker::Silent(vec![2])]);
+        let known = Confirmation::default();
+        for (colour, expected) in
+            [(Colour::Blue, DrainBlocker::ServesElsewhere(Colour::Green)), (Colour::Green, DrainBlocker::Active)]
+        {
+            assert_eq!(drain_blockers(&promoted(), colour, 0, None, &known, true, later), [expected]);
+        }
     }
 
     #[test]
