@@ -299,14 +299,14 @@ impl Admin {
         self.patching(name).query(query).send().await
     }
 
-    /// `promote`, which must succeed.
+    /// `promote`, which must be in force.
     pub async fn promote(&self, name: &str) -> Result<Deployment> {
-        self.promoting(name).send().await?.deployment()
+        self.promoting(name).send().await?.in_force()
     }
 
-    /// `rollback`, which must succeed.
+    /// `rollback`, which must be in force.
     pub async fn rollback(&self, name: &str) -> Result<Deployment> {
-        self.rolling_back(name).send().await?.deployment()
+        self.rolling_back(name).send().await?.in_force()
     }
 
     /// `start`, `pause`, `resume`, `abort` or `skip` of a rollout, which must succeed.
@@ -429,6 +429,12 @@ impl Call {
 // === impl Reply ===
 
 impl Reply {
+    /// The deployment, which every worker follows: an error if some have not confirmed.
+    pub fn in_force(&self) -> Result<Deployment> {
+        ensure!(self.status == 200, "the answer is {self:?}");
+        self.deployment()
+    }
+
     /// A header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)

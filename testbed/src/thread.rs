@@ -37,7 +37,7 @@ impl StoppedThread {
             let is_up = end.is_ok();
             if stopped.send(end).is_ok() && is_up {
                 // Ends when the other end is dropped.
-                drop(waits.recv());
+                let _: Result<(), mpsc::RecvError> = waits.recv();
                 let _: nix::Result<()> = ptrace::detach(thread, None);
             }
         });

@@ -34,11 +34,12 @@ impl Tally {
         self.0.binary_search_by_key(&metric, |(known, _)| *known)
     }
 
-    /// By how much each count differs from `earlier`.
+    /// By how much each count differs from `earlier`. One that is new is told also where it is back at nothing: a gauge of
+    /// nothing is worth showing.
     pub fn changes_since(&self, earlier: &Self) -> impl Iterator<Item = (ColourMetric, i64)> {
         self.0.iter().filter_map(|(metric, count)| {
             let by = count.wrapping_sub(earlier.get(*metric)).cast_signed();
-            (by != 0).then_some((*metric, by))
+            (by != 0 || earlier.place(*metric).is_err()).then_some((*metric, by))
         })
     }
 
@@ -119,8 +120,13 @@ mod tests {
         let mut now = earlier.clone();
         now.add(ColourMetric::InFlight, -2);
         now.add(ColourMetric::Responses(Class::Status(2)), 2);
+        now.add(ColourMetric::OverrideRequests, 0);
         let changes: BTreeMap<ColourMetric, i64> = now.changes_since(&earlier).collect();
-        let expected = [(ColourMetric::InFlight, -2), (ColourMetric::Responses(Class::Status(2)), 2)];
+        let expected = [
+            (ColourMetric::InFlight, -2),
+            (ColourMetric::OverrideRequests, 0),
+            (ColourMetric::Responses(Class::Status(2)), 2),
+        ];
         assert_eq!(changes, BTreeMap::from(expected));
     }
 

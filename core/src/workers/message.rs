@@ -22,12 +22,12 @@ pub enum Message<'m> {
         /// The deployment's name.
         about: &'m str,
     },
-    /// The member in this slot has done so.
+    /// This member has done so.
     Confirmed {
         /// The number of the question.
         ticket: u64,
-        /// The slot.
-        slot: u32,
+        /// The member's.
+        number: u64,
     },
 }
 
@@ -44,7 +44,7 @@ impl<'m> Message<'m> {
                 ticket: words.next()?.parse().ok()?,
                 about: words.next()?,
             },
-            "confirmed" => Self::Confirmed { ticket: words.next()?.parse().ok()?, slot: words.next()?.parse().ok()? },
+            "confirmed" => Self::Confirmed { ticket: words.next()?.parse().ok()?, number: words.next()?.parse().ok()? },
             _ => return None,
         })
     }
@@ -55,7 +55,7 @@ impl fmt::Display for Message<'_> {
         match self {
             Self::Changed(name) => write!(f, "changed {name}"),
             Self::Asked { reply_to: QueueToken(queue), ticket, about } => write!(f, "asked {queue} {ticket} {about}"),
-            Self::Confirmed { ticket, slot } => write!(f, "confirmed {ticket} {slot}"),
+            Self::Confirmed { ticket, number } => write!(f, "confirmed {ticket} {number}"),
         }
     }
 }
@@ -73,7 +73,7 @@ mod tests {
             Message::Changed("iris"),
             Message::Asked { reply_to: QueueToken(7), ticket: u64::MAX, about: "iris" },
             Message::Asked { reply_to: QueueToken(7), ticket: 0, about: "" },
-            Message::Confirmed { ticket: 3, slot: 0 },
+            Message::Confirmed { ticket: 3, number: 1 },
         ] {
             assert_eq!(Message::parse(message.to_string().as_bytes()), Some(message));
         }

@@ -49,12 +49,15 @@ struct Memory {
     shown: Cell<PerColour<Tally>>,
     /// Whether there is something that the report does not say.
     is_news: Cell<bool>,
+    /// Whether the state was taken over since the instance enrolled. Of a write before that it was not told.
+    is_current: Cell<bool>,
 }
 
 /// A question to other members that has not been answered by all.
 struct Question {
     ticket: u64,
-    unanswered: Vec<u32>,
+    /// The numbers of the members that have not answered.
+    unanswered: Vec<u64>,
     asker: Option<Sender<()>>,
 }
 
@@ -84,6 +87,7 @@ impl Worker {
             counts: Cell::default(),
             shown: Cell::default(),
             is_news: Cell::new(false),
+            is_current: Cell::new(false),
         };
         Self {
             instance,
@@ -119,15 +123,14 @@ impl Worker {
         }
     }
 
-    /// The split that a request follows. What was taken over is current; a worker that has not enrolled is told of nothing,
-    /// and reads.
+    /// The split that a request follows. What was taken over since the instance enrolled is current; until then it is told of
+    /// nothing, and reads.
     pub fn split(&self, host: &dyn Host, index: DeploymentIndex, deployment: &Deployment) -> Split {
-        let known = || self.state(index).and_then(WorkerState::known_split);
-        if let (Some(split), Some(_)) = (known(), self.member.get()) {
-            return split;
+        let Some(memory) = self.memories.get(index) else { return deployment.initial };
+        if !memory.is_current.get() {
+            self.take_over(host, index, deployment);
         }
-        self.take_over(host, index, deployment);
-        known().unwrap_or(deployment.initial)
+        memory.state.known_split().unwrap_or(deployment.initial)
     }
 
     /// Counts about a colour.
@@ -167,12 +170,12 @@ impl Worker {
     ) -> Confirmation {
         self.bring_up_to_date(host, deployments, about);
         let roster = Roster::read(host.store());
-        let slots = |silent: bool| {
+        let members = |silent: bool| {
             let of_kind = self.others(&roster).filter(move |member| member.silent == silent);
             // Who has no queue yet has read nothing: what it will read is what stands there now.
-            of_kind.filter_map(|member| Some((member.slot, member.queue?)))
+            of_kind.filter_map(|member| Some((member.number, member.queue?)))
         };
-        let mut silent: Vec<u32> = slots(true).map(|(slot, _)| slot).collect();
+        let mut silent: Vec<u64> = members(true).map(|(number, _)| number).collect();
         match self.member.get().and_then(|member| member.queue) {
             Some(reply_to) => {
                 let ticket = self.last_ticket.get().wrapping_add(1);
@@ -180,20 +183,20 @@ impl Worker {
                 let about = about.and_then(|index| deployments.get(index));
                 let about = about.map_or("", |deployment| deployment.name.as_str());
                 let message = Message::Asked { reply_to, ticket, about }.to_string();
-                for (_, queue) in slots(false) {
+                for (_, queue) in members(false) {
                     host.queues().enqueue(queue, message.as_bytes());
                 }
-                let asked = slots(false).map(|(slot, _)| slot).collect();
+                let asked = members(false).map(|(number, _)| number).collect();
                 silent.extend(self.late(host, ticket, asked).await);
             }
             // Without a queue of its own it cannot hear the others.
-            None => silent.extend(slots(false).map(|(slot, _)| slot)),
+            None => silent.extend(members(false).map(|(number, _)| number)),
         }
-        Confirmation::new(&roster, &silent)
+        Confirmation::new(&Roster::read(host.store()), &silent)
     }
 
-    /// Waits for the answers to a question, and gives the slots of those that have not come in time.
-    async fn late(&self, host: &dyn Host, ticket: u64, asked: Vec<u32>) -> Vec<u32> {
+    /// Waits for the answers to a question, and gives the numbers of the members whose has not come in time.
+    async fn late(&self, host: &dyn Host, ticket: u64, asked: Vec<u64>) -> Vec<u64> {
         if asked.is_empty() {
             return asked;
         }
@@ -202,12 +205,26 @@ impl Worker {
         let too_late = async {
             for _ in 0..TICKS_TO_CONFIRM {
                 next_tick(host).await;
+                if self.only_those_who_left(host, ticket) {
+                    break;
+                }
             }
         };
         future::or(all_answered, too_late).await;
+        self.only_those_who_left(host, ticket);
         let mut questions = self.questions.borrow_mut();
         let place = questions.iter().position(|question| question.ticket == ticket);
         place.map(|place| questions.swap_remove(place).unanswered).unwrap_or_default()
+    }
+
+    /// Whether all who have not answered a question have left since, as the instances of a former configuration do. They are
+    /// waited for no more.
+    fn only_those_who_left(&self, host: &dyn Host, ticket: u64) -> bool {
+        let roster = Roster::read(host.store());
+        let mut questions = self.questions.borrow_mut();
+        let Some(question) = questions.iter_mut().find(|question| question.ticket == ticket) else { return true };
+        question.unanswered.retain(|number| roster.members().iter().any(|member| member.number == *number));
+        question.unanswered.is_empty()
     }
 
     /// Handles the messages that have come.
@@ -225,21 +242,21 @@ impl Worker {
                 Some(Message::Asked { reply_to, ticket, about }) => {
                     let about = deployments.named(about).map(|(index, _)| index);
                     self.bring_up_to_date(host, deployments, about);
-                    let message = Message::Confirmed { ticket, slot: member.slot };
+                    let message = Message::Confirmed { ticket, number: member.number };
                     host.queues().enqueue(reply_to, message.to_string().as_bytes());
                 }
-                Some(Message::Confirmed { ticket, slot }) => self.on_confirmed(ticket, slot),
+                Some(Message::Confirmed { ticket, number }) => self.on_confirmed(ticket, number),
                 None => {}
             }
         }
     }
 
-    fn on_confirmed(&self, ticket: u64, slot: u32) {
+    fn on_confirmed(&self, ticket: u64, number: u64) {
         let mut questions = self.questions.borrow_mut();
         // Those who asked may be gone.
         questions.retain(|question| question.asker.as_ref().is_none_or(|asker| !asker.is_canceled()));
         let Some(question) = questions.iter_mut().find(|question| question.ticket == ticket) else { return };
-        question.unanswered.retain(|other| *other != slot);
+        question.unanswered.retain(|other| *other != number);
         if question.unanswered.is_empty()
             && let Some(asker) = question.asker.take()
         {
@@ -317,6 +334,7 @@ impl Worker {
 
     fn take_over(&self, host: &dyn Host, index: DeploymentIndex, deployment: &Deployment) {
         let Some(memory) = self.memories.get(index) else { return };
+        memory.is_current.set(self.member.get().is_some());
         let before = memory.state.known_revision();
         if let Some(fallback) = memory.state.take_over(deployment, host.store()) {
             host.count_fallback(index);
@@ -368,9 +386,9 @@ fn number(value: Option<Vec<u8>>) -> u64 {
 // === impl Confirmation ===
 
 impl Confirmation {
-    fn new(roster: &Roster, unanswered: &[u32]) -> Self {
+    fn new(roster: &Roster, unanswered: &[u64]) -> Self {
         let mut machines: Vec<u64> = roster.members().iter().map(|member| member.vm).collect();
-        let silent = roster.members().iter().filter(|member| unanswered.contains(&member.slot));
+        let silent = roster.members().iter().filter(|member| unanswered.contains(&member.number));
         let mut silent: Vec<u64> = silent.map(|member| member.vm).collect();
         for list in [&mut machines, &mut silent] {
             list.sort_unstable();
@@ -531,6 +549,31 @@ mod tests {
         envoy.workers[1].on_stream(&envoy.host);
         assert_eq!(envoy.follows(1), Colour::Green);
         assert_eq!(poll_once(envoy.ask().as_mut()), Poll::Pending);
+    }
+
+    #[test]
+    fn what_a_worker_knew_before_it_enrolled_is_read_again() {
+        let mut envoy = Envoy::new(1);
+        let instance = Instance::register(&envoy.host.store, START);
+        envoy.workers.push(Worker::new(&envoy.deployments, instance, 2, START));
+        // As a configuration does whose `initial` is a change.
+        envoy.workers[1].announce(&envoy.host, 0, &envoy.deployments.all()[0]);
+        envoy.promote();
+        envoy.workers[0].announce(&envoy.host, 0, &envoy.deployments.all()[0]);
+        envoy.workers[1].on_stream(&envoy.host);
+        assert_eq!(envoy.follows(1), Colour::Green);
+    }
+
+    #[test]
+    fn a_worker_that_leaves_while_it_is_asked_is_not_waited_for() {
+        let envoy = Envoy::new(3);
+        let mut asked = envoy.ask();
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        envoy.deliver(&[1, 0]);
+        envoy.workers[2].leave(&envoy.host, &envoy.deployments);
+        envoy.host.wake_sleepers();
+        let confirmed = Confirmation { machines: vec![1, 2], silent: vec![] };
+        assert_eq!(poll_once(asked.as_mut()), Poll::Ready(confirmed));
     }
 
     #[test]
