@@ -55,8 +55,10 @@ impl Instance {
     pub fn register(store: &dyn Store, now: Timestamp) -> Self {
         let mut number: u64 = 0;
         let drawn = update(store, &Key::Instances.to_string(), &mut |last| {
-            let last: u64 = serde_json::from_slice(&last.value.unwrap_or_default()).unwrap_or_default();
-            number = last.wrapping_add(1);
+            let last = last.value.unwrap_or_default();
+            // Where another plugin has written, the clock is ahead of all numbers that were drawn.
+            let unknown = if last.is_empty() { 0 } else { now.as_millis() };
+            number = serde_json::from_slice(&last).unwrap_or(unknown).wrapping_add(1);
             Some(number.to_string().into_bytes())
         });
         Self { number: if drawn.is_ok() { number } else { 0 }, since: now }
@@ -105,6 +107,16 @@ mod tests {
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_millis(1_795_446_000_000 + seconds * 1_000)
+    }
+
+    #[test]
+    fn a_number_is_drawn_once_also_when_another_plugin_has_written_over_the_last() {
+        let store = MemoryStore::default();
+        let numbers = [0, 1].map(|second| Instance::register(&store, at(second)).get());
+        assert_eq!(numbers, [1, 2]);
+        store.put(&Key::Instances.to_string(), b"not ours");
+        let later = [2, 3].map(|second| Instance::register(&store, at(second)).get());
+        assert!(later[0] > 2 && later[1] == later[0] + 1, "{later:?}");
     }
 
     #[test]

@@ -63,6 +63,12 @@ impl Roster {
         store.read(&key()).map(|stored| decode(stored.value)).unwrap_or_default()
     }
 
+    /// Whether an instance that had enrolled is missing: another plugin has written over the roster.
+    pub fn lacks(store: &dyn Store, number: u64) -> bool {
+        let is_there = |roster: Self| roster.0.iter().any(|member| member.number == number);
+        store.read(&key()).is_ok_and(|stored| !is_there(decode(stored.value)))
+    }
+
     /// In the order of their slots.
     pub fn members(&self) -> &[Member] {
         &self.0

@@ -282,7 +282,7 @@ impl Worker {
 
     /// Gives a sign of life, takes over what it was not told of, and writes down what it has counted.
     pub fn tick(&self, host: &dyn Host, deployments: &Deployments) {
-        if self.member.get().is_none() {
+        if self.member.get().is_none_or(|member| Roster::lacks(host.store(), member.number)) {
             self.enrol(host);
         }
         let Some(member) = self.member.get() else { return };
@@ -308,6 +308,7 @@ impl Worker {
         let enrolled = Member::enrol(host.store(), host.queues(), self.instance, self.vm, host.now());
         // Without the store there is nothing to be told of. The next event tries again.
         self.member.set(enrolled.ok());
+        self.memories.iter().for_each(|memory| memory.is_current.set(false));
     }
 
     /// Takes over and reports what concerns a deployment; without one, what has changed of all.
@@ -562,6 +563,21 @@ mod tests {
         envoy.workers[0].announce(&envoy.host, 0, &envoy.deployments.all()[0]);
         envoy.workers[1].on_stream(&envoy.host);
         assert_eq!(envoy.follows(1), Colour::Green);
+    }
+
+    #[test]
+    fn a_roster_that_another_plugin_has_written_over_is_whole_again_after_a_tick() {
+        let envoy = Envoy::new(3);
+        envoy.host.store.put(&Key::Workers.to_string(), b"not ours");
+        envoy.workers.iter().for_each(|worker| worker.tick(&envoy.host, &envoy.deployments));
+        assert_eq!(Roster::read(&envoy.host.store).members().len(), 3);
+        envoy.promote();
+        let mut asked = envoy.ask();
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        envoy.deliver(&[1, 2, 0]);
+        let confirmed = Confirmation { machines: vec![1, 2, 3], silent: vec![] };
+        assert_eq!(poll_once(asked.as_mut()), Poll::Ready(confirmed));
+        assert_eq!([0, 1, 2].map(|worker| envoy.follows(worker)), [Colour::Green; 3]);
     }
 
     #[test]
