@@ -130,7 +130,7 @@ async fn change(call: Box<Request>, command: CommandOf<'_>) -> Answer {
     let (index, deployment) = call.deployment()?;
     let request = {
         let state = call.load(deployment)?;
-        let checks = if call.params.parsed("force")?.unwrap_or_default() { Checks::Override } else { Checks::Enforce };
+        let checks = if call.params.is_set("force")? { Checks::Override } else { Checks::Enforce };
         ChangeRequest {
             author: Author::new(call.caller.name(), Source::Admin, call.params.reason()?),
             command: command(&call, deployment, &state)?,
