@@ -4,10 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use bluegreen_core::controllers::failover::{self, Reach, reach_of_503};
 use bluegreen_core::deployment::DeploymentIndex;
+use bluegreen_core::inspection::seeding;
 use bluegreen_core::metrics::counters::{Class, ColourMetric, of_exchange};
 use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::percent::Percent;
+use bluegreen_core::routing::arrivals::{Finding, Whose};
 use bluegreen_core::routing::decision::ByOverride;
+use bluegreen_core::routing::matching::RequestHeaders;
 use bluegreen_core::routing::worker::WorkerState;
 use bluegreen_core::routing::{caching, cookie};
 
@@ -43,13 +46,9 @@ impl Exchange {
     /// Routes a request whose headers are under way; `None` when no deployment wants it.
     pub fn begin(plugin: &Plugin, context_id: u32) -> Option<Self> {
         let routing = &plugin.routing;
-        let Some((index, choice)) = plugin.router.find(&host::Request) else {
-            for header in [&routing.cluster_header, &routing.colour_header, &routing.shadow_header] {
-                host::remove_request_header(header.as_str());
-            }
-            return None;
-        };
+        let (index, choice) = plugin.router.find(&host::Request)?;
         let deployment = plugin.context.deployments.get(index)?;
+        look_at_seed(plugin, index, deployment.cluster_header.as_str());
         let worker = plugin.workers.get(index)?;
         let metrics = plugin.executor.metrics(index)?;
         let (split, fallback) = worker.current_split(deployment, metrics.epoch(), &SharedData);
@@ -77,9 +76,13 @@ impl Exchange {
             None => host::remove_request_header(routing.shadow_header.as_str()),
         }
         let upstream = deployment.colours.get(decision.colour);
-        host::set_request_header(routing.cluster_header.as_str(), upstream.cluster.as_str());
+        host::set_request_header(deployment.cluster_header.as_str(), upstream.cluster.as_str());
         if let Some(authority) = &upstream.authority {
             host::set_request_header(":authority", authority.as_str());
+        }
+
+        if plugin.arrivals.are_open() {
+            host::vouch();
         }
 
         let is_override = decision.by_override == ByOverride::Chosen;
@@ -188,6 +191,18 @@ impl Exchange {
         if let Some(metrics) = plugin.executor.metrics(self.deployment) {
             metrics.add(self.colour, metric, by);
         }
+    }
+}
+
+/// Looks, once in a while, whether the request came with the header that names its cluster.
+fn look_at_seed(plugin: &Plugin, index: DeploymentIndex, header: &str) {
+    let whose = Whose::Deployment(index);
+    if !plugin.arrivals.wants_look(whose) {
+        return;
+    }
+    if let Some(finding) = plugin.arrivals.saw(whose, host::Request.header(header).is_some()) {
+        let has_route = finding == Finding::Missing && host::route_cluster().is_some();
+        seeding::found(&plugin.context, index, header, finding, has_route);
     }
 }
 

@@ -18,6 +18,8 @@ mod metrics;
 
 mod executor;
 
+mod unmatched;
+
 mod plugin;
 
 mod admin;

@@ -8,12 +8,16 @@ use bluegreen_core::config::{Config, Routing};
 use bluegreen_core::controllers;
 use bluegreen_core::controllers::submissions::Submissions;
 use bluegreen_core::deployment::Deployment;
+use bluegreen_core::inspection::tokens::PublishedTokens;
+use bluegreen_core::model::name::HeaderName;
+use bluegreen_core::routing::arrivals::Arrivals;
 use bluegreen_core::routing::decision::Router;
 use bluegreen_core::routing::rotation::Seed;
 use bluegreen_core::routing::worker::WorkerState;
 
 use crate::executor::Executor;
 use crate::host;
+use crate::unmatched::UnmatchedRequests;
 
 /// A compiled configuration and this VM's memory of it.
 pub struct Plugin {
@@ -31,6 +35,14 @@ pub struct Plugin {
     pub executor: Rc<Executor>,
     /// What this worker remembers of each deployment.
     pub workers: Vec<WorkerState>,
+    /// What this worker has seen of the headers that requests arrive with.
+    pub arrivals: Arrivals,
+    /// The headers that may name a cluster.
+    pub cluster_headers: Vec<HeaderName>,
+    /// What this worker has seen of requests that no deployment takes.
+    pub unmatched: UnmatchedRequests,
+    /// Published tokens of the admin API, as long as nobody has been seen to come from elsewhere.
+    pub published: Option<PublishedTokens>,
 }
 
 // === impl Plugin ===
@@ -51,6 +63,10 @@ impl Plugin {
             routing: config.routing.clone(),
             api: config.admin.clone().map(Api::new),
             workers,
+            arrivals: Arrivals::new(config.deployments.len()),
+            cluster_headers: config.cluster_headers().into_iter().cloned().collect(),
+            unmatched: UnmatchedRequests::default(),
+            published: config.admin.as_ref().and_then(PublishedTokens::of),
             context,
             submissions,
             executor,

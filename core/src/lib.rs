@@ -22,6 +22,7 @@
 //! | [`guard`] | whether the candidate does worse, judged by evidence |
 //! | [`etcd`] | the store of record of a fleet |
 //! | [`change`] | the one door through which every state changes |
+//! | [`inspection`] | what looks for mistakes around the filter |
 //! | [`controllers`] | what changes states without being called: sources, rollouts, guards, failovers |
 //! | [`admin`] | the API that operators call |
 //!
@@ -55,6 +56,8 @@ pub mod guard;
 pub mod etcd;
 
 pub mod change;
+
+pub mod inspection;
 
 pub mod controllers;
 

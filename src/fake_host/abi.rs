@@ -225,7 +225,8 @@ fn on_metric(call: &'static str, id: u32, act: impl FnOnce(&mut u64)) -> u32 {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn proxy_get_metric(id: u32, result: *mut u64) -> u32 {
-    on_metric("get_metric", id, |value| unsafe { *result = *value })
+    let rejects_stats = host(|host| host.rejects_stats);
+    on_metric("get_metric", id, |value| unsafe { *result = if rejects_stats { 0 } else { *value } })
 }
 
 #[unsafe(no_mangle)]
@@ -320,9 +321,32 @@ unsafe extern "C" fn proxy_get_property(
                 }
                 values.join(&b',')
             }
+            ["bluegreen_routed"] => {
+                let Some(value) = host.streams.get(&host.current).and_then(|stream| stream.vouched.clone()) else {
+                    return NOT_FOUND;
+                };
+                value
+            }
+            ["xds", "cluster_name"] => {
+                let Some(cluster) = &host.route_cluster else { return NOT_FOUND };
+                cluster.clone().into_bytes()
+            }
+            ["destination", "address"] => host.reached_at.clone().into_bytes(),
             _ => panic!("the property {path:?}"),
         };
         unsafe { give(&value, data, size) };
+        OK
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_set_property(path: *const u8, path_size: usize, value: *const u8, value_size: usize) -> u32 {
+    let (path, value) = unsafe { (text(path, path_size), bytes(value, value_size).to_vec()) };
+    assert_eq!(path, "bluegreen_routed");
+    host(|host| {
+        host.calls.push("set_property");
+        let Some(stream) = host.streams.get_mut(&host.current) else { return NOT_FOUND };
+        stream.vouched = Some(value);
         OK
     })
 }
@@ -358,8 +382,8 @@ unsafe extern "C" fn proxy_grpc_call(
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn proxy_grpc_stream(
-    _service: *const u8,
-    _service_size: usize,
+    service: *const u8,
+    service_size: usize,
     _name: *const u8,
     _name_size: usize,
     _method: *const u8,
@@ -368,10 +392,10 @@ unsafe extern "C" fn proxy_grpc_stream(
     metadata_size: usize,
     token: *mut u32,
 ) -> u32 {
-    let metadata = decode_map(unsafe { bytes(metadata, metadata_size) });
+    let (service, metadata) = unsafe { (text(service, service_size), decode_map(bytes(metadata, metadata_size))) };
     host(|host| {
         host.calls.push("grpc_stream");
-        if host.grpc_refused {
+        if host.grpc_refused || service.ends_with("unknown") {
             return INTERNAL_FAILURE;
         }
         host.last_token += 1;
@@ -442,7 +466,7 @@ macro_rules! never_called {
 }
 
 never_called! {
-    proxy_set_buffer_bytes proxy_set_property proxy_get_header_map_pairs proxy_set_header_map_pairs
+    proxy_set_buffer_bytes proxy_get_header_map_pairs proxy_set_header_map_pairs
     proxy_grpc_close
     proxy_close_stream proxy_continue_stream proxy_dequeue_shared_queue proxy_enqueue_shared_queue
     proxy_resolve_shared_queue proxy_register_shared_queue proxy_call_foreign_function proxy_done proxy_get_log_level

@@ -29,6 +29,8 @@ struct HostStream {
     response: Headers,
     body: Vec<u8>,
     replies: Vec<LocalReply>,
+    /// What a filter wrote into the filter state.
+    vouched: Option<Vec<u8>>,
 }
 
 /// A request that the filter sent through a cluster.
@@ -73,6 +75,9 @@ struct Host {
     last_token: u32,
     reply: (Headers, Vec<u8>),
     code_details: String,
+    route_cluster: Option<String>,
+    reached_at: String,
+    rejects_stats: bool,
     sent_grpc: Vec<SentGrpc>,
     grpc_streams: BTreeMap<u32, GrpcStream>,
     grpc_received: Vec<u8>,
@@ -237,6 +242,21 @@ impl FakeEnvoy {
         host(|host| host.code_details = details.to_owned());
     }
 
+    /// The cluster of the route that Envoy has picked, from now on.
+    pub fn set_route_cluster(&self, cluster: Option<&str>) {
+        host(|host| host.route_cluster = cluster.map(str::to_owned));
+    }
+
+    /// The address at which requests come from now on.
+    pub fn set_reached_at(&self, address: &str) {
+        host(|host| host.reached_at = address.to_owned());
+    }
+
+    /// Keeps no metric from now on.
+    pub fn reject_stats(&self) {
+        host(|host| host.rejects_stats = true);
+    }
+
     /// The calls that the filter has made since the last time this was asked.
     pub fn take_calls(&self) -> Vec<&'static str> {
         host(|host| std::mem::take(&mut host.calls))
@@ -313,6 +333,18 @@ impl Exchange {
             proxy_on_delete(self.0);
         }
         host(|host| host.streams.remove(&self.0));
+    }
+
+    /// The same request at the next filter of the chain, which another worker stands for.
+    pub fn go_on_to(&self, next: Worker) -> Self {
+        let context = new_context();
+        host(|host| {
+            let before = host.streams.get(&self.0).expect("a live stream");
+            let (request, vouched) = (before.request.clone(), before.vouched.clone());
+            host.streams.insert(context, HostStream { request, vouched, ..HostStream::default() });
+        });
+        unsafe { proxy_on_context_create(context, next.0) };
+        Self(context)
     }
 
     /// All values of a request header as the upstream would get them.

@@ -98,6 +98,21 @@ impl MatchRules {
     }
 }
 
+impl fmt::Display for MatchRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefixes: Vec<&str> = self.prefixes().into_iter().filter(|prefix| !prefix.is_empty()).collect();
+        let path = (!prefixes.is_empty()).then(|| format!("path_prefix {}", prefixes.join(" or ")));
+        let authority = self.authority.as_ref().map(|authority| match authority {
+            Authority::Exact(host) => format!("authority {host}"),
+            Authority::Suffix(suffix) => format!("authority *{suffix}"),
+        });
+        let headers = self.headers.iter().map(|(name, value)| format!("header {name}: {value}"));
+        let rules: Vec<String> = path.into_iter().chain(authority).chain(headers).collect();
+        f.write_str(if rules.is_empty() { "every request" } else { "" })?;
+        f.write_str(&rules.join(", "))
+    }
+}
+
 // === impl PathPrefix ===
 
 impl PathPrefix {

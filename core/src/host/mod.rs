@@ -19,6 +19,7 @@ use self::tasks::{Flow, TaskId};
 use crate::deployment::DeploymentIndex;
 use crate::metrics::counters::ColourCounts;
 use crate::model::colour::{Colour, PerColour};
+use crate::model::name::ClusterName;
 use crate::model::time::Timestamp;
 use crate::state::State;
 use crate::store::Store;
@@ -70,6 +71,12 @@ pub trait Host {
 
     /// Shows in a gauge whether a mistake in the set-up is known. `problem` is the name of its metric.
     fn publish_setup(&self, metric: &str, is_known: bool);
+
+    /// Whether Envoy has a cluster of this name. Looking for one that it has may open a connection to it; nothing is sent.
+    fn knows_cluster(&self, cluster: &ClusterName) -> bool;
+
+    /// Whether Envoy keeps a gauge of this name, tried out on it. It is left as `is_known` says.
+    fn keeps_stats(&self, metric: &str, is_known: bool) -> bool;
 
     /// Forgets how many requests in a row did not reach the active colour.
     fn reset_unreached(&self, deployment: DeploymentIndex);

@@ -32,6 +32,8 @@ pub enum Key<'n> {
     RegistryTrigger(&'n DeploymentName),
     /// The deliveries of MLflow that were taken.
     Deliveries,
+    /// A request that no deployment takes was warned of.
+    Unmatched,
     /// The number that the last instance has drawn.
     Instances,
     /// Who does something for all instances with the same deployments, which this number stands for.
@@ -72,6 +74,7 @@ impl fmt::Display for Key<'_> {
             Self::SourceStatus(name, source) => write!(f, "{PREFIX}/{name}/source/{}", source.as_str()),
             Self::RegistryTrigger(name) => write!(f, "{PREFIX}/{name}/mlflow/woken"),
             Self::Deliveries => write!(f, "{PREFIX}/{OWN}/mlflow/deliveries"),
+            Self::Unmatched => write!(f, "{PREFIX}/{OWN}/unmatched"),
             Self::Instances => write!(f, "{PREFIX}/{OWN}/members"),
             Self::Lease(deployments, LeaseRole::Leader) => write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}"),
             Self::Lease(deployments, LeaseRole::Poller(source)) => {
@@ -108,7 +111,8 @@ mod tests {
             Some(Key::Setup(_)) => Key::SourceStatus(name, Source::Mlflow),
             Some(Key::SourceStatus(..)) => Key::RegistryTrigger(name),
             Some(Key::RegistryTrigger(_)) => Key::Deliveries,
-            Some(Key::Deliveries) => Key::Instances,
+            Some(Key::Deliveries) => Key::Unmatched,
+            Some(Key::Unmatched) => Key::Instances,
             Some(Key::Instances) => Key::Lease(0, LeaseRole::Leader),
             Some(Key::Lease(number, LeaseRole::Leader)) => Key::Lease(number, LeaseRole::Poller(Source::Mlflow)),
             Some(Key::Lease(number, LeaseRole::Poller(_))) => Key::Lease(number, LeaseRole::Follower(0)),

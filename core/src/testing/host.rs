@@ -17,6 +17,7 @@ use crate::host::reply::Reply;
 use crate::host::tasks::{Flow, TaskId, Tasks};
 use crate::metrics::counters::ColourCounts;
 use crate::model::colour::{Colour, PerColour};
+use crate::model::name::ClusterName;
 use crate::model::time::Timestamp;
 use crate::state::State;
 use crate::store::Store;
@@ -44,6 +45,8 @@ pub struct TestHost {
     sleeps: RefCell<Vec<(Timestamp, Sender<()>)>>,
     epoch: Cell<u64>,
     log: RefCell<Vec<String>>,
+    lacking: RefCell<Vec<String>>,
+    keeps_stats: Cell<bool>,
 }
 
 // === impl TestHost ===
@@ -52,6 +55,16 @@ impl TestHost {
     /// Moves time on, without a tick.
     pub fn pass(&self, span: Duration) {
         self.now.set(self.now.get().plus(span));
+    }
+
+    /// It knows all clusters but these.
+    pub fn lack_clusters(&self, names: &[&str]) {
+        *self.lacking.borrow_mut() = names.iter().map(|name| (*name).to_owned()).collect();
+    }
+
+    /// Whether it keeps stats.
+    pub fn set_keeps_stats(&self, keeps: bool) {
+        self.keeps_stats.set(keeps);
     }
 
     /// Sets the clock.
@@ -101,6 +114,8 @@ impl Default for TestHost {
             sleeps: RefCell::default(),
             epoch: Cell::new(0),
             log: RefCell::default(),
+            lacking: RefCell::default(),
+            keeps_stats: Cell::new(true),
         }
     }
 }
@@ -169,6 +184,14 @@ impl Host for TestHost {
     }
 
     fn publish_setup(&self, _metric: &str, _is_known: bool) {}
+
+    fn knows_cluster(&self, cluster: &ClusterName) -> bool {
+        !self.lacking.borrow().iter().any(|lacking| lacking == cluster.as_str())
+    }
+
+    fn keeps_stats(&self, _metric: &str, _is_known: bool) -> bool {
+        self.keeps_stats.get()
+    }
 
     fn reset_unreached(&self, _deployment: DeploymentIndex) {}
 

@@ -1,0 +1,52 @@
+//! What looks for mistakes around the filter: in the configuration and in the requests that come.
+//!
+//! Each file knows one kind of [`SetupProblem`](crate::setup::SetupProblem). What can be found out without a request, the
+//! instance that leads finds out once for a configuration; the rest is seen at requests, few of which are looked at.
+
+pub mod clusters;
+pub mod seeding;
+pub mod stats;
+pub mod tokens;
+pub mod unmatched;
+
+use std::rc::Rc;
+
+use self::clusters::Clusters;
+use crate::change::context::Context;
+use crate::config::Config;
+use crate::host::next_tick;
+
+/// What one instance finds out for all, without a request.
+pub struct Inspection {
+    clusters: Clusters,
+    is_first: bool,
+}
+
+/// Begins what each instance looks at in its own configuration.
+pub fn begin(context: &Rc<Context>, config: &Config) {
+    if let Some(access) = &config.admin {
+        let (cx, access) = (Rc::clone(context), access.clone());
+        context.host.spawn(Box::pin(async move {
+            next_tick(&*cx.host).await;
+            tokens::configured(&cx, &access);
+        }));
+    }
+}
+
+// === impl Inspection ===
+
+impl Inspection {
+    /// Of a configuration that has just been loaded.
+    pub fn of(config: &Config) -> Self {
+        Self { clusters: Clusters::of(config), is_first: true }
+    }
+
+    /// Looks, at a tick at which this instance leads.
+    pub fn look(&mut self, context: &Context) {
+        if std::mem::take(&mut self.is_first) {
+            unmatched::configured(context);
+            stats::look(context);
+        }
+        self.clusters.look(context);
+    }
+}
