@@ -10,11 +10,13 @@ pub mod tokens;
 pub mod unmatched;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use self::clusters::Clusters;
 use crate::change::context::Context;
 use crate::config::Config;
 use crate::host::next_tick;
+use crate::setup::{self, SetupProblem};
 
 /// What one instance finds out for all, without a request.
 pub struct Inspection {
@@ -33,6 +35,20 @@ pub fn begin(context: &Rc<Context>, config: &Config) {
     }
 }
 
+/// Takes back what was noted under an earlier configuration: who finds it in this one notes it again.
+fn forget_older(context: &Context, problem: SetupProblem) {
+    let (host, configured) = (&*context.host, context.instance.since());
+    for deployment in context.deployments.all() {
+        let noted = setup::noted(host.store(), &deployment.name);
+        if noted.get(&problem).is_some_and(|noted| noted.since.plus(ONE_CONFIGURATION) < configured) {
+            setup::clear(host, deployment, problem);
+        }
+    }
+}
+
+/// Instances of one configuration are made within this time: what one of them saw is no older configuration's.
+const ONE_CONFIGURATION: Duration = Duration::from_secs(1);
+
 // === impl Inspection ===
 
 impl Inspection {
@@ -44,9 +60,34 @@ impl Inspection {
     /// Looks, at a tick at which this instance leads.
     pub fn look(&mut self, context: &Context) {
         if std::mem::take(&mut self.is_first) {
-            unmatched::configured(context);
+            forget_older(context, SetupProblem::UnmatchedRequests);
             stats::look(context);
         }
         self.clusters.look(context);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::setup::noted;
+    use crate::testing::host::TestHost;
+    use crate::testing::{config_of, context_of, iris};
+
+    #[test]
+    fn another_configuration_begins_with_a_clean_slate() {
+        let (host, context) = context_of("");
+        let problem = SetupProblem::UnmatchedRequests;
+        let is_noted = || noted(&host.store, &iris()).contains_key(&problem);
+        setup::note(&*host, &context.deployments.all()[0], problem, "x".to_owned());
+        Inspection::of(&config_of("")).look(&context);
+        assert!(is_noted());
+        host.pass(Duration::from_secs(2));
+        let later = Context::new(Rc::<TestHost>::clone(&host), &config_of(""));
+        Inspection::of(&config_of("")).look(&later);
+        assert!(!is_noted());
     }
 }

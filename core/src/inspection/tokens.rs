@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::net::IpAddr;
 
+use super::forget_older;
 use crate::change::context::Context;
 use crate::config::{Access, Token, TokenSum};
 use crate::routing::arrivals::Cadence;
@@ -19,18 +20,11 @@ pub struct PublishedTokens {
 /// The published tokens, with the names that the demo's own files give their holders.
 const PUBLISHED: [(&str, &str); 2] = [("demo-operator", "demo-operator-token"), ("demo-viewer", "demo-viewer-token")];
 
-/// Notes a published token that has got into another configuration than the demo's; takes the note back where there is
-/// none any more.
+/// Notes a published token that has got into another configuration than the demo's.
 pub fn configured(context: &Context, access: &Access) {
-    let stranger = published(access).find(|(token, holder)| token.name.as_str() != *holder);
-    match stranger {
+    match published(access).find(|(token, holder)| token.name.as_str() != *holder) {
         Some((token, _)) => note(context, token, "this is not the demo's configuration"),
-        None if published(access).next().is_none() => {
-            for deployment in context.deployments.all() {
-                setup::clear(&*context.host, deployment, SetupProblem::DemoToken);
-            }
-        }
-        None => {}
+        None => forget_older(context, SetupProblem::DemoToken),
     }
 }
 
@@ -87,11 +81,15 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
+    use std::rc::Rc;
+    use std::time::Duration;
+
     use sha2::{Digest, Sha256};
 
     use super::*;
     use crate::setup::noted;
-    use crate::testing::{context_of, iris};
+    use crate::testing::host::TestHost;
+    use crate::testing::{config_of, context_of, iris};
 
     fn access(name: &str, token: &str) -> Access {
         let sum = hex::encode(Sha256::digest(token));
@@ -107,7 +105,9 @@ mod tests {
         assert_eq!(detail(), None);
         configured(&context, &access("alice", "demo-operator-token"));
         assert!(detail().is_some_and(|detail| detail.contains("as alice (operator)")));
-        configured(&context, &access("alice", "a better one"));
+        host.pass(Duration::from_secs(2));
+        let pushed = Context::new(Rc::<TestHost>::clone(&host), &config_of(""));
+        configured(&pushed, &access("alice", "a better one"));
         assert_eq!(detail(), None);
     }
 

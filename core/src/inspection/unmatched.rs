@@ -1,10 +1,7 @@
 //! Requests that no deployment takes, though they were meant for one: their answer shows it.
 
-use std::time::Duration;
-
 use crate::change::context::Context;
 use crate::deployment::Deployment;
-use crate::model::time::Timestamp;
 use crate::setup::{self, SetupProblem};
 use crate::store::key::Key;
 use crate::store::update;
@@ -33,21 +30,6 @@ pub enum AnswerFrom {
 const MOST_NAMED: usize = 5;
 /// The longest part of a request in a line, in characters.
 const LONGEST: usize = 80;
-/// Instances of one configuration are made within this time: what one of them saw is no older configuration's.
-const ONE_CONFIGURATION: Duration = Duration::from_secs(1);
-
-/// Forgets what was seen under an earlier configuration.
-pub fn configured(context: &Context) {
-    let (host, problem) = (&*context.host, SetupProblem::UnmatchedRequests);
-    for deployment in context.deployments.all() {
-        let noted = setup::noted(host.store(), &deployment.name);
-        let is_older = |at: Timestamp| at.plus(ONE_CONFIGURATION) < context.instance.since();
-        if noted.get(&problem).is_some_and(|noted| is_older(noted.since)) {
-            setup::clear(host, deployment, problem);
-        }
-    }
-}
-
 /// Warns of the first request in this Envoy that no deployment takes.
 pub fn first(context: &Context, asked: &Asked) {
     let host = &*context.host;
@@ -176,19 +158,5 @@ mod tests {
             detail.starts_with("POST /\\x1b[2J\\xc3") && detail.len() < 400 && detail.contains("every request"),
             "{detail}"
         );
-    }
-
-    #[test]
-    fn another_configuration_begins_with_a_clean_slate() {
-        let (host, context) = context_of("");
-        answered(&context, &asked("/x"), &AnswerFrom::Cluster("blue".to_owned()));
-        configured(&context);
-        let is_noted = || noted(&host.store, &iris()).contains_key(&SetupProblem::UnmatchedRequests);
-        assert!(is_noted());
-        host.pass(Duration::from_secs(2));
-        let later =
-            Context::new(std::rc::Rc::<crate::testing::host::TestHost>::clone(&host), &crate::testing::config_of(""));
-        configured(&later);
-        assert!(!is_noted());
     }
 }
