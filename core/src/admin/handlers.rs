@@ -18,7 +18,7 @@ use crate::metrics::comparison::{self, Sample};
 use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::time::Timestamp;
-use crate::readiness::drain::{DrainBlocker, drain_blockers};
+use crate::readiness::drain::{DrainBlocker, blockers_elsewhere, drain_blockers};
 use crate::routing::versions::versions;
 use crate::state::rollout::{self, RolloutCommand};
 use crate::state::{Command, Patch, Refusal, SmokeTestOutcome, State};
@@ -210,7 +210,8 @@ fn drained(
         Err(refused) => return Some(Err(refused)),
     };
     let (in_flight, now) = (call.context.host.in_flight(index, colour), call.context.host.now());
-    let blockers = drain_blockers(&state, colour, in_flight, deployment.readiness.bake, now);
+    let mut blockers = drain_blockers(&state, colour, in_flight, deployment.readiness.bake, now);
+    blockers.extend(blockers_elsewhere(&*call.context.host, &call.context.deployments, index, colour));
     if blockers.is_empty() {
         return Some(Ok(call.show(index, deployment, &state)));
     }

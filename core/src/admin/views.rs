@@ -19,7 +19,7 @@ use crate::model::name::{ClusterName, DeploymentName, Reason, Version};
 use crate::model::percent::Percent;
 use crate::model::split::Revision;
 use crate::model::time::Timestamp;
-use crate::readiness::drain::drain_blockers;
+use crate::readiness::drain::{blockers_elsewhere, drain_blockers};
 use crate::readiness::probe;
 use crate::readiness::smoke_test::SmokeResult;
 use crate::routing::versions::versions;
@@ -135,7 +135,8 @@ impl<'a> DeploymentView<'a> {
                 cluster: &deployment.colours.get(colour).cluster,
                 version: versions.get(colour).clone(),
                 in_flight,
-                safe_to_stop: drain_blockers(state, colour, in_flight, deployment.readiness.bake, now).is_empty(),
+                safe_to_stop: drain_blockers(state, colour, in_flight, deployment.readiness.bake, now).is_empty()
+                    && blockers_elsewhere(&**host, &context.deployments, index, colour).is_empty(),
                 probe: health.get_mut(colour).take().map(|health| ProbeView {
                     healthy: health.healthy,
                     checked_at: health.checked_at,

@@ -4,10 +4,14 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::config::Bake;
+use crate::deployment::{DeploymentIndex, Deployments};
+use crate::host::Host;
 use crate::model::colour::Colour;
+use crate::model::name::DeploymentName;
 use crate::model::percent::Percent;
 use crate::model::time::Timestamp;
 use crate::state::State;
+use crate::store::record;
 
 /// One thing that needs a colour.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +28,8 @@ pub enum DrainBlocker {
     InFlight(u64),
     /// It is the way back until then.
     Baking(Timestamp),
+    /// Another deployment has the same cluster, and needs it.
+    UsedBy(DeploymentName, Colour, Box<DrainBlocker>),
 }
 
 /// Between deciding a request and counting it a worker needs microseconds. This leaves room for a busy machine.
@@ -53,6 +59,24 @@ pub fn drain_blockers(
     .collect()
 }
 
+/// What other deployments need the cluster of a colour for; nothing while the store is out of reach.
+pub fn blockers_elsewhere(
+    host: &dyn Host,
+    deployments: &Deployments,
+    index: DeploymentIndex,
+    colour: Colour,
+) -> Vec<DrainBlocker> {
+    let mut blockers = Vec::new();
+    for (other, deployment, of) in deployments.sharing(index, colour) {
+        let now = host.now();
+        let Ok(loaded) = record::load(host.store(), &deployment.name, deployment.initial, now) else { continue };
+        let own = drain_blockers(&loaded.state, of, host.in_flight(other, of), deployment.readiness.bake, now);
+        let used_by = |blocker| DrainBlocker::UsedBy(deployment.name.clone(), of, Box::new(blocker));
+        blockers.extend(own.into_iter().map(used_by));
+    }
+    blockers
+}
+
 /// Until when `colour` is held as the way back.
 pub fn baking_until(state: &State, colour: Colour, bake: Option<Bake>) -> Option<Timestamp> {
     let switched_at = state.switched_at.filter(|_| state.rollback_to == Some(colour))?;
@@ -68,6 +92,7 @@ impl DrainBlocker {
             DrainBlocker::Active | DrainBlocker::Canary(_) | DrainBlocker::Shadow(_) => false,
             DrainBlocker::InFlight(_) | DrainBlocker::Settling => true,
             DrainBlocker::Baking(until) => *until <= deadline,
+            DrainBlocker::UsedBy(_, _, blocker) => blocker.ends_before(deadline),
         }
     }
 }
@@ -82,6 +107,9 @@ impl fmt::Display for DrainBlocker {
             DrainBlocker::InFlight(1) => f.write_str("1 request is in flight"),
             DrainBlocker::InFlight(count) => write!(f, "{count} requests are in flight"),
             DrainBlocker::Baking(until) => write!(f, "it is kept as the way back until {until}"),
+            DrainBlocker::UsedBy(deployment, colour, blocker) => {
+                write!(f, "deployment {deployment} has the same cluster as its {colour}: there {blocker}")
+            }
         }
     }
 }
@@ -92,9 +120,11 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::config::Config;
     use crate::model::author::{Author, Source};
     use crate::model::name::Reason;
     use crate::state::Command;
+    use crate::testing::host::TestHost;
     use crate::testing::{percent, split};
 
     const SWITCH: Timestamp = Timestamp::from_millis(10_000_000);
@@ -130,6 +160,39 @@ mod tests {
         for (state, colour, in_flight, bake, now, expected) in cases {
             assert_eq!(drain_blockers(&state, colour, in_flight, bake, now), expected, "{colour} at {now}");
         }
+    }
+
+    #[test]
+    fn a_cluster_is_held_by_every_deployment_that_serves_from_it() {
+        let deployment = |name: &str, blue: &str, green: &str| {
+            format!(
+                r#""{name}": {{"match": {{"path_prefix": "/{name}"}}, "colours": {{
+                    "blue": {{"cluster": "{blue}", "version": "1"}}, "green": {{"cluster": "{green}", "version": "2"}}}}}}"#
+            )
+        };
+        let all = [deployment("iris", "a", "b"), deployment("rose", "b", "c"), deployment("wine", "d", "a")].join(",");
+        let config = Config::from_bytes(format!(r#"{{"deployments": {{{all}}}}}"#).as_bytes()).expect("valid");
+        let (host, deployments) = (TestHost::default(), Deployments::new(&config));
+        let held = |index, colour| {
+            let blockers = blockers_elsewhere(&host, &deployments, index, colour);
+            blockers.iter().map(DrainBlocker::to_string).collect::<Vec<_>>()
+        };
+        // rose serves from b, as its blue; wine has a as its green, which gets nothing.
+        let by_rose = "deployment rose has the same cluster as its blue: there it is the active colour";
+        assert_eq!(held(0, Colour::Green), [by_rose]);
+        assert_eq!(held(0, Colour::Blue), Vec::<String>::new());
+        assert_eq!(held(1, Colour::Blue), Vec::<String>::new());
+        assert_eq!(
+            held(2, Colour::Green),
+            ["deployment iris has the same cluster as its blue: there it is the active colour"]
+        );
+        host.in_flight.borrow_mut().green = 2;
+        assert_eq!(
+            held(0, Colour::Blue),
+            ["deployment wine has the same cluster as its green: there 2 requests are in flight"]
+        );
+        let blockers = blockers_elsewhere(&host, &deployments, 0, Colour::Blue);
+        assert!(blockers.iter().all(|blocker| blocker.ends_before(SWITCH)));
     }
 
     #[test]
