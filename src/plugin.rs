@@ -41,7 +41,7 @@ pub struct Plugin {
     pub cluster_headers: Vec<HeaderName>,
     /// What this worker has seen of requests that no deployment takes.
     pub unmatched: UnmatchedRequests,
-    /// Published tokens of the admin API, as long as nobody has been seen to come from elsewhere.
+    /// Published tokens of the admin API, if it has any.
     pub published: Option<PublishedTokens>,
 }
 

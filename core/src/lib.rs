@@ -18,6 +18,7 @@
 //! | [`metrics`] | what is counted about each colour |
 //! | [`host`] | what a flow may ask of the Envoy around it, and what polls it |
 //! | [`setup`] | what is wrong around the filter, found while it runs |
+//! | [`clusters`] | which clusters this Envoy was seen to have |
 //! | [`readiness`] | what a colour has to be before it gets traffic, and before it may be stopped |
 //! | [`guard`] | whether the candidate does worse, judged by evidence |
 //! | [`etcd`] | the store of record of a fleet |
@@ -48,6 +49,8 @@ pub mod metrics;
 pub mod host;
 
 pub mod setup;
+
+pub mod clusters;
 
 pub mod readiness;
 

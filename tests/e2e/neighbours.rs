@@ -11,7 +11,11 @@ const MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/t
 
 /// Changes the connection manager of the traffic listener.
 fn manager(bootstrap: Bootstrap, change: impl FnOnce(&mut Value)) -> Bootstrap {
-    bootstrap.edit(|tree| tree.pointer_mut(MANAGER).into_iter().for_each(change))
+    bootstrap.edit(|tree| {
+        if let Some(manager) = tree.pointer_mut(MANAGER) {
+            change(manager);
+        }
+    })
 }
 
 /// The shipped configuration with a second filter of another team in the chain, which has a deployment `rose` and a state of

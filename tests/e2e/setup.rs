@@ -32,8 +32,9 @@ async fn until_shown(env: &Environment, problem: &str, expected: bool) -> Result
 /// The connection manager of the traffic listener, in a file of listeners.
 fn manager(listeners: Bootstrap, change: impl FnOnce(&mut Value)) -> Bootstrap {
     listeners.edit(|tree| {
-        let manager = tree.pointer_mut("/resources/0/filter_chains/0/filters/0/typed_config");
-        manager.into_iter().for_each(change);
+        if let Some(manager) = tree.pointer_mut("/resources/0/filter_chains/0/filters/0/typed_config") {
+            change(manager);
+        }
     })
 }
 

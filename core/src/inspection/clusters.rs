@@ -1,25 +1,28 @@
-//! Clusters that this Envoy does not know: whatever is sent there is answered 503.
+//! Looks for the clusters that a configuration names and that nothing else asks: colours without a probe, and what the
+//! sources need.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::change::context::Context;
+use crate::clusters;
 use crate::config::{Config, DeploymentConfig};
 use crate::deployment::DeploymentIndex;
 use crate::model::name::ClusterName;
 use crate::model::time::Timestamp;
-use crate::setup::{self, SetupProblem};
 
-/// The clusters of a configuration that have to be looked for.
+/// The clusters of a configuration.
 pub struct Clusters {
-    /// Of each deployment, with the fields that name them.
-    named: Vec<Vec<(&'static str, ClusterName)>>,
+    /// Of each deployment, with the fields that name them, and whether they have to be looked for.
+    named: Vec<Vec<(&'static str, ClusterName, bool)>>,
     due: Timestamp,
     /// The deployments that lack one.
     lacking: Vec<DeploymentIndex>,
     is_first: bool,
 }
 
-/// How soon a cluster that is not known is looked for again. One that is known is not: looking opens a connection.
+/// How soon a cluster that is not known is looked for again. One that is known is not, nor is one that an earlier
+/// configuration had: looking may disturb a connection that is open to it.
 const AGAIN: Duration = Duration::from_secs(2);
 
 // === impl Clusters ===
@@ -28,16 +31,18 @@ impl Clusters {
     /// Those that a configuration names.
     pub fn of(config: &Config) -> Self {
         let shared = [
-            ("runtime.cluster", config.runtime.as_ref().map(|section| &section.cluster)),
-            ("etcd.cluster", config.etcd.as_ref().map(|section| &section.cluster)),
+            ("runtime.cluster", config.runtime.as_ref().map(|section| &section.cluster), true),
+            ("etcd.cluster", config.etcd.as_ref().map(|section| &section.cluster), true),
         ];
         let of_deployment = |deployment: &DeploymentConfig| {
+            let is_asked = deployment.probe.is_some();
             let own = [
-                ("colours.blue.cluster", Some(&deployment.colours.blue.cluster)),
-                ("colours.green.cluster", Some(&deployment.colours.green.cluster)),
-                ("mlflow.cluster", deployment.mlflow.as_ref().map(|section| &section.cluster)),
+                ("colours.blue.cluster", Some(&deployment.colours.blue.cluster), !is_asked),
+                ("colours.green.cluster", Some(&deployment.colours.green.cluster), !is_asked),
+                ("mlflow.cluster", deployment.mlflow.as_ref().map(|section| &section.cluster), true),
             ];
-            own.into_iter().chain(shared).filter_map(|(field, cluster)| Some((field, cluster?.clone()))).collect()
+            let all = own.into_iter().chain(shared);
+            all.filter_map(|(field, cluster, is_sought)| Some((field, cluster?.clone(), is_sought))).collect()
         };
         let named = config.deployments.values().map(of_deployment).collect();
         Self { named, due: Timestamp::default(), lacking: Vec::new(), is_first: true }
@@ -51,34 +56,27 @@ impl Clusters {
             false if self.lacking.is_empty() || self.due > now => return,
             false => std::mem::take(&mut self.lacking),
         };
-        self.is_first = false;
         self.due = now.plus(AGAIN);
         for index in look_at {
-            let (Some(deployment), Some(named)) = (context.deployments.get(index), self.named.get_mut(index)) else {
+            let (Some(deployment), Some(named)) = (context.deployments.get(index), self.named.get(index)) else {
                 continue;
             };
-            // What is known once is not asked about again.
-            named.retain(|(_, cluster)| !host.knows_cluster(cluster));
-            match missing(named) {
-                Some(detail) => {
-                    setup::note(host, deployment, SetupProblem::ClusterUnknown, detail);
-                    self.lacking.push(index);
+            if self.is_first {
+                let fields: BTreeSet<&str> = named.iter().map(|(field, ..)| *field).collect();
+                clusters::keep_only(host, deployment, &fields);
+            }
+            for (field, cluster, _) in named.iter().filter(|(.., is_sought)| *is_sought) {
+                if !clusters::is_there(host.store(), deployment, field, cluster) {
+                    let is_there = host.knows_cluster(cluster);
+                    clusters::saw(host, deployment, field, cluster, is_there);
+                    if !is_there && !self.lacking.contains(&index) {
+                        self.lacking.push(index);
+                    }
                 }
-                None => setup::clear(host, deployment, SetupProblem::ClusterUnknown),
             }
         }
+        self.is_first = false;
     }
-}
-
-fn missing(named: &[(&'static str, ClusterName)]) -> Option<String> {
-    let names: Vec<String> = named.iter().map(|(field, cluster)| format!("{field} {:?}", cluster.as_str())).collect();
-    (!names.is_empty()).then(|| {
-        format!(
-            "this Envoy has no cluster of this name: {}; what is sent there is answered 503: correct the name, or add the \
-             cluster",
-            names.join(", ")
-        )
-    })
 }
 
 #[cfg(test)]
@@ -89,16 +87,21 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::setup::noted;
+    use crate::setup::{SetupProblem, noted};
     use crate::testing::host::TestHost;
     use crate::testing::iris;
 
+    fn config(more: &str) -> Config {
+        let json = format!(
+            r#"{{"runtime": {{"cluster": "envoy_admn"}}, "deployments": {{"iris": {{"colours": {{
+                "blue": {{"cluster": "blue", "version": "1"}}, "green": {{"cluster": "gren", "version": "2"}}}} {more}}}}}}}"#
+        );
+        Config::from_bytes(json.as_bytes()).expect("valid")
+    }
+
     #[test]
-    fn a_cluster_that_is_not_there_is_noted_until_it_comes() {
-        let json = r#"{"runtime": {"cluster": "envoy_admn"}, "deployments": {"iris": {"colours": {
-            "blue": {"cluster": "blue", "version": "1"}, "green": {"cluster": "gren", "version": "2"}}}}}"#;
-        let config = Config::from_bytes(json.as_bytes()).expect("valid");
-        let host = Rc::new(TestHost::default());
+    fn a_cluster_that_is_not_there_is_noted_until_it_comes_and_is_not_looked_for_once_it_is_there() {
+        let (config, host) = (config(""), Rc::new(TestHost::default()));
         let context = Context::new(Rc::<TestHost>::clone(&host), &config);
         let mut clusters = Clusters::of(&config);
         let detail =
@@ -107,16 +110,28 @@ mod tests {
         clusters.look(&context);
         let seen = detail().expect("noted");
         assert!(seen.contains(r#"colours.green.cluster "gren", runtime.cluster "envoy_admn""#), "{seen}");
-        assert!(!seen.contains("blue"), "{seen}");
-        host.lack_clusters(&["gren"]);
+        host.lack_clusters(&["gren", "blue"]);
         clusters.look(&context);
         assert_eq!(detail().expect("not asked yet"), seen);
         host.pass(AGAIN);
         clusters.look(&context);
         assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren";"#));
+        // Nor by the next configuration.
+        Clusters::of(&config).look(&context);
+        assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren";"#));
         host.lack_clusters(&[]);
         host.pass(AGAIN);
         clusters.look(&context);
         assert_eq!(detail(), None);
+    }
+
+    #[test]
+    fn colours_that_are_probed_are_not_looked_for() {
+        let config = config(r#", "probe": {"path": "/ping"}"#);
+        let host = Rc::new(TestHost::default());
+        let context = Context::new(Rc::<TestHost>::clone(&host), &config);
+        host.lack_clusters(&["gren", "blue"]);
+        Clusters::of(&config).look(&context);
+        assert!(noted(&host.store, &iris()).is_empty());
     }
 }

@@ -10,7 +10,6 @@ pub mod tokens;
 pub mod unmatched;
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use self::clusters::Clusters;
 use crate::change::context::Context;
@@ -40,14 +39,11 @@ fn forget_older(context: &Context, problem: SetupProblem) {
     let (host, configured) = (&*context.host, context.instance.since());
     for deployment in context.deployments.all() {
         let noted = setup::noted(host.store(), &deployment.name);
-        if noted.get(&problem).is_some_and(|noted| noted.since.plus(ONE_CONFIGURATION) < configured) {
+        if noted.get(&problem).is_some_and(|noted| noted.since < configured) {
             setup::clear(host, deployment, problem);
         }
     }
 }
-
-/// Instances of one configuration are made within this time: what one of them saw is no older configuration's.
-const ONE_CONFIGURATION: Duration = Duration::from_secs(1);
 
 // === impl Inspection ===
 
@@ -71,6 +67,8 @@ impl Inspection {
 mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use std::time::Duration;
 
     use super::*;
     use crate::setup::noted;

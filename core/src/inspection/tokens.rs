@@ -1,6 +1,5 @@
 //! The demo's tokens, which everybody knows, where they are not the demo's.
 
-use std::cell::Cell;
 use std::net::IpAddr;
 
 use super::forget_older;
@@ -9,12 +8,11 @@ use crate::config::{Access, Token, TokenSum};
 use crate::routing::arrivals::Cadence;
 use crate::setup::{self, SetupProblem};
 
-/// The published tokens of a listener, until it was seen to be reached from another machine.
+/// The published tokens of a listener, which matter once it is reached from another machine.
 #[derive(Debug)]
 pub struct PublishedTokens {
     access: Access,
     cadence: Cadence,
-    is_noted: Cell<bool>,
 }
 
 /// The published tokens, with the names that the demo's own files give their holders.
@@ -34,18 +32,17 @@ impl PublishedTokens {
     /// Those of a listener; none if it has none.
     pub fn of(access: &Access) -> Option<Self> {
         published(access).next()?;
-        Some(Self { access: access.clone(), cadence: Cadence::default(), is_noted: Cell::new(false) })
+        Some(Self { access: access.clone(), cadence: Cadence::default() })
     }
 
     /// Whether it matters at which address the request has come that is there now.
     pub fn wants_address(&self) -> bool {
-        !self.is_noted.get() && self.cadence.takes_next()
+        self.cadence.takes_next()
     }
 
     /// Takes up the address at which a request has come.
     pub fn reached_at(&self, context: &Context, address: &str) {
         if let Some((token, _)) = published(&self.access).next().filter(|_| !is_loopback(address)) {
-            self.is_noted.set(true);
             note(context, token, &format!("the listener can be reached at {address}"));
         }
     }
@@ -129,7 +126,6 @@ mod tests {
             tokens.reached_at(&context, address);
             let detail = noted(&host.store, &iris()).remove(&SetupProblem::DemoToken).map(|noted| noted.detail);
             assert_eq!(detail.is_some_and(|detail| detail.contains(address)), expected, "{address}");
-            assert_eq!(tokens.wants_address(), !expected, "{address}");
             assert!(PublishedTokens::of(&access("alice", "a better one")).is_none());
         }
     }

@@ -26,6 +26,8 @@ pub enum Key<'n> {
     CanaryAnalysis(&'n DeploymentName),
     /// What is wrong around the filter.
     Setup(&'n DeploymentName),
+    /// The clusters that were there, and those that were not.
+    Clusters(&'n DeploymentName),
     /// What a source was last seen to say.
     SourceStatus(&'n DeploymentName, Source),
     /// The last delivery by which MLflow had its registry asked.
@@ -71,6 +73,7 @@ impl fmt::Display for Key<'_> {
             Self::Buckets(name) => write!(f, "{PREFIX}/{name}/buckets"),
             Self::CanaryAnalysis(name) => write!(f, "{PREFIX}/{name}/watch"),
             Self::Setup(name) => write!(f, "{PREFIX}/{name}/setup"),
+            Self::Clusters(name) => write!(f, "{PREFIX}/{name}/clusters"),
             Self::SourceStatus(name, source) => write!(f, "{PREFIX}/{name}/source/{}", source.as_str()),
             Self::RegistryTrigger(name) => write!(f, "{PREFIX}/{name}/mlflow/woken"),
             Self::Deliveries => write!(f, "{PREFIX}/{OWN}/mlflow/deliveries"),
@@ -108,7 +111,8 @@ mod tests {
             Some(Key::Sample(..)) => Key::Buckets(name),
             Some(Key::Buckets(_)) => Key::CanaryAnalysis(name),
             Some(Key::CanaryAnalysis(_)) => Key::Setup(name),
-            Some(Key::Setup(_)) => Key::SourceStatus(name, Source::Mlflow),
+            Some(Key::Setup(_)) => Key::Clusters(name),
+            Some(Key::Clusters(_)) => Key::SourceStatus(name, Source::Mlflow),
             Some(Key::SourceStatus(..)) => Key::RegistryTrigger(name),
             Some(Key::RegistryTrigger(_)) => Key::Deliveries,
             Some(Key::Deliveries) => Key::Unmatched,

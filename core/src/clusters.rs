@@ -1,0 +1,104 @@
+//! Which clusters this Envoy was seen to have, and which it lacks: whatever is sent to one of those is answered 503.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::deployment::Deployment;
+use crate::host::Host;
+use crate::model::name::ClusterName;
+use crate::setup::{self, SetupProblem};
+use crate::store::key::Key;
+use crate::store::{Store, update};
+
+/// What was seen of the clusters of one deployment, by the fields that name them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Sightings {
+    there: BTreeMap<String, ClusterName>,
+    missing: BTreeMap<String, ClusterName>,
+}
+
+/// Takes note whether a cluster is there, which `field` of the deployment's configuration names.
+pub fn saw(host: &dyn Host, deployment: &Deployment, field: &str, cluster: &ClusterName, is_there: bool) {
+    change(host, deployment, &|sightings| {
+        let (now, before) = match is_there {
+            true => (&mut sightings.there, &mut sightings.missing),
+            false => (&mut sightings.missing, &mut sightings.there),
+        };
+        before.remove(field);
+        now.insert(field.to_owned(), cluster.clone());
+    });
+}
+
+/// Forgets the fields that a configuration does not have.
+pub fn keep_only(host: &dyn Host, deployment: &Deployment, fields: &BTreeSet<&str>) {
+    change(host, deployment, &|sightings| {
+        sightings.there.retain(|field, _| fields.contains(field.as_str()));
+        sightings.missing.retain(|field, _| fields.contains(field.as_str()));
+    });
+}
+
+/// Whether a cluster was seen to be there.
+pub fn is_there(store: &dyn Store, deployment: &Deployment, field: &str, cluster: &ClusterName) -> bool {
+    let known = store.read(&key(deployment)).map(|stored| decode(stored.value)).unwrap_or_default();
+    known.there.get(field) == Some(cluster)
+}
+
+fn change(host: &dyn Host, deployment: &Deployment, change: &dyn Fn(&mut Sightings)) {
+    let mut missing = None;
+    let written = update(host.store(), &key(deployment), &mut |known| {
+        let before = decode(known.value);
+        let mut after = before.clone();
+        change(&mut after);
+        missing = (after.missing != before.missing).then(|| after.missing.clone());
+        if after == before { None } else { serde_json::to_vec(&after).ok() }
+    });
+    let Some(missing) = missing.filter(|_| written == Ok(true)) else { return };
+    if missing.is_empty() {
+        return setup::clear(host, deployment, SetupProblem::ClusterUnknown);
+    }
+    let names: Vec<String> = missing.iter().map(|(field, cluster)| format!("{field} {:?}", cluster.as_str())).collect();
+    let detail = format!(
+        "this Envoy has no cluster of this name: {}; what is sent there is answered 503: correct the name, or add the \
+         cluster",
+        names.join(", ")
+    );
+    setup::note(host, deployment, SetupProblem::ClusterUnknown, detail);
+}
+
+fn decode(value: Option<Vec<u8>>) -> Sightings {
+    serde_json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
+}
+
+fn key(deployment: &Deployment) -> String {
+    Key::Clusters(&deployment.name).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::setup::noted;
+    use crate::testing::{context_of, iris};
+
+    #[test]
+    fn all_that_are_missing_are_shown_until_the_last_one_is_there() {
+        let (host, context) = context_of("");
+        let deployment = &context.deployments.all()[0];
+        let gren = ClusterName::new("gren").expect("valid");
+        let detail = || noted(&host.store, &iris()).remove(&SetupProblem::ClusterUnknown).map(|noted| noted.detail);
+        let (blue, green) = ("colours.blue.cluster", "colours.green.cluster");
+        saw(&*host, deployment, green, &gren, false);
+        saw(&*host, deployment, blue, &gren, false);
+        let seen = detail().expect("noted");
+        assert!(seen.contains(r#"colours.blue.cluster "gren", colours.green.cluster "gren""#), "{seen}");
+        saw(&*host, deployment, blue, &gren, true);
+        assert!(is_there(&host.store, deployment, blue, &gren) && !is_there(&host.store, deployment, green, &gren));
+        assert!(detail().is_some_and(|detail| !detail.contains("blue")));
+        // Another configuration has no such field any more.
+        keep_only(&*host, deployment, &[blue].into());
+        assert_eq!(detail(), None);
+    }
+}
