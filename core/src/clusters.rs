@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
 use crate::deployment::Deployment;
 use crate::host::Host;
 use crate::model::name::ClusterName;
@@ -11,37 +9,28 @@ use crate::setup::{self, SetupProblem};
 use crate::store::key::Key;
 use crate::store::{Store, update};
 
-/// What was seen of the clusters of one deployment, by the fields that name them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Sightings {
-    there: BTreeMap<String, ClusterName>,
-    missing: BTreeMap<String, ClusterName>,
-}
+/// What was seen of the clusters of one deployment, by the fields that name them: the cluster, and whether it is there. Kept
+/// as lines of three words, since a name has no white space.
+type Sightings = BTreeMap<String, (ClusterName, bool)>;
 
 /// Takes note whether a cluster is there, which `field` of the deployment's configuration names.
 pub fn saw(host: &dyn Host, deployment: &Deployment, field: &str, cluster: &ClusterName, is_there: bool) {
     change(host, deployment, &|sightings| {
-        let (now, before) = match is_there {
-            true => (&mut sightings.there, &mut sightings.missing),
-            false => (&mut sightings.missing, &mut sightings.there),
-        };
-        before.remove(field);
-        now.insert(field.to_owned(), cluster.clone());
+        sightings.insert(field.to_owned(), (cluster.clone(), is_there));
     });
 }
 
 /// Forgets the fields that a configuration does not have.
 pub fn keep_only(host: &dyn Host, deployment: &Deployment, fields: &BTreeSet<&str>) {
     change(host, deployment, &|sightings| {
-        sightings.there.retain(|field, _| fields.contains(field.as_str()));
-        sightings.missing.retain(|field, _| fields.contains(field.as_str()));
+        sightings.retain(|field, _| fields.contains(field.as_str()));
     });
 }
 
 /// Whether a cluster was seen to be there.
 pub fn is_there(store: &dyn Store, deployment: &Deployment, field: &str, cluster: &ClusterName) -> bool {
     let known = store.read(&key(deployment)).map(|stored| decode(stored.value)).unwrap_or_default();
-    known.there.get(field) == Some(cluster)
+    known.get(field).is_some_and(|(known, is_there)| *is_there && known == cluster)
 }
 
 fn change(host: &dyn Host, deployment: &Deployment, change: &dyn Fn(&mut Sightings)) {
@@ -50,24 +39,41 @@ fn change(host: &dyn Host, deployment: &Deployment, change: &dyn Fn(&mut Sightin
         let before = decode(known.value);
         let mut after = before.clone();
         change(&mut after);
-        missing = (after.missing != before.missing).then(|| after.missing.clone());
-        if after == before { None } else { serde_json::to_vec(&after).ok() }
+        missing = Some(listed(&after)).filter(|missing| *missing != listed(&before));
+        (after != before).then(|| encode(&after))
     });
-    let Some(missing) = missing.filter(|_| written == Ok(true)) else { return };
-    if missing.is_empty() {
-        return setup::clear(host, deployment, SetupProblem::ClusterUnknown);
+    match missing.filter(|_| written == Ok(true)) {
+        Some(missing) if missing.is_empty() => setup::clear(host, deployment, SetupProblem::ClusterUnknown),
+        Some(missing) => {
+            let detail = format!(
+                "this Envoy has no cluster of this name: {missing}; what is sent there is answered 503: correct the name, \
+                 or add the cluster"
+            );
+            setup::note(host, deployment, SetupProblem::ClusterUnknown, detail);
+        }
+        None => {}
     }
-    let names: Vec<String> = missing.iter().map(|(field, cluster)| format!("{field} {:?}", cluster.as_str())).collect();
-    let detail = format!(
-        "this Envoy has no cluster of this name: {}; what is sent there is answered 503: correct the name, or add the \
-         cluster",
-        names.join(", ")
-    );
-    setup::note(host, deployment, SetupProblem::ClusterUnknown, detail);
+}
+
+/// Those that are missing, in words.
+fn listed(sightings: &Sightings) -> String {
+    let missing = sightings.iter().filter(|(_, (_, is_there))| !is_there);
+    missing.map(|(field, (cluster, _))| format!("{field} {:?}", cluster.as_str())).collect::<Vec<_>>().join(", ")
+}
+
+fn encode(sightings: &Sightings) -> Vec<u8> {
+    let line =
+        |(field, (cluster, is_there)): (&String, &(ClusterName, bool))| format!("{field} {cluster} {is_there}\n");
+    sightings.iter().map(line).collect::<String>().into_bytes()
 }
 
 fn decode(value: Option<Vec<u8>>) -> Sightings {
-    serde_json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
+    let read = |line: &str| {
+        let mut words = line.split(' ');
+        let (field, cluster, is_there) = (words.next()?, words.next()?, words.next()?);
+        Some((field.to_owned(), (ClusterName::new(cluster).ok()?, is_there == "true")))
+    };
+    String::from_utf8_lossy(&value.unwrap_or_default()).lines().filter_map(read).collect()
 }
 
 fn key(deployment: &Deployment) -> String {
