@@ -1,7 +1,5 @@
 //! Which clusters this Envoy was seen to have, and which it lacks: whatever is sent to one of those is answered 503.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::deployment::Deployment;
 use crate::host::Host;
 use crate::model::name::ClusterName;
@@ -9,28 +7,39 @@ use crate::setup::{self, SetupProblem};
 use crate::store::key::Key;
 use crate::store::{Store, update};
 
-/// What was seen of the clusters of one deployment, by the fields that name them: the cluster, and whether it is there. Kept
-/// as lines of three words, since a name has no white space.
-type Sightings = BTreeMap<String, (ClusterName, bool)>;
+/// What was seen of the clusters of one deployment.
+type Sightings = Vec<Sighting>;
+
+/// One cluster. Kept as a line of three words, since a name has no white space.
+#[derive(Clone, PartialEq, Eq)]
+struct Sighting {
+    field: String,
+    cluster: ClusterName,
+    is_there: bool,
+}
 
 /// Takes note whether a cluster is there, which `field` of the deployment's configuration names.
 pub fn saw(host: &dyn Host, deployment: &Deployment, field: &str, cluster: &ClusterName, is_there: bool) {
     change(host, deployment, &|sightings| {
-        sightings.insert(field.to_owned(), (cluster.clone(), is_there));
+        let now = Sighting { field: field.to_owned(), cluster: cluster.clone(), is_there };
+        match sightings.iter_mut().find(|known| known.field == field) {
+            Some(known) => *known = now,
+            None => sightings.push(now),
+        }
     });
 }
 
 /// Forgets the fields that a configuration does not have.
-pub fn keep_only(host: &dyn Host, deployment: &Deployment, fields: &BTreeSet<&str>) {
+pub fn keep_only(host: &dyn Host, deployment: &Deployment, fields: &[&str]) {
     change(host, deployment, &|sightings| {
-        sightings.retain(|field, _| fields.contains(field.as_str()));
+        sightings.retain(|known| fields.contains(&known.field.as_str()));
     });
 }
 
 /// Whether a cluster was seen to be there.
 pub fn is_there(store: &dyn Store, deployment: &Deployment, field: &str, cluster: &ClusterName) -> bool {
     let known = store.read(&key(deployment)).map(|stored| decode(stored.value)).unwrap_or_default();
-    known.get(field).is_some_and(|(known, is_there)| *is_there && known == cluster)
+    known.iter().any(|known| known.is_there && known.field == field && known.cluster == *cluster)
 }
 
 fn change(host: &dyn Host, deployment: &Deployment, change: &dyn Fn(&mut Sightings)) {
@@ -57,21 +66,31 @@ fn change(host: &dyn Host, deployment: &Deployment, change: &dyn Fn(&mut Sightin
 
 /// Those that are missing, in words.
 fn listed(sightings: &Sightings) -> String {
-    let missing = sightings.iter().filter(|(_, (_, is_there))| !is_there);
-    missing.map(|(field, (cluster, _))| format!("{field} {:?}", cluster.as_str())).collect::<Vec<_>>().join(", ")
+    let mut text = String::new();
+    for known in sightings.iter().filter(|known| !known.is_there) {
+        let comma = if text.is_empty() { "" } else { ", " };
+        text.push_str(&format!("{comma}{} {:?}", known.field, known.cluster.as_str()));
+    }
+    text
 }
 
 fn encode(sightings: &Sightings) -> Vec<u8> {
-    let line =
-        |(field, (cluster, is_there)): (&String, &(ClusterName, bool))| format!("{field} {cluster} {is_there}\n");
-    sightings.iter().map(line).collect::<String>().into_bytes()
+    let mut text = String::new();
+    for Sighting { field, cluster, is_there } in sightings {
+        text.push_str(&format!("{field} {cluster} {is_there}\n"));
+    }
+    text.into_bytes()
 }
 
 fn decode(value: Option<Vec<u8>>) -> Sightings {
     let read = |line: &str| {
         let mut words = line.split(' ');
         let (field, cluster, is_there) = (words.next()?, words.next()?, words.next()?);
-        Some((field.to_owned(), (ClusterName::new(cluster).ok()?, is_there == "true")))
+        Some(Sighting {
+            field: field.to_owned(),
+            cluster: ClusterName::new(cluster).ok()?,
+            is_there: is_there == "true",
+        })
     };
     String::from_utf8_lossy(&value.unwrap_or_default()).lines().filter_map(read).collect()
 }
@@ -99,12 +118,12 @@ mod tests {
         saw(&*host, deployment, green, &gren, false);
         saw(&*host, deployment, blue, &gren, false);
         let seen = detail().expect("noted");
-        assert!(seen.contains(r#"colours.blue.cluster "gren", colours.green.cluster "gren""#), "{seen}");
+        assert!(seen.contains(r#"colours.green.cluster "gren", colours.blue.cluster "gren""#), "{seen}");
         saw(&*host, deployment, blue, &gren, true);
         assert!(is_there(&host.store, deployment, blue, &gren) && !is_there(&host.store, deployment, green, &gren));
         assert!(detail().is_some_and(|detail| !detail.contains("blue")));
         // Another configuration has no such field any more.
-        keep_only(&*host, deployment, &[blue].into());
+        keep_only(&*host, deployment, &[blue]);
         assert_eq!(detail(), None);
     }
 }

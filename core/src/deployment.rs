@@ -1,13 +1,11 @@
 //! A configuration, compiled: each deployment with everything that has to be known about it.
 
-use std::collections::BTreeMap;
-
 use crate::config::{
     Bake, Config, DeploymentConfig, Failover, Guard, MatchRules, Mlflow, Probe, RolloutPlan, SmokeTest, Upstream,
 };
 use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
-use crate::model::name::{ClusterName, DeploymentName, HeaderName, HostName};
+use crate::model::name::{DeploymentName, HeaderName, HostName};
 use crate::model::split::Split;
 
 /// The place of a deployment in the order of their names.
@@ -15,11 +13,7 @@ pub type DeploymentIndex = usize;
 
 /// All deployments of a configuration, in the order of their names.
 #[derive(Debug)]
-pub struct Deployments {
-    all: Vec<Deployment>,
-    /// The clusters that several of them have, with who has them.
-    shared: BTreeMap<ClusterName, Vec<(DeploymentIndex, Colour)>>,
-}
+pub struct Deployments(Vec<Deployment>);
 
 /// One deployment, compiled.
 #[derive(Debug)]
@@ -70,16 +64,7 @@ impl Deployments {
             let sources = [Source::Config].into_iter().chain(polled).chain(registry).collect();
             Deployment::new(name, deployment, &config.routing.cluster_header, sources)
         };
-        let all: Vec<Deployment> = config.deployments.iter().map(compile).collect();
-        let mut shared: BTreeMap<ClusterName, Vec<(DeploymentIndex, Colour)>> = BTreeMap::new();
-        for (index, deployment) in all.iter().enumerate() {
-            for colour in Colour::ALL {
-                let cluster = deployment.colours.get(colour).cluster.clone();
-                shared.entry(cluster).or_default().push((index, colour));
-            }
-        }
-        shared.retain(|_, users| users.len() > 1);
-        Self { all, shared }
+        Self(config.deployments.iter().map(compile).collect())
     }
 
     /// The colours of other deployments that have the cluster of this one.
@@ -88,25 +73,28 @@ impl Deployments {
         index: DeploymentIndex,
         colour: Colour,
     ) -> impl Iterator<Item = (DeploymentIndex, &Deployment, Colour)> {
-        let cluster = self.all.get(index).map(|deployment| &deployment.colours.get(colour).cluster);
-        let users = cluster.and_then(|cluster| self.shared.get(cluster)).into_iter().flatten();
-        users.filter(move |(other, _)| *other != index).filter_map(|(other, of)| Some((*other, self.get(*other)?, *of)))
+        let cluster = self.0.get(index).map(|deployment| &deployment.colours.get(colour).cluster);
+        let others = self.0.iter().enumerate().filter(move |(other, _)| *other != index);
+        others.flat_map(move |(other, deployment)| {
+            let has = move |of: &Colour| cluster == Some(&deployment.colours.get(*of).cluster);
+            Colour::ALL.into_iter().filter(has).map(move |of| (other, deployment, of))
+        })
     }
 
     /// In the order of their names.
     pub fn all(&self) -> &[Deployment] {
-        &self.all
+        &self.0
     }
 
     /// The one at this place.
     pub fn get(&self, index: DeploymentIndex) -> Option<&Deployment> {
-        self.all.get(index)
+        self.0.get(index)
     }
 
     /// The one with this name, and its place.
     pub fn named(&self, name: &str) -> Option<(DeploymentIndex, &Deployment)> {
-        let index = self.all.binary_search_by(|deployment| deployment.name.as_str().cmp(name)).ok()?;
-        Some((index, self.all.get(index)?))
+        let index = self.0.binary_search_by(|deployment| deployment.name.as_str().cmp(name)).ok()?;
+        Some((index, self.0.get(index)?))
     }
 }
 

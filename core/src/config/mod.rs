@@ -15,7 +15,7 @@ mod mlflow;
 mod etcd;
 mod deployment;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
@@ -158,19 +158,27 @@ impl Config {
     }
 
     /// The headers of this configuration that name an upstream cluster, each once.
-    pub fn cluster_headers(&self) -> BTreeSet<&HeaderName> {
-        let default = &self.routing.cluster_header;
-        self.deployments.values().map(|deployment| deployment.cluster_header.as_ref().unwrap_or(default)).collect()
+    pub fn cluster_headers(&self) -> Vec<&HeaderName> {
+        let mut headers = Vec::new();
+        for deployment in self.deployments.values() {
+            let header = deployment.cluster_header.as_ref().unwrap_or(&self.routing.cluster_header);
+            if !headers.contains(&header) {
+                headers.push(header);
+            }
+        }
+        headers
     }
 
     /// No two deployments ask for the very same requests: one of them would never get any.
     fn check_matches(&self) -> Result<(), ConfigError> {
-        let mut known = BTreeMap::new();
+        // A map of JSON, because its code is there anyway.
+        let mut known = serde_json::Map::new();
         for (name, deployment) in &self.deployments {
-            let rules = &deployment.rules;
-            for prefix in rules.prefixes() {
-                let earlier = known.insert((&rules.authority, prefix, &rules.headers), name);
-                if let Some(earlier) = earlier.filter(|earlier| *earlier != name) {
+            for prefix in deployment.rules.prefixes() {
+                let asks_for = deployment.rules.describe(&[prefix]);
+                let earlier = known.insert(asks_for, name.as_str().into());
+                let earlier = earlier.as_ref().and_then(serde_json::Value::as_str);
+                if let Some(earlier) = earlier.filter(|earlier| *earlier != name.as_str()) {
                     let what = if prefix.is_empty() { "every path".to_owned() } else { format!("the path {prefix}") };
                     let problem = format!(
                         "{earlier} asks for the same requests ({what}, the same authority and headers), and only one of \
@@ -200,11 +208,7 @@ impl Routing {
     /// Checks that a deployment takes nothing that a filter writes for what a client says: after an internal redirect a
     /// request comes with the headers of its earlier pass, and behind another Envoy with those of that one, which has the
     /// default names if nobody changed them. The error is the field and what is wrong with it.
-    fn check(
-        &self,
-        deployment: &DeploymentConfig,
-        cluster_headers: &BTreeSet<&HeaderName>,
-    ) -> Result<(), (String, String)> {
+    fn check(&self, deployment: &DeploymentConfig, cluster_headers: &[&HeaderName]) -> Result<(), (String, String)> {
         if let Some(header) = &deployment.cluster_header
             && [&self.colour_header, &self.shadow_header].contains(&header)
         {
@@ -221,7 +225,7 @@ impl Routing {
         let defaults = Self::default();
         let read = by_override.iter().cloned().chain(by_user.clone()).chain(by_match.clone());
         for (field, header) in read {
-            if cluster_headers.contains(header) || [self, &defaults].iter().any(|routing| routing.writes(header)) {
+            if cluster_headers.contains(&header) || [self, &defaults].iter().any(|routing| routing.writes(header)) {
                 let text = header.as_str();
                 let problem = format!(
                     "{text:?} is a header that filters write themselves: an earlier decision would be taken for a \

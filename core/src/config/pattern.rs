@@ -78,6 +78,23 @@ impl MatchRules {
         if given.is_empty() { vec![""] } else { given }
     }
 
+    /// What they ask for, with these prefixes.
+    pub(super) fn describe(&self, prefixes: &[&str]) -> String {
+        let mut rules = Vec::new();
+        if prefixes.iter().any(|prefix| !prefix.is_empty()) {
+            rules.push(format!("path_prefix {}", prefixes.join(" or ")));
+        }
+        match &self.authority {
+            Some(Authority::Exact(host)) => rules.push(format!("authority {host}")),
+            Some(Authority::Suffix(suffix)) => rules.push(format!("authority *{suffix}")),
+            None => {}
+        }
+        for (name, value) in &self.headers {
+            rules.push(format!("header {name}: {value}"));
+        }
+        if rules.is_empty() { "every request".to_owned() } else { rules.join(", ") }
+    }
+
     /// The rules that span more than one field.
     pub(super) fn check(&self) -> Result<(), Broken> {
         let Some(list) = &self.path_prefixes else { return Ok(()) };
@@ -100,16 +117,7 @@ impl MatchRules {
 
 impl fmt::Display for MatchRules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let prefixes: Vec<&str> = self.prefixes().into_iter().filter(|prefix| !prefix.is_empty()).collect();
-        let path = (!prefixes.is_empty()).then(|| format!("path_prefix {}", prefixes.join(" or ")));
-        let authority = self.authority.as_ref().map(|authority| match authority {
-            Authority::Exact(host) => format!("authority {host}"),
-            Authority::Suffix(suffix) => format!("authority *{suffix}"),
-        });
-        let headers = self.headers.iter().map(|(name, value)| format!("header {name}: {value}"));
-        let rules: Vec<String> = path.into_iter().chain(authority).chain(headers).collect();
-        f.write_str(if rules.is_empty() { "every request" } else { "" })?;
-        f.write_str(&rules.join(", "))
+        f.write_str(&self.describe(&self.prefixes()))
     }
 }
 

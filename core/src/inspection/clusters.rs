@@ -1,7 +1,6 @@
 //! Looks for the clusters that a configuration names and that nothing else asks: colours without a probe, and what the
 //! sources need.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::change::context::Context;
@@ -62,7 +61,7 @@ impl Clusters {
                 continue;
             };
             if self.is_first {
-                let fields: BTreeSet<&str> = named.iter().map(|(field, ..)| *field).collect();
+                let fields: Vec<&str> = named.iter().map(|(field, ..)| *field).collect();
                 clusters::keep_only(host, deployment, &fields);
             }
             for (field, cluster, _) in named.iter().filter(|(.., is_sought)| *is_sought) {
