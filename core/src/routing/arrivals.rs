@@ -3,7 +3,7 @@
 //! Early header mutation writes the cluster header of every request before any filter runs. So a request without it shows
 //! that the listener lets through what clients write there: it is *open*. Nothing shows the opposite for certain, but one
 //! ordinary request shows an open listener. Reading a header that is there costs a host call of the dearer kind, so the
-//! first requests are looked at, then some; in an open listener, where it is cheap, each.
+//! first requests are looked at, then some; while it is missing, when that is cheap, each.
 
 use std::cell::Cell;
 
@@ -14,8 +14,9 @@ use crate::deployment::DeploymentIndex;
 pub struct Arrivals {
     /// Of each deployment, and then of the requests that none takes.
     looks: Vec<Look>,
-    /// How many of them are open.
-    open: Cell<usize>,
+    /// Whether a request has come without its header. It stays so: clients can write the header of as many requests as they
+    /// like, and none of that shows that the listener writes it now.
+    is_open: Cell<bool>,
 }
 
 /// Whose cluster header is looked at.
@@ -32,7 +33,7 @@ pub enum Whose {
 pub enum Finding {
     /// The header is missing.
     Missing,
-    /// It has been there in each of so many looks that it is seeded, by all that can be known.
+    /// It has been there in so many looks in a row that it seems to be seeded.
     Seeded,
 }
 
@@ -44,7 +45,8 @@ pub struct Cadence(Cell<u64>);
 struct Look {
     cadence: Cadence,
     there_in_a_row: Cell<u64>,
-    is_open: Cell<bool>,
+    /// The last finding was that the header is missing.
+    is_missing: Cell<bool>,
 }
 
 /// So many looks make a finding that the header is seeded; so many requests are looked at first.
@@ -57,13 +59,13 @@ const EACH: u64 = 256;
 impl Arrivals {
     /// Nothing was seen yet.
     pub fn new(deployments: usize) -> Self {
-        Self { looks: (0..=deployments).map(|_| Look::default()).collect(), open: Cell::new(0) }
+        Self { looks: (0..=deployments).map(|_| Look::default()).collect(), is_open: Cell::new(false) }
     }
 
     /// Whether the header of the request that has come is to be looked at. Asked once for each request.
     pub fn wants_look(&self, whose: Whose) -> bool {
         let Some(look) = self.look(whose) else { return false };
-        look.cadence.takes_next() || look.is_open.get()
+        look.cadence.takes_next() || look.is_missing.get()
     }
 
     /// Takes note of what a look has shown. What is found is told once; that a header is missing again and again is told
@@ -72,10 +74,8 @@ impl Arrivals {
         let look = self.look(whose)?;
         if !is_there {
             look.there_in_a_row.set(0);
-            let is_news = !look.is_open.replace(true);
-            if is_news {
-                self.open.set(self.open.get().saturating_add(1));
-            }
+            self.is_open.set(true);
+            let is_news = !look.is_missing.replace(true);
             return (is_news || look.cadence.has_come_round()).then_some(Finding::Missing);
         }
         let in_a_row = look.there_in_a_row.get().saturating_add(1);
@@ -83,15 +83,13 @@ impl Arrivals {
         if in_a_row != FIRST {
             return None;
         }
-        if look.is_open.replace(false) {
-            self.open.set(self.open.get().saturating_sub(1));
-        }
+        look.is_missing.set(false);
         Some(Finding::Seeded)
     }
 
     /// Whether clients may have written the routing headers of a request.
     pub fn are_open(&self) -> bool {
-        self.open.get() > 0
+        self.is_open.get()
     }
 
     fn look(&self, whose: Whose) -> Option<&Look> {
@@ -139,15 +137,24 @@ mod tests {
     }
 
     #[test]
-    fn an_open_listener_is_closed_again_once_the_header_is_there_many_times_in_a_row() {
+    fn an_open_listener_stays_open_whatever_clients_write() {
+        let arrivals = Arrivals::new(1);
+        arrivals.saw(IRIS, false);
+        let found: Vec<Finding> = (0..100).filter_map(|_| arrivals.saw(IRIS, true)).collect();
+        assert_eq!((found, arrivals.are_open()), (vec![Finding::Seeded], true));
+        assert_eq!(arrivals.saw(IRIS, false), Some(Finding::Missing));
+    }
+
+    #[test]
+    fn many_in_a_row_have_to_be_there_until_the_header_seems_to_be_seeded() {
         let arrivals = Arrivals::new(1);
         arrivals.saw(IRIS, false);
         for _ in 1..FIRST {
             assert_eq!(arrivals.saw(IRIS, true), None);
         }
-        arrivals.saw(IRIS, false);
-        let found: Vec<Finding> = (0..100).filter_map(|_| arrivals.saw(IRIS, true)).collect();
-        assert_eq!((found, arrivals.are_open()), (vec![Finding::Seeded], false));
+        assert_eq!(arrivals.saw(IRIS, false), None);
+        let found: Vec<Finding> = (0..FIRST).filter_map(|_| arrivals.saw(IRIS, true)).collect();
+        assert_eq!(found, [Finding::Seeded]);
     }
 
     #[test]
@@ -168,11 +175,7 @@ mod tests {
         for _ in 0..FIRST {
             arrivals.saw(IRIS, true);
         }
-        assert!(arrivals.are_open());
-        for _ in 0..FIRST {
-            arrivals.saw(Whose::Deployment(1), true);
-        }
-        assert!(!arrivals.are_open());
+        assert_eq!(arrivals.saw(Whose::Deployment(1), false), None);
         assert_eq!(arrivals.saw(Whose::Deployment(7), false), None);
     }
 }
