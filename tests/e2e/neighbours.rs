@@ -180,6 +180,10 @@ async fn while_the_filter_is_bypassed_each_deployment_goes_to_its_own_seed() -> 
     let folder = TempDir::new()?;
     let shipped = Bootstrap::read(&repository::root().join("envoy/envoy.yaml"))?;
     let shipped = shipped.with_free_ports().with_wasm(&compile_fixture("trap.wat", folder.path())?);
+    let shipped = shipped.wasm_filters(|filter| {
+        filter["config"]["failure_policy"] = Value::Null;
+        filter["config"]["fail_open"] = json!(true);
+    });
     let env = Environment::with(1, two_seeds(shipped)).await?;
     raw::exchange(env.envoy.traffic()?, get(PATH, &[("x-trap", b"1")])).await?;
     for _ in 0..10 {
