@@ -5,10 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use bluegreen_core::controllers::failover;
 use bluegreen_core::deployment::DeploymentIndex;
+use bluegreen_core::inspection::seeding;
 use bluegreen_core::metrics::answer::{Attribution, Explanation, Reach};
 use bluegreen_core::metrics::counters::{Class, ColourMetric, DeploymentMetric, of_exchange};
 use bluegreen_core::model::colour::{Colour, PerColour};
 use bluegreen_core::routing::decision::ByOverride;
+use bluegreen_core::routing::incoming::{Finding, Whose};
+use bluegreen_core::routing::matching::RequestHeaders;
 use bluegreen_core::routing::{caching, cookie};
 
 use crate::host;
@@ -52,13 +55,9 @@ impl Exchange {
     /// Routes a request whose headers are under way; `None` when no deployment wants it.
     pub fn begin(plugin: &Plugin, context_id: u32, end_of_stream: bool) -> Option<Self> {
         let routing = &plugin.routing;
-        let Some((index, choice)) = plugin.router.find(&host::Request) else {
-            for header in [&routing.cluster_header, &routing.colour_header, &routing.shadow_header] {
-                host::remove_request_header(header.as_str());
-            }
-            return None;
-        };
+        let (index, choice) = plugin.router.find(&host::Request)?;
         let deployment = plugin.context.deployments.get(index)?;
+        look_at_seed(plugin, index, deployment.cluster_header.as_str());
         let split = plugin.context.worker.split(&*plugin.executor, index, deployment);
         let worker = plugin.context.worker.state(index)?;
         let mut rotations = worker.rotations();
@@ -79,9 +78,13 @@ impl Exchange {
             None => host::remove_request_header(routing.shadow_header.as_str()),
         }
         let upstream = deployment.colours.get(decision.colour);
-        host::set_request_header(routing.cluster_header.as_str(), upstream.cluster.as_str());
+        host::set_request_header(deployment.cluster_header.as_str(), upstream.cluster.as_str());
         if let Some(authority) = &upstream.authority {
             host::set_request_header(":authority", authority.as_str());
+        }
+
+        if plugin.incoming.are_open() {
+            host::vouch();
         }
 
         let exchange = Self {
@@ -248,6 +251,18 @@ impl Exchange {
 
     fn count(&self, plugin: &Plugin, colour: Colour, metric: ColourMetric, by: i64) {
         plugin.context.worker.count(self.deployment, colour, metric, by);
+    }
+}
+
+/// Looks, once in a while, whether the request came with the header that names its cluster.
+fn look_at_seed(plugin: &Plugin, index: DeploymentIndex, header: &str) {
+    let whose = Whose::Deployment(index);
+    if !plugin.incoming.wants_look(whose) {
+        return;
+    }
+    if let Some(finding) = plugin.incoming.saw(whose, host::Request.header(header).is_some()) {
+        let has_route = finding == Finding::Missing && host::route_cluster().is_some();
+        seeding::found(&plugin.context, index, header, finding, has_route);
     }
 }
 

@@ -21,6 +21,7 @@ use bluegreen_core::host::reply::Reply;
 use bluegreen_core::host::tasks::{Flow, TaskId, Tasks};
 use bluegreen_core::metrics::counters::{ColourMetric, DeploymentMetric};
 use bluegreen_core::model::colour::Colour;
+use bluegreen_core::model::name::ClusterName;
 use bluegreen_core::model::time::Timestamp;
 use bluegreen_core::state::State;
 use bluegreen_core::store::Store;
@@ -282,6 +283,21 @@ impl Host for Executor {
         if let Some(id) = host::define_metric(name, true) {
             host::set_metric(id, value);
         }
+    }
+
+    fn knows_cluster(&self, cluster: &ClusterName) -> bool {
+        // A stream is not begun either where the cluster has no endpoint, or where an operator does not allow the call.
+        // Then a request tells: to a cluster that Envoy does not have none is sent.
+        let request = HttpRequest::new(cluster, "bluegreen", "HEAD", "/", Duration::from_secs(1));
+        grpc::reaches(cluster) || !matches!(host::send(&request), Err(HttpReply::UnknownCluster(_)))
+    }
+
+    fn keeps_stats(&self, metric: &str, is_known: bool) -> bool {
+        let Some(id) = host::define_metric(metric, true) else { return false };
+        host::set_metric(id, 2);
+        let is_kept = host::metric(id) == Some(2);
+        host::set_metric(id, u64::from(is_known));
+        is_kept
     }
 
     fn info(&self, line: &str) {

@@ -31,6 +31,17 @@ const OK: u32 = 0;
 
 #[cfg_attr(target_arch = "wasm32", link(wasm_import_module = "env"))]
 unsafe extern "C" {
+    fn proxy_grpc_stream(
+        service: *const u8,
+        service_size: usize,
+        name: *const u8,
+        name_size: usize,
+        method: *const u8,
+        method_size: usize,
+        metadata: *const u8,
+        metadata_size: usize,
+        id: *mut u32,
+    ) -> u32;
     fn proxy_grpc_send(stream: u32, message: *const u8, message_size: usize, end_of_stream: u32) -> u32;
     fn proxy_grpc_cancel(id: u32) -> u32;
     fn proxy_get_status(code: *mut u32, message: *mut *mut u8, message_size: *mut usize) -> u32;
@@ -64,6 +75,24 @@ pub fn open(request: &GrpcRequest) -> Option<StreamId> {
             None
         }
     }
+}
+
+/// Whether Envoy begins a stream to this cluster, which it does if it has one with an endpoint. The stream is ended before
+/// anything of it is sent: at most a connection is opened.
+pub fn reaches(cluster: &ClusterName) -> bool {
+    let (service, name, metadata) = (service(cluster), b"bluegreen", [0; 4]);
+    let mut id = 0;
+    // SAFETY: all of it outlives the call, and the host copies it.
+    let status = unsafe {
+        let (name, name_size) = (name.as_ptr(), name.len());
+        let (service, service_size) = (service.as_ptr(), service.len());
+        let metadata = (metadata.as_ptr(), metadata.len());
+        proxy_grpc_stream(service, service_size, name, name_size, name, name_size, metadata.0, metadata.1, &mut id)
+    };
+    if status == OK {
+        cancel(StreamId(id));
+    }
+    status == OK
 }
 
 /// The message that has just come, of this size.

@@ -4,6 +4,8 @@
 //! on a status that it does not list, which for these calls means one made in the wrong phase; the callers keep to the
 //! phases. Errors that it does list become `None` or are passed over: the caller has a fallback, or nothing better to do.
 
+#![allow(unsafe_code, reason = "the one call of the proxy-wasm ABI 0.2.1 that the SDK does not make safely")]
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bluegreen_core::admin::response::Response;
@@ -24,6 +26,11 @@ pub struct ExpressionId(Vec<u8>);
 
 /// The most of a reply's body that is read, in bytes.
 const MOST_OF_A_REPLY: usize = 1024 * 1024;
+
+#[cfg_attr(target_arch = "wasm32", link(wasm_import_module = "env"))]
+unsafe extern "C" {
+    fn proxy_set_property(path: *const u8, path_size: usize, value: *const u8, value_size: usize) -> u32;
+}
 
 /// The host's number of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +84,37 @@ pub fn set_response_header(name: &str, value: &str) {
 /// Adds a header to the answer beside those of the same name.
 pub fn add_response_header(name: &str, value: &str) {
     let _ = hostcalls::add_map_value_bytes(MapType::HttpResponseHeaders, name, value.as_bytes());
+}
+
+// === properties ===
+
+/// The name in filter state under which a filter of ours vouches for a request's routing headers: no client can write
+/// there, and the wasm filters that follow can read it.
+const VOUCHED: &str = "bluegreen_routed";
+
+/// Tells the filters of ours that follow that the routing headers of this request are not a client's.
+pub fn vouch() {
+    // The SDK would panic where an operator does not allow the call; a filter that follows takes the headers away then.
+    let path = VOUCHED.as_bytes();
+    // SAFETY: both outlive the call, and the host copies them.
+    let _ = unsafe { proxy_set_property(path.as_ptr(), path.len(), b"1".as_ptr(), 1) };
+}
+
+/// Whether a filter of ours before this one has vouched for the routing headers.
+pub fn is_vouched_for() -> bool {
+    hostcalls::get_property(vec![VOUCHED]).is_ok_and(|value| value.is_some())
+}
+
+/// The cluster of the route that Envoy has picked last: before the filter has written a header, without it. 1.5 µs.
+pub fn route_cluster() -> Option<String> {
+    let name = hostcalls::get_property(vec!["xds", "cluster_name"]).ok().flatten()?;
+    Some(String::from_utf8_lossy(&name).into_owned()).filter(|name| !name.is_empty())
+}
+
+/// The address, with its port, at which the request has reached this Envoy. 1.5 µs.
+pub fn reached_at() -> Option<String> {
+    let address = hostcalls::get_property(vec!["destination", "address"]).ok().flatten()?;
+    Some(String::from_utf8_lossy(&address).into_owned())
 }
 
 // === bodies and answers ===
@@ -185,6 +223,11 @@ pub fn tick_every(period: std::time::Duration) {
 pub fn define_metric(name: &str, gauge: bool) -> Option<MetricId> {
     let kind = if gauge { MetricType::Gauge } else { MetricType::Counter };
     hostcalls::define_metric(kind, name).ok().map(MetricId)
+}
+
+/// A metric's value, to find out whether Envoy keeps it. 0.15 µs.
+pub fn metric(MetricId(id): MetricId) -> Option<u64> {
+    hostcalls::get_metric(id).ok()
 }
 
 /// Sets a gauge.

@@ -20,6 +20,8 @@ mod metrics;
 mod executor;
 mod question;
 
+mod unmatched;
+
 mod plugin;
 
 mod admin;

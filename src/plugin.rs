@@ -9,13 +9,16 @@ use bluegreen_core::config::{Config, Routing};
 use bluegreen_core::controllers;
 use bluegreen_core::controllers::submissions::Submissions;
 use bluegreen_core::deployment::DeploymentIndex;
+use bluegreen_core::inspection::tokens::PublishedTokens;
 use bluegreen_core::model::colour::{Colour, PerColour};
-use bluegreen_core::model::name::ClusterName;
+use bluegreen_core::model::name::{ClusterName, HeaderName};
 use bluegreen_core::readiness::arrival::Arrivals;
 use bluegreen_core::routing::decision::Router;
+use bluegreen_core::routing::incoming::Incoming;
 
 use crate::executor::Executor;
 use crate::question::Question;
+use crate::unmatched::UnmatchedRequests;
 
 /// A compiled configuration and this VM's memory of it.
 pub struct Plugin {
@@ -33,6 +36,14 @@ pub struct Plugin {
     pub executor: Rc<Executor>,
     /// What their answers said about the way that requests take.
     pub arrivals: Vec<Arrivals>,
+    /// What this worker has seen of the headers that requests come with.
+    pub incoming: Incoming,
+    /// The headers that may name a cluster.
+    pub cluster_headers: Vec<HeaderName>,
+    /// What this worker has seen of requests that no deployment takes.
+    pub unmatched: UnmatchedRequests,
+    /// Published tokens of the admin API, if it has any.
+    pub published: Option<PublishedTokens>,
     /// What Envoy is asked about the answers of each colour.
     questions: Vec<PerColour<RefCell<Option<Rc<Question>>>>>,
 }
@@ -58,6 +69,10 @@ impl Plugin {
             routing: config.routing.clone(),
             api: config.admin.clone().map(Api::new),
             arrivals: deployments.iter().map(|_| Arrivals::default()).collect(),
+            incoming: Incoming::new(config.deployments.len()),
+            cluster_headers: config.cluster_headers().into_iter().cloned().collect(),
+            unmatched: UnmatchedRequests::default(),
+            published: config.admin.as_ref().and_then(PublishedTokens::of),
             questions: deployments.iter().map(|_| PerColour::default()).collect(),
             context,
             submissions,

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use bluegreen_core::inspection::unmatched::Asked;
 use bluegreen_core::routing::matching::RequestHeaders;
 use proxy_wasm::traits::{Context, HttpContext};
 use proxy_wasm::types::Action;
@@ -11,6 +12,7 @@ use crate::exchange::Exchange;
 use crate::grpc::{self, GrpcCallId};
 use crate::host::{self, CallId};
 use crate::plugin::Plugin;
+use crate::unmatched;
 
 /// One request and its answer.
 pub struct Stream {
@@ -21,8 +23,10 @@ pub struct Stream {
 
 /// What a request turned out to be.
 enum Kind {
-    /// Its headers have not come yet, or no deployment wants it.
+    /// Its headers have not come yet, or nothing more is to be done with it.
     Bypassed,
+    /// No deployment takes it, and its answer is to be looked at.
+    Unmatched(Asked),
     /// An inference request of a deployment.
     Traffic(Exchange),
     /// A call of the admin API.
@@ -62,6 +66,12 @@ impl HttpContext for Stream {
             return Action::Continue;
         };
         plugin.context.worker.on_stream(&*plugin.executor);
+        if let Some(published) = &plugin.published
+            && published.wants_address()
+            && let Some(address) = host::reached_at()
+        {
+            published.reached_at(&plugin.context, &address);
+        }
         if let Some(api) = &plugin.api {
             let path = host::Request.header(":path").unwrap_or_default();
             if api.covers(&path) {
@@ -70,9 +80,10 @@ impl HttpContext for Stream {
                 return Action::Pause;
             }
         }
-        if let Some(exchange) = Exchange::begin(plugin, self.context_id, end_of_stream) {
-            self.kind = Kind::Traffic(exchange);
-        }
+        self.kind = match Exchange::begin(plugin, self.context_id, end_of_stream) {
+            Some(exchange) => Kind::Traffic(exchange),
+            None => unmatched::pass(plugin).map_or(Kind::Bypassed, Kind::Unmatched),
+        };
         Action::Continue
     }
 
@@ -107,8 +118,10 @@ impl HttpContext for Stream {
     }
 
     fn on_http_response_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
-        if let (Kind::Traffic(exchange), Some(plugin)) = (&mut self.kind, &self.plugin) {
-            exchange.on_answer(plugin, end_of_stream);
+        match (&mut self.kind, &self.plugin) {
+            (Kind::Traffic(exchange), Some(plugin)) => exchange.on_answer(plugin, end_of_stream),
+            (Kind::Unmatched(asked), Some(plugin)) => unmatched::on_answer(plugin, asked),
+            _ => {}
         }
         Action::Continue
     }

@@ -1,9 +1,11 @@
 //! A configuration, compiled: each deployment with everything that has to be known about it.
 
-use crate::config::{Bake, Config, DeploymentConfig, Failover, Guard, Mlflow, Probe, RolloutPlan, SmokeTest, Upstream};
+use crate::config::{
+    Bake, Config, DeploymentConfig, Failover, Guard, MatchRules, Mlflow, Probe, RolloutPlan, SmokeTest, Upstream,
+};
 use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
-use crate::model::name::{DeploymentName, HostName};
+use crate::model::name::{DeploymentName, HeaderName, HostName};
 use crate::model::split::Split;
 
 /// The place of a deployment in the order of their names.
@@ -18,6 +20,10 @@ pub struct Deployments(Vec<Deployment>);
 pub struct Deployment {
     /// The deployment's name.
     pub name: DeploymentName,
+    /// Which requests belong to it.
+    pub rules: MatchRules,
+    /// Names the upstream cluster of its requests.
+    pub cluster_header: HeaderName,
     /// Cluster and version of each colour.
     pub colours: PerColour<Upstream>,
     /// The split while no state is known.
@@ -58,9 +64,23 @@ impl Deployments {
         let compile = |(name, deployment): (&DeploymentName, &DeploymentConfig)| {
             let registry = deployment.mlflow.is_some().then_some(Source::Mlflow);
             let sources = [Source::Config].into_iter().chain(polled).chain(registry).collect();
-            Deployment::new(name, deployment, sources)
+            Deployment::new(name, deployment, &config.routing.cluster_header, sources)
         };
         Self(config.deployments.iter().map(compile).collect())
+    }
+
+    /// The colours of other deployments that have the cluster of this one.
+    pub fn sharing(
+        &self,
+        index: DeploymentIndex,
+        colour: Colour,
+    ) -> impl Iterator<Item = (DeploymentIndex, &Deployment, Colour)> {
+        let cluster = self.0.get(index).map(|deployment| &deployment.colours.get(colour).cluster);
+        let others = self.0.iter().enumerate().filter(move |(other, _)| *other != index);
+        others.flat_map(move |(other, deployment)| {
+            let has = move |of: &Colour| cluster == Some(&deployment.colours.get(*of).cluster);
+            Colour::ALL.into_iter().filter(has).map(move |of| (other, deployment, of))
+        })
     }
 
     /// In the order of their names.
@@ -83,9 +103,16 @@ impl Deployments {
 // === impl Deployment ===
 
 impl Deployment {
-    fn new(name: &DeploymentName, config: &DeploymentConfig, sources: Vec<Source>) -> Self {
+    fn new(
+        name: &DeploymentName,
+        config: &DeploymentConfig,
+        cluster_header: &HeaderName,
+        sources: Vec<Source>,
+    ) -> Self {
         Self {
             name: name.clone(),
+            rules: config.rules.clone(),
+            cluster_header: config.cluster_header.as_ref().unwrap_or(cluster_header).clone(),
             colours: config.colours.clone(),
             initial: config.initial,
             readiness: Readiness {

@@ -19,10 +19,12 @@
 //! | [`host`] | what a flow may ask of the Envoy around it, and what polls it |
 //! | [`workers`] | the threads of this Envoy: who they are, what each has taken over and counted |
 //! | [`setup`] | what is wrong around the filter, found while it runs |
+//! | [`clusters`] | which clusters this Envoy was seen to have |
 //! | [`readiness`] | what a colour has to be before it gets traffic, and before it may be stopped |
 //! | [`guard`] | whether the candidate does worse, judged by evidence |
 //! | [`etcd`] | the store of record of a fleet |
 //! | [`change`] | the one door through which every state changes |
+//! | [`inspection`] | what looks for mistakes around the filter |
 //! | [`controllers`] | what changes states without being called: sources, rollouts, guards, failovers |
 //! | [`admin`] | the API that operators call |
 //!
@@ -51,6 +53,8 @@ pub mod workers;
 
 pub mod setup;
 
+pub mod clusters;
+
 pub mod readiness;
 
 pub mod guard;
@@ -58,6 +62,8 @@ pub mod guard;
 pub mod etcd;
 
 pub mod change;
+
+pub mod inspection;
 
 pub mod controllers;
 

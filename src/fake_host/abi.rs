@@ -266,6 +266,12 @@ fn on_metric(call: &'static str, id: u32, act: impl FnOnce(&mut u64)) -> u32 {
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_get_metric(id: u32, result: *mut u64) -> u32 {
+    let rejects_stats = host(|host| host.rejects_stats);
+    on_metric("get_metric", id, |value| unsafe { *result = if rejects_stats { 0 } else { *value } })
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn proxy_record_metric(id: u32, new: u64) -> u32 {
     on_metric("record_metric", id, |value| *value = new)
 }
@@ -346,7 +352,13 @@ unsafe extern "C" fn proxy_get_property(
         host.calls.push("get_property");
         let value = match path.split('\0').collect::<Vec<_>>()[..] {
             ["response", "code_details"] => host.code_details.clone().into_bytes(),
-            ["xds", "cluster_name"] => host.serving_cluster().into_bytes(),
+            ["xds", "cluster_name"] => {
+                let cluster = host.serving_cluster();
+                if cluster.is_empty() {
+                    return NOT_FOUND;
+                }
+                cluster.into_bytes()
+            }
             ["upstream", "request_attempt_count"] => host.attempts.to_le_bytes().to_vec(),
             // Unlike the calls for maps, which give the first value, the property joins all of them.
             [side @ ("request" | "response"), "headers", name] => {
@@ -359,6 +371,13 @@ unsafe extern "C" fn proxy_get_property(
                 }
                 values.join(&b',')
             }
+            ["bluegreen_routed"] => {
+                let Some(value) = host.streams.get(&host.current).and_then(|stream| stream.vouched.clone()) else {
+                    return NOT_FOUND;
+                };
+                value
+            }
+            ["destination", "address"] => host.reached_at.clone().into_bytes(),
             _ => panic!("the property {path:?}"),
         };
         unsafe { give(&value, data, size) };
@@ -407,6 +426,18 @@ unsafe extern "C" fn proxy_call_foreign_function(
 }
 
 #[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_set_property(path: *const u8, path_size: usize, value: *const u8, value_size: usize) -> u32 {
+    let (path, value) = unsafe { (text(path, path_size), bytes(value, value_size).to_vec()) };
+    assert_eq!(path, "bluegreen_routed");
+    host(|host| {
+        host.calls.push("set_property");
+        let Some(stream) = host.streams.get_mut(&host.current) else { return NOT_FOUND };
+        stream.vouched = Some(value);
+        OK
+    })
+}
+
+#[unsafe(no_mangle)]
 unsafe extern "C" fn proxy_grpc_call(
     service: *const u8,
     service_size: usize,
@@ -437,8 +468,8 @@ unsafe extern "C" fn proxy_grpc_call(
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn proxy_grpc_stream(
-    _service: *const u8,
-    _service_size: usize,
+    service: *const u8,
+    service_size: usize,
     _name: *const u8,
     _name_size: usize,
     _method: *const u8,
@@ -447,10 +478,10 @@ unsafe extern "C" fn proxy_grpc_stream(
     metadata_size: usize,
     token: *mut u32,
 ) -> u32 {
-    let metadata = decode_map(unsafe { bytes(metadata, metadata_size) });
+    let (service, metadata) = unsafe { (text(service, service_size), decode_map(bytes(metadata, metadata_size))) };
     host(|host| {
         host.calls.push("grpc_stream");
-        if host.grpc_refused {
+        if host.grpc_refused || service.ends_with("unknown") {
             return INTERNAL_FAILURE;
         }
         host.last_token += 1;
@@ -521,7 +552,7 @@ macro_rules! never_called {
 }
 
 never_called! {
-    proxy_get_metric proxy_set_buffer_bytes proxy_set_property proxy_get_header_map_pairs proxy_set_header_map_pairs
+    proxy_set_buffer_bytes proxy_get_header_map_pairs proxy_set_header_map_pairs
     proxy_grpc_close
     proxy_close_stream proxy_continue_stream proxy_resolve_shared_queue proxy_done proxy_get_log_level
 }

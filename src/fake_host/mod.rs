@@ -29,6 +29,8 @@ struct HostStream {
     response: Headers,
     body: Vec<u8>,
     replies: Vec<LocalReply>,
+    /// What a filter wrote into the filter state.
+    vouched: Option<Vec<u8>>,
 }
 
 /// A request that the filter sent through a cluster.
@@ -87,6 +89,8 @@ struct Host {
     attempts: u64,
     expressions: Vec<String>,
     expressions_refused: bool,
+    reached_at: String,
+    rejects_stats: bool,
     sent_grpc: Vec<SentGrpc>,
     grpc_streams: BTreeMap<u32, GrpcStream>,
     grpc_received: Vec<u8>,
@@ -313,6 +317,16 @@ impl FakeEnvoy {
         host(|host| host.expressions.iter().filter(|text| !text.is_empty()).cloned().collect())
     }
 
+    /// The address at which requests come from now on.
+    pub fn set_reached_at(&self, address: &str) {
+        host(|host| host.reached_at = address.to_owned());
+    }
+
+    /// Keeps no metric from now on.
+    pub fn reject_stats(&self) {
+        host(|host| host.rejects_stats = true);
+    }
+
     /// The calls that the filter has made since the last time this was asked.
     pub fn take_calls(&self) -> Vec<&'static str> {
         host(|host| std::mem::take(&mut host.calls))
@@ -453,6 +467,18 @@ impl Exchange {
             proxy_on_delete(self.0);
         }
         host(|host| host.streams.remove(&self.0));
+    }
+
+    /// The same request at the next filter of the chain, which another worker stands for.
+    pub fn go_on_to(&self, next: Worker) -> Self {
+        let context = new_context();
+        host(|host| {
+            let before = host.streams.get(&self.0).expect("a live stream");
+            let (request, vouched) = (before.request.clone(), before.vouched.clone());
+            host.streams.insert(context, HostStream { request, vouched, ..HostStream::default() });
+        });
+        unsafe { proxy_on_context_create(context, next.0) };
+        Self(context)
     }
 
     /// All values of a request header as the upstream would get them.

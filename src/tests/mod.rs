@@ -9,9 +9,11 @@ mod fleet;
 mod host_calls;
 mod measuring;
 mod naming;
+mod neighbours;
 mod polling;
 mod readiness;
 mod rollout;
+mod setup;
 mod submissions;
 mod switching;
 
@@ -53,6 +55,8 @@ fn cluster(worker: Worker, more: &[(&str, &[u8])]) -> String {
 
 fn infer(worker: Worker, more: &[(&str, &[u8])]) -> Exchange {
     let mut headers: Vec<(&str, &[u8])> = vec![(":method", b"POST"), (":path", b"/invocations"), (":authority", b"h")];
+    // As early header mutation does.
+    headers.push(("x-bluegreen-cluster", b"b1"));
     headers.extend_from_slice(more);
     let exchange = worker.request(&headers);
     assert_eq!(exchange.send_headers(false), Next::Continue);

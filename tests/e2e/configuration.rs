@@ -89,7 +89,7 @@ async fn a_delivery_with_another_initial_than_the_last_one_counts_also_after_an_
 async fn a_bad_configuration_is_refused_with_the_fields_path_and_the_old_one_goes_on() -> Result<()> {
     /// A name, what is done to a good deployment, and what the refusal must name.
     type Case = (&'static str, fn(&mut Value), &'static str);
-    let cases: [Case; 9] = [
+    let cases: [Case; 13] = [
         ("canary", |iris| iris["initial"]["canary_percent"] = json!(101), "deployments.iris.initial.canary_percent"),
         ("colour", |iris| iris["initial"]["active"] = json!("red"), "deployments.iris.initial.active"),
         ("unknown", |iris| iris["colour"] = json!({}), "deployments.iris.colour"),
@@ -105,6 +105,26 @@ async fn a_bad_configuration_is_refused_with_the_fields_path_and_the_old_one_goe
             "repeated",
             |iris| iris["match"] = json!({"path_prefixes": ["/a", "/a/"]}),
             "deployments.iris.match.path_prefixes[1]",
+        ),
+        (
+            "pattern",
+            |iris| iris["match"]["path_prefix"] = json!("/v1/.*"),
+            "deployments.iris.match.path_prefix: \"/v1/.*\" looks like a pattern",
+        ),
+        (
+            "pointer",
+            |iris| iris["smoke_test"]["requests"][0]["expect"]["json"]["pointer"] = json!("predictions"),
+            "expect.json.pointer: \"predictions\" is not a JSON pointer",
+        ),
+        (
+            "quotes",
+            |iris| iris["colours"]["green"]["version"] = json!(2),
+            "deployments.iris.colours.green.version: the number 2 is given where a text belongs: write it in quotes, \"2\"",
+        ),
+        (
+            "own header",
+            |iris| iris["cluster_header"] = json!("x-bluegreen-colour"),
+            "deployments.iris.cluster_header: \"x-bluegreen-colour\" already carries",
         ),
         ("age", |iris| iris["sticky"] = json!({"cookie": {"name": "c", "max_age": "soon"}}), "max_age"),
     ];
@@ -126,6 +146,43 @@ async fn a_bad_configuration_is_refused_with_the_fields_path_and_the_old_one_goe
     let state = env.until("the corrected configuration", |state| version(state, "green") == "3").await?;
     ensure!((state.revision, state.active.as_str()) == (1, "green"), "after the correction: {state:?}");
     env.ensure_no_trap()
+}
+
+#[tokio::test]
+async fn what_can_only_be_a_mistake_is_refused_at_the_start() -> Result<()> {
+    /// What is done to the plugin's configuration, and what the refusal says.
+    type Case = (fn(&mut Value), &'static str);
+    let cases: [Case; 4] = [
+        (|plugin| plugin["deployments"] = json!({}), "deployments: there is none"),
+        (
+            |plugin| plugin["deployments"]["rose"] = plugin["deployments"][IRIS].clone(),
+            "deployments.rose.match: iris asks for the same requests",
+        ),
+        (|plugin| plugin["admin"]["open"] = json!(true), "admin.open: everybody may do everything"),
+        (
+            |plugin| plugin["admin"]["tokens"][1]["sha256"] = plugin["admin"]["tokens"][0]["sha256"].clone(),
+            "admin.tokens[1].sha256: it is the token of demo-operator (operator) too",
+        ),
+    ];
+    for (spoil, refusal) in cases {
+        let bad = Bootstrap::shipped()?.plugin(|plugin| {
+            if plugin["admin"].is_object() {
+                spoil(plugin);
+            }
+        });
+        let check = Envoy::with(bad).validate().await.map_err(|error| format!("{error:#}"));
+        ensure!(check.as_ref().is_err_and(|error| error.contains(refusal)), "{refusal}: {check:?}");
+    }
+    let twice = Bootstrap::shipped()?.wasm_filters(|filter| {
+        let text = filter["config"]["configuration"]["value"].to_string();
+        let text = text.replacen(r#""initial":"#, r#""initial":{"active":"green"},"initial":"#, 1);
+        filter["config"]["configuration"] =
+            json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": text});
+    });
+    let check = Envoy::with(twice).validate().await.map_err(|error| format!("{error:#}"));
+    let refusal = "deployments.iris: \"initial\" is given twice";
+    ensure!(check.as_ref().is_err_and(|error| error.contains(refusal)), "{check:?}");
+    Ok(())
 }
 
 #[tokio::test]

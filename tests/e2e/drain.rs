@@ -230,3 +230,22 @@ async fn a_caller_who_leaves_during_a_drain_harms_nothing() -> Result<()> {
     env.load()?.at_most(50).run().await.ensure_no_failures()?;
     env.ensure_no_trap()
 }
+
+#[tokio::test]
+async fn a_cluster_that_another_deployment_serves_from_is_not_safe_to_stop() -> Result<()> {
+    let bootstrap = Bootstrap::shipped()?.plugin(|plugin| {
+        let mut rose = plugin["deployments"][IRIS].clone();
+        rose["match"] = json!({"path_prefix": "/rose"});
+        plugin["deployments"]["rose"] = rose;
+        plugin["deployments"][IRIS]["bake"] = Value::Null;
+    });
+    let env = Environment::with(2, bootstrap).await?;
+    env.envoy.admin()?.promote(IRIS).await?;
+    let reply = env.envoy.admin()?.drain(IRIS, "blue", "1s").await?;
+    ensure_conflict(&reply, "not-drained", "deployment rose has the same cluster as its blue: there it is the active")?;
+    ensure!(!env.deployment().await?.colour("blue")?.safe_to_stop, "blue is said to be safe to stop");
+    env.envoy.admin()?.promote("rose").await?;
+    env.envoy.admin()?.rollback("rose").await?;
+    ensure!(env.deployment().await?.active == "green", "iris was changed too");
+    Ok(())
+}

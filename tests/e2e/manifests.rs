@@ -316,7 +316,7 @@ fn the_patched_in_filter_is_configured_as_the_shipped_one() -> Result<()> {
     let shipped = Bootstrap::read(&repository::root().join("envoy/envoy.yaml"))?.filters();
     for (resource, shipped) in resources.iter().zip(&shipped) {
         let (patched, shipped) = (&resource["typed_config"]["config"], &shipped["config"]);
-        for field in ["fail_open", "root_id", "allow_on_headers_stop_iteration"] {
+        for field in ["root_id", "allow_on_headers_stop_iteration"] {
             ensure!(patched[field] == shipped[field], "{field}: {} and {}", patched[field], shipped[field]);
         }
         ensure!(patched["vm_config"]["vm_id"] == shipped["vm_config"]["vm_id"], "another vm_id");

@@ -96,6 +96,7 @@ async fn the_seeded_cluster_is_the_one_of_the_initially_active_colour() -> Resul
             "{seed}"
         );
         ensure!(mutations[1]["remove"] == "x-bluegreen-shadow", "{mutations}");
+        ensure!(mutations[2]["remove"] == "x-bluegreen-colour", "{mutations}");
         for plugin in read(plugins)?.plugins() {
             let iris = &plugin["deployments"][IRIS];
             let active = iris["initial"]["active"].as_str().context("no initial colour")?;

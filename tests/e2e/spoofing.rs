@@ -141,7 +141,7 @@ async fn after_an_internal_redirect_the_colour_of_the_first_deployment_chooses_n
 }
 
 #[tokio::test]
-async fn a_request_that_no_deployment_matches_passes_without_any_routing_header() -> Result<()> {
+async fn a_request_that_no_deployment_matches_passes_with_the_listeners_seed_alone() -> Result<()> {
     let other = json!({"match": {"prefix": "/other"}, "route": {"cluster": "blue"}});
     let bootstrap = Bootstrap::shipped()?.edit(|tree| {
         for listener in bootstrap::elements(tree, "/static_resources/listeners") {
@@ -157,7 +157,8 @@ async fn a_request_that_no_deployment_matches_passes_without_any_routing_header(
     let answer = raw::exchange(env.envoy.traffic()?, get("/other", headers)).await?;
     ensure!(answer.status == 200 && answer.header("x-bluegreen-colour").is_none(), "{answer:?}");
     let seen = env.blue.seen().pop().map(|seen| routing_headers(&seen));
-    ensure!(seen == Some(Vec::new()), "the upstream saw {seen:?}");
+    let seed = ("x-bluegreen-cluster".to_owned(), "blue".to_owned());
+    ensure!(seen == Some(vec![seed]), "the upstream saw {seen:?}");
     ensure!(env.green.requests() == 0, "green got {} requests", env.green.requests());
     Ok(())
 }

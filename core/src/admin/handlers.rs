@@ -20,7 +20,7 @@ use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::time::Timestamp;
 use crate::readiness::arrival;
-use crate::readiness::drain::{DrainBlocker, drain_blockers};
+use crate::readiness::drain::{DrainBlocker, blockers_elsewhere, drain_blockers};
 use crate::routing::versions::versions;
 use crate::state::rollout::{self, RolloutCommand};
 use crate::state::{Command, Patch, Refusal, SmokeTestOutcome, State};
@@ -136,7 +136,7 @@ async fn change(call: Box<Request>, command: CommandOf<'_>) -> Answer {
     let (index, deployment) = call.deployment()?;
     let request = {
         let state = call.load(deployment)?;
-        let checks = if call.params.parsed("force")?.unwrap_or_default() { Checks::Override } else { Checks::Enforce };
+        let checks = if call.params.is_set("force")? { Checks::Override } else { Checks::Enforce };
         ChangeRequest {
             author: Author::new(call.caller.name(), Source::Admin, call.params.reason()?),
             command: command(&call, deployment, &state)?,
@@ -200,8 +200,9 @@ pub async fn drain(call: Box<Request>) -> Answer {
     let DrainTimeout(timeout) = call.params.parsed("timeout")?.unwrap_or_default();
     let host = &*call.context.host;
     let deadline = host.now().plus(timeout);
+    let is_shared = call.context.deployments.sharing(index, colour).next().is_some();
     loop {
-        let confirmation = call.context.ask_workers(Some(index)).await;
+        let confirmation = call.context.ask_workers((!is_shared).then_some(index)).await;
         if let Some(answer) = drained(&call, (index, deployment), colour, &confirmation, deadline) {
             return answer;
         }
@@ -224,7 +225,8 @@ fn drained(
     let (store, now) = (call.context.host.store(), call.context.host.now());
     let in_flight = report::totals(store, &deployment.name).get(colour).get(ColourMetric::InFlight);
     let (bake, strays) = (deployment.readiness.bake, arrival::unrouted(store, deployment, colour.other()).is_some());
-    let blockers = drain_blockers(&state, colour, in_flight, bake, confirmation, strays, now);
+    let mut blockers = drain_blockers(&state, colour, in_flight, bake, confirmation, strays, now);
+    blockers.extend(blockers_elsewhere(&*call.context.host, &call.context.deployments, index, colour));
     if blockers.is_empty() {
         return Some(Ok(call.show(200, deployment, &state, confirmation)));
     }

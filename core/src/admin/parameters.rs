@@ -97,6 +97,18 @@ impl Params {
         self.text(name).map(|text| text.parse().map_err(invalid)).transpose()
     }
 
+    /// Whether `name` is given and true.
+    pub fn is_set(&self, name: &str) -> Result<bool, Problem> {
+        match self.text(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(Problem::InvalidValue {
+                name: name.to_owned(),
+                problem: format!("{other:?} is neither true nor false"),
+            }),
+        }
+    }
+
     /// The reason that the caller gives, or none.
     pub fn reason(&self) -> Result<Reason, Problem> {
         let invalid = |error: crate::model::name::NameError| Problem::InvalidValue {

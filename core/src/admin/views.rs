@@ -20,7 +20,7 @@ use crate::model::percent::Percent;
 use crate::model::split::Revision;
 use crate::model::time::Timestamp;
 use crate::readiness::arrival;
-use crate::readiness::drain::drain_blockers;
+use crate::readiness::drain::{blockers_elsewhere, drain_blockers};
 use crate::readiness::probe;
 use crate::readiness::smoke_test::SmokeResult;
 use crate::routing::versions::versions;
@@ -156,6 +156,11 @@ impl<'a> DeploymentView<'a> {
     pub fn new(deployment: &'a Deployment, state: &'a State, context: &Context, confirmation: &Confirmation) -> Self {
         let (store, now) = (context.host.store(), context.host.now());
         let totals = report::totals(store, &deployment.name);
+        let index = context.deployments.named(deployment.name.as_str()).map(|(index, _)| index);
+        let elsewhere = |colour| {
+            let held = |index| blockers_elsewhere(&*context.host, &context.deployments, index, colour);
+            index.map(held).unwrap_or_default()
+        };
         let mut health = match deployment.readiness.probe {
             Some(_) => probe::health(store, &deployment.name),
             None => PerColour::default(),
@@ -170,7 +175,7 @@ impl<'a> DeploymentView<'a> {
                 cluster: &deployment.colours.get(colour).cluster,
                 version: versions.get(colour).clone(),
                 in_flight,
-                safe_to_stop: blockers.is_empty(),
+                safe_to_stop: blockers.is_empty() && elsewhere(colour).is_empty(),
                 probe: health.get_mut(colour).take().map(|health| ProbeView {
                     healthy: health.healthy,
                     checked_at: health.checked_at,

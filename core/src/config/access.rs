@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::pattern::PathPrefix;
+use super::pattern::{Broken, PathPrefix};
 use super::token_sum::TokenSum;
 use crate::model::name::HolderName;
 
@@ -55,6 +55,28 @@ fn deserialize_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Path
         return Err(de::Error::custom("\"/\" would take everything: use a path such as /bluegreen"));
     }
     Ok(prefix)
+}
+
+// === impl Access ===
+
+impl Access {
+    /// The rules that span more than one field.
+    pub(super) fn check(&self) -> Result<(), Broken> {
+        if self.open && !self.tokens.is_empty() {
+            let problem = "everybody may do everything, with or without a token: leave out open, or the tokens";
+            return Err(("open".to_owned(), problem.to_owned()));
+        }
+        for (place, token) in self.tokens.iter().enumerate() {
+            if let Some(other) = self.tokens.iter().take(place).find(|other| other.sha256.is(&token.sha256)) {
+                let problem = format!(
+                    "it is the token of {} ({}) too: one token has one holder and one role",
+                    other.name, other.role
+                );
+                return Err((format!("tokens[{place}].sha256"), problem));
+            }
+        }
+        Ok(())
+    }
 }
 
 // === impl Role ===

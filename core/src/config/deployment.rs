@@ -22,6 +22,8 @@ pub struct DeploymentConfig {
     /// Which requests belong to it.
     #[serde(default, rename = "match")]
     pub rules: MatchRules,
+    /// Names the upstream cluster of its requests; absent: the header that all deployments use.
+    pub cluster_header: Option<HeaderName>,
     /// What serves each colour.
     pub colours: PerColour<Upstream>,
     /// The split before anybody changed it.

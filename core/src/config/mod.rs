@@ -24,10 +24,11 @@ pub use self::access::{Access, Role, Token};
 pub use self::deployment::{
     CookieSticky, DeploymentConfig, Override, OverrideToken, Salt, Sticky, StickyKey, Upstream,
 };
+use self::document::NoDocument;
 pub use self::etcd::{Etcd, KeyPrefix};
 pub use self::guard::{ErrorRule, Guard, LatencyOf, OnBreach, Over, SlowRule};
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
-pub use self::pattern::{Authority, MatchRules, PathPrefix, RequestPath};
+pub use self::pattern::{Authority, JsonPointer, MatchRules, PathPrefix, RequestPath};
 pub use self::readiness::{
     Bake, Expectation, Failover, JsonExpectation, JsonType, Method, Probe, SmokeRequest, SmokeTest, StatusCode, Times,
 };
@@ -84,8 +85,12 @@ impl Config {
     /// # Errors
     /// The first field that is missing, unknown, of the wrong kind, out of range or at odds with another.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ConfigError> {
-        let document =
-            document::parse(bytes).map_err(|error| ConfigError::at(String::new(), format!("not JSON: {error}")))?;
+        let document = document::parse(bytes).map_err(|error| match error {
+            NoDocument::Unreadable(error) => ConfigError::at(String::new(), format!("not JSON: {error}")),
+            NoDocument::Twice(path, name) => {
+                ConfigError::at(path, format!("{name:?} is given twice: only one of the two could count"))
+            }
+        })?;
         let mut config: Self =
             reader::read(&document).map_err(|misfit| ConfigError::at(misfit.path(), misfit.problem()))?;
         for (name, deployment) in &mut config.deployments {
@@ -99,6 +104,14 @@ impl Config {
 
     /// The rules that span more than one field.
     fn check(&self) -> Result<(), ConfigError> {
+        if self.deployments.is_empty() {
+            let problem = "there is none, so nothing would be routed: name at least one".to_owned();
+            return Err(ConfigError::at("deployments".to_owned(), problem));
+        }
+        self.check_matches()?;
+        if let Some(Err((field, problem))) = self.admin.as_ref().map(Access::check) {
+            return Err(ConfigError::at(format!("admin.{field}"), problem));
+        }
         for (name, deployment) in &self.deployments {
             let cluster = &deployment.colours.blue.cluster;
             if *cluster == deployment.colours.green.cluster {
@@ -127,8 +140,9 @@ impl Config {
                 return Err(ConfigError::at(format!("deployments.{name}.mlflow.{field}"), problem));
             }
         }
+        let cluster_headers = self.cluster_headers();
         for (name, deployment) in &self.deployments {
-            if let Err((field, problem)) = self.routing.check(deployment) {
+            if let Err((field, problem)) = self.routing.check(deployment, &cluster_headers) {
                 return Err(ConfigError::at(format!("deployments.{name}.{field}"), problem));
             }
         }
@@ -143,6 +157,40 @@ impl Config {
                     format!("routing.{field}"),
                     format!("{:?} already carries another part of the decision", header.as_str()),
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The headers of this configuration that name an upstream cluster, each once.
+    pub fn cluster_headers(&self) -> Vec<&HeaderName> {
+        let mut headers = Vec::new();
+        for deployment in self.deployments.values() {
+            let header = deployment.cluster_header.as_ref().unwrap_or(&self.routing.cluster_header);
+            if !headers.contains(&header) {
+                headers.push(header);
+            }
+        }
+        headers
+    }
+
+    /// No two deployments ask for the very same requests: one of them would never get any.
+    fn check_matches(&self) -> Result<(), ConfigError> {
+        // A map of JSON, because its code is there anyway.
+        let mut known = serde_json::Map::new();
+        for (name, deployment) in &self.deployments {
+            for prefix in deployment.rules.prefixes() {
+                let asks_for = deployment.rules.describe(&[prefix]);
+                let earlier = known.insert(asks_for, name.as_str().into());
+                let earlier = earlier.as_ref().and_then(serde_json::Value::as_str);
+                if let Some(earlier) = earlier.filter(|earlier| *earlier != name.as_str()) {
+                    let what = if prefix.is_empty() { "every path".to_owned() } else { format!("the path {prefix}") };
+                    let problem = format!(
+                        "{earlier} asks for the same requests ({what}, the same authority and headers), and only one of \
+                         them would get any: tell them apart by path_prefix, authority or headers"
+                    );
+                    return Err(ConfigError::at(format!("deployments.{name}.match"), problem));
+                }
             }
         }
         Ok(())
@@ -165,7 +213,13 @@ impl Routing {
     /// Checks that a deployment takes nothing that a filter writes for what a client says: after an internal redirect a
     /// request comes with the headers of its earlier pass, and behind another Envoy with those of that one, which has the
     /// default names if nobody changed them. The error is the field and what is wrong with it.
-    fn check(&self, deployment: &DeploymentConfig) -> Result<(), (String, String)> {
+    fn check(&self, deployment: &DeploymentConfig, cluster_headers: &[&HeaderName]) -> Result<(), (String, String)> {
+        if let Some(header) = &deployment.cluster_header
+            && [&self.colour_header, &self.shadow_header].contains(&header)
+        {
+            let problem = format!("{:?} already carries another part of the decision", header.as_str());
+            return Err(("cluster_header".to_owned(), problem));
+        }
         let by_override = deployment.r#override.as_ref().map(|by| ("override.header".to_owned(), &by.header));
         let by_user = match deployment.sticky.as_ref().map(|sticky| &sticky.key) {
             Some(StickyKey::Header(header)) => Some(("sticky.header".to_owned(), header)),
@@ -176,7 +230,7 @@ impl Routing {
         let defaults = Self::default();
         let read = by_override.iter().cloned().chain(by_user.clone()).chain(by_match.clone());
         for (field, header) in read {
-            if [self, &defaults].iter().any(|routing| routing.writes(header)) {
+            if cluster_headers.contains(&header) || [self, &defaults].iter().any(|routing| routing.writes(header)) {
                 let text = header.as_str();
                 let problem = format!(
                     "{text:?} is a header that filters write themselves: an earlier decision would be taken for a \
@@ -243,6 +297,8 @@ mod tests {
             {"name": "alice", "role": "operator", "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}]}
     }"#;
 
+    const VIEWER: &str = r#""name": "victor", "role": "viewer", "sha256": "9F86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08""#;
+
     #[test]
     fn every_section_of_a_full_configuration_is_read() {
         let config = Config::from_bytes(FULL.as_bytes()).expect("valid");
@@ -280,12 +336,38 @@ mod tests {
             FULL.replace(header, &format!(r#"{header}, "tokens": {tokens}"#))
         };
         let token = r#"{"name": "qa", "sha256": "secret"}"#;
+        let with_cluster_header =
+            |name: &str| FULL.replace(r#""initial""#, &format!(r#""cluster_header": "{name}", "initial""#));
         let by_header = |name: &str| FULL.replace(cookie, &format!(r#"{{"header": "{name}"}}"#));
         let cases = [
             ("", "missing field `deployments`", ""),
-            ("7", "invalid type", ""),
+            ("7", "the number 7 is given where an object", ""),
             (&format!("{FULL} x"), "trailing", ""),
             ("{}", "missing field `deployments`", ""),
+            (r#"{"deployments": {}}"#, "name at least one", "deployments"),
+            (&FULL.replace(r#""open": false"#, r#""open": true"#), "leave out open, or the tokens", "admin.open"),
+            (
+                &FULL.replace(r#""tokens": ["#, &format!(r#""tokens": [{{{VIEWER}}}, "#)),
+                "it is the token of victor (viewer) too",
+                "admin.tokens[1].sha256",
+            ),
+            (
+                &FULL.replace(r#""/invocations""#, r#""/v1/.*""#),
+                "looks like a pattern",
+                "deployments.iris.match.path_prefix",
+            ),
+            (&FULL.replace("/bg", "^/bg"), "looks like a pattern", "admin.path_prefix"),
+            (
+                &FULL.replace(r#""version": "1""#, r#""version": "1", "version": "2""#),
+                r#""version" is given twice"#,
+                "deployments.iris.colours.blue",
+            ),
+            (&with_cluster_header("x-d"), "already carries", "deployments.iris.cluster_header"),
+            (&with_cluster_header("x-s"), "already carries", "deployments.iris.cluster_header"),
+            (&with_cluster_header(":authority"), "is not a header name", "deployments.iris.cluster_header"),
+            (&with_cluster_header("x-model"), "filters write", "deployments.iris.match.headers.x-model"),
+            (&with_cluster_header("x-bluegreen-override"), "filters write", "deployments.iris.override.header"),
+            (r#"{"admin": {}, "admin": {}}"#, r#""admin" is given twice"#, ""),
             (
                 &FULL.replace(r#""sticky""#, r#""failover": {"after": 5}, "sticky""#),
                 "add a probe section",
@@ -296,7 +378,7 @@ mod tests {
             (&FULL.replace("12.5", r#""x""#), "not a decimal number", "deployments.iris.initial.canary_percent"),
             (
                 &FULL.replace(r#""active": "green""#, r#""active": "red""#),
-                "unknown variant `red`",
+                "\"red\" is not known here: use `blue` or `green`",
                 "deployments.iris.initial.active",
             ),
             (
@@ -337,7 +419,7 @@ mod tests {
             ),
             (
                 &FULL.replace(r#""version": "2""#, r#""version": 2"#),
-                "invalid type",
+                "the number 2 is given where a text belongs: write it in quotes, \"2\"",
                 "deployments.iris.colours.green.version",
             ),
             (
@@ -389,7 +471,11 @@ mod tests {
             (&by_header("x-bluegreen-override"), "is sticky.header too", "deployments.iris.override.header"),
             (&FULL.replace(r#""x-c""#, r#"":path""#), "is not a header name", "routing.cluster_header"),
             (&FULL.replace("/bg", "/"), "everything", "admin.path_prefix"),
-            (&FULL.replace("operator", "root"), "unknown variant `root`", "admin.tokens[0].role"),
+            (
+                &FULL.replace("operator", "root"),
+                "\"root\" is not known here: use `viewer` or `operator`",
+                "admin.tokens[0].role",
+            ),
             (&FULL.replace("9f86", "9f8"), "64 hexadecimal digits", "admin.tokens[0].sha256"),
             (&FULL.replace("9f86", "zf86"), "64 hexadecimal digits", "admin.tokens[0].sha256"),
         ];
@@ -398,5 +484,122 @@ mod tests {
             assert!(error.to_string().contains(problem), "{problem}: {error}");
             assert!(error.path().starts_with(path), "{path}: {error}");
         }
+    }
+
+    #[test]
+    fn two_deployments_that_ask_for_the_same_requests_are_refused() {
+        let with = |other: &str| {
+            let colours =
+                r#""colours": {"blue": {"cluster": "b", "version": "1"}, "green": {"cluster": "g", "version": "2"}}"#;
+            let iris =
+                r#"{"path_prefixes": ["/invocations", "/v1"], "authority": "a", "headers": {"x-model": "iris"}}"#;
+            format!(
+                r#"{{"deployments": {{"iris": {{"match": {iris}, {colours}}}, "rose": {{"match": {other}, {colours}}}}}}}"#
+            )
+        };
+        let same = [
+            r#"{"path_prefix": "/v1/", "authority": "A.", "headers": {"x-model": "iris"}}"#,
+            r#"{"path_prefixes": ["/v2", "/v1"], "authority": "a", "headers": {"x-model": "iris"}}"#,
+        ];
+        for rules in same {
+            let error = Config::from_bytes(with(rules).as_bytes()).expect_err(rules).to_string();
+            assert!(
+                error.starts_with("deployments.rose.match: iris asks for the same requests (the path /v1,"),
+                "{error}"
+            );
+        }
+        let others = [
+            "{}",
+            r#"{"path_prefix": "/v2", "authority": "a", "headers": {"x-model": "iris"}}"#,
+            r#"{"path_prefix": "/v1", "authority": "*.a", "headers": {"x-model": "iris"}}"#,
+            r#"{"path_prefix": "/v1", "authority": "a", "headers": {"x-model": "rose"}}"#,
+            r#"{"path_prefix": "/v1", "authority": "a"}"#,
+        ];
+        for rules in others {
+            assert!(Config::from_bytes(with(rules).as_bytes()).is_ok(), "{rules}");
+        }
+    }
+
+    /// Every field there is.
+    const EVERY_FIELD: &str = r#"{
+        "deployments": {"iris": {
+            "match": {"path_prefixes": ["/invocations"], "authority": "iris.example.com", "headers": {"x-model": "iris"}},
+            "cluster_header": "x-cluster-iris",
+            "colours": {"blue": {"cluster": "blue", "version": "1", "authority": "b"}, "green": {"cluster": "green", "version": "2"}},
+            "initial": {"active": "green", "canary_percent": 12.5, "shadow_percent": 1},
+            "sticky": {"cookie": {"name": "bluegreen", "max_age": "3600s", "secure": true}, "salt": "s"},
+            "override": {"header": "x-want", "tokens": [{"name": "qa", "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}]},
+            "probe": {"path": "/ping", "host": "h", "expect_status": 200, "interval": "1s", "timeout": "1s", "unhealthy_after": 3},
+            "smoke_test": {"required": true, "valid_for": "1h", "timeout": "1s", "requests": [{"method": "POST", "path": "/",
+                "host": "h", "headers": {"a": "b"}, "body": "x", "expect": {"status": 200,
+                "json": {"pointer": "/a", "equals": 1, "type": "number", "length": 1}}}]},
+            "bake": {"for": "10m"}, "failover": {"after": 5},
+            "rollout": {"steps": [{"canary_percent": 1, "hold": "1s", "min_requests": 5}], "then": "pause"},
+            "guard": {"confidence": 0.99, "error": {"max_increase": 0.1, "max_rate": 0.2, "after": 50, "count_4xx": true},
+                "slow": {"over": "auto", "of": "total", "max_increase": 0.1}, "on_breach": "pause", "also_after_promote": "1h"},
+            "mlflow": {"cluster": "m", "host": "h", "path_prefix": "/m", "model": "iris", "follow": {"alias": "a"},
+                "colours": {"blue": {"alias": "b"}, "green": {"version": "2"}}, "poll_interval": "1s", "canary_percent": 1,
+                "enforce": true, "webhook": {"secret_header": "x-s"}}
+        }},
+        "routing": {"cluster_header": "x-c", "colour_header": "x-d", "shadow_header": "x-h"},
+        "admin": {"path_prefix": "/bg", "open": false, "tokens": [
+            {"name": "alice", "role": "operator", "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}]},
+        "etcd": {"cluster": "e", "prefix": "/p/", "timeout": "1s"},
+        "config_push": {"enforce": true},
+        "runtime": {"cluster": "r", "poll_interval": "1s", "enforce": true}
+    }"#;
+
+    /// The pointers to all values of a document.
+    fn places(value: &serde_json::Value, at: &str, places: &mut Vec<String>) {
+        places.push(at.to_owned());
+        match value {
+            serde_json::Value::Object(members) => {
+                members.iter().for_each(|(name, member)| self::places(member, &format!("{at}/{name}"), places));
+            }
+            serde_json::Value::Array(list) => {
+                list.iter().enumerate().for_each(|(n, element)| self::places(element, &format!("{at}/{n}"), places));
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn no_message_about_any_field_speaks_rust() {
+        let full: serde_json::Value = serde_json::from_str(EVERY_FIELD).expect("JSON");
+        Config::from_bytes(EVERY_FIELD.as_bytes()).expect("valid");
+        let mut all = Vec::new();
+        places(&full, "", &mut all);
+        let misfits = ["null", "true", "-7", "70000", "1.5", r#""no such thing""#, "[]", "[1]", "{}", r#"{"odd": 1}"#];
+        let rust =
+            ["struct", "enum", "variant", "tuple", "unit", "u8", "u16", "u32", "u64", "usize", "f64", "map", "seq"];
+        let types = [
+            "Config",
+            "Sticky",
+            "Upstream",
+            "PerColour",
+            "Guard",
+            "Rule",
+            "Probe",
+            "Test",
+            "Mlflow",
+            "Access",
+            "Token",
+        ];
+        let mut seen = 0;
+        for place in &all {
+            for misfit in misfits {
+                let mut document = full.clone();
+                *document.pointer_mut(place).expect("there") = serde_json::from_str(misfit).expect("JSON");
+                let Err(error) = Config::from_bytes(document.to_string().as_bytes()) else { continue };
+                seen += 1;
+                let text = error.to_string();
+                // What was written may have any word in it.
+                let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+                let odd = rust.iter().chain(&types).find(|word| words.contains(*word));
+                assert_eq!(odd, None, "{place} = {misfit}: {text}");
+                assert!(!text.contains("  ") && text.len() < 400, "{place} = {misfit}: {text}");
+            }
+        }
+        assert!(seen > 700, "{seen}");
     }
 }

@@ -43,6 +43,11 @@ pub enum Authority {
     Suffix(String),
 }
 
+/// Where a value stands in a JSON document (RFC 6901): empty for the whole document, else each step behind a `/`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct JsonPointer(String);
+
 /// Why a text is not a pattern of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PatternError {
@@ -50,6 +55,10 @@ pub enum PatternError {
     Relative(String),
     /// A prefix with a query, a fragment, white space, an empty segment, `.` and `..` segments, or a `:` at its end.
     NotPlain(String),
+    /// A prefix that looks like a regular expression or a glob.
+    Pattern(String),
+    /// A JSON pointer without its leading slash, or with a `~` that escapes nothing.
+    NotAPointer(String),
     /// A request's path with white space, a fragment, or bytes that must be percent-encoded.
     NotARequestPath(String),
     /// Not a host name.
@@ -69,6 +78,23 @@ impl MatchRules {
         if given.is_empty() { vec![""] } else { given }
     }
 
+    /// What they ask for, with these prefixes.
+    pub(super) fn describe(&self, prefixes: &[&str]) -> String {
+        let mut rules = Vec::new();
+        if prefixes.iter().any(|prefix| !prefix.is_empty()) {
+            rules.push(format!("path_prefix {}", prefixes.join(" or ")));
+        }
+        match &self.authority {
+            Some(Authority::Exact(host)) => rules.push(format!("authority {host}")),
+            Some(Authority::Suffix(suffix)) => rules.push(format!("authority *{suffix}")),
+            None => {}
+        }
+        for (name, value) in &self.headers {
+            rules.push(format!("header {name}: {value}"));
+        }
+        if rules.is_empty() { "every request".to_owned() } else { rules.join(", ") }
+    }
+
     /// The rules that span more than one field.
     pub(super) fn check(&self) -> Result<(), Broken> {
         let Some(list) = &self.path_prefixes else { return Ok(()) };
@@ -86,6 +112,12 @@ impl MatchRules {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for MatchRules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.describe(&self.prefixes()))
     }
 }
 
@@ -116,6 +148,10 @@ impl TryFrom<String> for PathPrefix {
     type Error = PatternError;
 
     fn try_from(text: String) -> Result<Self, PatternError> {
+        // Taken literally none of these would ever match what was meant.
+        if text.bytes().any(|byte| b"*^()[]{}|\\".contains(&byte)) || text.ends_with('$') {
+            return Err(PatternError::Pattern(text));
+        }
         if !text.starts_with('/') {
             return Err(PatternError::Relative(text));
         }
@@ -149,6 +185,27 @@ impl TryFrom<String> for RequestPath {
         } else {
             Ok(Self(text))
         }
+    }
+}
+
+// === impl JsonPointer ===
+
+impl JsonPointer {
+    /// The pointer.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for JsonPointer {
+    type Error = PatternError;
+
+    fn try_from(text: String) -> Result<Self, PatternError> {
+        let escapes_nothing = text.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1']));
+        if escapes_nothing || !(text.is_empty() || text.starts_with('/')) {
+            return Err(PatternError::NotAPointer(text));
+        }
+        Ok(Self(text))
     }
 }
 
@@ -189,6 +246,16 @@ impl fmt::Display for PatternError {
                     "{text:?} must be a plain path: no query, no empty segment, no . or .. segment, no : at its end"
                 )
             }
+            Self::Pattern(text) => write!(
+                f,
+                "{text:?} looks like a pattern, and prefixes are taken as they are: write the beginning of the path, \
+                 such as /v1/models, which covers everything below it"
+            ),
+            Self::NotAPointer(text) => write!(
+                f,
+                "{text:?} is not a JSON pointer (RFC 6901): use \"\" for the whole body, or a / before each step, such \
+                 as /predictions/0, with ~1 for a / and ~0 for a ~ in a name"
+            ),
             Self::NotARequestPath(text) => {
                 write!(f, "{text:?} must be a path as a request line has it: no fragment, other bytes percent-encoded")
             }
@@ -236,6 +303,28 @@ mod tests {
     fn prefixes_that_no_normalised_path_can_have_are_refused() {
         for text in ["", "a", "/a//b", "/a/../b", "/.", "/a?b", "/a#b", "/a b", "//", "/a:", "/a:/"] {
             assert!(PathPrefix::try_from(text.to_owned()).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_that_looks_like_a_pattern_is_refused_as_one() {
+        for text in ["/v1/.*", "^/x", "/models/(iris|rose)", "/v1/*", "/a$", "/[a-z]", "/a\\.b", "/{name}", ".*", "*"] {
+            let error = PathPrefix::try_from(text.to_owned()).expect_err(text).to_string();
+            assert!(error.contains("looks like a pattern"), "{error}");
+        }
+        for text in ["/v1.0/a+b", "/$metadata", "/a~b", "/it's", "/v1/models/iris:predict", "/a@b,c;d=e!"] {
+            assert!(PathPrefix::try_from(text.to_owned()).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn json_pointers_are_those_of_rfc_6901() {
+        for good in ["", "/", "/predictions/0", "/a~1b/~0", "/a b", "/-", "//"] {
+            assert!(JsonPointer::try_from(good.to_owned()).is_ok(), "{good:?}");
+        }
+        for bad in ["predictions", "predictions/0", "$.predictions", "/a~", "/a~2", "#/a", ".predictions", " /a"] {
+            let error = JsonPointer::try_from(bad.to_owned()).expect_err(bad).to_string();
+            assert!(error.contains("is not a JSON pointer"), "{error}");
         }
     }
 

@@ -8,8 +8,8 @@ use std::fmt;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{
-    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Unexpected,
-    VariantAccess, Visitor,
+    self, DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, Expected, MapAccess, SeqAccess,
+    Unexpected, VariantAccess, Visitor,
 };
 use serde::forward_to_deserialize_any;
 use serde_json::Value;
@@ -95,9 +95,103 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
+/// What serde says of a misfit names types of Rust, which tell a user nothing: these say the same in the words of a
+/// document.
 impl de::Error for FieldError {
     fn custom<T: fmt::Display>(problem: T) -> Self {
         Self { steps: Vec::new(), problem: problem.to_string() }
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let expected = kind(expected);
+        let quoted = match found {
+            Unexpected::Bool(_) | Unexpected::Unsigned(_) | Unexpected::Signed(_) | Unexpected::Float(_)
+                if expected == TEXT =>
+            {
+                format!(": write it in quotes, \"{}\"", found_value(found))
+            }
+            _ => String::new(),
+        };
+        Self::custom(format!("{} is given where {expected} belongs{quoted}", described(found)))
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::custom(format!("{} does not fit: use {}", described(found), kind(expected)))
+    }
+
+    fn unknown_variant(name: &str, known: &'static [&'static str]) -> Self {
+        Self::custom(format!("{name:?} is not known here: use {}", listed(known)))
+    }
+
+    fn unknown_field(name: &str, known: &'static [&'static str]) -> Self {
+        Self::custom(format!("unknown field `{name}`: use {}", listed(known)))
+    }
+}
+
+/// What a text is called in a message.
+const TEXT: &str = "a text";
+
+/// What was found, with its value if that is short by nature.
+fn described(found: Unexpected<'_>) -> String {
+    match found {
+        Unexpected::Bool(_) => found_value(found),
+        Unexpected::Unsigned(_) | Unexpected::Signed(_) | Unexpected::Float(_) => {
+            format!("the number {}", found_value(found))
+        }
+        Unexpected::Str(text) => format!("the text {text:?}"),
+        Unexpected::Seq => "a list".to_owned(),
+        Unexpected::Map => "an object".to_owned(),
+        Unexpected::Unit | Unexpected::Option => "null".to_owned(),
+        Unexpected::UnitVariant => "a name alone".to_owned(),
+        Unexpected::NewtypeVariant | Unexpected::TupleVariant | Unexpected::StructVariant => "an object".to_owned(),
+        Unexpected::Other(what) => what.to_owned(),
+        _ => "something else".to_owned(),
+    }
+}
+
+fn found_value(found: Unexpected<'_>) -> String {
+    match found {
+        Unexpected::Bool(truth) => truth.to_string(),
+        Unexpected::Unsigned(number) => number.to_string(),
+        Unexpected::Signed(number) => number.to_string(),
+        Unexpected::Float(number) => number.to_string(),
+        _ => String::new(),
+    }
+}
+
+/// What belongs in a place, from what a type of Rust says that it expects.
+fn kind(expected: &dyn Expected) -> String {
+    let text = expected.to_string();
+    let range = |most: u64| format!("a whole number from 0 to {most}");
+    match text.as_str() {
+        "a string" | "string" | "a borrowed string" => TEXT.to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "a map" => "an object with names and values".to_owned(),
+        "u8" => range(u8::MAX.into()),
+        "u16" => range(u16::MAX.into()),
+        "u32" => range(u32::MAX.into()),
+        "u64" | "usize" => "a whole number, 0 or more".to_owned(),
+        "i8" | "i16" | "i32" | "i64" => "a whole number".to_owned(),
+        "f32" | "f64" => "a number".to_owned(),
+        "unit" => "nothing".to_owned(),
+        _ if text.starts_with("a nonzero") => "a whole number above 0".to_owned(),
+        _ if ["struct ", "tuple ", "unit "].iter().any(|word| text.starts_with(word)) => {
+            "an object with its fields".to_owned()
+        }
+        _ if text.starts_with("enum ") => "one of its names".to_owned(),
+        _ => text,
+    }
+}
+
+fn listed(known: &[&str]) -> String {
+    match known {
+        [] => "none".to_owned(),
+        [one] => format!("`{one}`"),
+        [first @ .., last] => {
+            let first: Vec<String> = first.iter().map(|name| format!("`{name}`")).collect();
+            format!("{} or `{last}`", first.join(", "))
+        }
     }
 }
 
@@ -208,7 +302,7 @@ impl<'de> EnumAccess<'de> for Variant<'de> {
 }
 
 impl<'de> Variant<'de> {
-    fn content(&self, visitor_expects: &dyn de::Expected) -> Result<ValueDeserializer<'de>, FieldError> {
+    fn content(&self, visitor_expects: &dyn Expected) -> Result<ValueDeserializer<'de>, FieldError> {
         self.content
             .map(ValueDeserializer)
             .ok_or_else(|| FieldError::invalid_type(Unexpected::UnitVariant, visitor_expects))
@@ -278,27 +372,51 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_reported_with_the_path_of_the_field() {
         let cases = [
-            (json!([]), "", "invalid type: sequence, expected struct Outer"),
-            (json!(7), "", "invalid type: integer"),
+            (json!([]), "", "a list is given where an object with its fields belongs"),
+            (json!(7), "", "the number 7 is given where an object with its fields belongs"),
             (json!({"odd": 1}), "odd", "unknown field `odd`"),
             (json!({"map": {"a": {}}}), "map.a", "missing field `number`"),
             (json!({"map": {"a": {"text": "}{,\"\n"}}}), "map.a", "missing field `number`"),
             (json!({"map": {"a": {"number": 1}, "b": {"text": "x"}}}), "map.b", "missing field `number`"),
-            (json!({"map": {"a": {"number": 0}}}), "map.a.number", "nonzero"),
-            (json!({"map": {"a": {"number": 1, "text": 2}}}), "map.a.text", "invalid type: integer `2`"),
-            (json!({"map": {"a": {"number": 1, "text": {"number": 2}}}}), "map.a.text", "invalid type: map"),
-            (json!({"map": {"a": 1}}), "map.a", "invalid type"),
+            (
+                json!({"map": {"a": {"number": 0}}}),
+                "map.a.number",
+                "the number 0 does not fit: use a whole number above 0",
+            ),
+            (
+                json!({"map": {"a": {"number": 1, "text": 2}}}),
+                "map.a.text",
+                "the number 2 is given where a text belongs: write it in quotes, \"2\"",
+            ),
+            (
+                json!({"map": {"a": {"number": 1, "text": {"number": 2}}}}),
+                "map.a.text",
+                "an object is given where a text belongs",
+            ),
+            (json!({"map": {"a": 1}}), "map.a", "the number 1 is given where"),
             (json!({"map": {"a": {"numbr": 1}}}), "map.a.numbr", "unknown field"),
-            (json!({"list": [{"number": 1}, {"number": 300}]}), "list[1].number", "invalid value: integer `300`"),
+            (
+                json!({"list": [{"number": 1}, {"number": 300}]}),
+                "list[1].number",
+                "the number 300 does not fit: use a whole number above 0",
+            ),
             (json!({"list": [{"number": 1}, {"number": 2}, {}]}), "list[2]", "missing field"),
-            (json!({"list": {"number": 1}}), "list", "invalid type: map"),
-            (json!({"first": "three"}), "first", "unknown variant `three`"),
-            (json!({"first": {"two": "x"}}), "first.two", "invalid type: string"),
+            (json!({"list": {"number": 1}}), "list", "an object is given where a list belongs"),
+            (json!({"first": "three"}), "first", "\"three\" is not known here: use `one` or `two`"),
+            (
+                json!({"first": {"two": "x"}}),
+                "first.two",
+                "the text \"x\" is given where a whole number from 0 to 255 belongs",
+            ),
             (json!({"first": {"one": 1}}), "first.one", "a name alone"),
             (json!({"first": "two"}), "first", "an object with one member"),
             (json!({"first": {"one": 1, "two": 2}}), "first", "exactly one"),
             (json!({"first": {}}), "first", "exactly one"),
-            (json!({"list": [{"number": 1, "text": "a"}], "map": {"x": {"number": "1"}}}), "map.x.number", "string"),
+            (
+                json!({"list": [{"number": 1, "text": "a"}], "map": {"x": {"number": "1"}}}),
+                "map.x.number",
+                "the text \"1\" is given where",
+            ),
         ];
         for (document, path, problem) in cases {
             let misfit = read::<Outer>(&document).expect_err(problem);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
-use super::pattern::RequestPath;
+use super::pattern::{JsonPointer, RequestPath};
 use crate::model::name::{HeaderName, HostName};
 use crate::model::time::{deserialize_span, deserialize_timeout};
 
@@ -84,8 +84,8 @@ pub struct Expectation {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JsonExpectation {
-    /// Where the value stands (RFC 6901), such as `/predictions/0`; empty for the whole body.
-    pub pointer: String,
+    /// Where the value stands, such as `/predictions/0`; empty for the whole body.
+    pub pointer: JsonPointer,
     /// What it equals.
     pub equals: Option<Value>,
     /// Its type.
@@ -276,6 +276,10 @@ mod tests {
             (smoke(r#"{"requests": []}"#), "at least one request"),
             (smoke(r#"{"requests": [{"path": "/", "method": "DELETE"}]}"#), "unknown variant `DELETE`"),
             (smoke(r#"{"requests": [{"path": "/", "expect": {"json": {}}}]}"#), "missing field `pointer`"),
+            (
+                smoke(r#"{"requests": [{"path": "/", "expect": {"json": {"pointer": "predictions"}}}]}"#),
+                "\"predictions\" is not a JSON pointer",
+            ),
         ];
         for (result, reason) in cases {
             let error = result.expect_err(reason).to_string();

@@ -10,6 +10,7 @@ use crate::change::request::ChangeRequest;
 use crate::deployment::{Deployment, DeploymentIndex};
 use crate::guard::{analysis, verdict};
 use crate::host::next_tick;
+use crate::inspection::Inspection;
 use crate::metrics::comparison::{self, Sample, period_of};
 use crate::model::colour::Colour;
 use crate::model::time::Timestamp;
@@ -29,7 +30,7 @@ struct Memory {
 }
 
 /// Does what is due at each tick at which this instance holds the lease under this key.
-pub async fn lead(context: &Rc<Context>, submissions: &Rc<Submissions>, lease: &str) {
+pub async fn lead(context: &Rc<Context>, submissions: &Rc<Submissions>, mut inspection: Inspection, lease: &str) {
     let host = &*context.host;
     let mut memories = vec![Memory::default(); context.deployments.all().len()];
     let mut sampled = None;
@@ -41,6 +42,7 @@ pub async fn lead(context: &Rc<Context>, submissions: &Rc<Submissions>, lease: &
             continue;
         }
         watch.look(context);
+        inspection.look(context);
         let takes_sample = sampled.replace(period_of(now)) != Some(period_of(now));
         for (index, (deployment, memory)) in context.deployments.all().iter().zip(&mut memories).enumerate() {
             if takes_sample {

@@ -33,6 +33,7 @@ use crate::change::context::Context;
 use crate::config::Config;
 use crate::etcd::follower;
 use crate::etcd::store::EtcdStore;
+use crate::inspection::{self, Inspection};
 use crate::model::author::Source;
 use crate::store::key::LeaseRole;
 use crate::store::lease::lease_key;
@@ -46,9 +47,11 @@ pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Conf
 
     let cx = Rc::clone(context);
     host.spawn(Box::pin(async move { workers::beat(&cx).await }));
+    inspection::begin(context, config);
 
     let (cx, requests, key) = (Rc::clone(context), Rc::clone(submissions), lease(LeaseRole::Leader));
-    host.spawn(Box::pin(async move { leader::lead(&cx, &requests, &key).await }));
+    let inspection = Inspection::of(config);
+    host.spawn(Box::pin(async move { leader::lead(&cx, &requests, inspection, &key).await }));
 
     if let Some(id) = context.etcd.as_ref().map(EtcdStore::id) {
         let (cx, key) = (Rc::clone(context), lease(LeaseRole::Follower(id)));

@@ -43,6 +43,9 @@ pub struct CanaryAnalysis {
     pub bound: Threshold,
     /// The rule that was broken, and when. It stays so.
     pub breach: Option<(Rule, Timestamp)>,
+    /// What the limit on the error rate was compared with at that moment.
+    #[serde(default)]
+    pub at_breach: PerColour<Totals>,
     /// The revision at the last tick.
     revision: Revision,
     /// What was counted up to the last tick.
@@ -184,6 +187,7 @@ impl CanaryAnalysis {
             slow: SequentialTest::default(),
             bound,
             breach: None,
+            at_breach: PerColour::default(),
             revision: state.revision,
             seen: PerColour::default(),
         };
@@ -243,6 +247,7 @@ impl CanaryAnalysis {
         self.test(guard, new);
         if self.breach.is_none() {
             self.breach = self.violated_rule(guard).map(|rule| (rule, now));
+            self.at_breach = self.since_set;
         }
     }
 

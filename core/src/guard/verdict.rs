@@ -61,6 +61,8 @@ pub struct ColourFindings {
     slow_interval: Option<[f64; 2]>,
 }
 
+/// From this e-value on it is said what speaks against the candidate.
+const TELLING: f64 = 10.0;
 /// E-values beyond this are all the same to a reader, and to a JSON parser without exponents.
 const MOST: f64 = 1e12;
 
@@ -122,15 +124,23 @@ pub fn sentence(analysis: &CanaryAnalysis, guard: &Guard) -> String {
             Some((rule, _)) => rule == Rule::Slow,
             None => analysis.slow.e_value() > analysis.error.e_value(),
         };
+    let is_limit = matches!(analysis.breach, Some((Rule::MaxRate, _)));
+    let totals = if is_limit { &analysis.at_breach } else { &analysis.since_began };
     let of = |colour: Colour| {
-        let tally = analysis.since_began.get(colour);
-        if slow { tally.slow } else { tally.errors }
+        let tally = totals.get(colour);
+        if slow { tally.slow } else { tally.errors }.share()
+    };
+    let test = if slow { &analysis.slow } else { &analysis.error };
+    // What speaks against the candidate is told with the figures that it comes from.
+    let (share, beside) = match test.shares().filter(|_| !is_limit && test.e_value() >= TELLING) {
+        Some((share, due)) => (Some(share), Some(due)),
+        None => (of(candidate), of(active)),
     };
     let does = if slow { "is slow on" } else { "fails" };
-    let Some(share) = of(candidate).share() else {
+    let Some(share) = share else {
         return format!("{candidate} has answered nothing yet");
     };
-    let beside = match (of(active).share(), analysis.stage) {
+    let beside = match (beside, analysis.stage) {
         (Some(share), Baseline::Canary) => format!(", {active} {}", percent(share)),
         (_, Baseline::Promoted(allowed)) => {
             let allowed = if slow { allowed.slow } else { allowed.error };
@@ -139,18 +149,18 @@ pub fn sentence(analysis: &CanaryAnalysis, guard: &Guard) -> String {
         (None, _) => format!(", {active} has answered nothing"),
     };
     let finding = format!("{candidate} {does} {} of requests{beside}", percent(share));
-    if matches!(analysis.breach, Some((Rule::MaxRate, _))) {
+    if is_limit {
         let limit = guard.error.max_rate.map(percent).unwrap_or_default();
         return format!("{finding}: at the limit of {limit} (max_rate)");
     }
-    let e_value = if slow { analysis.slow.e_value() } else { analysis.error.e_value() };
+    let e_value = test.e_value();
     let margin = if slow { guard.slow.map_or(0.0, |rule| rule.max_increase) } else { guard.error.max_increase };
     let no_worse = if margin > 0.0 {
         format!("were worse by no more than {}", percent(margin))
     } else {
         "were no worse".to_owned()
     };
-    if e_value < 10.0 {
+    if e_value < TELLING {
         return format!("{finding}; that says little against {candidate} so far");
     }
     format!("{finding}; the chance of seeing this if {candidate} {no_worse} is below 1 in {}", grouped(e_value))
@@ -209,6 +219,9 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::guard::analysis::Totals;
+    use crate::state::State;
+    use crate::testing::split;
 
     #[test]
     fn chances_are_rounded_to_the_side_of_caution() {
@@ -224,6 +237,61 @@ mod tests {
         for (e_value, text) in cases {
             assert_eq!(grouped(e_value), text, "{e_value}");
         }
+    }
+
+    const NOW: Timestamp = Timestamp::from_millis(10_000_000);
+
+    /// The analysis of a canary whose colours had these outcomes, block by block: of blue, then of green.
+    fn after(guard: &Guard, blocks: &[[(u64, u64); 2]]) -> CanaryAnalysis {
+        let state = State::initial(split("blue", "10", "0"), NOW);
+        let begun = CanaryAnalysis::advance(None, &state, Some(guard), &PerColour::default(), NOW);
+        let mut analysis = begun.expect("a canary");
+        for [blue, green] in blocks {
+            let totals =
+                |(total, bad): &(u64, u64)| Totals { errors: Outcomes::new(*total, *bad), ..Totals::default() };
+            let new = PerColour { blue: totals(blue), green: totals(green) };
+            analysis.count(&new);
+            analysis.conclude(guard, &new, NOW);
+        }
+        analysis
+    }
+
+    fn guard(json: &str) -> Guard {
+        serde_json::from_str(json).expect("valid")
+    }
+
+    #[test]
+    fn the_rates_in_the_sentence_are_those_that_the_chance_comes_from() {
+        // Both fail more while green has little traffic: over all, green fails less than blue.
+        let turned = [vec![[(1_000, 200), (10, 10)]; 8], vec![[(100, 1), (1_000, 60)]; 8]].concat();
+        // Green was better for a long time.
+        let late = [vec![[(1_000, 30), (1_000, 0)]; 20], vec![[(1_000, 10), (1_000, 60)]; 10]].concat();
+        for (case, blocks) in [("a changed share", turned), ("a late fault", late)] {
+            let analysis = after(&guard("{}"), &blocks);
+            let [blue, green] = [Colour::Blue, Colour::Green].map(|of| analysis.since_began.get(of).errors.share());
+            let text = sentence(&analysis, &guard("{}"));
+            assert!(text.contains("is below 1 in"), "{case}: {text}");
+            let rates: Vec<f64> = text.split(" %").filter_map(|part| part.rsplit(' ').next()?.parse().ok()).collect();
+            assert!(rates[0] > rates[1], "{case}: {text}; over all {green:?} and {blue:?}");
+        }
+    }
+
+    #[test]
+    fn the_limit_is_told_with_the_rates_that_reached_it() {
+        let rules = guard(r#"{"confidence": 0.999999, "error": {"max_rate": 0.2, "after": 50}}"#);
+        let mut analysis = after(&rules, &[[(1_000, 0), (1_000, 0)]]);
+        // As an operator changes the share.
+        analysis.since_set = PerColour::default();
+        let new = |bad| PerColour {
+            blue: Totals { errors: Outcomes::new(100, 0), ..Totals::default() },
+            green: Totals { errors: Outcomes::new(50, bad), ..Totals::default() },
+        };
+        analysis.count(&new(12));
+        analysis.conclude(&rules, &new(12), NOW);
+        // And the guard takes the traffic away.
+        analysis.since_set = PerColour::default();
+        let text = sentence(&analysis, &rules);
+        assert_eq!(text, "green fails 24 % of requests, blue 0 %: at the limit of 20 % (max_rate)");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use self::tasks::{Flow, TaskId};
 use crate::deployment::DeploymentIndex;
 use crate::metrics::counters::ColourMetric;
 use crate::model::colour::Colour;
+use crate::model::name::ClusterName;
 use crate::model::time::Timestamp;
 use crate::state::State;
 use crate::store::Store;
@@ -68,6 +69,12 @@ pub trait Host {
 
     /// Shows a number in the gauge with this name.
     fn set_gauge(&self, name: &str, value: u64);
+
+    /// Whether Envoy has a cluster of this name. Looking for one that it has may open a connection to it; nothing is sent.
+    fn knows_cluster(&self, cluster: &ClusterName) -> bool;
+
+    /// Whether Envoy keeps a gauge of this name, tried out on it. It is left as `is_known` says.
+    fn keeps_stats(&self, metric: &str, is_known: bool) -> bool;
 
     /// Logs what happened.
     fn info(&self, line: &str);

@@ -3,10 +3,16 @@
 use std::fmt;
 
 use crate::config::Bake;
+use crate::deployment::{DeploymentIndex, Deployments};
+use crate::host::Host;
+use crate::metrics::counters::ColourMetric;
 use crate::model::colour::Colour;
+use crate::model::name::DeploymentName;
 use crate::model::percent::Percent;
 use crate::model::time::Timestamp;
 use crate::state::State;
+use crate::store::record;
+use crate::workers::report;
 use crate::workers::worker::Confirmation;
 
 /// One thing that needs a colour.
@@ -26,6 +32,8 @@ pub enum DrainBlocker {
     Baking(Timestamp),
     /// Requests for the other colour, this one, are answered by another cluster, which may be its.
     ServesElsewhere(Colour),
+    /// Another deployment has the same cluster, and needs it.
+    UsedBy(DeploymentName, Colour, Box<DrainBlocker>),
 }
 
 /// Everything that needs `colour`; nothing: it is safe to stop. `strays` is whether requests for the other colour are known to
@@ -56,6 +64,26 @@ pub fn drain_blockers(
     .collect()
 }
 
+/// What other deployments need the cluster of a colour for; nothing while the store is out of reach.
+pub fn blockers_elsewhere(
+    host: &dyn Host,
+    deployments: &Deployments,
+    index: DeploymentIndex,
+    colour: Colour,
+) -> Vec<DrainBlocker> {
+    let mut blockers = Vec::new();
+    for (_, deployment, of) in deployments.sharing(index, colour) {
+        let (store, now) = (host.store(), host.now());
+        let Ok(loaded) = record::load(store, &deployment.name, deployment.initial, now) else { continue };
+        let in_flight = report::totals(store, &deployment.name).get(of).get(ColourMetric::InFlight);
+        let (bake, asked) = (deployment.readiness.bake, Confirmation::default());
+        let own = drain_blockers(&loaded.state, of, in_flight, bake, &asked, false, now);
+        let used_by = |blocker| DrainBlocker::UsedBy(deployment.name.clone(), of, Box::new(blocker));
+        blockers.extend(own.into_iter().map(used_by));
+    }
+    blockers
+}
+
 /// Until when `colour` is held as the way back.
 pub fn baking_until(state: &State, colour: Colour, bake: Option<Bake>) -> Option<Timestamp> {
     let switched_at = state.switched_at.filter(|_| state.rollback_to == Some(colour))?;
@@ -74,6 +102,7 @@ impl DrainBlocker {
             | DrainBlocker::ServesElsewhere(_) => false,
             DrainBlocker::InFlight(_) | DrainBlocker::Silent(_) => true,
             DrainBlocker::Baking(until) => *until <= deadline,
+            DrainBlocker::UsedBy(_, _, blocker) => blocker.ends_before(deadline),
         }
     }
 }
@@ -97,6 +126,9 @@ impl fmt::Display for DrainBlocker {
                     "requests for {other} are answered by another cluster, perhaps by this one: setup says by which"
                 )
             }
+            DrainBlocker::UsedBy(deployment, colour, blocker) => {
+                write!(f, "deployment {deployment} has the same cluster as its {colour}: there {blocker}")
+            }
         }
     }
 }
@@ -106,12 +138,16 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
+    use crate::store::lease::Instance;
+    use crate::workers::worker::Worker;
     use std::time::Duration;
 
     use super::*;
+    use crate::config::Config;
     use crate::model::author::{Author, Source};
     use crate::model::name::Reason;
     use crate::state::Command;
+    use crate::testing::host::TestHost;
     use crate::testing::{percent, split};
 
     const SWITCH: Timestamp = Timestamp::from_millis(10_000_000);
@@ -157,6 +193,42 @@ mod tests {
         {
             assert_eq!(drain_blockers(&promoted(), colour, 0, None, &known, true, later), [expected]);
         }
+    }
+
+    #[test]
+    fn a_cluster_is_held_by_every_deployment_that_serves_from_it() {
+        let deployment = |name: &str, blue: &str, green: &str| {
+            format!(
+                r#""{name}": {{"match": {{"path_prefix": "/{name}"}}, "colours": {{
+                    "blue": {{"cluster": "{blue}", "version": "1"}}, "green": {{"cluster": "{green}", "version": "2"}}}}}}"#
+            )
+        };
+        let all = [deployment("iris", "a", "b"), deployment("rose", "b", "c"), deployment("wine", "d", "a")].join(",");
+        let config = Config::from_bytes(format!(r#"{{"deployments": {{{all}}}}}"#).as_bytes()).expect("valid");
+        let (host, deployments) = (TestHost::default(), Deployments::new(&config));
+        let held = |index, colour| {
+            let blockers = blockers_elsewhere(&host, &deployments, index, colour);
+            blockers.iter().map(DrainBlocker::to_string).collect::<Vec<_>>()
+        };
+        // rose serves from b, as its blue; wine has a as its green, which gets nothing.
+        let by_rose = "deployment rose has the same cluster as its blue: there it is the active colour";
+        assert_eq!(held(0, Colour::Green), [by_rose]);
+        assert_eq!(held(0, Colour::Blue), Vec::<String>::new());
+        assert_eq!(held(1, Colour::Blue), Vec::<String>::new());
+        assert_eq!(
+            held(2, Colour::Green),
+            ["deployment iris has the same cluster as its blue: there it is the active colour"]
+        );
+        let instance = Instance::register(&host.store, SWITCH);
+        let worker = Worker::new(&deployments, instance, 1, SWITCH);
+        worker.count(2, Colour::Green, ColourMetric::InFlight, 2);
+        worker.tick(&host, &deployments);
+        assert_eq!(
+            held(0, Colour::Blue),
+            ["deployment wine has the same cluster as its green: there 2 requests are in flight"]
+        );
+        let blockers = blockers_elsewhere(&host, &deployments, 0, Colour::Blue);
+        assert!(blockers.iter().all(|blocker| blocker.ends_before(SWITCH)));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::clusters;
 use crate::config::Probe;
 use crate::deployment::Deployment;
 use crate::host::Host;
@@ -82,7 +83,10 @@ impl Health {
 pub async fn ask(host: &dyn Host, deployment: &Deployment, colour: Colour) -> Option<ProbeResult> {
     let probe = deployment.readiness.probe.as_ref()?;
     let request = probe.request(deployment, colour);
-    let result = probe.judge(&host.http(&request).await);
+    let reply = host.http(&request).await;
+    let field = format!("colours.{colour}.cluster");
+    clusters::saw(host, deployment, &field, &request.cluster, !matches!(reply, HttpReply::UnknownCluster(_)));
+    let result = probe.judge(&reply);
     record(host.store(), &deployment.name, colour, probe, &result, host.now());
     Some(result)
 }

@@ -86,7 +86,7 @@ impl Expectation {
 
 impl JsonExpectation {
     fn violated_by(&self, document: &Value) -> Option<String> {
-        let pointer = &self.pointer;
+        let pointer = self.pointer.as_str();
         let Some(value) = document.pointer(pointer) else { return Some(format!("expected a value at {pointer:?}")) };
         let short: String = value.to_string().chars().take(100).collect();
         if let Some(expected) = self.equals.as_ref().filter(|expected| !equal(value, expected)) {

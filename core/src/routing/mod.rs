@@ -1,5 +1,6 @@
 //! The way of one request: the deployment that it belongs to, and the colour that it goes to.
 
+pub mod incoming;
 pub mod matching;
 pub mod cookie;
 pub mod caching;

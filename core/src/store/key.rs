@@ -30,12 +30,16 @@ pub enum Key<'n> {
     CanaryAnalysis(&'n DeploymentName),
     /// What is wrong around the filter.
     Setup(&'n DeploymentName),
+    /// The clusters that were there, and those that were not.
+    Clusters(&'n DeploymentName),
     /// What a source was last seen to say.
     SourceStatus(&'n DeploymentName, Source),
     /// The last delivery by which MLflow had its registry asked.
     RegistryTrigger(&'n DeploymentName),
     /// The deliveries of MLflow that were taken.
     Deliveries,
+    /// A request that no deployment takes was warned of.
+    Unmatched,
     /// The number that the last instance has drawn.
     Instances,
     /// Which workers there are.
@@ -81,9 +85,11 @@ impl fmt::Display for Key<'_> {
             Self::Unreached(name) => write!(f, "{PREFIX}/{name}/unreached"),
             Self::CanaryAnalysis(name) => write!(f, "{PREFIX}/{name}/watch"),
             Self::Setup(name) => write!(f, "{PREFIX}/{name}/setup"),
+            Self::Clusters(name) => write!(f, "{PREFIX}/{name}/clusters"),
             Self::SourceStatus(name, source) => write!(f, "{PREFIX}/{name}/source/{}", source.as_str()),
             Self::RegistryTrigger(name) => write!(f, "{PREFIX}/{name}/mlflow/woken"),
             Self::Deliveries => write!(f, "{PREFIX}/{OWN}/mlflow/deliveries"),
+            Self::Unmatched => write!(f, "{PREFIX}/{OWN}/unmatched"),
             Self::Instances => write!(f, "{PREFIX}/{OWN}/members"),
             Self::Workers => write!(f, "{PREFIX}/{OWN}/workers"),
             Self::Heartbeat(slot) => write!(f, "{PREFIX}/{OWN}/worker/{slot}"),
@@ -122,10 +128,12 @@ mod tests {
             Some(Key::Departed(_)) => Key::Unreached(name),
             Some(Key::Unreached(_)) => Key::CanaryAnalysis(name),
             Some(Key::CanaryAnalysis(_)) => Key::Setup(name),
-            Some(Key::Setup(_)) => Key::SourceStatus(name, Source::Mlflow),
+            Some(Key::Setup(_)) => Key::Clusters(name),
+            Some(Key::Clusters(_)) => Key::SourceStatus(name, Source::Mlflow),
             Some(Key::SourceStatus(..)) => Key::RegistryTrigger(name),
             Some(Key::RegistryTrigger(_)) => Key::Deliveries,
-            Some(Key::Deliveries) => Key::Instances,
+            Some(Key::Deliveries) => Key::Unmatched,
+            Some(Key::Unmatched) => Key::Instances,
             Some(Key::Instances) => Key::Workers,
             Some(Key::Workers) => Key::Heartbeat(0),
             Some(Key::Heartbeat(_)) => Key::Writes,

@@ -64,6 +64,11 @@ impl Instance {
         Self { number: if drawn.is_ok() { number } else { 0 }, since: now }
     }
 
+    /// When it was configured.
+    pub const fn since(self) -> Timestamp {
+        self.since
+    }
+
     /// As a number.
     pub const fn get(self) -> u64 {
         self.number

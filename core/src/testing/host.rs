@@ -19,6 +19,7 @@ use crate::host::reply::Reply;
 use crate::host::tasks::{Flow, TaskId, Tasks};
 use crate::metrics::counters::ColourMetric;
 use crate::model::colour::Colour;
+use crate::model::name::ClusterName;
 use crate::model::time::Timestamp;
 use crate::state::State;
 use crate::store::Store;
@@ -45,6 +46,8 @@ pub struct TestHost {
     now: Cell<Timestamp>,
     sleeps: RefCell<Vec<(Timestamp, Sender<()>)>>,
     log: RefCell<Vec<String>>,
+    lacking: RefCell<Vec<String>>,
+    keeps_stats: Cell<bool>,
 }
 
 // === impl TestHost ===
@@ -53,6 +56,16 @@ impl TestHost {
     /// Moves time on, without a tick.
     pub fn pass(&self, span: Duration) {
         self.now.set(self.now.get().plus(span));
+    }
+
+    /// It knows all clusters but these.
+    pub fn lack_clusters(&self, names: &[&str]) {
+        *self.lacking.borrow_mut() = names.iter().map(|name| (*name).to_owned()).collect();
+    }
+
+    /// Whether it keeps stats.
+    pub fn set_keeps_stats(&self, keeps: bool) {
+        self.keeps_stats.set(keeps);
     }
 
     /// Sets the clock.
@@ -102,6 +115,8 @@ impl Default for TestHost {
             now: Cell::new(START),
             sleeps: RefCell::default(),
             log: RefCell::default(),
+            lacking: RefCell::default(),
+            keeps_stats: Cell::new(true),
         }
     }
 }
@@ -162,6 +177,14 @@ impl Host for TestHost {
     }
 
     fn set_gauge(&self, _name: &str, _value: u64) {}
+
+    fn knows_cluster(&self, cluster: &ClusterName) -> bool {
+        !self.lacking.borrow().iter().any(|lacking| lacking == cluster.as_str())
+    }
+
+    fn keeps_stats(&self, _metric: &str, _is_known: bool) -> bool {
+        self.keeps_stats.get()
+    }
 
     fn info(&self, line: &str) {
         self.log.borrow_mut().push(line.to_owned());

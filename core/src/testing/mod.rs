@@ -4,7 +4,10 @@ pub mod host;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
+use self::host::TestHost;
+use crate::change::context::Context;
 use crate::config::Config;
 use crate::deployment::Deployments;
 use crate::model::name::DeploymentName;
@@ -33,6 +36,22 @@ pub fn green_has_an_authority() -> Deployments {
     let json = r#"{"deployments": {"iris": {"colours": {"blue": {"cluster": "blue", "version": "1"},
         "green": {"cluster": "green", "version": "2", "authority": "iris-green.example.com"}}}}}"#;
     Deployments::new(&Config::from_bytes(json.as_bytes()).expect("valid"))
+}
+
+/// A configuration of [`iris`], with more in the deployment.
+pub fn config_of(in_deployment: &str) -> Config {
+    let json = format!(
+        r#"{{"deployments": {{"iris": {{"colours": {{"blue": {{"cluster": "blue", "version": "1"}},
+            "green": {{"cluster": "green", "version": "2"}}}} {in_deployment}}}}}}}"#
+    );
+    Config::from_bytes(json.as_bytes()).expect("valid")
+}
+
+/// The same with an Envoy around it.
+pub fn context_of(in_deployment: &str) -> (Rc<TestHost>, Context) {
+    let host = Rc::new(TestHost::default());
+    let context = Context::new(Rc::<TestHost>::clone(&host), &config_of(in_deployment), None);
+    (host, context)
 }
 
 /// A share, as users write it.

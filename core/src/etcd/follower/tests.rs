@@ -138,7 +138,9 @@ impl Envoy {
 
 fn deployments() -> Deployments {
     let colours = r#""colours": {"blue": {"cluster": "b", "version": "1"}, "green": {"cluster": "g", "version": "2"}}"#;
-    let json = format!(r#"{{"deployments": {{"iris": {{{colours}}}, "wine": {{{colours}}}}}}}"#);
+    let json = format!(
+        r#"{{"deployments": {{"iris": {{{colours}}}, "wine": {{"match": {{"path_prefix": "/wine"}}, {colours}}}}}}}"#
+    );
     Deployments::new(&Config::from_bytes(json.as_bytes()).expect("valid"))
 }
 

@@ -80,7 +80,10 @@ fn force_switches_all_the_same_and_is_recorded() {
     assert!(api.asked().is_empty());
     let viewer = api.call(&head("POST", &format!("{IRIS}/promote?force=true"), Some("view")), b"");
     assert_eq!(viewer.status, 403);
-    assert_eq!(api.operate("POST", &format!("{IRIS}/promote?force=yes")).0, 422);
+    for (value, quoted) in [("yes", "\"yes\""), ("", "\"\""), ("1", "\"1\""), ("True", "\"True\"")] {
+        let (status, problem) = api.operate("POST", &format!("{IRIS}/promote?force={value}"));
+        assert_eq!((status, &problem["detail"]), (422, &format!("force: {quoted} is neither true nor false.").into()));
+    }
 }
 
 #[test]

@@ -1,0 +1,136 @@
+//! Looks for the clusters that a configuration names and that nothing else asks: colours without a probe, and what the
+//! sources need.
+
+use std::time::Duration;
+
+use crate::change::context::Context;
+use crate::clusters;
+use crate::config::{Config, DeploymentConfig};
+use crate::deployment::DeploymentIndex;
+use crate::model::name::ClusterName;
+use crate::model::time::Timestamp;
+
+/// The clusters of a configuration.
+pub struct Clusters {
+    /// Of each deployment, with the fields that name them, and whether they have to be looked for.
+    named: Vec<Vec<(&'static str, ClusterName, bool)>>,
+    due: Timestamp,
+    /// The deployments that lack one.
+    lacking: Vec<DeploymentIndex>,
+    is_first: bool,
+}
+
+/// How soon a cluster that is not known is looked for again. One that is known is not, nor is one that an earlier
+/// configuration had: looking may disturb a connection that is open to it.
+const AGAIN: Duration = Duration::from_secs(2);
+
+// === impl Clusters ===
+
+impl Clusters {
+    /// Those that a configuration names.
+    pub fn of(config: &Config) -> Self {
+        let shared = [
+            ("runtime.cluster", config.runtime.as_ref().map(|section| &section.cluster), true),
+            ("etcd.cluster", config.etcd.as_ref().map(|section| &section.cluster), true),
+        ];
+        let of_deployment = |deployment: &DeploymentConfig| {
+            let is_asked = deployment.probe.is_some();
+            let own = [
+                ("colours.blue.cluster", Some(&deployment.colours.blue.cluster), !is_asked),
+                ("colours.green.cluster", Some(&deployment.colours.green.cluster), !is_asked),
+                ("mlflow.cluster", deployment.mlflow.as_ref().map(|section| &section.cluster), true),
+            ];
+            let all = own.into_iter().chain(shared);
+            all.filter_map(|(field, cluster, is_sought)| Some((field, cluster?.clone(), is_sought))).collect()
+        };
+        let named = config.deployments.values().map(of_deployment).collect();
+        Self { named, due: Timestamp::default(), lacking: Vec::new(), is_first: true }
+    }
+
+    /// Looks for all clusters the first time, and later for those that were not there. Called at each tick.
+    pub fn look(&mut self, context: &Context) {
+        let (host, now) = (&*context.host, context.host.now());
+        let look_at: Vec<DeploymentIndex> = match self.is_first {
+            true => (0..self.named.len()).collect(),
+            false if self.lacking.is_empty() || self.due > now => return,
+            false => std::mem::take(&mut self.lacking),
+        };
+        self.due = now.plus(AGAIN);
+        for index in look_at {
+            let (Some(deployment), Some(named)) = (context.deployments.get(index), self.named.get(index)) else {
+                continue;
+            };
+            if self.is_first {
+                let fields: Vec<&str> = named.iter().map(|(field, ..)| *field).collect();
+                clusters::keep_only(host, deployment, &fields);
+            }
+            for (field, cluster, _) in named.iter().filter(|(.., is_sought)| *is_sought) {
+                if !clusters::is_there(host.store(), deployment, field, cluster) {
+                    let is_there = host.knows_cluster(cluster);
+                    clusters::saw(host, deployment, field, cluster, is_there);
+                    if !is_there && !self.lacking.contains(&index) {
+                        self.lacking.push(index);
+                    }
+                }
+            }
+        }
+        self.is_first = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::setup::{SetupProblem, noted};
+    use crate::testing::host::TestHost;
+    use crate::testing::iris;
+
+    fn config(more: &str) -> Config {
+        let json = format!(
+            r#"{{"runtime": {{"cluster": "envoy_admn"}}, "deployments": {{"iris": {{"colours": {{
+                "blue": {{"cluster": "blue", "version": "1"}}, "green": {{"cluster": "gren", "version": "2"}}}} {more}}}}}}}"#
+        );
+        Config::from_bytes(json.as_bytes()).expect("valid")
+    }
+
+    #[test]
+    fn a_cluster_that_is_not_there_is_noted_until_it_comes_and_is_not_looked_for_once_it_is_there() {
+        let (config, host) = (config(""), Rc::new(TestHost::default()));
+        let context = Context::new(Rc::<TestHost>::clone(&host), &config, None);
+        let mut clusters = Clusters::of(&config);
+        let detail =
+            || noted(&host.store, &iris()).get(&SetupProblem::ClusterUnknown).map(|noted| noted.detail.clone());
+        host.lack_clusters(&["gren", "envoy_admn"]);
+        clusters.look(&context);
+        let seen = detail().expect("noted");
+        assert!(seen.contains(r#"colours.green.cluster "gren", runtime.cluster "envoy_admn""#), "{seen}");
+        host.lack_clusters(&["gren", "blue"]);
+        clusters.look(&context);
+        assert_eq!(detail().expect("not asked yet"), seen);
+        host.pass(AGAIN);
+        clusters.look(&context);
+        assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren";"#));
+        // Nor by the next configuration.
+        Clusters::of(&config).look(&context);
+        assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren";"#));
+        host.lack_clusters(&[]);
+        host.pass(AGAIN);
+        clusters.look(&context);
+        assert_eq!(detail(), None);
+    }
+
+    #[test]
+    fn colours_that_are_probed_are_not_looked_for() {
+        let config = config(r#", "probe": {"path": "/ping"}"#);
+        let host = Rc::new(TestHost::default());
+        let context = Context::new(Rc::<TestHost>::clone(&host), &config, None);
+        host.lack_clusters(&["gren", "blue"]);
+        Clusters::of(&config).look(&context);
+        assert!(noted(&host.store, &iris()).is_empty());
+    }
+}
