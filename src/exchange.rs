@@ -61,7 +61,7 @@ impl Exchange {
         }
         let mut rotations = worker.rotations();
         let began = host::now();
-        let decision = choice.decide(&split, &mut rotations, &host::Request, || {
+        let decision = choice.decide(&split, worker.buckets(split.candidate()), &mut rotations, &host::Request, || {
             cookie::fresh_key(host::unix_nanos(began), plugin.context.instance, context_id)
         });
         worker.store_rotations(rotations);
@@ -72,15 +72,18 @@ impl Exchange {
             host::remove_request_header(header.as_str());
         }
         host::set_request_header(routing.colour_header.as_str(), decision.colour.as_str());
-        match decision.shadow.map(|colour| deployment.colours.get(colour)) {
-            Some(copied_to) => host::set_request_header(routing.shadow_header.as_str(), copied_to.cluster.as_str()),
+        match decision.shadow {
+            Some(colour) => worker.with_identity(colour, |copied_to| {
+                host::set_request_header(routing.shadow_header.as_str(), copied_to.cluster.as_str());
+            }),
             None => host::remove_request_header(routing.shadow_header.as_str()),
         }
-        let upstream = deployment.colours.get(decision.colour);
-        host::set_request_header(routing.cluster_header.as_str(), upstream.cluster.as_str());
-        if let Some(authority) = &upstream.authority {
-            host::set_request_header(":authority", authority.as_str());
-        }
+        worker.with_identity(decision.colour, |upstream| {
+            host::set_request_header(routing.cluster_header.as_str(), upstream.cluster.as_str());
+            if let Some(authority) = &upstream.authority {
+                host::set_request_header(":authority", authority.as_str());
+            }
+        });
 
         let is_override = decision.by_override == ByOverride::Chosen;
         let exchange = Self {
@@ -109,7 +112,9 @@ impl Exchange {
         self.record_upstream_result(plugin, status == b"503");
         host::set_response_header(COLOUR_HEADER, self.colour.as_str());
         if let Some(worker) = plugin.workers.get(self.deployment) {
-            worker.with_version(self.colour, |version| host::set_response_header(VERSION_HEADER, version));
+            worker.with_identity(self.colour, |served| {
+                host::set_response_header(VERSION_HEADER, served.version.as_str());
+            });
         }
         // A shared cache would give one client's cookie to all others.
         if let Some(set_cookie) = self.set_cookie.take()

@@ -1,10 +1,14 @@
 //! A configuration, compiled: each deployment with everything that has to be known about it.
 
-use crate::config::{Bake, Config, DeploymentConfig, Failover, Guard, Mlflow, Probe, RolloutPlan, SmokeTest, Upstream};
+use crate::config::{
+    Bake, Config, DeploymentConfig, Failover, Guard, Mlflow, Probe, RolloutPlan, Salt, SmokeTest, WhenUnhealthy,
+};
 use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
+use crate::model::identity::Identity;
 use crate::model::name::{DeploymentName, HostName};
 use crate::model::split::Split;
+use crate::state::State;
 
 /// The place of a deployment in the order of their names.
 pub type DeploymentIndex = usize;
@@ -18,10 +22,14 @@ pub struct Deployments(Vec<Deployment>);
 pub struct Deployment {
     /// The deployment's name.
     pub name: DeploymentName,
-    /// Cluster and version of each colour.
-    pub colours: PerColour<Upstream>,
+    /// What the configuration names for each colour. What is in force is in the state.
+    pub colours: PerColour<Identity>,
+    /// Goes into the buckets of sticky users.
+    pub salt: Option<Salt>,
     /// The split while no state is known.
     pub initial: Split,
+    /// What a start does when the colour that it makes active does not answer.
+    pub when_unhealthy: WhenUnhealthy,
     /// What a colour has to be before it gets traffic.
     pub readiness: Readiness,
     /// The model registry that it follows.
@@ -85,7 +93,9 @@ impl Deployment {
         Self {
             name: name.clone(),
             colours: config.colours.clone(),
-            initial: config.initial,
+            salt: config.sticky.as_ref().and_then(|sticky| sticky.salt.clone()),
+            initial: config.initial.split(),
+            when_unhealthy: config.initial.when_unhealthy.unwrap_or_default(),
             readiness: Readiness {
                 probe: config.probe.clone(),
                 smoke_test: config.smoke_test.clone(),
@@ -99,9 +109,14 @@ impl Deployment {
         }
     }
 
+    /// What is behind a colour in this state.
+    pub fn identity<'a>(&'a self, state: &'a State, colour: Colour) -> &'a Identity {
+        state.identities.get(colour).as_ref().unwrap_or_else(|| self.colours.get(colour))
+    }
+
     /// The host that a request of the filter's own to a colour asks for: its `own`, or the colour's, or the deployment's
     /// name.
-    pub fn host<'h>(&'h self, colour: Colour, own: Option<&'h HostName>) -> &'h str {
-        own.or(self.colours.get(colour).authority.as_ref()).map_or(self.name.as_str(), HostName::as_str)
+    pub fn host<'h>(&'h self, identity: &'h Identity, own: Option<&'h HostName>) -> &'h str {
+        own.or(identity.authority.as_ref()).map_or(self.name.as_str(), HostName::as_str)
     }
 }

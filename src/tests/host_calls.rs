@@ -55,13 +55,11 @@ fn an_exchange_whose_colour_is_drawn_makes_18() {
 
 #[test]
 fn an_exchange_with_a_colour_that_has_an_authority_makes_18() {
-    let envoy = FakeEnvoy::start();
-    let with_authority = |version: &str| {
-        let own = format!(r#""version": "{version}", "authority": "h{version}.example.com""#);
-        worker(&envoy, &config("", "").replace(&format!(r#""version": "{version}""#), &own))
-    };
     // Blue is active: only its authority is written.
-    for (worker, calls) in [(with_authority("1"), 18), (with_authority("2"), 17)] {
+    for (version, calls) in [("1", 18), ("2", 17)] {
+        let envoy = FakeEnvoy::start();
+        let own = format!(r#""version": "{version}", "authority": "h{version}.example.com""#);
+        let worker = worker(&envoy, &config("", "").replace(&format!(r#""version": "{version}""#), &own));
         cluster(worker, &[]);
         envoy.take_calls();
         cluster(worker, &[]);
@@ -155,8 +153,8 @@ fn shared_data_is_read_once_after_each_write_and_not_per_request() {
     let envoy = FakeEnvoy::start();
     let operator = worker(&envoy, &admin());
     let traffic = worker(&envoy, &config("", ""));
-    for _ in 0..3 {
-        assert_eq!(operate(operator, "POST", "/promote"), 200);
+    for to in ["green", "blue", "green"] {
+        assert_eq!(operate(operator, "POST", &format!("/promote?to={to}")), 200);
         envoy.take_calls();
         for _ in 0..10 {
             cluster(traffic, &[]);

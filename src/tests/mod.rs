@@ -13,6 +13,7 @@ mod readiness;
 mod rollout;
 mod submissions;
 mod switching;
+mod versions;
 
 use std::time::Duration;
 

@@ -55,7 +55,9 @@ pub fn drain_blockers(
 
 /// Until when `colour` is held as the way back.
 pub fn baking_until(state: &State, colour: Colour, bake: Option<Bake>) -> Option<Timestamp> {
-    let switched_at = state.switched_at.filter(|_| state.rollback_to == Some(colour))?;
+    // Nothing has to be held that no rollback leads to any more.
+    let is_held = state.rollback_to == Some(colour) && !state.is_way_back_replaced();
+    let switched_at = state.switched_at.filter(|_| is_held)?;
     Some(switched_at.plus(bake?.r#for))
 }
 
@@ -102,7 +104,7 @@ mod tests {
     fn promoted() -> State {
         let author = Author::new("alice", Source::Admin, Reason::none());
         let before = State::initial(split("blue", "0", "0"), Timestamp::default());
-        before.after(&Command::Promote, author, SWITCH).expect("allowed").expect("a change")
+        before.after(&Command::Promote(None), author, SWITCH).expect("allowed").expect("a change")
     }
 
     #[test]

@@ -4,12 +4,13 @@ use std::cell::{Cell, RefCell};
 
 use super::decision::Rotations;
 use super::rotation::Seed;
-use super::versions::versions;
+use super::sticky::Buckets;
 use crate::deployment::Deployment;
 use crate::model::colour::{Colour, PerColour};
-use crate::model::name::Version;
+use crate::model::identity::Identity;
 use crate::model::split::Split;
 use crate::model::time::Timestamp;
+use crate::state::State;
 use crate::store::Store;
 use crate::store::record::{self, Origin};
 
@@ -18,8 +19,8 @@ use crate::store::record::{self, Origin};
 pub struct WorkerState {
     known: Cell<Option<Known>>,
     rotations: Cell<Rotations>,
-    /// The versions that answers are marked with.
-    versions: RefCell<PerColour<Version>>,
+    /// What is behind each colour, as it was taken over with the split.
+    served: RefCell<PerColour<Served>>,
     warned: Cell<bool>,
 }
 
@@ -28,6 +29,13 @@ pub struct WorkerState {
 struct Known {
     epoch: Option<u64>,
     split: Split,
+}
+
+/// What is behind a colour, and which users see it first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Served {
+    identity: Identity,
+    buckets: Buckets,
 }
 
 /// The state could not be read, and the last good one was taken instead.
@@ -45,7 +53,9 @@ impl WorkerState {
         Self {
             known: Cell::new(None),
             rotations: Cell::new(Rotations::new(seed)),
-            versions: RefCell::new(PerColour::from_fn(|colour| deployment.colours.get(colour).version.clone())),
+            served: RefCell::new(PerColour::from_fn(|colour| {
+                Served::new(deployment, deployment.colours.get(colour).clone())
+            })),
             warned: Cell::new(false),
         }
     }
@@ -79,9 +89,14 @@ impl WorkerState {
         self.rotations.set(rotations);
     }
 
-    /// Calls `with` with the version that answers of `colour` are marked with.
-    pub fn with_version(&self, colour: Colour, with: impl FnOnce(&str)) {
-        with(self.versions.borrow().get(colour).as_str());
+    /// Calls `with` with what is behind `colour`.
+    pub fn with_identity(&self, colour: Colour, with: impl FnOnce(&Identity)) {
+        with(&self.served.borrow().get(colour).identity);
+    }
+
+    /// Which users see `colour` first while it is the candidate.
+    pub fn buckets(&self, colour: Colour) -> Buckets {
+        self.served.borrow().get(colour).buckets
     }
 
     fn read(
@@ -92,23 +107,41 @@ impl WorkerState {
         store: &dyn Store,
     ) -> (Split, Option<Fallback>) {
         let fallback = last_good.map_or(deployment.initial, |known| known.split);
-        if deployment.mlflow.is_some() {
-            self.versions.replace(versions(store, deployment));
-        }
         let loaded = match record::load(store, &deployment.name, deployment.initial, Timestamp::default()) {
             Ok(loaded) => loaded,
             Err(error) => return (fallback, Some(self.fall_back(deployment, &error.to_string()))),
         };
-        let split = if loaded.origin == Origin::Corrupt { fallback } else { loaded.state.split };
+        let split = if loaded.origin == Origin::Corrupt { fallback } else { self.take_over(deployment, &loaded.state) };
         self.known.set(Some(Known { epoch, split }));
         let is_overwritten = loaded.origin.is_overwritten();
         let cause = "what is kept under its key is not a state; another plugin may share the vm_id";
         (split, is_overwritten.then(|| self.fall_back(deployment, cause)))
     }
 
+    /// Takes over what is behind each colour, with the split.
+    fn take_over(&self, deployment: &Deployment, state: &State) -> Split {
+        let mut served = self.served.borrow_mut();
+        for colour in Colour::ALL {
+            let (known, identity) = (served.get_mut(colour), deployment.identity(state, colour));
+            if known.identity != *identity {
+                *known = Served::new(deployment, identity.clone());
+            }
+        }
+        state.split
+    }
+
     fn fall_back(&self, deployment: &Deployment, cause: &str) -> Fallback {
         let name = &deployment.name;
         let line = || format!("bluegreen: deployment={name}: {cause}: going on with the last good state");
         Fallback { warning: (!self.warned.replace(true)).then(line) }
+    }
+}
+
+// === impl Served ===
+
+impl Served {
+    fn new(deployment: &Deployment, identity: Identity) -> Self {
+        let buckets = Buckets::new(&deployment.name, &identity.version, deployment.salt.as_ref());
+        Self { identity, buckets }
     }
 }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::config::Config;
 use crate::deployment::Deployments;
-use crate::model::name::DeploymentName;
+use crate::model::identity::Identity;
+use crate::model::name::{ClusterName, DeploymentName, Version};
 use crate::model::percent::Percent;
 use crate::model::split::Split;
 use crate::store::{CasToken, Store, StoreError, SwapError, Versioned};
@@ -33,6 +34,12 @@ pub fn green_has_an_authority() -> Deployments {
     let json = r#"{"deployments": {"iris": {"colours": {"blue": {"cluster": "blue", "version": "1"},
         "green": {"cluster": "green", "version": "2", "authority": "iris-green.example.com"}}}}}"#;
     Deployments::new(&Config::from_bytes(json.as_bytes()).expect("valid"))
+}
+
+/// A version in the cluster of the same name.
+pub fn identity(version: &str) -> Identity {
+    let (cluster, version) = (ClusterName::new(version).expect("valid"), Version::new(version).expect("valid"));
+    Identity { cluster, version, authority: None }
 }
 
 /// A share, as users write it.
