@@ -26,4 +26,5 @@ mod shipped;
 mod smoke_test;
 mod spoofing;
 mod switching;
+mod versions;
 mod way_back;
