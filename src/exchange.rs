@@ -62,7 +62,7 @@ impl Exchange {
         let worker = plugin.context.worker.state(index)?;
         let mut rotations = worker.rotations();
         let began = host::now();
-        let decision = choice.decide(&split, &mut rotations, &host::Request, || {
+        let decision = choice.decide(&split, worker.buckets(split.candidate()), &mut rotations, &host::Request, || {
             cookie::fresh_key(host::unix_nanos(began), plugin.context.instance, context_id)
         });
         worker.store_rotations(rotations);
@@ -73,15 +73,19 @@ impl Exchange {
             host::remove_request_header(header.as_str());
         }
         host::set_request_header(routing.colour_header.as_str(), decision.colour.as_str());
-        match decision.shadow.map(|colour| deployment.colours.get(colour)) {
-            Some(copied_to) => host::set_request_header(routing.shadow_header.as_str(), copied_to.cluster.as_str()),
+        match decision.shadow {
+            Some(colour) => worker.with_identity(colour, |copied_to| {
+                host::set_request_header(routing.shadow_header.as_str(), copied_to.cluster.as_str());
+            }),
             None => host::remove_request_header(routing.shadow_header.as_str()),
         }
-        let upstream = deployment.colours.get(decision.colour);
-        host::set_request_header(deployment.cluster_header.as_str(), upstream.cluster.as_str());
-        if let Some(authority) = &upstream.authority {
-            host::set_request_header(":authority", authority.as_str());
-        }
+        let question = worker.with_identity(decision.colour, |upstream| {
+            host::set_request_header(deployment.cluster_header.as_str(), upstream.cluster.as_str());
+            if let Some(authority) = &upstream.authority {
+                host::set_request_header(":authority", authority.as_str());
+            }
+            plugin.question(index, decision.colour, &upstream.cluster)
+        });
 
         if plugin.incoming.are_open() {
             host::vouch();
@@ -90,7 +94,7 @@ impl Exchange {
         let exchange = Self {
             deployment: index,
             colour: decision.colour,
-            question: plugin.question(index, decision.colour, &upstream.cluster)?,
+            question: question?,
             is_override: decision.by_override == ByOverride::Chosen,
             began,
             is_sent: end_of_stream,
@@ -121,7 +125,9 @@ impl Exchange {
         if let Some(colour) = attribution.served_by() {
             host::set_response_header(COLOUR_HEADER, colour.as_str());
             if let Some(worker) = plugin.context.worker.state(self.deployment) {
-                worker.with_version(colour, |version| host::set_response_header(VERSION_HEADER, version));
+                worker.with_identity(colour, |served| {
+                    host::set_response_header(VERSION_HEADER, served.version.as_str());
+                });
             }
         }
         // A shared cache would give one client's cookie to all others.
@@ -183,7 +189,9 @@ impl Exchange {
         } else {
             let class = Class::of_status(&host::response_status().unwrap_or_default());
             let explanation = explanation();
-            let attribution = Attribution::of(&explanation, class, self.is_sent, self.colour, &self.clusters(plugin));
+            let of =
+                |clusters: &PerColour<&str>| Attribution::of(&explanation, class, self.is_sent, self.colour, clusters);
+            let attribution = self.with_clusters(plugin, of);
             (explanation, attribution)
         };
         match known {
@@ -201,16 +209,18 @@ impl Exchange {
     /// The same of a stream that ended without an answer to the client. It says nothing about reaching the colour.
     fn attribute_without_answer(&self, plugin: &Plugin) -> Attribution {
         let class = Class::of_status(&host::response_status().unwrap_or_default());
-        Attribution::without_answer(&explanation(), class, self.is_sent, self.colour, &self.clusters(plugin))
+        self.with_clusters(plugin, |clusters| {
+            Attribution::without_answer(&explanation(), class, self.is_sent, self.colour, clusters)
+        })
     }
 
-    /// The clusters of the colours: the chosen one's as it was when the request was routed.
-    fn clusters<'e>(&'e self, plugin: &'e Plugin) -> PerColour<&'e str> {
-        let deployment = plugin.context.deployments.get(self.deployment);
-        PerColour::from_fn(|colour| match deployment {
-            Some(deployment) if colour != self.colour => deployment.colours.get(colour).cluster.as_str(),
-            _ => self.question.cluster.as_str(),
-        })
+    /// Calls `with` with the clusters of the colours: the chosen one's as it was when the request was routed.
+    fn with_clusters<R>(&self, plugin: &Plugin, with: impl FnOnce(&PerColour<&str>) -> R) -> R {
+        let worker = plugin.context.worker.state(self.deployment);
+        let other = worker.map(|worker| worker.with_identity(self.colour.other(), |other| other.cluster.clone()));
+        let own = self.question.cluster.as_str();
+        let other = other.as_ref().map_or(own, |cluster| cluster.as_str());
+        with(&PerColour::from_fn(|colour| if colour == self.colour { own } else { other }))
     }
 
     /// For a failover that watches, of an ordinary request.

@@ -51,7 +51,7 @@ pub async fn run(lab: &Lab) -> Result<BenchReport> {
         let to = if index.is_multiple_of(2) { "green" } else { "blue" };
         let admin = fleet.admin(index % ENVOYS)?;
         let called = Instant::now();
-        admin.promote("iris").await?;
+        admin.promote_to("iris", to).await?;
         let change = Change { to, called, answered: Instant::now() };
         for load in &loads {
             settled(load, &change).await?;

@@ -1,12 +1,15 @@
 //! A configuration, compiled: each deployment with everything that has to be known about it.
 
 use crate::config::{
-    Bake, Config, DeploymentConfig, Failover, Guard, MatchRules, Mlflow, Probe, RolloutPlan, SmokeTest, Upstream,
+    Bake, Config, DeploymentConfig, Failover, Guard, MatchRules, Mlflow, Probe, RolloutPlan, Salt, SmokeTest,
+    WhenUnhealthy,
 };
 use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
+use crate::model::identity::Identity;
 use crate::model::name::{DeploymentName, HeaderName, HostName};
 use crate::model::split::Split;
+use crate::state::State;
 
 /// The place of a deployment in the order of their names.
 pub type DeploymentIndex = usize;
@@ -24,10 +27,14 @@ pub struct Deployment {
     pub rules: MatchRules,
     /// Names the upstream cluster of its requests.
     pub cluster_header: HeaderName,
-    /// Cluster and version of each colour.
-    pub colours: PerColour<Upstream>,
+    /// What the configuration names for each colour. What is in force is in the state.
+    pub colours: PerColour<Identity>,
+    /// Goes into the buckets of sticky users.
+    pub salt: Option<Salt>,
     /// The split while no state is known.
     pub initial: Split,
+    /// What a start does when the colour that it makes active does not answer.
+    pub when_unhealthy: WhenUnhealthy,
     /// What a colour has to be before it gets traffic.
     pub readiness: Readiness,
     /// The model registry that it follows.
@@ -69,20 +76,6 @@ impl Deployments {
         Self(config.deployments.iter().map(compile).collect())
     }
 
-    /// The colours of other deployments that have the cluster of this one.
-    pub fn sharing(
-        &self,
-        index: DeploymentIndex,
-        colour: Colour,
-    ) -> impl Iterator<Item = (DeploymentIndex, &Deployment, Colour)> {
-        let cluster = self.0.get(index).map(|deployment| &deployment.colours.get(colour).cluster);
-        let others = self.0.iter().enumerate().filter(move |(other, _)| *other != index);
-        others.flat_map(move |(other, deployment)| {
-            let has = move |of: &Colour| cluster == Some(&deployment.colours.get(*of).cluster);
-            Colour::ALL.into_iter().filter(has).map(move |of| (other, deployment, of))
-        })
-    }
-
     /// In the order of their names.
     pub fn all(&self) -> &[Deployment] {
         &self.0
@@ -114,7 +107,9 @@ impl Deployment {
             rules: config.rules.clone(),
             cluster_header: config.cluster_header.as_ref().unwrap_or(cluster_header).clone(),
             colours: config.colours.clone(),
-            initial: config.initial,
+            salt: config.sticky.as_ref().and_then(|sticky| sticky.salt.clone()),
+            initial: config.initial.split(),
+            when_unhealthy: config.initial.when_unhealthy.unwrap_or_default(),
             readiness: Readiness {
                 probe: config.probe.clone(),
                 smoke_test: config.smoke_test.clone(),
@@ -129,9 +124,14 @@ impl Deployment {
         }
     }
 
+    /// What is behind a colour in this state.
+    pub fn identity<'a>(&'a self, state: &'a State, colour: Colour) -> &'a Identity {
+        state.identities.get(colour).as_ref().unwrap_or_else(|| self.colours.get(colour))
+    }
+
     /// The host that a request of the filter's own to a colour asks for: its `own`, or the colour's, or the deployment's
     /// name.
-    pub fn host<'h>(&'h self, colour: Colour, own: Option<&'h HostName>) -> &'h str {
-        own.or(self.colours.get(colour).authority.as_ref()).map_or(self.name.as_str(), HostName::as_str)
+    pub fn host<'h>(&'h self, identity: &'h Identity, own: Option<&'h HostName>) -> &'h str {
+        own.or(identity.authority.as_ref()).map_or(self.name.as_str(), HostName::as_str)
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`model`] | the words: colour, percent, split, names, author, time |
+//! | [`model`] | the words: colour, percent, split, names, identity, author, time |
 //! | [`config`] | what users write, checked as a whole |
 //! | [`state`] | the state of a deployment, and every way in which it can change |
 //! | [`store`] | records in the data that an Envoy's workers share |

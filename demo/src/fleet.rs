@@ -251,7 +251,8 @@ impl<'a> FleetStory<'a> {
     fn invite(&self) -> Result<()> {
         let mut text = "Everything runs until Ctrl-C. Try, on any of the four:".to_owned();
         for index in 0..ENVOYS {
-            let call = Call::new(Method::POST, self.url(index, "v1/deployments/iris/promote")?).token(envoy::OPERATOR);
+            let path = "v1/deployments/iris/promote?to=blue";
+            let call = Call::new(Method::POST, self.url(index, path)?).token(envoy::OPERATOR);
             text += &format!("\n\n  {}", call.curl());
         }
         self.narrator.conclusion(&text);

@@ -67,8 +67,11 @@ unsafe extern "C" fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32 {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn proxy_set_tick_period_milliseconds(_period: u32) -> u32 {
-    host(|host| host.calls.push("set_tick_period"));
+extern "C" fn proxy_set_tick_period_milliseconds(period: u32) -> u32 {
+    host(|host| {
+        host.calls.push("set_tick_period");
+        host.tick_period = period;
+    });
     OK
 }
 

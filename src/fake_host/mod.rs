@@ -80,6 +80,8 @@ struct Host {
     metrics: Vec<(String, u64)>,
     logs: Vec<String>,
     calls: Vec<&'static str>,
+    /// The last period that ticks were asked to come at, in milliseconds.
+    tick_period: u32,
     sent: Vec<SentCall>,
     last_token: u32,
     reply: (Headers, Vec<u8>),
@@ -325,6 +327,11 @@ impl FakeEnvoy {
     /// Keeps no metric from now on.
     pub fn reject_stats(&self) {
         host(|host| host.rejects_stats = true);
+    }
+
+    /// How often ticks were last asked to come, in milliseconds.
+    pub fn tick_period(&self) -> u32 {
+        host(|host| host.tick_period)
     }
 
     /// The calls that the filter has made since the last time this was asked.

@@ -87,7 +87,8 @@ fn the_first_tick_comes_fast_and_the_others_once_the_states_are_known() {
     let pushed = worker(&envoy, &in_fleet(""));
     let periods = || envoy.take_calls().into_iter().filter(|call| *call == "set_tick_period").count();
     assert_eq!(periods(), 1);
-    for expected in [1, 0] {
+    // The first one is over, and fast ones follow until the states are known.
+    for expected in [1, 1, 0] {
         pushed.tick();
         assert_eq!(periods(), expected);
     }
@@ -99,7 +100,7 @@ fn what_the_watch_brings_is_in_force_on_every_worker() {
     let (workers, mut model) = followed(&envoy, "");
     let other = State::decode(&model.value("/bluegreen/iris").expect("a key")).expect("a state");
     let bob = bluegreen_core::model::author::Author::config();
-    let promoted = other.after(&bluegreen_core::state::Command::Promote, bob, other.since).expect("allowed");
+    let promoted = other.after(&bluegreen_core::state::Command::Promote(None), bob, other.since).expect("allowed");
     model.put("/bluegreen/iris", &promoted.expect("a change").encode());
     let (token, stream) = envoy.grpc_streams().into_iter().next().expect("a stream");
     assert_eq!(stream.metadata, [("hasleader".to_owned(), b"true".to_vec())]);
@@ -148,7 +149,8 @@ fn many_writes_at_once_are_made_one_by_one_and_each_answer_has_its_own_revision(
     const WRITES: u64 = 40;
     let envoy = FakeEnvoy::start();
     let (workers, mut model) = followed(&envoy, "");
-    let mut exchanges: Vec<Exchange> = (0..WRITES).map(|_| call(workers[1], "POST", "/promote")).collect();
+    let mut exchanges: Vec<Exchange> =
+        (1..=WRITES).map(|n| call(workers[1], "PATCH", &format!("?shadow_percent={n}"))).collect();
     for exchange in &exchanges {
         assert_eq!(exchange.send_headers(true), Next::Pause);
     }
@@ -173,14 +175,14 @@ fn many_writes_at_once_are_made_one_by_one_and_each_answer_has_its_own_revision(
     assert_eq!(revision(&model), WRITES - 1, "a caller that left before its turn wrote nothing");
     // A read and four rounds in which everybody takes part; then one after the other, each with a read and a put.
     assert!(first <= 5 * 40 && then <= 2 * 40, "{first} and {then} calls");
-    assert_eq!(cluster(workers[0], &[]), "g2");
 }
 
 #[test]
 fn a_write_that_waits_behind_a_silent_etcd_is_answered_in_time_that_nothing_was_changed() {
     let envoy = FakeEnvoy::start();
     let (workers, mut model) = followed(&envoy, "");
-    let exchanges: Vec<Exchange> = (0..10).map(|_| call(workers[1], "POST", "/promote")).collect();
+    let exchanges: Vec<Exchange> =
+        (1..=10).map(|n| call(workers[1], "PATCH", &format!("?shadow_percent={n}"))).collect();
     exchanges.iter().for_each(|exchange| assert_eq!(exchange.send_headers(true), Next::Pause));
     settle(&envoy, &mut model);
     let waiting: Vec<&Exchange> = exchanges.iter().filter(|exchange| exchange.replies().is_empty()).collect();
@@ -247,5 +249,5 @@ fn a_failover_goes_through_etcd_at_the_next_tick() {
     settle(&envoy, &mut model);
     assert_eq!((revision(&model), cluster(workers[1], &[]).as_str()), (2, "b1"));
     let line = envoy.logs().into_iter().rfind(|line| line.contains("state changed")).expect("a line");
-    assert!(line.contains("by=guard source=guard reason"), "{line}");
+    assert!(line.contains("by=failover source=failover reason"), "{line}");
 }

@@ -48,13 +48,11 @@ fn an_exchange_whose_colour_is_drawn_makes_11() {
 
 #[test]
 fn an_exchange_with_a_colour_that_has_an_authority_makes_11() {
-    let envoy = FakeEnvoy::start();
-    let with_authority = |version: &str| {
-        let own = format!(r#""version": "{version}", "authority": "h{version}.example.com""#);
-        worker(&envoy, &config("", "").replace(&format!(r#""version": "{version}""#), &own))
-    };
     // Blue is active: only its authority is written.
-    for (worker, calls) in [(with_authority("1"), 11), (with_authority("2"), 10)] {
+    for (version, calls) in [("1", 11), ("2", 10)] {
+        let envoy = FakeEnvoy::start();
+        let own = format!(r#""version": "{version}", "authority": "h{version}.example.com""#);
+        let worker = worker(&envoy, &config("", "").replace(&format!(r#""version": "{version}""#), &own));
         (0..16).for_each(|_| drop(cluster(worker, &[])));
         envoy.take_calls();
         cluster(worker, &[]);
@@ -188,7 +186,7 @@ fn no_request_reads_shared_data_or_a_metric_also_after_a_write() {
     for colour in ["blue", "green"] {
         (0..16).for_each(|_| drop(cluster(traffic, &[("x-want", colour.as_bytes())])));
     }
-    for (path, active) in [("/promote", "g2"), ("/rollback", "b1"), ("/promote", "g2")] {
+    for (path, active) in [("/promote?to=green", "g2"), ("/rollback", "b1"), ("/promote", "g2")] {
         assert_eq!(operate(operator, "POST", path), 200);
         envoy.take_calls();
         for _ in 0..10 {

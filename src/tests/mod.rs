@@ -16,6 +16,7 @@ mod rollout;
 mod setup;
 mod submissions;
 mod switching;
+mod versions;
 
 use std::time::Duration;
 

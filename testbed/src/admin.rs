@@ -85,6 +85,9 @@ pub struct Deployment {
     /// The rollout under way, or the last one.
     #[serde(default)]
     pub rollout: Option<Rollout>,
+    /// What is wrong around the filter.
+    #[serde(default)]
+    pub setup: Vec<Setup>,
 }
 
 /// How many workers follow the state.
@@ -172,6 +175,29 @@ pub struct Colour {
     /// What the probes found; none before the first, and without a `probe` section.
     #[serde(default)]
     pub probe: Option<Probe>,
+    /// What is to come behind it.
+    #[serde(default)]
+    pub waiting: Option<Waiting>,
+}
+
+/// What waits to come behind a colour.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Waiting {
+    /// The Envoy cluster.
+    pub cluster: String,
+    /// The model version.
+    pub version: String,
+    /// Why it waits.
+    pub why: String,
+}
+
+/// A mistake in the set-up.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Setup {
+    /// Its kind.
+    pub problem: String,
+    /// What was seen, and what to do.
+    pub detail: String,
 }
 
 /// What the probes of a colour found.
@@ -204,6 +230,9 @@ pub struct Change {
     /// The phase that it brought a rollout into.
     #[serde(default)]
     pub rollout: Option<String>,
+    /// What it put behind a colour, and what that replaced.
+    #[serde(default)]
+    pub replaced: Option<Value>,
     /// Before.
     pub from: Split,
     /// After.
@@ -304,6 +333,17 @@ impl Admin {
         self.promoting(name).send().await?.in_force()
     }
 
+    /// `promote` to this colour, which must be in force.
+    pub async fn promote_to(&self, name: &str, colour: &str) -> Result<Deployment> {
+        self.promoting(name).query(&[("to", colour)]).send().await?.in_force()
+    }
+
+    /// Makes the candidate active, whichever it is; for one writer at a time.
+    pub async fn switch(&self, name: &str) -> Result<Deployment> {
+        let candidate = self.deployment(name).await?.candidate;
+        self.promote_to(name, &candidate).await
+    }
+
     /// `rollback`, which must be in force.
     pub async fn rollback(&self, name: &str) -> Result<Deployment> {
         self.rolling_back(name).send().await?.in_force()
@@ -316,7 +356,12 @@ impl Admin {
 
     /// Runs the smoke test.
     pub async fn test(&self, name: &str) -> Result<Reply> {
-        self.call(Method::POST, &format!("/v1/deployments/{name}/test")).send().await
+        self.testing(name).send().await
+    }
+
+    /// A smoke test to add to.
+    pub fn testing(&self, name: &str) -> Call {
+        self.call(Method::POST, &format!("/v1/deployments/{name}/test"))
     }
 
     /// Waits until `colour` can be stopped, for at most `timeout`, for example `10s`.
@@ -344,6 +389,11 @@ impl Admin {
 // === impl Deployment ===
 
 impl Deployment {
+    /// Whether this mistake in the set-up is noted.
+    pub fn has_problem(&self, problem: &str) -> bool {
+        self.setup.iter().any(|noted| noted.problem == problem)
+    }
+
     /// One of its colours.
     pub fn colour(&self, name: &str) -> Result<&Colour> {
         self.colours.get(name).with_context(|| format!("no colour {name} in {self:?}"))

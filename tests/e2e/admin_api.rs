@@ -49,12 +49,15 @@ async fn of_concurrent_writers_with_the_same_condition_exactly_one_wins() -> Res
 async fn concurrent_writers_without_a_condition_all_succeed_and_no_revision_is_lost() -> Result<()> {
     let env = Environment::new(4).await?;
     let mut writers = JoinSet::new();
-    for _ in 0..8 {
+    for writer in 0..8 {
         let admin = env.envoy.admin()?;
         writers.spawn(async move {
             let mut revisions = Vec::new();
-            for _ in 0..5 {
-                revisions.push(admin.promote(IRIS).await?.revision);
+            for write in 1..=5 {
+                // A share that nobody else writes: each write is a change.
+                let share = (writer * 5 + write).to_string();
+                let reply = admin.patch(IRIS, &[("shadow_percent", &share)]).await?;
+                revisions.push(reply.deployment()?.revision);
             }
             anyhow::Ok(revisions)
         });
@@ -63,7 +66,7 @@ async fn concurrent_writers_without_a_condition_all_succeed_and_no_revision_is_l
     while let Some(written) = writers.join_next().await {
         revisions.extend(written??);
     }
-    ensure!(revisions == (1..=40).collect(), "40 promotes made these revisions: {revisions:?}");
+    ensure!(revisions == (1..=40).collect(), "40 writes made these revisions: {revisions:?}");
     let history = env.history().await?;
     let recorded: Vec<_> = history.iter().map(|change| change.revision).collect();
     ensure!(recorded == (1..=40).rev().collect::<Vec<_>>(), "the history has {recorded:?}");
@@ -185,10 +188,10 @@ async fn a_body_that_never_ends_is_answered_and_changes_nothing() -> Result<()> 
 async fn the_entity_tag_is_the_revision() -> Result<()> {
     let env = Environment::new(2).await?;
     let admin = env.envoy.admin()?;
-    for revision in 0..3 {
+    for (revision, to) in (0..).zip(["green", "blue", "green"]) {
         let reply = admin.get("/v1/deployments/iris").await?;
         ensure!(reply.header("etag") == Some(&format!("\"{revision}\"")), "{revision}: {:?}", reply.headers);
-        let reply = admin.promoting(IRIS).if_match(revision).send().await?;
+        let reply = admin.promoting(IRIS).query(&[("to", to)]).if_match(revision).send().await?;
         ensure!(reply.header("etag") == Some(&format!("\"{}\"", revision + 1)), "after a write: {:?}", reply.headers);
     }
     Ok(())
@@ -209,7 +212,9 @@ async fn the_history_keeps_the_last_fifty_changes_newest_first() -> Result<()> {
     let env = Environment::new(2).await?;
     for number in 1..=53 {
         let reason = format!("change {number}");
-        env.envoy.admin()?.promoting(IRIS).query(&[("reason", &reason)]).send().await?.accepted()?;
+        let to = if number % 2 == 0 { "blue" } else { "green" };
+        let call = env.envoy.admin()?.promoting(IRIS).query(&[("reason", reason.as_str()), ("to", to)]);
+        call.send().await?.accepted()?;
     }
     let history = env.history().await?;
     let revisions: Vec<_> = history.iter().map(|change| change.revision).collect();

@@ -71,9 +71,9 @@ async fn a_green_that_dies_right_after_its_promote_fails_a_few_requests_before_f
 
     let change = env.newest_change().await?;
     let seen = (change.revision, change.source.as_str(), change.by.as_str(), change.to.active.as_str());
-    ensure!(seen == (2, "guard", "guard", "blue"), "{change:?}");
+    ensure!(seen == (2, "failover", "failover", "blue"), "{change:?}");
     ensure!(change.reason.contains("requests in a row did not reach green (last: upstream_reset"), "{change:?}");
-    let line = env.envoy.log().wait_for("source=guard").await?;
+    let line = env.envoy.log().wait_for("source=failover").await?;
     ensure!(line.contains("active=green->blue") && line.contains("did not reach green"), "{line}");
     env.ensure_no_trap()
 }
@@ -84,7 +84,7 @@ async fn after_a_failover_there_is_no_second_one() -> Result<()> {
     env.green.stop().await;
     env.load()?.connections(CONNECTIONS).at_most(40).run().await;
     let change = env.newest_change().await?;
-    ensure!(change.source == "guard", "{change:?}");
+    ensure!(change.source == "failover", "{change:?}");
     // Now blue dies too, and green, which has come back, would be healthy.
     env.green.listen().await?;
     until_probed(&env, "green", true).await?;
@@ -117,7 +117,7 @@ async fn failover_waits_while_blue_is_unhealthy_too() -> Result<()> {
     env.load()?.connections(1).at_most(1).run().await;
     env.load()?.at_most(40).run().await.ensure_no_failures()?;
     let change = env.newest_change().await?;
-    ensure!(change.source == "guard", "{change:?}");
+    ensure!(change.source == "failover", "{change:?}");
     Ok(())
 }
 

@@ -103,7 +103,8 @@ async fn the_switch_story_runs_on_an_extension_policy() -> Result<()> {
     admin.patch(IRIS, &[("active", "blue"), ("shadow_percent", "0")]).await?.accepted()?;
 
     gateway.green.behave_when_probed(Behaviour::Status(503));
-    ensure_conflict(&admin.promoting(IRIS).send().await?, "colour-unhealthy", "503")?;
+    let promote = admin.promoting(IRIS).query(&[("to", "green")]);
+    ensure_conflict(&promote.send().await?, "colour-unhealthy", "503")?;
     gateway.green.behave_when_probed(Behaviour::Answer);
 
     Switch::back_and_forth(gateway.load()?, &admin).await?;

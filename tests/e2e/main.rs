@@ -30,5 +30,6 @@ mod shipped;
 mod smoke_test;
 mod spoofing;
 mod switching;
+mod versions;
 mod way_back;
 mod who_failed;

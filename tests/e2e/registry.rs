@@ -140,6 +140,22 @@ async fn versions_shown_to_clients_and_operators_are_the_registrys() -> Result<(
 }
 
 #[tokio::test]
+async fn a_colours_alias_that_is_moved_ends_its_canary_and_is_recorded() -> Result<()> {
+    let mut registry = registry().await?;
+    let env = following(&mut registry, "250ms", |bootstrap| bootstrap).await?;
+    env.patch(&[("canary_percent", "10")]).await?;
+    registry.set("green", "3");
+    let state = env.until("version 3", |state| state.colour("green").is_ok_and(|green| green.version == "3")).await?;
+    ensure!((state.revision, state.canary_percent) == (2, 0.0), "{state:?}");
+    let change = last_change(&env.envoy, "version 2 -> 3: the alias green is on it").await?;
+    ensure!(change.replaced.is_some_and(|replaced| replaced["to"]["cluster"] == "green"), "the cluster stays");
+    // And what is followed goes on from there.
+    registry.set("production", "3");
+    until_active(&env.envoy, "green").await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_version_whose_server_is_unhealthy_waits_until_it_is_healthy() -> Result<()> {
     let mut registry = registry().await?;
     let env = following(&mut registry, "250ms", |bootstrap| bootstrap).await?;

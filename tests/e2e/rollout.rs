@@ -81,22 +81,23 @@ async fn a_paused_rollout_outlives_a_new_configuration() -> Result<()> {
         watched.deliver(|resource| {
             resource.deployment(IRIS, |iris| {
                 with_plan(iris, "1s");
-                iris["colours"]["green"]["version"] = json!(note);
+                iris["colours"]["blue"]["version"] = json!(note);
             })
         })
     };
-    deliver(&mut watched, "2")?;
+    deliver(&mut watched, "1")?;
     let env = Environment::with(2, watched.bootstrap()).await?;
     let load = env.load()?.connections(8).rate(RATE).lasting(ROLLOUT_PATIENCE).start();
     let admin = env.envoy.admin()?;
     admin.rollout(IRIS, "start").await?;
     env.until_rollout("the second step", |rollout| rollout.step == 2).await?;
     let paused = admin.rollout(IRIS, "pause").await?;
-    deliver(&mut watched, "2.1")?;
-    let version = |state: &Deployment| state.colours["green"].version == "2.1";
+    // Another version behind the active colour: the rollout is the candidate's.
+    deliver(&mut watched, "1.1")?;
+    let version = |state: &Deployment| state.colours["blue"].version == "1.1";
     let pushed = env.until("the new configuration", version).await?;
     ensure!(pushed.rollout.as_ref().map(|rollout| rollout.phase.as_str()) == Some("paused"), "{pushed:?}");
-    ensure!((pushed.canary_percent, pushed.revision) == (paused.canary_percent, paused.revision), "{pushed:?}");
+    ensure!((pushed.canary_percent, pushed.revision) == (paused.canary_percent, paused.revision + 1), "{pushed:?}");
     admin.rollout(IRIS, "resume").await?;
     env.until_rollout("promoted", |rollout| rollout.phase == "promoted").await?;
     load.stop().await.ensure_no_failures()?;

@@ -20,7 +20,7 @@ enum Way {
 async fn switch(env: &Environment, way: Way) -> Result<Switch> {
     let admin = env.envoy.admin()?;
     match way {
-        Way::Promote => Switch::timed(admin.promote(IRIS)).await,
+        Way::Promote => Switch::timed(admin.switch(IRIS)).await,
         Way::RollBack => Switch::timed(admin.rollback(IRIS)).await,
         Way::Patch(colour) => Switch::timed(env.patch(&[("active", colour)])).await,
     }
@@ -83,7 +83,7 @@ async fn a_connection_that_was_idle_during_the_switch_uses_the_new_colour_at_onc
     let env = Environment::new(4).await?;
     let load = env.load()?.connections(16).at_most(16);
     for _ in 0..10 {
-        let state = env.envoy.admin()?.promote(IRIS).await?;
+        let state = env.envoy.admin()?.switch(IRIS).await?;
         let report = load.clone().run().await;
         report.ensure_no_failures()?;
         ensure!(report.count(&state.active) == 16, "{} is active, but: {:?}", state.active, report.colours());

@@ -59,12 +59,14 @@ impl Environment {
 
     /// Makes the candidate the active colour through one Envoy, which must succeed. The new revision.
     pub async fn promote(&self, index: usize) -> Result<u64> {
-        Ok(self.fleet.admin(index)?.promote(IRIS).await?.revision)
+        Ok(self.fleet.admin(index)?.switch(IRIS).await?.revision)
     }
 
     /// The same call, whatever is answered.
     pub async fn try_promote(&self, index: usize) -> Result<Reply> {
-        self.fleet.admin(index)?.promoting(IRIS).send().await
+        let admin = self.fleet.admin(index)?;
+        let candidate = admin.deployment(IRIS).await?.candidate;
+        admin.promoting(IRIS).query(&[("to", &candidate)]).send().await
     }
 
     /// Fails when a VM of any Envoy has trapped.

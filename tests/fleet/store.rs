@@ -70,7 +70,8 @@ async fn a_switch_on_one_envoy_reaches_all_four() -> Result<()> {
     // Read your writes, through whichever Envoy: a condition on an answer of one holds on all the others.
     for revision in 1..9_usize {
         let admin = env.fleet.admin(revision % ENVOYS)?;
-        let reply = admin.promoting(IRIS).if_match(revision as u64).send().await?;
+        let to = if revision % 2 == 0 { "green" } else { "blue" };
+        let reply = admin.promoting(IRIS).query(&[("to", to)]).if_match(revision as u64).send().await?;
         ensure!(reply.status == 200, "If-Match {revision} on Envoy {}: {reply:?}", revision % ENVOYS);
     }
     env.ensure_no_trap()
@@ -83,7 +84,12 @@ async fn two_hundred_writers_at_once_lose_and_repeat_nothing() -> Result<()> {
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         let admin = env.fleet.admin(writer % ENVOYS)?;
-        writers.spawn(async move { admin.promote(IRIS).await.map(|state| state.revision) });
+        // A share that nobody else writes: each write is a change.
+        let share = format!("{}.{:02}", (writer + 1) / 100, (writer + 1) % 100);
+        writers.spawn(async move {
+            let reply = admin.patch(IRIS, &[("shadow_percent", &share)]).await?;
+            anyhow::Ok(reply.deployment()?.revision)
+        });
     }
     let mut revisions = BTreeSet::new();
     while let Some(revision) = writers.join_next().await {
@@ -314,6 +320,37 @@ async fn an_initial_pushed_to_all_envoys_is_one_change_and_an_operators_later_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_pushed_to_all_envoys_is_one_change_and_an_old_configuration_does_not_take_it_back() -> Result<()> {
+    let mut watched = Watched::lds()?;
+    watched.deliver(|listeners| listeners.plugin(|plugin| plugin["etcd"] = json!({"cluster": "etcd"})))?;
+    let mut env = Environment::with(2, watched.bootstrap()).await?;
+    let named = |version: &'static str| {
+        move |bootstrap: Bootstrap| {
+            bootstrap.deployment(IRIS, |iris| iris["colours"]["green"]["version"] = json!(version))
+        }
+    };
+    watched.deliver(named("3"))?;
+    env.fleet.until_at(IRIS, 1).await?;
+    let newest = env.newest_change(1).await?;
+    let replaced = newest.replaced.clone().unwrap_or_default();
+    ensure!(newest.source == "config" && replaced["to"]["version"] == "3", "{newest:?}");
+
+    // One that starts with what the fleet has left behind, and one that starts with what is new to it.
+    let shipped = Bootstrap::shipped()?.with_cluster("green", env.green.address());
+    env.fleet.join(&shipped, |options| options).await?;
+    env.fleet.until_ready(2).await?;
+    ensure!(env.promote(2).await? == 2, "the old configuration made a change");
+    env.fleet.join(&named("4")(shipped), |options| options).await?;
+    env.fleet.until_at(IRIS, 3).await?;
+    for index in 0..4 {
+        let state = env.deployment(index).await?;
+        ensure!(state.colour("green")?.version == "4" && state.active == "green", "Envoy {index}: {state:?}");
+        ensure!(env.history(index).await?.len() == 3, "Envoy {index}: {:?}", env.history(index).await?);
+    }
+    env.ensure_no_trap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_on_one_envoy_reaches_the_whole_fleet() -> Result<()> {
     let bootstrap = Bootstrap::shipped()?.deployment(IRIS, |iris| {
         iris["failover"] = json!({"after": 5});
@@ -334,7 +371,7 @@ async fn a_failover_on_one_envoy_reaches_the_whole_fleet() -> Result<()> {
     for index in 0..2 {
         let newest = env.newest_change(index).await?;
         let seen = (newest.source.as_str(), newest.to.active.as_str(), newest.forced);
-        ensure!(seen == ("guard", "blue", false), "Envoy {index}: {newest:?}");
+        ensure!(seen == ("failover", "blue", false), "Envoy {index}: {newest:?}");
         env.load(index)?.at_most(50).run().await.ensure_no_failures()?;
     }
     env.ensure_no_trap()

@@ -38,7 +38,7 @@ impl Switch {
         for round in 0..10 {
             running.more(40).await?;
             switches.push(if round % 2 == 0 {
-                Self::timed(admin.promote(IRIS)).await?
+                Self::timed(admin.promote_to(IRIS, "green")).await?
             } else {
                 Self::timed(admin.rollback(IRIS)).await?
             });

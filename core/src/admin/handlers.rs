@@ -8,8 +8,11 @@ use super::problems::Problem;
 use super::request::{Answer, Refused, Request};
 use super::response::Response;
 use super::views::{ChangesView, ComparisonView, DeploymentView, DeploymentsView, SmokeTestView};
-use crate::change::request::{ChangeRequest, Checks};
+use crate::change::error::{ChangeError, Rejection};
+use crate::change::request::{ChangeRequest, Checks, Precondition};
 use crate::change::submit::submit;
+use crate::config::ConfigPush;
+use crate::controllers::{config_push, versions};
 use crate::deployment::{Deployment, DeploymentIndex};
 use crate::guard::analysis;
 use crate::guard::verdict::Verdict;
@@ -18,10 +21,10 @@ use crate::metrics::comparison::{self, Sample};
 use crate::metrics::counters::ColourMetric;
 use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
+use crate::model::split::Revision;
 use crate::model::time::Timestamp;
 use crate::readiness::arrival;
 use crate::readiness::drain::{DrainBlocker, blockers_elsewhere, drain_blockers};
-use crate::routing::versions::versions;
 use crate::state::rollout::{self, RolloutCommand};
 use crate::state::{Command, Patch, Refusal, SmokeTestOutcome, State};
 use crate::workers::report;
@@ -91,16 +94,16 @@ pub async fn history(call: Box<Request>) -> Answer {
 
 pub async fn comparison(call: Box<Request>) -> Answer {
     let (index, deployment) = call.deployment()?;
-    let revision = call.load(deployment)?.revision;
+    let state = call.load(deployment)?;
     let host = &call.context.host;
     call.context.ask_workers(Some(index)).await;
     let sample = Sample { at: host.now(), counts: report::counts(host.store(), &deployment.name) };
-    let windows =
-        comparison::windows(host.store(), &deployment.name, &sample).map_err(|_| Problem::StoreUnavailable)?;
-    let analysis = analysis::read(host.store(), &deployment.name);
+    let windows = comparison::windows(host.store(), &deployment.name, &sample, state.history.last_replaced_at())
+        .map_err(|_| Problem::StoreUnavailable)?;
+    let analysis = analysis::read(host.store(), &deployment.name).filter(|analysis| analysis.is_about(&state));
     let verdict = analysis.as_ref().zip(deployment.guard.as_ref());
     let verdict = verdict.map(|(analysis, guard)| Verdict::new(analysis, guard));
-    Ok(Response::json(200, &ComparisonView::new(&deployment.name, revision, verdict, windows)))
+    Ok(Response::json(200, &ComparisonView::new(&deployment.name, state.revision, verdict, windows)))
 }
 
 // === changes ===
@@ -117,16 +120,40 @@ pub async fn patch(call: Box<Request>) -> Answer {
     change(call, &command).await
 }
 
-pub async fn promote(call: Box<Request>) -> Answer {
-    change(call, &|_, _, _| Ok(Command::Promote)).await
+pub async fn promote(mut call: Box<Request>) -> Answer {
+    let to = call.params.parsed("to")?;
+    if let Some(made) = take_on_waiting(&call, to).await? {
+        call.precondition = Precondition::Revisions(vec![made]);
+    }
+    change(call, &|_, _, _| Ok(Command::Promote(to))).await
 }
 
 pub async fn roll_back(call: Box<Request>) -> Answer {
-    change(call, &|_, _, _| Ok(Command::RollBack)).await
+    let to = call.params.parsed("to")?;
+    change(call, &|_, _, _| Ok(Command::RollBack(to))).await
 }
 
 pub async fn rollout(call: Box<Request>, action: RolloutAction) -> Answer {
     change(call, &|_, deployment, state| action.command(deployment, state).map(Command::Rollout)).await
+}
+
+/// By force a promote means what waits to come behind the candidate: without force that has to be ready first. The revision
+/// at which that came, if it did.
+async fn take_on_waiting(call: &Request, to: Option<Colour>) -> Result<Option<Revision>, Refused> {
+    let (index, deployment) = call.deployment()?;
+    let state = call.load(deployment)?;
+    let candidate = state.split.candidate();
+    let is_meant = to.is_none_or(|to| to == candidate) && call.params.parsed("force")?.unwrap_or_default();
+    let waiting = versions::waiting(call.context.host.store(), &deployment.name).get_mut(candidate).take();
+    let Some(waiting) = waiting.filter(|_| is_meant) else { return Ok(None) };
+    if !call.precondition.allows(state.revision) {
+        let rejection = ChangeError::Rejected(Rejection::Superseded, Box::new(state));
+        return Err(Refused::change(rejection, index));
+    }
+    let author = Author::new(call.caller.name(), Source::Admin, call.params.reason()?);
+    let request = versions::by_force(index, candidate, waiting, author);
+    let applied = versions::adopt(&call.context, &request).await.map_err(|error| Refused::change(error, index))?;
+    Ok(Some(applied.state.revision))
 }
 
 /// What the parameters ask for, on a state as it is now.
@@ -158,32 +185,47 @@ async fn change(call: Box<Request>, command: CommandOf<'_>) -> Answer {
 
 // === smoke test ===
 
-/// One request after the other to the candidate, then the result, which is kept with the state.
+/// One request after the other to what is behind the candidate, or to what waits to come behind a colour; then the result,
+/// which is kept with the state.
 pub async fn test(call: Box<Request>) -> Answer {
     let (index, deployment) = call.deployment()?;
-    let (test, candidate) = match (&deployment.readiness.smoke_test, call.load(deployment)?) {
-        (Some(test), state) => (test, state.split.candidate()),
-        (None, state) => return Err(Refused::on(Problem::NoSmokeTest, index, state)),
+    let state = call.load(deployment)?;
+    let Some(test) = &deployment.readiness.smoke_test else {
+        return Err(Refused::on(Problem::NoSmokeTest, index, state));
     };
     let host = &call.context.host;
+    let candidate = state.split.candidate();
+    let colour: Colour = call.params.parsed("colour")?.unwrap_or(candidate);
+    let waiting = versions::waiting(host.store(), &deployment.name).get_mut(colour).take();
+    let identity = match &waiting {
+        Some(waiting) => waiting.identity.clone(),
+        None if colour == candidate => deployment.identity(&state, colour).clone(),
+        None => return Err(Refused::on(Problem::NothingToTest(colour), index, state)),
+    };
     let mut results = Vec::new();
-    while let Some(request) = test.request(results.len(), deployment, candidate) {
+    while let Some(request) = test.request(results.len(), deployment, &identity) {
         let reply = host.http(&request).await;
         results.extend(test.judge(results.len(), &reply));
     }
     let passed = results.iter().all(|result| result.passed);
-    let version = versions(host.store(), deployment).get(candidate).clone();
-    let outcome = SmokeTestOutcome { colour: candidate, version: version.clone(), passed };
+    let outcome = SmokeTestOutcome { colour, identity: identity.clone(), passed };
     let author = Author::new(call.caller.name(), Source::Admin, call.params.reason()?);
     let request = ChangeRequest::new(index, Command::RecordSmokeTest(outcome), author, None);
     let applied = submit(&call.context, &request).await.map_err(|error| Refused::change(error, index))?;
+    let mut revision = applied.state.revision;
+    if let (true, Some(_)) = (passed, waiting) {
+        // It waited for that, and whoever promotes next means what was tested.
+        versions::try_again(&call.context, index, ConfigPush::default(), config_push::wanted(host.store(), deployment))
+            .await;
+        revision = call.load(deployment)?.revision;
+    }
     Ok(Response::json(
         200,
         &SmokeTestView {
             name: &deployment.name,
-            candidate,
-            version: &version,
-            revision: applied.state.revision,
+            candidate: colour,
+            version: &identity.version,
+            revision,
             passed,
             valid_until: passed.then(|| host.now().plus(test.valid_for)),
             results: &results,
@@ -200,9 +242,9 @@ pub async fn drain(call: Box<Request>) -> Answer {
     let DrainTimeout(timeout) = call.params.parsed("timeout")?.unwrap_or_default();
     let host = &*call.context.host;
     let deadline = host.now().plus(timeout);
-    let is_shared = call.context.deployments.sharing(index, colour).next().is_some();
     loop {
-        let confirmation = call.context.ask_workers((!is_shared).then_some(index)).await;
+        // About all deployments: another one may serve from the same cluster.
+        let confirmation = call.context.ask_workers(None).await;
         if let Some(answer) = drained(&call, (index, deployment), colour, &confirmation, deadline) {
             return answer;
         }
@@ -222,11 +264,12 @@ fn drained(
         Ok(state) => state,
         Err(refused) => return Some(Err(refused)),
     };
-    let (store, now) = (call.context.host.store(), call.context.host.now());
+    let host = &*call.context.host;
+    let (store, now) = (host.store(), host.now());
     let in_flight = report::totals(store, &deployment.name).get(colour).get(ColourMetric::InFlight);
     let (bake, strays) = (deployment.readiness.bake, arrival::unrouted(store, deployment, colour.other()).is_some());
     let mut blockers = drain_blockers(&state, colour, in_flight, bake, confirmation, strays, now);
-    blockers.extend(blockers_elsewhere(&*call.context.host, &call.context.deployments, index, colour));
+    blockers.extend(blockers_elsewhere(host, &call.context.worker, &call.context.deployments, index, colour));
     if blockers.is_empty() {
         return Some(Ok(call.show(200, deployment, &state, confirmation)));
     }

@@ -61,6 +61,8 @@ pub enum Problem {
     Change(ChangeError),
     /// There is no smoke test to run.
     NoSmokeTest,
+    /// Nothing waits to come behind this colour, which is active.
+    NothingToTest(Colour),
     /// There are no steps to take.
     NoRolloutPlan,
     /// Something still needs the colour.
@@ -140,6 +142,10 @@ impl Problem {
                 (503, "store-unavailable", "Shared store out of reach")
             }
             Self::Change(ChangeError::OutcomeUnknown) => (504, "outcome-unknown", "Outcome not known"),
+            Self::Change(ChangeError::Rejected(Rejection::Unproven { .. }, _)) => {
+                (409, "way-back-replaced", "Way back replaced")
+            }
+            Self::NothingToTest(_) => (409, "nothing-to-test", "Nothing to test"),
             Self::NoSmokeTest => (409, "no-smoke-test", "No smoke test"),
             Self::NoRolloutPlan => (409, "no-rollout-plan", "No rollout configured"),
             Self::NotDrained { .. } => (409, "not-drained", "Colour still needed"),
@@ -220,7 +226,10 @@ impl fmt::Display for Problem {
             Self::Refused(refusal) => write!(f, "{refusal}"),
             Self::Change(
                 error @ ChangeError::Rejected(
-                    Rejection::Unhealthy { .. } | Rejection::Untested { .. } | Rejection::NotRouted { .. },
+                    Rejection::Unhealthy { .. }
+                    | Rejection::Untested { .. }
+                    | Rejection::Unproven { .. }
+                    | Rejection::NotRouted { .. },
                     _,
                 ),
             ) => {
@@ -228,6 +237,10 @@ impl fmt::Display for Problem {
             }
             Self::Change(error) => error.fmt(f),
             Self::NoSmokeTest => f.write_str("The deployment's configuration has no smoke_test section."),
+            Self::NothingToTest(colour) => write!(
+                f,
+                "{colour} is active and no version waits to come there: POST …/test without colour tests the candidate."
+            ),
             Self::NoRolloutPlan => f.write_str("The deployment's configuration has no rollout section."),
             Self::NotDrained { colour, blockers } => write!(f, "{colour} is not safe to stop: {blockers}."),
             Self::InvalidValue { name, problem } => write!(f, "{name}: {problem}."),
@@ -259,10 +272,13 @@ impl std::error::Error for Problem {}
 
 const fn kind_of_refusal(refusal: Refusal) -> (u32, &'static str, &'static str) {
     match refusal {
-        Refusal::NothingToRollBackTo => (409, "nothing-to-roll-back-to", "Nothing to roll back to"),
+        Refusal::NothingToRollBackTo | Refusal::NotTheWayBack(_) => {
+            (409, "nothing-to-roll-back-to", "Nothing to roll back to")
+        }
         Refusal::Rollout(rollout::Refusal::UnderWay) => (409, "rollout-under-way", "Rollout under way"),
         Refusal::Rollout(rollout::Refusal::NoRollout) => (409, "no-rollout", "No such rollout"),
         Refusal::Rollout(rollout::Refusal::Moved) => (409, "rollout-moved", "Rollout moved on"),
+        Refusal::NothingToPromote(_) => (409, "nothing-to-promote", "Nothing to promote"),
         Refusal::CandidateChanged => (409, "unsettled", "State kept changing"),
     }
 }

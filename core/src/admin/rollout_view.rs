@@ -8,6 +8,7 @@ use crate::guard::analysis::CanaryAnalysis;
 use crate::guard::verdict::sentence;
 use crate::model::author::Source;
 use crate::model::time::Timestamp;
+use crate::state::State;
 use crate::state::rollout::{Phase, Rollout};
 use crate::store::Store;
 use crate::store::source_status;
@@ -29,6 +30,12 @@ pub struct RolloutView {
     evidence: Option<String>,
 }
 
+/// Whether what was counted is about this rollout, and not about an earlier one or a later canary.
+fn belongs_to(rollout: Rollout, analysis: &CanaryAnalysis) -> bool {
+    let is_later = !rollout.is_live() && rollout.phase != Phase::Promoted && analysis.began > rollout.since;
+    analysis.candidate == rollout.candidate && analysis.began >= rollout.began && !is_later
+}
+
 // === impl RolloutView ===
 
 impl RolloutView {
@@ -36,6 +43,7 @@ impl RolloutView {
     pub fn new(
         rollout: Rollout,
         deployment: &Deployment,
+        state: &State,
         analysis: Option<&CanaryAnalysis>,
         store: &dyn Store,
         now: Timestamp,
@@ -55,7 +63,7 @@ impl RolloutView {
             }
             Phase::Paused | Phase::Breached => operator("resume, skip or abort"),
             Phase::Complete => operator("skip promotes, abort goes back"),
-            Phase::Promoted | Phase::Aborted | Phase::RolledBack => Vec::new(),
+            Phase::Promoted | Phase::Aborted | Phase::RolledBack | Phase::Replaced => Vec::new(),
         };
         let guard = deployment.guard.as_ref();
         Self {
@@ -66,7 +74,7 @@ impl RolloutView {
             since: rollout.since,
             waits_for,
             evidence: analysis
-                .filter(|analysis| analysis.candidate == rollout.candidate)
+                .filter(|analysis| belongs_to(rollout, analysis) && analysis.is_about(state))
                 .zip(guard)
                 .map(|(analysis, guard)| sentence(analysis, guard)),
         }

@@ -48,6 +48,8 @@ pub struct Target {
 const DEPLOYMENT: &str = "{name}";
 
 const NONE: Input = Input::Parameters(&[]);
+const TO: Input = Input::Parameters(&["to", "reason", "force"]);
+const TEST: Input = Input::Parameters(&["colour"]);
 const WHY: Input = Input::Parameters(&["reason", "force"]);
 const PATCH: Input = Input::Parameters(&["active", "canary_percent", "shadow_percent", "reason", "force"]);
 const DRAIN: Input = Input::Parameters(&["colour", "timeout"]);
@@ -66,9 +68,9 @@ static ROUTES: [Route; 17] = [
     route("PATCH", "v1/deployments/{name}", OPERATOR, PATCH, |call| Box::pin(handlers::patch(call))),
     route("GET", "v1/deployments/{name}/history", VIEWER, NONE, |call| Box::pin(handlers::history(call))),
     route("GET", "v1/deployments/{name}/comparison", VIEWER, NONE, |call| Box::pin(handlers::comparison(call))),
-    route("POST", "v1/deployments/{name}/promote", OPERATOR, WHY, |call| Box::pin(handlers::promote(call))),
-    route("POST", "v1/deployments/{name}/rollback", OPERATOR, WHY, |call| Box::pin(handlers::roll_back(call))),
-    route("POST", "v1/deployments/{name}/test", OPERATOR, NONE, |call| Box::pin(handlers::test(call))),
+    route("POST", "v1/deployments/{name}/promote", OPERATOR, TO, |call| Box::pin(handlers::promote(call))),
+    route("POST", "v1/deployments/{name}/rollback", OPERATOR, TO, |call| Box::pin(handlers::roll_back(call))),
+    route("POST", "v1/deployments/{name}/test", OPERATOR, TEST, |call| Box::pin(handlers::test(call))),
     route("POST", "v1/deployments/{name}/drain", OPERATOR, DRAIN, |call| Box::pin(handlers::drain(call))),
     route("POST", "v1/deployments/{name}/rollout/start", OPERATOR, WHY, |call| rollout(call, RolloutAction::Start)),
     route("POST", "v1/deployments/{name}/rollout/pause", OPERATOR, WHY, |call| rollout(call, RolloutAction::Pause)),

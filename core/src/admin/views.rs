@@ -7,6 +7,7 @@ use serde::ser::{SerializeMap, Serializer};
 
 use super::rollout_view::RolloutView;
 use crate::change::context::Context;
+use crate::controllers::versions;
 use crate::deployment::Deployment;
 use crate::etcd::liveness;
 use crate::guard::analysis;
@@ -15,6 +16,7 @@ use crate::metrics::comparison::Window;
 use crate::metrics::counters::ColourMetric;
 use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
+use crate::model::identity::Identity;
 use crate::model::name::{ClusterName, DeploymentName, Reason, Version};
 use crate::model::percent::Percent;
 use crate::model::split::Revision;
@@ -23,7 +25,6 @@ use crate::readiness::arrival;
 use crate::readiness::drain::{blockers_elsewhere, drain_blockers};
 use crate::readiness::probe;
 use crate::readiness::smoke_test::SmokeResult;
-use crate::routing::versions::versions;
 use crate::setup::{self, Notes, SetupProblem};
 use crate::state::State;
 use crate::state::history::Change;
@@ -64,11 +65,22 @@ pub struct DeploymentView<'a> {
 #[derive(Clone, Debug, Serialize)]
 pub struct ColourView<'a> {
     cluster: &'a ClusterName,
-    version: Version,
+    version: &'a Version,
+    /// What is to come there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<WaitingView>,
     in_flight: u64,
     safe_to_stop: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     probe: Option<ProbeView>,
+}
+
+/// What waits to come behind a colour.
+#[derive(Clone, Debug, Serialize)]
+struct WaitingView {
+    #[serde(flatten)]
+    identity: Identity,
+    why: String,
 }
 
 /// What the probes found.
@@ -158,22 +170,25 @@ impl<'a> DeploymentView<'a> {
         let totals = report::totals(store, &deployment.name);
         let index = context.deployments.named(deployment.name.as_str()).map(|(index, _)| index);
         let elsewhere = |colour| {
-            let held = |index| blockers_elsewhere(&*context.host, &context.deployments, index, colour);
+            let held = |index| blockers_elsewhere(&*context.host, &context.worker, &context.deployments, index, colour);
             index.map(held).unwrap_or_default()
         };
         let mut health = match deployment.readiness.probe {
-            Some(_) => probe::health(store, &deployment.name),
+            Some(_) => probe::health(store, deployment, state),
             None => PerColour::default(),
         };
-        let versions = versions(store, deployment);
+        let mut waiting = versions::waiting(store, &deployment.name);
         let colours = PerColour::from_fn(|colour| {
             let in_flight = totals.get(colour).get(ColourMetric::InFlight);
             let (bake, strays) =
                 (deployment.readiness.bake, arrival::unrouted(store, deployment, colour.other()).is_some());
             let blockers = drain_blockers(state, colour, in_flight, bake, confirmation, strays, now);
+            let identity = deployment.identity(state, colour);
+            let waits = waiting.get_mut(colour).take().filter(|waiting| waiting.identity != *identity);
             ColourView {
-                cluster: &deployment.colours.get(colour).cluster,
-                version: versions.get(colour).clone(),
+                cluster: &identity.cluster,
+                version: &identity.version,
+                waiting: waits.map(|waiting| WaitingView { identity: waiting.identity, why: waiting.why }),
                 in_flight,
                 safe_to_stop: blockers.is_empty() && elsewhere(colour).is_empty(),
                 probe: health.get_mut(colour).take().map(|health| ProbeView {
@@ -209,7 +224,7 @@ impl<'a> DeploymentView<'a> {
             sources,
             rollout: state.rollout.map(|rollout| {
                 let analysis = analysis::read(store, &deployment.name);
-                RolloutView::new(rollout, deployment, analysis.as_ref(), store, now)
+                RolloutView::new(rollout, deployment, state, analysis.as_ref(), store, now)
             }),
         }
     }

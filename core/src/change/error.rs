@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::etcd::transaction::NotCommitted;
 use crate::model::colour::Colour;
+use crate::model::identity::Identity;
 use crate::readiness::gate::Missing;
 use crate::state::{Refusal, State};
 use crate::store::record::Applied;
@@ -29,12 +30,16 @@ pub enum Rejection {
     Superseded,
     /// A rule of the state.
     Refused(Refusal),
-    /// The candidate has no valid pass of the required smoke test.
+    /// The colour has no valid pass of the required smoke test.
     Untested {
-        /// The candidate.
+        /// The colour.
         colour: Colour,
+        /// What would serve there.
+        identity: Identity,
         /// What is missing.
         missing: Missing,
+        /// Whether it waits to come there.
+        waits: bool,
     },
     /// Requests for the colour that would get traffic were answered by another cluster.
     NotRouted {
@@ -43,12 +48,21 @@ pub enum Rejection {
         /// What was seen.
         detail: String,
     },
-    /// The colour that would get traffic does not answer its probe as it should.
+    /// What would get traffic does not answer its probe as it should.
     Unhealthy {
         /// The colour.
         colour: Colour,
+        /// What would serve there.
+        identity: Identity,
         /// What was seen.
         detail: String,
+    },
+    /// What a rollback would return to has neither served nor passed the smoke test.
+    Unproven {
+        /// The colour.
+        colour: Colour,
+        /// What is behind it.
+        identity: Identity,
     },
 }
 
@@ -93,15 +107,23 @@ impl fmt::Display for Rejection {
         match self {
             Self::Superseded => f.write_str("another change came first"),
             Self::Refused(refusal) => refusal.fmt(f),
-            Self::Untested { colour, missing } => {
+            Self::Untested { colour, missing, waits: false, .. } => {
                 write!(f, "{colour} would get traffic, and {missing}: POST …/test first")
             }
             Self::NotRouted { colour, detail } => {
                 write!(f, "{colour} would be chosen, and would not be asked: {detail}")
             }
-            Self::Unhealthy { colour, detail } => {
+            Self::Untested { colour, identity, missing, waits: true } => {
+                write!(f, "{identity} would serve {colour}, and {missing}: POST …/test?colour={colour} first")
+            }
+            Self::Unhealthy { colour, detail, .. } => {
                 write!(f, "{colour} would get traffic, and its probe failed just now: {detail}")
             }
+            Self::Unproven { colour, identity } => write!(
+                f,
+                "{identity} has come to {colour} since the switch, and has neither served nor passed the smoke test: \
+                 POST …/test first, or promote to={colour}"
+            ),
         }
     }
 }

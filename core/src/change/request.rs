@@ -3,6 +3,7 @@
 use crate::deployment::DeploymentIndex;
 use crate::model::author::{Author, Source};
 use crate::model::colour::PerColour;
+use crate::model::identity::Identity;
 use crate::model::split::Revision;
 use crate::state::Command;
 
@@ -19,8 +20,8 @@ pub struct ChangeRequest {
     pub precondition: Precondition,
     /// Whether the rules about readiness apply.
     pub checks: Checks,
-    /// Which colours are known to be healthy, so that they need no probe.
-    pub healthy: PerColour<bool>,
+    /// What is known to be healthy behind each colour, so that it needs no probe.
+    pub healthy: PerColour<Option<Identity>>,
 }
 
 /// The states that a change is for. Another change since then is the later one, and wins.

@@ -9,13 +9,17 @@ use crate::deployment::{Deployment, DeploymentIndex};
 use crate::etcd::deadline::WRITE_WITHIN;
 use crate::etcd::store::EtcdStore;
 use crate::etcd::transaction::{Committed, Current, TxnError, commit};
+use crate::host::Host;
 use crate::model::author::Author;
 use crate::model::colour::{Colour, PerColour};
+use crate::model::identity::Identity;
+use crate::model::percent::Percent;
+use crate::model::split::Split;
 use crate::model::time::Timestamp;
 use crate::readiness::arrival;
 use crate::readiness::gate::{self, NotReady};
 use crate::readiness::probe;
-use crate::routing::versions::versions;
+use crate::setup::{self, SetupProblem};
 use crate::state::{Command, State};
 use crate::store::Store;
 use crate::store::record::{self, Applied, Effect, Loaded, Origin, UpdateError};
@@ -24,49 +28,58 @@ use crate::store::record::{self, Applied, Effect, Loaded, Origin, UpdateError};
 enum Obstacle {
     /// A rule.
     Rejected(Rejection),
-    /// This colour has to answer a probe first.
-    ProbeRequired(Colour),
+    /// This, behind a colour, has to answer a probe first.
+    ProbeRequired(Colour, Identity),
 }
 
 /// An attempt that was not carried out.
 enum NotApplied {
-    /// This colour has to answer a probe first.
-    ProbeRequired(Colour),
+    /// This, behind a colour, has to answer a probe first.
+    ProbeRequired(Colour, Identity),
     Failed(ChangeError),
 }
 
+/// How many probes a change is worth. Others may switch between a probe and the change, or put something else behind the
+/// colour, so that another one has to be asked as well; not again and again.
+const MOST_PROBES: usize = 4;
+
 /// Brings a change about in the store of record and makes it known to this Envoy's workers.
 ///
-/// A colour that has to answer a probe is asked, at most once each: others may switch between a probe and the change, so
-/// that the other colour has to be asked as well.
+/// What has to answer a probe is asked.
 ///
 /// # Errors
 /// The rule that stands against it, or the store that cannot be reached.
 pub async fn submit(context: &Context, request: &ChangeRequest) -> Result<Applied, ChangeError> {
     let deployment = context.deployments.get(request.deployment).ok_or(ChangeError::StoreUnavailable)?;
     let host = &*context.host;
-    let mut healthy = request.healthy;
+    let mut healthy = request.healthy.clone();
     // Probes come on top of the time that etcd has.
     let mut time_left = WRITE_WITHIN;
-    loop {
+    for _ in 0..MOST_PROBES {
         let attempt = match &context.etcd {
             Some(etcd) => apply_in_fleet(etcd, context, deployment, request, &healthy, &mut time_left).await,
             None => apply_here(context, deployment, request, &healthy),
         };
-        let colour = match attempt {
+        let (colour, identity) = match attempt {
             Ok(applied) => return Ok(applied),
             Err(NotApplied::Failed(error)) => return Err(error),
-            Err(NotApplied::ProbeRequired(colour)) => colour,
+            Err(NotApplied::ProbeRequired(colour, identity)) => (colour, identity),
         };
-        let result = probe::ask(host, deployment, colour).await.ok_or(ChangeError::StoreUnavailable)?;
+        let result = match request.command {
+            // What is known of the colour is about what is still behind it.
+            Command::AdoptVersion(..) => probe::ask(host, deployment, &identity).await,
+            _ => probe::observe(host, deployment, colour, &identity).await,
+        };
+        let result = result.ok_or(ChangeError::StoreUnavailable)?;
         if !result.healthy {
             let loaded = record::load(host.store(), &deployment.name, deployment.initial, host.now());
             let state = loaded.map_err(|_| ChangeError::StoreUnavailable)?.state;
-            let rejection = Rejection::Unhealthy { colour, detail: result.detail };
+            let rejection = Rejection::Unhealthy { colour, identity, detail: result.detail };
             return Err(ChangeError::Rejected(rejection, Box::new(state)));
         }
-        *healthy.get_mut(colour) = true;
+        *healthy.get_mut(colour) = Some(identity);
     }
+    Err(ChangeError::StoreUnavailable)
 }
 
 /// Brings a change about at once, on an Envoy that stands alone. `Ok(None)`: a colour has to be asked first, or the fleet's
@@ -81,7 +94,7 @@ pub fn submit_now(context: &Context, request: &ChangeRequest) -> Result<Option<A
     }
     match apply_here(context, deployment, request, &request.healthy) {
         Ok(applied) => Ok(Some(applied)),
-        Err(NotApplied::ProbeRequired(_)) => Ok(None),
+        Err(NotApplied::ProbeRequired(..)) => Ok(None),
         Err(NotApplied::Failed(error)) => Err(error),
     }
 }
@@ -91,7 +104,7 @@ fn apply_here(
     context: &Context,
     deployment: &Deployment,
     request: &ChangeRequest,
-    healthy: &PerColour<bool>,
+    healthy: &PerColour<Option<Identity>>,
 ) -> Result<Applied, NotApplied> {
     let (store, now) = (context.host.store(), context.host.now());
     let updated = record::update_state(store, &deployment.name, deployment.initial, now, &mut |loaded| {
@@ -100,11 +113,39 @@ fn apply_here(
     match updated {
         Ok(applied) => {
             context.publish(request.deployment, deployment, &applied);
+            if applied.effect == Effect::Rerouted || matches!(request.command, Command::AdoptInitial(_)) {
+                note_durability(&*context.host, deployment, &applied);
+            }
             Ok(applied)
         }
         Err(UpdateError::Rejected(obstacle, state)) => Err(obstacle.on(*state)),
         Err(UpdateError::Unavailable) => Err(ChangeError::StoreUnavailable.into()),
     }
+}
+
+/// Says that nothing but this Envoy's memory holds a state which differs from the one that a start begins with.
+fn note_durability(host: &dyn Host, deployment: &Deployment, applied: &Applied) {
+    let Split { active, canary_percent, shadow_percent } = applied.state.split;
+    if applied.state.split == deployment.initial {
+        // A first configuration has nothing to take back.
+        if applied.effect != Effect::None {
+            setup::clear(host, deployment, SetupProblem::NotDurable);
+        }
+        return;
+    }
+    let mut initial = format!("active: {active}");
+    for (name, share) in [("canary_percent", canary_percent), ("shadow_percent", shadow_percent)] {
+        if share > Percent::ZERO {
+            initial.push_str(&format!(", {name}: {share}"));
+        }
+    }
+    let name = &deployment.name;
+    let detail = format!(
+        "the state is kept in this Envoy's memory only, and a restart begins with the configured initial, active: {}. \
+         Configure etcd, or put this under deployments.{name}: initial: {{{initial}}}",
+        deployment.initial.active
+    );
+    setup::note(host, deployment, SetupProblem::NotDurable, detail);
 }
 
 /// In a fleet: in etcd, and then in the record that this Envoy's workers share.
@@ -113,7 +154,7 @@ async fn apply_in_fleet(
     context: &Context,
     deployment: &Deployment,
     request: &ChangeRequest,
-    healthy: &PerColour<bool>,
+    healthy: &PerColour<Option<Identity>>,
     time_left: &mut Duration,
 ) -> Result<Applied, NotApplied> {
     let (host, store) = (&*context.host, context.host.store());
@@ -132,7 +173,9 @@ async fn apply_in_fleet(
             take_over(context, request.deployment, deployment, &current)?;
             Ok(Applied { state: current.state, effect: Effect::None })
         }
-        Err(TxnError::Rejected(Obstacle::ProbeRequired(colour), _)) => Err(NotApplied::ProbeRequired(colour)),
+        Err(TxnError::Rejected(Obstacle::ProbeRequired(colour, identity), _)) => {
+            Err(NotApplied::ProbeRequired(colour, identity))
+        }
         Err(TxnError::Rejected(obstacle, current)) => {
             take_over(context, request.deployment, deployment, &current)?;
             Err(obstacle.on(current.state))
@@ -164,14 +207,14 @@ fn decide_loaded(
     request: &ChangeRequest,
     loaded: &Loaded,
     deployment: &Deployment,
-    healthy: &PerColour<bool>,
+    healthy: &PerColour<Option<Identity>>,
     store: &dyn Store,
     now: Timestamp,
 ) -> Result<Option<State>, Obstacle> {
-    // A deployment's first `initial` is its state, and no change of one.
+    // A deployment's first configuration is its state, and no change of one.
     let is_new = matches!(loaded.origin, Origin::Absent | Origin::Corrupt);
     if is_new && request.command == Command::AdoptInitial(loaded.state.initial) {
-        return Ok(Some(loaded.state.clone()));
+        return Ok(Some(loaded.state.knowing(&deployment.colours)));
     }
     decide(request, &loaded.state, deployment, healthy, store, now)
 }
@@ -181,7 +224,7 @@ fn decide(
     request: &ChangeRequest,
     before: &State,
     deployment: &Deployment,
-    healthy: &PerColour<bool>,
+    healthy: &PerColour<Option<Identity>>,
     store: &dyn Store,
     now: Timestamp,
 ) -> Result<Option<State>, Obstacle> {
@@ -192,6 +235,7 @@ fn decide(
     if !request.precondition.allows(before.revision) {
         return Err(Obstacle::Rejected(Rejection::Superseded));
     }
+    let before = &before.knowing(&deployment.colours);
     let after = |forced: bool| {
         let author = Author { forced, ..request.author.clone() };
         before.after(&request.command, author, now).map_err(|refusal| Obstacle::Rejected(Rejection::Refused(refusal)))
@@ -200,11 +244,23 @@ fn decide(
     if request.checks == Checks::Enforce {
         ensure_routed(&request.command, before, &unforced, deployment, store)?;
     }
-    let ready = gate::check(before, &unforced, deployment, &versions(store, deployment), healthy, now);
+    let ready = match request.command {
+        // What has happened already cannot be held back, and who starts with the only colour that answers has asked it.
+        Command::FollowVersion(..) | Command::StartOn(_) => Ok(()),
+        _ => gate::check(before, &unforced, deployment, healthy, now),
+    };
+    let identity = |colour| deployment.identity(&unforced, colour).clone();
     match (request.checks, ready) {
-        (Checks::Enforce, Err(NotReady::ProbeRequired(colour))) => Err(Obstacle::ProbeRequired(colour)),
+        (Checks::Enforce, Err(NotReady::ProbeRequired(colour))) => {
+            Err(Obstacle::ProbeRequired(colour, identity(colour)))
+        }
         (Checks::Enforce, Err(NotReady::Untested { colour, missing })) => {
-            Err(Obstacle::Rejected(Rejection::Untested { colour, missing }))
+            let waits = matches!(request.command, Command::AdoptVersion(..));
+            Err(Obstacle::Rejected(Rejection::Untested { colour, identity: identity(colour), missing, waits }))
+        }
+        // Only an operator can take that on.
+        (Checks::Enforce | Checks::Skip, Err(NotReady::Unproven(colour))) => {
+            Err(Obstacle::Rejected(Rejection::Unproven { colour, identity: identity(colour) }))
         }
         (Checks::Override, _) | (Checks::Skip, Err(_)) => after(true),
         (Checks::Enforce | Checks::Skip, Ok(())) => Ok(Some(unforced)),
@@ -212,7 +268,7 @@ fn decide(
 }
 
 /// Whether requests for the colour that gains traffic would reach it, by what their answers said until now. The way back is
-/// open all the same, and so is a pushed `initial`: it may come with the route that was wrong.
+/// open all the same, and so is what a configuration pushes: it may come with the route that was wrong.
 fn ensure_routed(
     command: &Command,
     before: &State,
@@ -220,7 +276,12 @@ fn ensure_routed(
     deployment: &Deployment,
     store: &dyn Store,
 ) -> Result<(), Obstacle> {
-    if matches!(command, Command::RollBack | Command::AdoptInitial(_)) {
+    let is_exempt = match command {
+        Command::RollBack(_) | Command::AdoptInitial(_) | Command::AdoptVersion(..) => true,
+        Command::FollowVersion(..) | Command::StartOn(_) => true,
+        _ => false,
+    };
+    if is_exempt {
         return Ok(());
     }
     let Some(colour) = gate::gains_traffic(before, after) else { return Ok(()) };
@@ -236,7 +297,7 @@ impl Obstacle {
     fn on(self, state: State) -> NotApplied {
         match self {
             Self::Rejected(rejection) => NotApplied::Failed(ChangeError::Rejected(rejection, Box::new(state))),
-            Self::ProbeRequired(colour) => NotApplied::ProbeRequired(colour),
+            Self::ProbeRequired(colour, identity) => NotApplied::ProbeRequired(colour, identity),
         }
     }
 }

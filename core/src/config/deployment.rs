@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, de};
 
 use super::guard::Guard;
 use super::mlflow::Mlflow;
@@ -10,8 +10,10 @@ use super::pattern::MatchRules;
 use super::readiness::{Bake, Failover, Probe, SmokeTest};
 use super::rollout::RolloutPlan;
 use super::token_sum::TokenSum;
-use crate::model::colour::PerColour;
-use crate::model::name::{ClusterName, CookieName, HeaderName, HolderName, HostName, Version};
+use crate::model::colour::{Colour, PerColour};
+use crate::model::identity::Identity;
+use crate::model::name::{CookieName, HeaderName, HolderName};
+use crate::model::percent::Percent;
 use crate::model::split::Split;
 use crate::model::time::deserialize_span;
 
@@ -25,10 +27,10 @@ pub struct DeploymentConfig {
     /// Names the upstream cluster of its requests; absent: the header that all deployments use.
     pub cluster_header: Option<HeaderName>,
     /// What serves each colour.
-    pub colours: PerColour<Upstream>,
+    pub colours: PerColour<Identity>,
     /// The split before anybody changed it.
     #[serde(default)]
-    pub initial: Split,
+    pub initial: Initial,
     /// What keeps a user on one colour while the canary grows; absent: exact rotation.
     pub sticky: Option<Sticky>,
     /// Lets a tester reach either colour; absent: no client can choose.
@@ -52,17 +54,29 @@ pub struct DeploymentConfig {
     pub digest: u64,
 }
 
-/// Where a colour's requests go, and which model version answers there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Upstream {
-    /// The Envoy cluster.
-    pub cluster: ClusterName,
-    /// The model version.
-    pub version: Version,
-    /// What the colour's requests ask for in `:authority`; absent: what the client asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub authority: Option<HostName>,
+/// What a deployment begins with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Initial {
+    /// The colour that ordinary traffic goes to.
+    pub active: Colour,
+    /// The share that goes to the candidate instead.
+    pub canary_percent: Percent,
+    /// The share of the active colour's requests that are also copied to the candidate.
+    pub shadow_percent: Percent,
+    /// What a start does when the active colour does not answer its probe and the other one does; absent: `other`.
+    pub when_unhealthy: Option<WhenUnhealthy>,
+}
+
+/// What a start does when the colour that should be active does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenUnhealthy {
+    /// The other colour gets the traffic, if it answers.
+    #[default]
+    Other,
+    /// It keeps the traffic.
+    Keep,
 }
 
 /// What keeps a user on one colour.
@@ -131,6 +145,27 @@ pub struct OverrideToken {
     pub name: HolderName,
     /// SHA-256 of the token, 64 hexadecimal digits.
     pub sha256: TokenSum,
+}
+
+// === impl Initial ===
+
+impl Initial {
+    /// How the traffic is shared out.
+    pub const fn split(&self) -> Split {
+        let Self { active, canary_percent, shadow_percent, .. } = *self;
+        Split { active, canary_percent, shadow_percent }
+    }
+
+    /// The rule that spans more than one section.
+    pub(super) fn check(&self, probe: Option<&Probe>) -> Result<(), (&'static str, &'static str)> {
+        match (self.when_unhealthy, probe) {
+            (Some(WhenUnhealthy::Other), None) => Err((
+                "initial.when_unhealthy",
+                "without a probe nobody knows whether a colour answers: add a probe section, or leave \"other\" out",
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 // === impl Sticky ===

@@ -22,7 +22,7 @@ use serde::Deserialize;
 
 pub use self::access::{Access, Role, Token};
 pub use self::deployment::{
-    CookieSticky, DeploymentConfig, Override, OverrideToken, Salt, Sticky, StickyKey, Upstream,
+    CookieSticky, DeploymentConfig, Initial, Override, OverrideToken, Salt, Sticky, StickyKey, WhenUnhealthy,
 };
 use self::document::NoDocument;
 pub use self::etcd::{Etcd, KeyPrefix};
@@ -133,6 +133,11 @@ impl Config {
                     format!("deployments.{name}.failover"),
                     format!("goes back to a healthy colour inside its bake window: add a {section} section"),
                 ));
+            }
+        }
+        for (name, deployment) in &self.deployments {
+            if let Err((field, problem)) = deployment.initial.check(deployment.probe.as_ref()) {
+                return Err(ConfigError::at(format!("deployments.{name}.{field}"), problem.to_owned()));
             }
         }
         for (name, deployment) in &self.deployments {
@@ -380,6 +385,16 @@ mod tests {
                 &FULL.replace(r#""active": "green""#, r#""active": "red""#),
                 "\"red\" is not known here: use `blue` or `green`",
                 "deployments.iris.initial.active",
+            ),
+            (
+                &FULL.replace(r#""active": "green""#, r#""active": "green", "when_unhealthy": "stop""#),
+                "unknown variant `stop`, expected `other` or `keep`",
+                "deployments.iris.initial.when_unhealthy",
+            ),
+            (
+                &FULL.replace(r#""active": "green""#, r#""active": "green", "when_unhealthy": "other""#),
+                "add a probe section",
+                "deployments.iris.initial.when_unhealthy",
             ),
             (
                 &FULL.replace(r#""/invocations""#, r#""invocations""#),

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::leader;
 use super::submissions::Submissions;
+use super::{leader, versions};
 use crate::change::context::Context;
 use crate::change::error::ChangeError;
 use crate::change::request::ChangeRequest;
@@ -13,9 +13,9 @@ use crate::config::{ConfigPush, reader};
 use crate::deployment::{Deployment, DeploymentIndex};
 use crate::host::next_tick;
 use crate::model::author::{Author, Source};
-use crate::model::split::Revision;
+use crate::model::split::{Revision, Split};
 use crate::model::time::Timestamp;
-use crate::state::Command;
+use crate::state::{Command, State};
 use crate::store::record::{self, Applied, Effect, Origin};
 use crate::store::source_status::{self, Pending, SourceStatus, read};
 use crate::store::{Store, StoreError};
@@ -28,13 +28,6 @@ pub enum InitialState {
     /// A colour has to be asked first, or tested, or the fleet's store. The state in force is this one, and [`pending`] has
     /// the request.
     Pending(Applied),
-}
-
-/// The deployments whose `initial` had to wait when this instance was configured. One of the instances tries.
-#[derive(Debug, Default)]
-pub struct ConfigPushes {
-    enforce: bool,
-    pending: Vec<DeploymentIndex>,
 }
 
 /// How long after a refusal it is tried again.
@@ -51,6 +44,11 @@ pub fn apply_initial(context: &Context, index: DeploymentIndex, push: ConfigPush
     let (store, now) = (context.host.store(), context.host.now());
     if context.etcd.is_some() {
         return register_initial(store, deployment, now);
+    }
+    let loaded = record::load(store, &deployment.name, deployment.initial, now)?;
+    if versions::holds_back(&versions::waiting(store, &deployment.name), deployment.initial, &loaded.state) {
+        mark_pending(store, deployment, loaded.state.revision, now);
+        return Ok(InitialState::Pending(Applied { state: loaded.state, effect: Effect::None }));
     }
     let command = Command::AdoptInitial(deployment.initial);
     let request = ChangeRequest::new(index, command, Author::config(), None).enforce(push.enforce);
@@ -117,52 +115,85 @@ fn clear_pending(store: &dyn Store, deployment: &Deployment, now: Timestamp) {
     });
 }
 
-// === impl ConfigPushes ===
+/// The `initial` that is still asked for.
+pub fn wanted(store: &dyn Store, deployment: &Deployment) -> Option<Split> {
+    reader::read(&read(store, &deployment.name, Source::Config)?.pending?.value).ok()
+}
 
-impl ConfigPushes {
-    /// Records the `initial` of each deployment, and shows the states that come of it.
-    pub fn load(context: &Context, push: ConfigPush) -> Self {
-        let mut pending = Vec::new();
-        for (index, deployment) in context.deployments.all().iter().enumerate() {
-            let applied = match apply_initial(context, index, push) {
-                Ok(InitialState::Applied(applied)) => applied,
-                Ok(InitialState::Pending(applied)) => {
-                    pending.push(index);
-                    applied
-                }
-                Err(error) => {
-                    let name = &deployment.name;
-                    context.host.warn(&format!("bluegreen: deployment={name}: {error}: requests follow initial"));
-                    continue;
-                }
-            };
-            if applied.effect != Effect::None {
-                // Where comparisons begin.
-                leader::sample(context, index, deployment, &mut false);
+/// Takes over what a configuration says of each deployment: what is behind its colours, and its `initial`. The deployments of
+/// which something has to wait.
+pub fn load(context: &Context, push: ConfigPush) -> Vec<DeploymentIndex> {
+    let mut waiting = Vec::new();
+    let store = context.host.store();
+    for (index, deployment) in context.deployments.all().iter().enumerate() {
+        let (effect, state) = match load_one(context, (index, deployment), push) {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                let name = &deployment.name;
+                context.host.warn(&format!("bluegreen: deployment={name}: {error}: requests follow initial"));
+                continue;
             }
-            context.host.publish_gauges(index, &applied.state);
+        };
+        if wanted(store, deployment).is_some() || versions::is_waiting(&versions::waiting(store, &deployment.name)) {
+            waiting.push(index);
         }
-        Self { enforce: push.enforce, pending }
+        if effect != Effect::None {
+            // Where comparisons begin.
+            leader::sample(context, index, deployment, &mut false);
+        }
+        context.host.publish_gauges(index, &state);
     }
+    waiting
+}
 
-    /// Tries those that wait, until each was applied or given up.
-    pub async fn run(mut self, context: &Context, submissions: &Rc<Submissions>, lease: &str) {
-        let host = &*context.host;
-        next_tick(host).await;
-        while !self.pending.is_empty() {
-            let leads = context.instance.leads(host.store(), lease, host.now());
-            self.pending.retain(|index| {
-                let deployment = context.deployments.get(*index);
-                let request = deployment.and_then(|deployment| pending(host.store(), *index, deployment));
-                let is_pending = request.is_some();
-                if let (Some(request), true) = (request, leads) {
-                    submissions.submit(request.enforce(self.enforce));
-                }
-                is_pending
-            });
-            host.sleep_until(host.now().plus(AGAIN_AFTER)).await;
+/// What is behind a colour comes first, since an `initial` that gives it traffic is meant for that. Only a colour that the
+/// `initial` takes the traffic from comes after it. What became of the `initial`, and the state in force.
+fn load_one(
+    context: &Context,
+    (index, deployment): (DeploymentIndex, &Deployment),
+    push: ConfigPush,
+) -> Result<(Effect, State), StoreError> {
+    let (store, now) = (context.host.store(), context.host.now());
+    versions::announce(context, deployment)?;
+    versions::try_now(context, index, push, Some(deployment.initial));
+    let initial = apply_initial(context, index, push)?;
+    versions::try_now(context, index, push, wanted(store, deployment));
+    let (InitialState::Applied(Applied { effect, .. }) | InitialState::Pending(Applied { effect, .. })) = initial;
+    Ok((effect, record::load(store, &deployment.name, deployment.initial, now)?.state))
+}
+
+/// Tries what waits of a deployment, until all of it was applied or given up.
+pub async fn run(
+    context: &Context,
+    submissions: &Rc<Submissions>,
+    index: DeploymentIndex,
+    push: ConfigPush,
+    lease: &str,
+) {
+    let (host, Some(deployment)) = (&*context.host, context.deployments.get(index)) else { return };
+    next_tick(host).await;
+    loop {
+        if context.instance.leads(host.store(), lease, host.now()) {
+            versions::try_again(context, index, push, wanted(host.store(), deployment)).await;
+            if let Some(request) = ready(context, index, deployment) {
+                submissions.submit(request.enforce(push.enforce));
+            }
         }
+        let waits = versions::is_waiting(&versions::waiting(host.store(), &deployment.name));
+        if !waits && wanted(host.store(), deployment).is_none() {
+            return;
+        }
+        host.sleep_until(host.now().plus(AGAIN_AFTER)).await;
     }
+}
+
+/// The `initial` that is asked for, unless what it is meant for waits.
+fn ready(context: &Context, index: DeploymentIndex, deployment: &Deployment) -> Option<ChangeRequest> {
+    let (store, now) = (context.host.store(), context.host.now());
+    let request = pending(store, index, deployment)?;
+    let Command::AdoptInitial(initial) = request.command else { return None };
+    let state = record::load(store, &deployment.name, deployment.initial, now).ok()?.state;
+    (!versions::holds_back(&versions::waiting(store, &deployment.name), initial, &state)).then_some(request)
 }
 
 #[cfg(test)]
@@ -173,8 +204,6 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::model::name::Reason;
-    use crate::model::split::Split;
-    use crate::state::State;
     use crate::store::record::update_state;
     use crate::store::source_status::{ChangeOutcome, acknowledge};
     use crate::testing::host::TestHost;
@@ -232,7 +261,7 @@ mod tests {
         let author = Author::new("alice", Source::Admin, Reason::none());
         let now = Timestamp::from_millis(1);
         update_state(&host.store, &iris(), Split::default(), now, &mut |loaded| {
-            loaded.state.after(&Command::Promote, author.clone(), now)
+            loaded.state.after(&Command::Promote(None), author.clone(), now)
         })
         .expect("promoted");
     }

@@ -63,17 +63,30 @@ pub fn on_unreached(
     if loaded.state.split.active != colour {
         return;
     }
-    let health = probe::health(host.store(), &deployment.name).get_mut(colour.other()).take();
+    let back = colour.other();
+    let health = probe::health(host.store(), deployment, &loaded.state).get_mut(back).take();
     let bake = deployment.readiness.bake;
+    if loaded.state.rollback_to.is_some() && !loaded.state.is_way_back_proven() {
+        // Once for each row of failures.
+        if failures == u64::from(failover.after.get()) {
+            let (name, identity) = (&deployment.name, deployment.identity(&loaded.state, back));
+            host.warn(&format!(
+                "bluegreen: deployment={name} source=failover: refused: {identity} has come to {back} since the switch, and \
+                 has neither served nor passed the smoke test"
+            ));
+        }
+        return;
+    }
     let Some(author) = author(&loaded.state, failover, bake, health.as_ref(), failures, details, now) else { return };
     let on = Some(loaded.state.revision);
-    let request = ChangeRequest::new(index, Command::RollBack, author, on);
+    let request = ChangeRequest::new(index, Command::RollBack(None), author, on);
     if context.etcd.is_none() {
         // Its last probe says that it is healthy, and there is no time for another one.
-        let healthy = PerColour::from_fn(|other| other != colour);
+        let known = |other| (other == back).then(|| deployment.identity(&loaded.state, back).clone());
+        let healthy = PerColour::from_fn(known);
         // A rejection is another worker's roll back, and needs no word.
         let _: Result<Option<Applied>, ChangeError> = submit_now(context, &ChangeRequest { healthy, ..request });
-    } else if !submissions.is_running(index, Source::Guard) {
+    } else if !submissions.is_running(index, Source::Failover) {
         submissions.submit(request);
     }
 }
@@ -97,7 +110,7 @@ fn author(
     let last: String = last.chars().filter(|letter| !letter.is_control()).take(LONGEST_DETAIL).collect();
     let text = format!("{failures} requests in a row did not reach {} (last: {last})", state.split.active);
     let reason = Reason::new(text).unwrap_or_else(|_| Reason::none());
-    Some(Author::new(Source::Guard.as_str(), Source::Guard, reason))
+    Some(Author::new(Source::Failover.as_str(), Source::Failover, reason))
 }
 
 #[cfg(test)]
@@ -109,7 +122,7 @@ mod tests {
 
     use super::*;
     use crate::readiness::probe::ProbeResult;
-    use crate::testing::split;
+    use crate::testing::{identity, split};
 
     const SWITCH: Timestamp = Timestamp::from_millis(10_000_000);
     const BAKE: Bake = Bake { r#for: Duration::from_secs(60) };
@@ -117,20 +130,21 @@ mod tests {
     fn promoted() -> State {
         let alice = Author::new("alice", Source::Admin, Reason::none());
         let before = State::initial(split("blue", "0", "0"), Timestamp::default());
-        before.after(&Command::Promote, alice, SWITCH).expect("allowed").expect("a change")
+        before.after(&Command::Promote(None), alice, SWITCH).expect("allowed").expect("a change")
     }
 
     fn decide(state: &State, healthy: bool, failures: u64, now: Timestamp) -> Option<Author> {
         let failover: Failover = serde_json::from_str(r#"{"after": 5}"#).expect("valid");
         let result = ProbeResult { healthy, detail: String::new() };
-        let health = Health::after(None, result, 3, SWITCH);
+        let of = identity("1");
+        let health = Health::after(None, &of, result, 3, SWITCH);
         author(state, failover, Some(BAKE), Some(&health), failures, "connection_refused", now)
     }
 
     #[test]
     fn enough_failures_inside_the_window_lead_back_to_a_healthy_colour_with_the_evidence() {
         let author = decide(&promoted(), true, 5, SWITCH).expect("goes back");
-        assert_eq!(author.source, Source::Guard);
+        assert_eq!(author.source, Source::Failover);
         let expected = "5 requests in a row did not reach green (last: connection_refused)";
         assert_eq!(author.reason.as_str(), expected);
     }

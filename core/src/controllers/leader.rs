@@ -77,12 +77,17 @@ fn probe_if_due(context: &Rc<Context>, index: DeploymentIndex, deployment: &Depl
         return;
     }
     *due = context.host.now().plus(probe.interval);
+    let Ok(loaded) = record::load(context.host.store(), &deployment.name, deployment.initial, context.host.now())
+    else {
+        return;
+    };
     for colour in Colour::ALL {
+        let identity = deployment.identity(&loaded.state, colour).clone();
         let context = Rc::clone(context);
         let host = Rc::clone(&context.host);
         host.spawn(Box::pin(async move {
             if let Some(deployment) = context.deployments.get(index) {
-                probe::ask(&*context.host, deployment, colour).await;
+                probe::observe(&*context.host, deployment, colour, &identity).await;
             }
         }));
     }

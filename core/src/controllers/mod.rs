@@ -16,15 +16,15 @@ pub mod rollout;
 
 pub mod leader;
 
-pub mod config_push;
 pub mod mlflow;
+pub mod versions;
+pub mod config_push;
 pub mod runtime;
 
 pub mod startup;
 
 use std::rc::Rc;
 
-use self::config_push::ConfigPushes;
 use self::mlflow::Registry;
 use self::poll::PolledSource;
 use self::runtime::Runtime;
@@ -38,11 +38,11 @@ use crate::model::author::Source;
 use crate::store::key::LeaseRole;
 use crate::store::lease::lease_key;
 
-/// Applies the `initial` splits of a configuration that has just been loaded, and begins all its flows. They end when the
+/// Takes over what a configuration says that has just been loaded, and begins all its flows. They end when the
 /// host drops them.
 pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Config) {
     let host = &context.host;
-    let pushes = ConfigPushes::load(context, config.config_push);
+    let waiting = config_push::load(context, config.config_push);
     let lease = |role| lease_key(config, role);
 
     let cx = Rc::clone(context);
@@ -62,8 +62,16 @@ pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Conf
         }));
     }
 
-    let (cx, requests, key) = (Rc::clone(context), Rc::clone(submissions), lease(LeaseRole::Poller(Source::Config)));
-    host.spawn(Box::pin(async move { pushes.run(&cx, &requests, &key).await }));
+    let push = config.config_push;
+    for index in waiting {
+        let (cx, requests, key) =
+            (Rc::clone(context), Rc::clone(submissions), lease(LeaseRole::Poller(Source::Config)));
+        host.spawn(Box::pin(async move { config_push::run(&cx, &requests, index, push, &key).await }));
+    }
+    for index in 0..context.deployments.all().len() {
+        let cx = Rc::clone(context);
+        host.spawn(Box::pin(async move { startup::check_active(&cx, index).await }));
+    }
 
     for source in polled(config) {
         let key = lease(LeaseRole::Poller(source.source()));

@@ -9,12 +9,14 @@ use futures_lite::future;
 use super::submissions::Submissions;
 use crate::change::context::Context;
 use crate::change::request::ChangeRequest;
-use crate::deployment::{DeploymentIndex, Deployments};
+use crate::change::submit::submit;
+use crate::deployment::Deployments;
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::host::next_tick;
 use crate::model::author::Source;
 use crate::model::time::Timestamp;
-use crate::store::Store;
+use crate::store::record::Effect;
+use crate::store::{Store, source_status};
 
 /// A source that is polled.
 pub trait PolledSource {
@@ -49,8 +51,8 @@ pub struct PollResult {
     pub changes: Vec<ChangeRequest>,
     /// What an operator has to know: each is worth a line in the log.
     pub warnings: Vec<String>,
-    /// The deployments whose colours serve other versions now.
-    pub versions_changed: Vec<DeploymentIndex>,
+    /// What has become another version by itself. All else is looked at anew once that is known.
+    pub versions: Vec<ChangeRequest>,
 }
 
 /// Half of a tick: a tick comes a little early as often as a little late.
@@ -72,18 +74,30 @@ pub async fn poll(context: &Context, submissions: &Rc<Submissions>, mut source: 
         }
         due = now.plus(source.interval());
         let reply = leading(context, lease, host.http(&source.request())).await;
-        let result = source.on_reply(&reply, deployments, host.store(), host.now());
+        let mut result = source.on_reply(&reply, deployments, host.store(), host.now());
+        if !result.versions.is_empty() {
+            for request in result.versions {
+                follow_version(context, &request).await;
+            }
+            result = source.on_reply(&reply, deployments, host.store(), host.now());
+        }
         for line in result.warnings {
             host.warn(&format!("bluegreen: source={}: {line}", source.source().as_str()));
-        }
-        for deployment in result.versions_changed {
-            if let Some(of) = deployments.get(deployment) {
-                context.worker.announce(host, deployment, of);
-            }
         }
         for request in result.changes {
             submissions.submit(request);
         }
+    }
+}
+
+/// Takes over what a source says has happened. What it waits for goes on waiting.
+async fn follow_version(context: &Context, request: &ChangeRequest) {
+    let (host, deployment) = (&*context.host, context.deployments.get(request.deployment));
+    // A store that is away is asked again with the next poll.
+    if let (Ok(applied), Some(deployment)) = (submit(context, request).await, deployment)
+        && applied.effect == Effect::Rerouted
+    {
+        source_status::follow_revision(host.store(), &deployment.name, request.source(), applied.state.revision);
     }
 }
 

@@ -71,7 +71,7 @@ fn on_breach(analysis: &CanaryAnalysis, guard: &Guard, state: &State) -> Option<
         (OnBreach::Rollback, Baseline::Canary) => {
             Some(Command::Patch(Patch { canary_percent: Some(Percent::ZERO), ..Patch::default() }))
         }
-        (OnBreach::Rollback, Baseline::Promoted(_)) => state.rollback_to.map(|_| Command::RollBack),
+        (OnBreach::Rollback, Baseline::Promoted(_)) => state.rollback_to.map(|_| Command::RollBack(None)),
         (OnBreach::Pause, _) => {
             let running = state.rollout.filter(|rollout| rollout.phase == Phase::Running);
             running.map(|rollout| Command::Rollout(RolloutCommand::Breach(rollout)))
@@ -112,7 +112,8 @@ pub fn waits_for(
     }
     let answers = analysis
         .filter(|analysis| {
-            analysis.candidate == rollout.candidate && analysis.stage == Baseline::Canary && !analysis.over
+            let of_this = analysis.candidate == rollout.candidate && analysis.began >= rollout.began;
+            of_this && analysis.stage == Baseline::Canary && !analysis.over
         })
         .map_or(0, |analysis| analysis.since_set.get(rollout.candidate).errors.total);
     if answers < step.min_requests {
@@ -133,7 +134,7 @@ mod tests {
     use crate::deployment::Deployments;
     use crate::guard::analysis::Rule;
     use crate::model::colour::Colour;
-    use crate::testing::{percent, split};
+    use crate::testing::{identity, percent, split};
 
     const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
 
@@ -326,7 +327,9 @@ mod tests {
     #[test]
     fn anybody_else_who_sets_the_traffic_ends_the_rollout_and_the_history_says_so() {
         let share = |share: &str| Patch { canary_percent: Some(percent(share)), ..Patch::default() };
-        for command in [Command::Patch(share("5")), Command::Promote, Command::AdoptInitial(split("green", "0", "0"))] {
+        for command in
+            [Command::Patch(share("5")), Command::Promote(None), Command::AdoptInitial(split("green", "0", "0"))]
+        {
             let mut world = World::new(PLAN);
             world.start();
             world.run(5, 0.0, 0.0);
@@ -339,6 +342,42 @@ mod tests {
         let mut world = World::new(PLAN);
         world.start();
         world.operate(Command::Patch(Patch { shadow_percent: Some(percent("5")), ..Patch::default() }));
+        assert_eq!(world.phase(), Some(Phase::Running));
+    }
+
+    #[test]
+    fn what_an_earlier_rollout_saw_is_no_evidence_about_the_next_one() {
+        let mut world = World::new(PLAN);
+        world.start();
+        world.run(40, 0.0, 0.0);
+        let seen = |world: &World| world.analysis.as_ref().expect("watched").since_began.green.errors.total;
+        assert!(seen(&world) > 5, "{}", seen(&world));
+        // Ended and begun again before the leader looks.
+        world.operate(Command::Rollout(RolloutCommand::Abort));
+        world.now = world.now.plus(Duration::from_millis(1));
+        world.start();
+        world.run(1, 0.0, 0.0);
+        assert!(seen(&world) <= 1, "{}", seen(&world));
+        assert!(world.analysis.as_ref().is_some_and(|analysis| !analysis.over));
+    }
+
+    #[test]
+    fn what_another_version_did_is_no_evidence_about_the_next_one() {
+        let adopt = |version| Command::AdoptVersion(Colour::Green, identity(version));
+        let mut world = World::new(PLAN);
+        world.state = world.state.knowing(&PerColour { blue: identity("1"), green: identity("2") });
+        world.start();
+        world.run(40, 0.0, 0.0);
+        let first = world.analysis.clone().expect("watched");
+        world.operate(adopt("3"));
+        assert!(!first.is_about(&world.state));
+        world.start();
+        world.run(1, 0.0, 0.0);
+        let next = world.analysis.clone().expect("watched");
+        assert!(next.is_about(&world.state) && next.since_began.green.errors.total <= 1, "{next:?}");
+        // A push to the active colour is another baseline.
+        world.operate(Command::AdoptVersion(Colour::Blue, identity("4")));
+        assert!(!next.is_about(&world.state));
         assert_eq!(world.phase(), Some(Phase::Running));
     }
 

@@ -380,15 +380,15 @@ mod tests {
         let mut envoy = Asked::new();
         assert_eq!(envoy.wanted(&[("active", "green")]), active(Colour::Green));
         envoy.acknowledge(&ChangeOutcome::Applied);
-        envoy.operate(Command::Promote);
-        envoy.operate(Command::Promote);
+        envoy.operate(Command::Promote(None));
+        envoy.operate(Command::RollBack(None));
         assert_eq!(envoy.wanted(&[("active", "green")]), None);
     }
 
     #[test]
     fn a_change_names_its_keys_its_source_and_the_revision_that_it_is_for() {
         let mut envoy = Asked::new();
-        envoy.operate(Command::Promote);
+        envoy.operate(Command::Promote(None));
         let result = envoy.round(&[("active", "blue"), ("canary_percent", "33.33")]);
         let request = result.changes.first().expect("one");
         assert_eq!(request.author.reason.as_str(), "bluegreen.iris.active=blue, bluegreen.iris.canary_percent=33.33");

@@ -12,6 +12,7 @@ use crate::config::{ErrorRule, Guard, LatencyOf, Over, SlowRule};
 use crate::metrics::counters::ColourCounts;
 use crate::metrics::latency::{Bucket, Histogram};
 use crate::model::colour::{Colour, PerColour};
+use crate::model::identity::Identity;
 use crate::model::name::DeploymentName;
 use crate::model::percent::Percent;
 use crate::model::split::Revision;
@@ -46,6 +47,8 @@ pub struct CanaryAnalysis {
     /// What the limit on the error rate was compared with at that moment.
     #[serde(default)]
     pub at_breach: PerColour<Totals>,
+    /// What is compared.
+    identities: PerColour<Option<Identity>>,
     /// The revision at the last tick.
     revision: Revision,
     /// What was counted up to the last tick.
@@ -137,9 +140,16 @@ impl CanaryAnalysis {
         now: Timestamp,
     ) -> Option<Self> {
         let (active, candidate) = (state.split.active, state.split.candidate());
+        // What another version did, or an earlier rollout saw, is no evidence.
+        let before = before.map(|analysis| Self { over: analysis.over || !analysis.is_about(state), ..analysis });
+        let is_earlier =
+            |analysis: &Self| state.rollout.is_some_and(|rollout| rollout.is_live() && analysis.began < rollout.began);
         if state.split.canary_percent > Percent::ZERO {
             let same = |analysis: &Self| {
-                analysis.candidate == candidate && analysis.stage == Baseline::Canary && !analysis.over
+                analysis.candidate == candidate
+                    && analysis.stage == Baseline::Canary
+                    && !analysis.over
+                    && !is_earlier(analysis)
             };
             return Some(before.filter(same).unwrap_or_else(|| Self::begin(candidate, state, guard, counts, now)));
         }
@@ -159,6 +169,15 @@ impl CanaryAnalysis {
             }
             Some(analysis) => Some(Self { over: true, ..analysis }),
             None => None,
+        }
+    }
+
+    /// Whether what was counted is about what is behind the colours in this state. A promoted candidate is compared with
+    /// what was counted before.
+    pub fn is_about(&self, state: &State) -> bool {
+        match self.stage {
+            Baseline::Canary => self.identities == state.identities,
+            Baseline::Promoted(_) => self.identities.get(self.candidate) == state.identities.get(self.candidate),
         }
     }
 
@@ -188,6 +207,7 @@ impl CanaryAnalysis {
             bound,
             breach: None,
             at_breach: PerColour::default(),
+            identities: state.identities.clone(),
             revision: state.revision,
             seen: PerColour::default(),
         };

@@ -85,7 +85,8 @@ pub fn record(store: &dyn Store, name: &DeploymentName, sample: &Sample) -> Resu
     .map(|_| ())
 }
 
-/// Compares over each of [`WINDOWS`], up to `now`.
+/// Compares over each of [`WINDOWS`], up to `now`; not further back than `since`, if that is given: before that something
+/// else was behind a colour.
 ///
 /// # Errors
 /// The store cannot be reached.
@@ -93,17 +94,22 @@ pub fn windows(
     store: &dyn Store,
     name: &DeploymentName,
     now: &Sample,
+    since: Option<Timestamp>,
 ) -> Result<Vec<(&'static str, Window)>, StoreError> {
-    WINDOWS
-        .iter()
-        .map(|(label, length)| Ok((*label, Window::between(&baseline(store, name, now, *length)?, now))))
-        .collect()
+    let compare = |(label, length): &(&'static str, Duration)| {
+        let start = now.at.minus(*length);
+        let then = match since.filter(|since| *since > start) {
+            Some(since) => oldest(store, name, period_of(since), since, now)?,
+            None => baseline(store, name, now, start)?,
+        };
+        Ok((*label, Window::between(&then, now)))
+    };
+    WINDOWS.iter().map(compare).collect()
 }
 
 /// The newest sample from before the period; soon after a start, when there is none, the oldest of all, which was taken
 /// when the deployment was configured.
-fn baseline(store: &dyn Store, name: &DeploymentName, now: &Sample, length: Duration) -> Result<Sample, StoreError> {
-    let start = now.at.minus(length);
+fn baseline(store: &dyn Store, name: &DeploymentName, now: &Sample, start: Timestamp) -> Result<Sample, StoreError> {
     let first_period = period_of(start);
     for back in 0..SLOTS {
         let Some(period) = first_period.checked_sub(back) else { break };
@@ -111,8 +117,19 @@ fn baseline(store: &dyn Store, name: &DeploymentName, now: &Sample, length: Dura
             return Ok(sample);
         }
     }
+    oldest(store, name, first_period, start, now)
+}
+
+/// The oldest sample from `first_period` on that was not taken before `start`; `now` if there is none.
+fn oldest(
+    store: &dyn Store,
+    name: &DeploymentName,
+    first_period: u64,
+    start: Timestamp,
+    now: &Sample,
+) -> Result<Sample, StoreError> {
     for period in first_period..=period_of(now.at) {
-        if let Some(oldest) = read(store, name, period)? {
+        if let Some(oldest) = read(store, name, period)?.filter(|sample| sample.at >= start) {
             return Ok(oldest);
         }
     }
@@ -193,7 +210,7 @@ mod tests {
     }
 
     fn compare(store: &MemoryStore, second: u64) -> Vec<(f64, u64)> {
-        let windows = windows(store, &iris(), &sample(second)).expect("in reach");
+        let windows = windows(store, &iris(), &sample(second), None).expect("in reach");
         windows.into_iter().map(|(_, window)| (window.seconds, window.colours.green.requests)).collect()
     }
 
@@ -225,10 +242,25 @@ mod tests {
     }
 
     #[test]
+    fn no_window_reaches_back_to_another_version() {
+        let store = MemoryStore::default();
+        run(&store, 0..=10_000);
+        let replaced = |second: u64| Some(Timestamp::from_millis(START + second * 1_000));
+        let compare = |since| {
+            let windows = windows(&store, &iris(), &sample(10_005), since).expect("in reach");
+            windows.into_iter().map(|(_, window)| window.seconds).collect::<Vec<_>>()
+        };
+        assert_eq!(compare(replaced(9_700)), [64.0, 304.0, 304.0]);
+        // The first sample since then.
+        assert_eq!(compare(replaced(9_975)), [24.0, 24.0, 24.0]);
+        assert_eq!(compare(replaced(10_004)), [0.0, 0.0, 0.0]);
+    }
+
+    #[test]
     fn rates_are_per_second_and_per_answer() {
         let store = MemoryStore::default();
         run(&store, 0..=1_000);
-        let windows = windows(&store, &iris(), &sample(1_001)).expect("in reach");
+        let windows = windows(&store, &iris(), &sample(1_001), None).expect("in reach");
         let (label, minute) = &windows[0];
         assert_eq!(*label, "1m");
         assert_eq!((minute.colours.green.rate, minute.colours.green.error_rate), (1.0, Some(0.1)));

@@ -16,6 +16,8 @@ pub enum Source {
     Guard,
     /// A series of canary steps.
     Rollout,
+    /// Requests or probes that do not reach the active colour.
+    Failover,
     /// Envoy's runtime.
     Runtime,
     /// MLflow's model registry.
@@ -53,6 +55,7 @@ impl Source {
             Source::Admin => "admin",
             Source::Guard => "guard",
             Source::Rollout => "rollout",
+            Source::Failover => "failover",
             Source::Runtime => "runtime",
             Source::Mlflow => "mlflow",
             Source::Etcd => "etcd",

@@ -4,5 +4,6 @@ pub mod colour;
 pub mod percent;
 pub mod split;
 pub mod name;
+pub mod identity;
 pub mod author;
 pub mod time;

@@ -13,7 +13,7 @@ use crate::model::time::Timestamp;
 use crate::state::State;
 use crate::store::record;
 use crate::workers::report;
-use crate::workers::worker::Confirmation;
+use crate::workers::worker::{Confirmation, Worker};
 
 /// One thing that needs a colour.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,26 +67,33 @@ pub fn drain_blockers(
 /// What other deployments need the cluster of a colour for; nothing while the store is out of reach.
 pub fn blockers_elsewhere(
     host: &dyn Host,
+    worker: &Worker,
     deployments: &Deployments,
     index: DeploymentIndex,
     colour: Colour,
 ) -> Vec<DrainBlocker> {
+    let (store, now) = (host.store(), host.now());
+    let cluster = |index, colour| Some(worker.state(index)?.with_identity(colour, |served| served.cluster.clone()));
     let mut blockers = Vec::new();
-    for (_, deployment, of) in deployments.sharing(index, colour) {
-        let (store, now) = (host.store(), host.now());
-        let Ok(loaded) = record::load(store, &deployment.name, deployment.initial, now) else { continue };
-        let in_flight = report::totals(store, &deployment.name).get(of).get(ColourMetric::InFlight);
-        let (bake, asked) = (deployment.readiness.bake, Confirmation::default());
-        let own = drain_blockers(&loaded.state, of, in_flight, bake, &asked, false, now);
-        let used_by = |blocker| DrainBlocker::UsedBy(deployment.name.clone(), of, Box::new(blocker));
-        blockers.extend(own.into_iter().map(used_by));
+    let Some(own) = cluster(index, colour) else { return blockers };
+    for (other, deployment) in deployments.all().iter().enumerate().filter(|(other, _)| *other != index) {
+        for of in Colour::ALL.into_iter().filter(|of| cluster(other, *of).as_ref() == Some(&own)) {
+            let Ok(loaded) = record::load(store, &deployment.name, deployment.initial, now) else { continue };
+            let in_flight = report::totals(store, &deployment.name).get(of).get(ColourMetric::InFlight);
+            let (bake, asked) = (deployment.readiness.bake, Confirmation::default());
+            let needs = drain_blockers(&loaded.state, of, in_flight, bake, &asked, false, now);
+            let used_by = |blocker| DrainBlocker::UsedBy(deployment.name.clone(), of, Box::new(blocker));
+            blockers.extend(needs.into_iter().map(used_by));
+        }
     }
     blockers
 }
 
 /// Until when `colour` is held as the way back.
 pub fn baking_until(state: &State, colour: Colour, bake: Option<Bake>) -> Option<Timestamp> {
-    let switched_at = state.switched_at.filter(|_| state.rollback_to == Some(colour))?;
+    // Nothing has to be held that no rollback leads to any more.
+    let is_held = state.rollback_to == Some(colour) && !state.is_way_back_replaced();
+    let switched_at = state.switched_at.filter(|_| is_held)?;
     Some(switched_at.plus(bake?.r#for))
 }
 
@@ -139,7 +146,6 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use crate::store::lease::Instance;
-    use crate::workers::worker::Worker;
     use std::time::Duration;
 
     use super::*;
@@ -155,7 +161,7 @@ mod tests {
     fn promoted() -> State {
         let author = Author::new("alice", Source::Admin, Reason::none());
         let before = State::initial(split("blue", "0", "0"), Timestamp::default());
-        before.after(&Command::Promote, author, SWITCH).expect("allowed").expect("a change")
+        before.after(&Command::Promote(None), author, SWITCH).expect("allowed").expect("a change")
     }
 
     #[test]
@@ -206,8 +212,10 @@ mod tests {
         let all = [deployment("iris", "a", "b"), deployment("rose", "b", "c"), deployment("wine", "d", "a")].join(",");
         let config = Config::from_bytes(format!(r#"{{"deployments": {{{all}}}}}"#).as_bytes()).expect("valid");
         let (host, deployments) = (TestHost::default(), Deployments::new(&config));
+        let instance = Instance::register(&host.store, SWITCH);
+        let worker = Worker::new(&deployments, instance, 1, SWITCH);
         let held = |index, colour| {
-            let blockers = blockers_elsewhere(&host, &deployments, index, colour);
+            let blockers = blockers_elsewhere(&host, &worker, &deployments, index, colour);
             blockers.iter().map(DrainBlocker::to_string).collect::<Vec<_>>()
         };
         // rose serves from b, as its blue; wine has a as its green, which gets nothing.
@@ -219,15 +227,13 @@ mod tests {
             held(2, Colour::Green),
             ["deployment iris has the same cluster as its blue: there it is the active colour"]
         );
-        let instance = Instance::register(&host.store, SWITCH);
-        let worker = Worker::new(&deployments, instance, 1, SWITCH);
         worker.count(2, Colour::Green, ColourMetric::InFlight, 2);
         worker.tick(&host, &deployments);
         assert_eq!(
             held(0, Colour::Blue),
             ["deployment wine has the same cluster as its green: there 2 requests are in flight"]
         );
-        let blockers = blockers_elsewhere(&host, &deployments, 0, Colour::Blue);
+        let blockers = blockers_elsewhere(&host, &worker, &deployments, 0, Colour::Blue);
         assert!(blockers.iter().all(|blocker| blocker.ends_before(SWITCH)));
     }
 

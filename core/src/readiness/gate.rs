@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::deployment::{Deployment, Readiness};
 use crate::model::colour::{Colour, PerColour};
-use crate::model::name::Version;
+use crate::model::identity::Identity;
 use crate::model::percent::Percent;
 use crate::model::time::Timestamp;
 use crate::state::State;
@@ -16,13 +16,15 @@ use crate::state::rollout::Rollout;
 pub enum NotReady {
     /// This colour has to be probed first.
     ProbeRequired(Colour),
-    /// The candidate has no valid pass of the required smoke test.
+    /// The colour has no valid pass of the required smoke test.
     Untested {
-        /// The candidate.
+        /// The colour.
         colour: Colour,
         /// What is missing.
         missing: Missing,
     },
+    /// What a rollback would return to has come there since the switch, and has neither served nor passed the smoke test.
+    Unproven(Colour),
 }
 
 /// Why a smoke test does not count.
@@ -36,18 +38,23 @@ pub enum Missing {
     Expired(Duration),
 }
 
-/// The colour that a change gives traffic to: the new active one, or the candidate of a canary that begins.
+/// The colour that a change gives traffic to, or that something comes behind on which others rely: the new active one, the
+/// candidate of a canary that begins, or one that is active or the way back and gets another version.
 pub fn gains_traffic(before: &State, after: &State) -> Option<Colour> {
-    let begins = before.split.canary_percent == Percent::ZERO && after.split.canary_percent > Percent::ZERO;
-    if before.split.active != after.split.active {
-        Some(after.split.active)
-    } else {
-        begins.then(|| after.split.candidate())
+    let (from, to) = (before.split, after.split);
+    if from.active != to.active {
+        return Some(to.active);
     }
+    if from.canary_percent == Percent::ZERO && to.canary_percent > Percent::ZERO {
+        return Some(to.candidate());
+    }
+    let is_replaced = |colour: &Colour| before.identities.get(*colour) != after.identities.get(*colour);
+    // What ends a canary gives the newcomer nothing, and the old one must not go on either.
+    let ends_canary = from.canary_percent != to.canary_percent;
+    Colour::ALL.into_iter().filter(is_replaced).find(|colour| before.relies_on(*colour) && !ends_canary)
 }
 
-/// Whether a change may happen; `versions` are those that the colours serve, and `healthy` are the colours that answered
-/// a probe a moment ago.
+/// Whether a change may happen; `healthy` is what answered a probe a moment ago.
 ///
 /// # Errors
 /// What has to be done first.
@@ -55,22 +62,27 @@ pub fn check(
     before: &State,
     after: &State,
     deployment: &Deployment,
-    versions: &PerColour<Version>,
-    healthy: &PerColour<bool>,
+    healthy: &PerColour<Option<Identity>>,
     now: Timestamp,
 ) -> Result<(), NotReady> {
     let Readiness { probe, smoke_test, .. } = &deployment.readiness;
     let Some(colour) = gains_traffic(before, after) else { return Ok(()) };
     // The colour that a rollback returns to has served production: a test of the candidate says nothing about it. A
     // promotion of the same colour is another matter: after each switch the next version is put there.
-    let is_the_way_back = before.rollback_to == Some(colour) && after.rollback_to.is_none();
+    let is_rollback = before.rollback_to == Some(colour) && after.rollback_to.is_none();
+    let identity = deployment.identity(after, colour);
+    let pass = before.smoke.get(colour).as_ref();
+    let own_pass = pass.filter(|pass| pass.identity == *identity);
+    if is_rollback && !before.is_way_back_proven() {
+        return Err(NotReady::Unproven(colour));
+    }
+    let is_the_way_back = is_rollback && !before.is_way_back_replaced();
     // A test that counted when a rollout began counts to its end, which may be days later.
     let ends_rollout = Rollout::ends_with(before.rollout, after.rollout);
     if let Some(test) = smoke_test.as_ref().filter(|test| test.required && !is_the_way_back && !ends_rollout) {
-        let pass = before.smoke.as_ref().filter(|pass| pass.colour == colour);
-        let missing = match pass {
+        let missing = match own_pass {
+            None if pass.is_some() => Some(Missing::OtherVersion),
             None => Some(Missing::NeverPassed),
-            Some(pass) if pass.version != *versions.get(colour) => Some(Missing::OtherVersion),
             Some(pass) if now.since(pass.at) > test.valid_for => Some(Missing::Expired(test.valid_for)),
             Some(_) => None,
         };
@@ -78,7 +90,7 @@ pub fn check(
             return Err(NotReady::Untested { colour, missing });
         }
     }
-    if probe.is_some() && !healthy.get(colour) {
+    if probe.is_some() && healthy.get(colour).as_ref() != Some(identity) {
         return Err(NotReady::ProbeRequired(colour));
     }
     Ok(())
@@ -108,14 +120,14 @@ mod tests {
     use crate::deployment::Deployments;
     use crate::model::author::{Author, Source};
     use crate::model::name::Reason;
-    use crate::state::{Command, Patch, SmokePass};
+    use crate::state::{Command, Patch, SmokePass, SmokeTestOutcome};
 
-    use crate::testing::{percent, split};
+    use crate::testing::{identity, percent, split};
 
     const NOW: Timestamp = Timestamp::from_millis(10_000_000);
 
     fn state(active: &str, canary: &str) -> State {
-        State::initial(split(active, canary, "0"), NOW)
+        State::initial(split(active, canary, "0"), NOW).knowing(&configured())
     }
 
     fn after(state: &State, command: Command) -> State {
@@ -130,37 +142,42 @@ mod tests {
     #[test]
     fn a_colour_gains_traffic_with_its_first_share_or_with_all_of_it() {
         let cases = [
-            (state("blue", "0"), Command::Promote, Some(Colour::Green)),
-            (state("blue", "10"), Command::Promote, Some(Colour::Green)),
+            (state("blue", "0"), Command::Promote(None), Some(Colour::Green)),
+            (state("blue", "10"), Command::Promote(None), Some(Colour::Green)),
             (state("blue", "0"), canary("0.01"), Some(Colour::Green)),
             (state("blue", "10"), canary("20"), None),
             (state("blue", "10"), canary("0"), None),
-            (state("blue", "10"), Command::RollBack, None),
-            (after(&state("blue", "0"), Command::Promote), Command::RollBack, Some(Colour::Blue)),
+            (state("blue", "10"), Command::RollBack(None), None),
+            (after(&state("blue", "0"), Command::Promote(None)), Command::RollBack(None), Some(Colour::Blue)),
         ];
         for (before, command, expected) in cases {
             assert_eq!(gains_traffic(&before, &after(&before, command.clone())), expected, "{command:?}");
         }
     }
 
-    fn healthy(colour: Colour) -> PerColour<bool> {
-        PerColour::from_fn(|other| other == colour)
+    /// What is behind the colours of a deployment that was never changed.
+    fn configured() -> PerColour<Identity> {
+        PerColour { blue: identity("1"), green: identity("2") }
     }
 
-    fn checked(before: &State, command: Command, healthy: PerColour<bool>) -> Result<(), NotReady> {
+    fn healthy(colour: Colour) -> PerColour<Option<Identity>> {
+        PerColour::from_fn(|other| (other == colour).then(|| configured().get(colour).clone()))
+    }
+
+    fn checked(before: &State, command: Command, healthy: PerColour<Option<Identity>>) -> Result<(), NotReady> {
         let json = r#"{"deployments": {"iris": {
-            "colours": {"blue": {"cluster": "b", "version": "1"}, "green": {"cluster": "g", "version": "2"}},
+            "colours": {"blue": {"cluster": "1", "version": "1"}, "green": {"cluster": "2", "version": "2"}},
             "probe": {"path": "/ping"}, "smoke_test": {"requests": [{"path": "/"}]}}}}"#;
         let deployments = Deployments::new(&Config::from_bytes(json.as_bytes()).expect("valid"));
         let deployment = &deployments.all()[0];
-        let versions = PerColour::from_fn(|colour| deployment.colours.get(colour).version.clone());
-        check(before, &after(before, command), deployment, &versions, &healthy, NOW)
+        check(before, &after(before, command), deployment, &healthy, NOW)
     }
 
     fn tested(before: State, version: &str, ago: Duration) -> State {
-        let version = Version::new(version).expect("valid");
-        let (colour, revision) = (before.split.candidate(), before.revision);
-        State { smoke: Some(SmokePass { colour, version, revision, at: NOW.minus(ago) }), ..before }
+        let pass = SmokePass { identity: identity(version), revision: before.revision, at: NOW.minus(ago) };
+        let mut after = before;
+        *after.smoke.get_mut(after.split.candidate()) = Some(pass);
+        after
     }
 
     #[test]
@@ -174,7 +191,7 @@ mod tests {
             (tested(state("blue", "0"), "2", hour), Ok(())),
         ];
         for (before, expected) in cases {
-            assert_eq!(checked(&before, Command::Promote, healthy(Colour::Green)), expected);
+            assert_eq!(checked(&before, Command::Promote(None), healthy(Colour::Green)), expected);
             assert_eq!(checked(&before, canary("1"), healthy(Colour::Green)), expected);
         }
     }
@@ -182,9 +199,9 @@ mod tests {
     #[test]
     fn a_pass_lasts_through_a_canary_and_ends_with_the_switch() {
         let canary = after(&tested(state("blue", "0"), "2", Duration::ZERO), canary("10"));
-        assert_eq!(checked(&canary, Command::Promote, healthy(Colour::Green)), Ok(()));
-        let back = after(&after(&canary, Command::Promote), Command::RollBack);
-        let again = checked(&back, Command::Promote, healthy(Colour::Green));
+        assert_eq!(checked(&canary, Command::Promote(None), healthy(Colour::Green)), Ok(()));
+        let back = after(&after(&canary, Command::Promote(None)), Command::RollBack(None));
+        let again = checked(&back, Command::Promote(None), healthy(Colour::Green));
         assert_eq!(again, Err(NotReady::Untested { colour: Colour::Green, missing: Missing::NeverPassed }));
     }
 
@@ -192,25 +209,72 @@ mod tests {
     fn the_colour_that_gains_traffic_is_probed_first_and_only_its_own_answer_counts() {
         let before = tested(state("blue", "0"), "2", Duration::ZERO);
         for healthy in [PerColour::default(), healthy(Colour::Blue)] {
-            assert_eq!(checked(&before, Command::Promote, healthy), Err(NotReady::ProbeRequired(Colour::Green)));
+            assert_eq!(checked(&before, Command::Promote(None), healthy), Err(NotReady::ProbeRequired(Colour::Green)));
         }
     }
 
     #[test]
     fn the_next_version_needs_a_test_of_its_own_though_it_stands_where_the_way_back_leads() {
-        let promoted = after(&tested(state("blue", "0"), "2", Duration::ZERO), Command::Promote);
+        let promoted = after(&tested(state("blue", "0"), "2", Duration::ZERO), Command::Promote(None));
         let untested = Err(NotReady::Untested { colour: Colour::Blue, missing: Missing::NeverPassed });
-        assert_eq!(checked(&promoted, Command::Promote, healthy(Colour::Blue)), untested);
+        assert_eq!(checked(&promoted, Command::Promote(Some(Colour::Blue)), healthy(Colour::Blue)), untested);
         assert_eq!(checked(&promoted, canary("1"), healthy(Colour::Blue)), untested);
     }
 
     #[test]
     fn the_way_back_needs_a_probe_and_no_test() {
-        let promoted = after(&tested(state("blue", "0"), "2", Duration::ZERO), Command::Promote);
+        let promoted = after(&tested(state("blue", "0"), "2", Duration::ZERO), Command::Promote(None));
         assert_eq!(
-            checked(&promoted, Command::RollBack, PerColour::default()),
+            checked(&promoted, Command::RollBack(None), PerColour::default()),
             Err(NotReady::ProbeRequired(Colour::Blue))
         );
-        assert_eq!(checked(&promoted, Command::RollBack, healthy(Colour::Blue)), Ok(()));
+        assert_eq!(checked(&promoted, Command::RollBack(None), healthy(Colour::Blue)), Ok(()));
+    }
+
+    fn adopt(colour: Colour, version: &str) -> Command {
+        Command::AdoptVersion(colour, identity(version))
+    }
+
+    #[test]
+    fn what_is_put_behind_a_colour_on_which_others_rely_has_to_be_ready_itself() {
+        let promoted = || after(&tested(state("blue", "0"), "2", Duration::ZERO), Command::Promote(None));
+        let with_pass = |before: State, colour: Colour| {
+            let outcome = SmokeTestOutcome { colour, identity: identity("3"), passed: true };
+            after(&before, Command::RecordSmokeTest(outcome))
+        };
+        for (before, colour) in
+            [(state("blue", "0"), Colour::Blue), (promoted(), Colour::Blue), (promoted(), Colour::Green)]
+        {
+            let untested = Err(NotReady::Untested { colour, missing: Missing::NeverPassed });
+            assert_eq!(checked(&before, adopt(colour, "3"), healthy(colour)), untested, "{colour}");
+            let tested = with_pass(before, colour);
+            // The old one's health says nothing about the new one.
+            let probe = Err(NotReady::ProbeRequired(colour));
+            assert_eq!(checked(&tested, adopt(colour, "3"), healthy(colour)), probe, "{colour}");
+            let well = PerColour::from_fn(|other| (other == colour).then(|| identity("3")));
+            assert_eq!(checked(&tested, adopt(colour, "3"), well), Ok(()), "{colour}");
+        }
+    }
+
+    #[test]
+    fn what_is_put_behind_a_candidate_without_a_claim_needs_nothing() {
+        for before in [state("blue", "0"), state("blue", "10")] {
+            assert_eq!(checked(&before, adopt(Colour::Green, "3"), PerColour::default()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_rollback_never_goes_to_what_has_neither_served_nor_passed_the_test() {
+        let promoted = after(&state("blue", "0"), Command::Promote(None));
+        let replaced = after(&promoted, adopt(Colour::Blue, "3"));
+        let well = PerColour { blue: Some(identity("3")), green: None };
+        let unproven = Err(NotReady::Unproven(Colour::Blue));
+        assert_eq!(checked(&replaced, Command::RollBack(None), well.clone()), unproven);
+        let outcome = SmokeTestOutcome { colour: Colour::Blue, identity: identity("3"), passed: true };
+        let tested = after(&replaced, Command::RecordSmokeTest(outcome));
+        assert_eq!(checked(&tested, Command::RollBack(None), well.clone()), Ok(()));
+        // The same version again is the one that has served.
+        let back = after(&replaced, adopt(Colour::Blue, "1"));
+        assert_eq!(checked(&back, Command::RollBack(None), healthy(Colour::Blue)), Ok(()));
     }
 }

@@ -11,8 +11,10 @@ use crate::deployment::Deployment;
 use crate::host::Host;
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::model::colour::{Colour, PerColour};
+use crate::model::identity::Identity;
 use crate::model::name::DeploymentName;
 use crate::model::time::Timestamp;
+use crate::state::State;
 use crate::store::key::Key;
 use crate::store::{Store, StoreError, update};
 
@@ -36,15 +38,17 @@ pub struct Health {
     pub detail: String,
     /// Failures in a row.
     failures: u16,
+    /// What was asked.
+    of: Identity,
 }
 
 // === impl Probe ===
 
 impl Probe {
-    /// The request that asks a colour.
-    pub fn request(&self, deployment: &Deployment, colour: Colour) -> HttpRequest {
-        let (cluster, host) = (&deployment.colours.get(colour).cluster, deployment.host(colour, self.host.as_ref()));
-        HttpRequest::new(cluster, host, "GET", self.path.as_str(), self.timeout)
+    /// The request that asks what is behind a colour.
+    pub fn request(&self, deployment: &Deployment, identity: &Identity) -> HttpRequest {
+        let host = deployment.host(identity, self.host.as_ref());
+        HttpRequest::new(&identity.cluster, host, "GET", self.path.as_str(), self.timeout)
     }
 
     /// What a reply says about the colour.
@@ -66,8 +70,15 @@ impl Probe {
 // === impl Health ===
 
 impl Health {
-    /// The health after one more result.
-    pub fn after(before: Option<&Self>, result: ProbeResult, unhealthy_after: u16, now: Timestamp) -> Self {
+    /// The health of `of` after one more result. What something else answered that was behind the colour does not count.
+    pub fn after(
+        before: Option<&Self>,
+        of: &Identity,
+        result: ProbeResult,
+        unhealthy_after: u16,
+        now: Timestamp,
+    ) -> Self {
+        let before = before.filter(|health| health.of == *of);
         let failures = match (result.healthy, before) {
             (true, _) => 0,
             (false, before) => before.map_or(0, |health| health.failures).saturating_add(1),
@@ -75,25 +86,42 @@ impl Health {
         // A colour that was never seen well is not given the benefit of the doubt.
         let was_healthy = before.is_some_and(|health| health.healthy);
         let healthy = result.healthy || (was_healthy && failures < unhealthy_after);
-        Self { healthy, checked_at: now, detail: result.detail, failures }
+        Self { healthy, checked_at: now, detail: result.detail, failures, of: of.clone() }
     }
 }
 
-/// Asks a colour now, and writes down what it says; `None` where the deployment has no probe.
-pub async fn ask(host: &dyn Host, deployment: &Deployment, colour: Colour) -> Option<ProbeResult> {
+/// Asks what is behind a colour, or what waits to be; `None` where the deployment has no probe.
+pub async fn ask(host: &dyn Host, deployment: &Deployment, identity: &Identity) -> Option<ProbeResult> {
     let probe = deployment.readiness.probe.as_ref()?;
-    let request = probe.request(deployment, colour);
+    let request = probe.request(deployment, identity);
     let reply = host.http(&request).await;
-    let field = format!("colours.{colour}.cluster");
-    clusters::saw(host, deployment, &field, &request.cluster, !matches!(reply, HttpReply::UnknownCluster(_)));
-    let result = probe.judge(&reply);
-    record(host.store(), &deployment.name, colour, probe, &result, host.now());
+    let colour = Colour::ALL.into_iter().find(|colour| deployment.colours.get(*colour).cluster == request.cluster);
+    if let Some(colour) = colour {
+        let field = format!("colours.{colour}.cluster");
+        clusters::saw(host, deployment, &field, &request.cluster, !matches!(reply, HttpReply::UnknownCluster(_)));
+    }
+    Some(probe.judge(&reply))
+}
+
+/// Asks what is behind a colour, and writes down what it says.
+pub async fn observe(
+    host: &dyn Host,
+    deployment: &Deployment,
+    colour: Colour,
+    identity: &Identity,
+) -> Option<ProbeResult> {
+    let result = ask(host, deployment, identity).await?;
+    let probe = deployment.readiness.probe.as_ref()?;
+    record(host.store(), &deployment.name, colour, identity, probe, &result, host.now());
     Some(result)
 }
 
-/// What is known of both colours; nothing while the store is out of reach.
-pub fn health(store: &dyn Store, name: &DeploymentName) -> PerColour<Option<Health>> {
-    PerColour::from_fn(|colour| read(store, name, colour))
+/// What is known of what is behind both colours in this state; nothing while the store is out of reach.
+pub fn health(store: &dyn Store, deployment: &Deployment, state: &State) -> PerColour<Option<Health>> {
+    PerColour::from_fn(|colour| {
+        let is_in_force = |health: &Health| health.of == *deployment.identity(state, colour);
+        read(store, &deployment.name, colour).filter(is_in_force)
+    })
 }
 
 /// Writes down one more result. While the store is out of reach it is lost, as it could not be read either.
@@ -101,13 +129,14 @@ fn record(
     store: &dyn Store,
     name: &DeploymentName,
     colour: Colour,
+    of: &Identity,
     probe: &Probe,
     result: &ProbeResult,
     now: Timestamp,
 ) {
     let _: Result<bool, StoreError> = update(store, &key(name, colour), &mut |known| {
         let before = known.value.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let health = Health::after(before.as_ref(), result.clone(), probe.unhealthy_after.get(), now);
+        let health = Health::after(before.as_ref(), of, result.clone(), probe.unhealthy_after.get(), now);
         serde_json::to_vec(&health).ok()
     });
 }
@@ -126,7 +155,8 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::testing::{MemoryStore, green_has_an_authority, iris};
+    use crate::model::split::Split;
+    use crate::testing::{MemoryStore, green_has_an_authority, identity};
 
     fn probe(more: &str) -> Probe {
         serde_json::from_str(&format!(r#"{{"path": "/ping" {more}}}"#)).expect("valid")
@@ -146,7 +176,8 @@ mod tests {
             (own, Colour::Blue, "iris.example.com:8080"),
             (own, Colour::Green, "iris.example.com:8080"),
         ] {
-            let request = probe(more).request(&deployments.all()[0], colour);
+            let iris = &deployments.all()[0];
+            let request = probe(more).request(iris, iris.colours.get(colour));
             assert_eq!(request.cluster.as_str(), colour.as_str());
             assert!(request.headers.contains(&(":authority".to_owned(), host.to_owned())), "{request:?}");
         }
@@ -170,14 +201,32 @@ mod tests {
 
     #[test]
     fn a_healthy_colour_turns_unhealthy_after_so_many_failures_in_a_row() {
-        let store = MemoryStore::default();
+        let (store, deployments) = (MemoryStore::default(), green_has_an_authority());
+        let (iris, state) = (&deployments.all()[0], State::initial(Split::default(), Timestamp::default()));
         let mut seen = Vec::new();
         for status in [500, 200, 500, 500, 200, 500, 500, 500, 500, 200] {
             let result = probe("").judge(&answered(status));
-            record(&store, &iris(), Colour::Green, &probe(""), &result, Timestamp::default());
-            seen.push(health(&store, &iris()).green.expect("recorded").healthy);
+            record(&store, &iris.name, Colour::Green, &iris.colours.green, &probe(""), &result, Timestamp::default());
+            seen.push(health(&store, iris, &state).green.expect("recorded").healthy);
         }
         assert_eq!(seen, [false, true, true, true, true, true, true, false, false, true]);
-        assert_eq!(health(&store, &iris()).blue, None);
+        assert_eq!(health(&store, iris, &state).blue, None);
+    }
+
+    #[test]
+    fn what_one_version_answered_says_nothing_about_the_next_in_its_slot() {
+        let well = || ProbeResult { healthy: true, detail: String::new() };
+        let sick = || ProbeResult { healthy: false, detail: String::new() };
+        let known = Health::after(None, &identity("1"), well(), 3, Timestamp::default());
+        assert!(Health::after(Some(&known), &identity("1"), sick(), 3, Timestamp::default()).healthy);
+        assert!(!Health::after(Some(&known), &identity("2"), sick(), 3, Timestamp::default()).healthy);
+
+        let (store, deployments) = (MemoryStore::default(), green_has_an_authority());
+        let iris = &deployments.all()[0];
+        record(&store, &iris.name, Colour::Green, &iris.colours.green, &probe(""), &well(), Timestamp::default());
+        let mut state = State::initial(Split::default(), Timestamp::default());
+        assert!(health(&store, iris, &state).green.is_some());
+        state.identities.green = Some(identity("3"));
+        assert_eq!(health(&store, iris, &state).green, None);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::config::{Expectation, JsonExpectation, JsonType, SmokeRequest, SmokeTest};
 use crate::deployment::Deployment;
 use crate::host::http::{HttpReply, HttpRequest};
-use crate::model::colour::Colour;
+use crate::model::identity::Identity;
 
 /// What became of one request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -24,11 +24,10 @@ pub struct SmokeResult {
 // === impl SmokeTest ===
 
 impl SmokeTest {
-    /// The request at `place`, to a colour; `None` behind the last.
-    pub fn request(&self, place: usize, deployment: &Deployment, colour: Colour) -> Option<HttpRequest> {
+    /// The request at `place`, to what is tested; `None` behind the last.
+    pub fn request(&self, place: usize, deployment: &Deployment, identity: &Identity) -> Option<HttpRequest> {
         let request = self.requests.get(place)?;
-        let cluster = &deployment.colours.get(colour).cluster;
-        let host = deployment.host(colour, request.host.as_ref());
+        let (cluster, host) = (&identity.cluster, deployment.host(identity, request.host.as_ref()));
         let mut outgoing =
             HttpRequest::new(cluster, host, request.method.as_str(), request.path.as_str(), self.timeout);
         if let Some(body) = &request.body {
@@ -159,6 +158,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::model::colour::Colour;
     use crate::testing::green_has_an_authority;
 
     fn smoke(request: &str) -> SmokeTest {
@@ -220,7 +220,8 @@ mod tests {
             (Colour::Blue, 0, "iris.example.com"),
             (Colour::Blue, 1, "iris"),
         ] {
-            let request = test.request(place, &deployments.all()[0], colour).expect("two requests");
+            let iris = &deployments.all()[0];
+            let request = test.request(place, iris, iris.colours.get(colour)).expect("two requests");
             let hosts = request.headers.iter().filter(|(name, _)| name == ":authority");
             assert_eq!(hosts.map(|(_, value)| value.as_str()).collect::<Vec<_>>(), [host]);
         }
@@ -231,7 +232,8 @@ mod tests {
         let deployments = green_has_an_authority();
         let sent = |body: &str| {
             let test = smoke(&format!(r#"{{"path": "/invocations", "headers": {{"x-a": "b"}}, "body": {body}}}"#));
-            test.request(0, &deployments.all()[0], Colour::Green).expect("one request")
+            let iris = &deployments.all()[0];
+            test.request(0, iris, &iris.colours.green).expect("one request")
         };
         let json = sent(r#"{"inputs": [[1]]}"#);
         assert_eq!(json.body.as_deref(), Some(&br#"{"inputs":[[1]]}"#[..]));

@@ -9,8 +9,8 @@ use super::rotation::{Rotation, Seed};
 use super::sticky::Buckets;
 use crate::config::{Config, DeploymentConfig, Override, Sticky, StickyKey};
 use crate::deployment::DeploymentIndex;
-use crate::model::colour::{Colour, PerColour};
-use crate::model::name::{DeploymentName, HeaderName};
+use crate::model::colour::Colour;
+use crate::model::name::HeaderName;
 use crate::model::percent::Percent;
 use crate::model::split::Split;
 
@@ -26,8 +26,6 @@ pub struct Router {
 pub struct Choice {
     sticky: Option<Sticky>,
     r#override: Option<Override>,
-    /// The buckets in force while this colour is the candidate.
-    buckets: PerColour<Buckets>,
 }
 
 /// What one worker thread remembers of a deployment from request to request.
@@ -73,10 +71,7 @@ pub enum ByOverride {
 impl Router {
     /// Compiles a configuration.
     pub fn new(config: &Config) -> Self {
-        Self {
-            matcher: Matcher::new(config),
-            choices: config.deployments.iter().map(|(name, deployment)| Choice::new(name, deployment)).collect(),
-        }
+        Self { matcher: Matcher::new(config), choices: config.deployments.values().map(Choice::new).collect() }
     }
 
     /// The deployment that a request belongs to, and how it chooses.
@@ -89,20 +84,15 @@ impl Router {
 // === impl Choice ===
 
 impl Choice {
-    fn new(name: &DeploymentName, deployment: &DeploymentConfig) -> Self {
-        let salt = deployment.sticky.as_ref().and_then(|sticky| sticky.salt.as_ref());
-        let buckets = |candidate| Buckets::new(name, &deployment.colours.get(candidate).version, salt);
-        Self {
-            sticky: deployment.sticky.clone(),
-            r#override: deployment.r#override.clone(),
-            buckets: PerColour::from_fn(buckets),
-        }
+    fn new(deployment: &DeploymentConfig) -> Self {
+        Self { sticky: deployment.sticky.clone(), r#override: deployment.r#override.clone() }
     }
 
-    /// Decides one request. `fresh_key` makes a key that no other request gets, for a browser without its cookie.
+    /// Decides one request. `buckets` are those of the candidate. `fresh_key` makes a key that no other request gets, for a browser without its cookie.
     pub fn decide(
         &self,
         split: &Split,
+        buckets: Buckets,
         rotations: &mut Rotations,
         request: &dyn RequestHeaders,
         fresh_key: impl FnOnce() -> String,
@@ -117,7 +107,7 @@ impl Choice {
             None => ByOverride::Absent,
         };
         let preflight = Preflight { request, known: OnceCell::new() };
-        let (chosen, set_cookie) = self.candidate_chosen(split, rotations, request, &preflight, fresh_key);
+        let (chosen, set_cookie) = self.candidate_chosen(split, buckets, rotations, request, &preflight, fresh_key);
         let colour = if chosen { split.candidate() } else { split.active };
         let shadow = !chosen && preflight.rotate(&mut rotations.shadow, split.shadow_percent);
         Decision { colour, shadow: shadow.then_some(split.candidate()), set_cookie, by_override }
@@ -132,13 +122,14 @@ impl Choice {
     fn candidate_chosen(
         &self,
         split: &Split,
+        buckets: Buckets,
         rotations: &mut Rotations,
         request: &dyn RequestHeaders,
         preflight: &Preflight<'_>,
         fresh_key: impl FnOnce() -> String,
     ) -> (bool, Option<String>) {
         let share = split.canary_percent;
-        let sticky = |key: &[u8]| self.buckets.get(split.candidate()).choose(key, share);
+        let sticky = |key: &[u8]| buckets.choose(key, share);
         // At 0 and 100 the key makes no difference: reading it costs a call to the host, and a cookie burdens the answer.
         match self.sticky.as_ref().filter(|_| is_part(share)).map(|sticky| &sticky.key) {
             Some(StickyKey::Cookie(by)) => match cookie::find(request, by.name.as_str()) {
@@ -202,6 +193,8 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::deployment::{Deployment, Deployments};
+    use crate::model::colour::PerColour;
     use crate::model::time::Timestamp;
     use crate::store::lease::Instance;
     use crate::testing::{MemoryStore, iris, split};
@@ -218,13 +211,35 @@ mod tests {
         }
     }
 
-    fn choice(extra: &str) -> Choice {
+    /// How requests choose, and the buckets while each colour is the candidate.
+    struct Tested {
+        choice: Choice,
+        buckets: PerColour<Buckets>,
+    }
+
+    impl Tested {
+        fn decide(
+            &self,
+            split: &Split,
+            rotations: &mut Rotations,
+            request: &dyn RequestHeaders,
+            fresh_key: impl FnOnce() -> String,
+        ) -> Decision {
+            self.choice.decide(split, *self.buckets.get(split.candidate()), rotations, request, fresh_key)
+        }
+    }
+
+    fn choice(extra: &str) -> Tested {
         let json = format!(
             r#"{{"deployments": {{"iris": {{"colours": {{
                 "blue": {{"cluster": "b", "version": "1"}}, "green": {{"cluster": "g", "version": "2"}}}} {extra}}}}}}}"#
         );
         let config = Config::from_bytes(json.as_bytes()).expect("valid");
-        Router::new(&config).choices.pop().expect("one")
+        let deployment = Deployments::new(&config);
+        let Deployment { name, colours, salt, .. } = &deployment.all()[0];
+        let buckets = |colour| Buckets::new(name, &colours.get(colour).version, salt.as_ref());
+        let choice = Router::new(&config).choices.pop().expect("one");
+        Tested { choice, buckets: PerColour::from_fn(buckets) }
     }
 
     fn rotations(seed: u64) -> Rotations {
@@ -232,12 +247,12 @@ mod tests {
         Rotations::new(Seed::new(worker, seed, &iris()))
     }
 
-    fn colours(choice: &Choice, split: Split, headers: &Headers, count: usize) -> Vec<Colour> {
+    fn colours(choice: &Tested, split: Split, headers: &Headers, count: usize) -> Vec<Colour> {
         let mut rotations = rotations(1);
         (0..count).map(|n| choice.decide(&split, &mut rotations, headers, || n.to_string()).colour).collect()
     }
 
-    fn candidates(choice: &Choice, split: Split, headers: &Headers, count: usize) -> usize {
+    fn candidates(choice: &Tested, split: Split, headers: &Headers, count: usize) -> usize {
         colours(choice, split, headers, count).into_iter().filter(|colour| *colour == split.candidate()).count()
     }
 
@@ -277,7 +292,7 @@ mod tests {
             [(r#""header": "x-user""#, "x-user"), (r#""cookie": {"name": "c", "max_age": "1h"}"#, "cookie")]
         {
             let by = |salt: &str| choice(&format!(r#", "sticky": {{{kind}{salt}}}"#));
-            let early = |choice: Choice| -> Vec<usize> {
+            let early = |choice: Tested| -> Vec<usize> {
                 let is_early = |user: &usize| {
                     let value: &'static str = format!("c={user}").leak();
                     candidates(&choice, split("blue", "50", "0"), &Headers::from([(name, value)]), 1) == 1

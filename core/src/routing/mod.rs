@@ -8,5 +8,4 @@ pub mod rotation;
 pub mod sticky;
 pub mod override_header;
 pub mod decision;
-pub mod versions;
 pub mod worker;

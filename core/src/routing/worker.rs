@@ -4,10 +4,10 @@ use std::cell::{Cell, RefCell};
 
 use super::decision::Rotations;
 use super::rotation::Seed;
-use super::versions::versions;
+use super::sticky::Buckets;
 use crate::deployment::Deployment;
 use crate::model::colour::{Colour, PerColour};
-use crate::model::name::Version;
+use crate::model::identity::Identity;
 use crate::model::split::{Revision, Split};
 use crate::model::time::Timestamp;
 use crate::state::State;
@@ -19,8 +19,8 @@ use crate::store::{CasToken, Store};
 pub struct WorkerState {
     known: Cell<Option<Known>>,
     rotations: Cell<Rotations>,
-    /// The versions that answers are marked with.
-    versions: RefCell<PerColour<Version>>,
+    /// What is behind each colour, as it was taken over with the split.
+    served: RefCell<PerColour<Served>>,
     warned: Cell<bool>,
 }
 
@@ -33,6 +33,13 @@ struct Known {
     revision: Revision,
     /// When the colour that a rollback returns to was left.
     left_at: Option<Timestamp>,
+}
+
+/// What is behind a colour, and which users see it first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Served {
+    identity: Identity,
+    buckets: Buckets,
 }
 
 /// The state could not be read, and the last good one was taken instead.
@@ -50,7 +57,9 @@ impl WorkerState {
         Self {
             known: Cell::new(None),
             rotations: Cell::new(Rotations::new(seed)),
-            versions: RefCell::new(PerColour::from_fn(|colour| deployment.colours.get(colour).version.clone())),
+            served: RefCell::new(PerColour::from_fn(|colour| {
+                Served::new(deployment, deployment.colours.get(colour).clone())
+            })),
             warned: Cell::new(false),
         }
     }
@@ -77,9 +86,6 @@ impl WorkerState {
 
     /// Takes over what stands in the store. What is left when it cannot be read is the last good state.
     pub fn take_over(&self, deployment: &Deployment, store: &dyn Store) -> Option<Fallback> {
-        if deployment.mlflow.is_some() {
-            self.versions.replace(versions(store, deployment));
-        }
         let known = self.known.get();
         let since = known.map(|known| known.token);
         let loaded = match record::load_since(store, &deployment.name, deployment.initial, since) {
@@ -87,6 +93,9 @@ impl WorkerState {
             Ok(None) => return None,
             Err(error) => return Some(self.fall_back(deployment, &error.to_string())),
         };
+        if loaded.origin != Origin::Corrupt {
+            self.take_over_identities(deployment, &loaded.state);
+        }
         let State { split, revision, switched_at, rollback_to, .. } = loaded.state;
         let taken =
             Known { token: loaded.token, split, revision, left_at: switched_at.filter(|_| rollback_to.is_some()) };
@@ -95,6 +104,17 @@ impl WorkerState {
         self.known.set(Some(Known { token: loaded.token, ..last_good }));
         let cause = "what is kept under its key is not a state; another plugin may share the vm_id";
         loaded.origin.is_overwritten().then(|| self.fall_back(deployment, cause))
+    }
+
+    /// Takes over what is behind each colour, with the split.
+    fn take_over_identities(&self, deployment: &Deployment, state: &State) {
+        let mut served = self.served.borrow_mut();
+        for colour in Colour::ALL {
+            let (known, identity) = (served.get_mut(colour), deployment.identity(state, colour));
+            if known.identity != *identity {
+                *known = Served::new(deployment, identity.clone());
+            }
+        }
     }
 
     /// The rotations as the last decision left them.
@@ -107,14 +127,28 @@ impl WorkerState {
         self.rotations.set(rotations);
     }
 
-    /// Calls `with` with the version that answers of `colour` are marked with.
-    pub fn with_version(&self, colour: Colour, with: impl FnOnce(&str)) {
-        with(self.versions.borrow().get(colour).as_str());
+    /// Calls `with` with what is behind `colour`.
+    pub fn with_identity<R>(&self, colour: Colour, with: impl FnOnce(&Identity) -> R) -> R {
+        with(&self.served.borrow().get(colour).identity)
+    }
+
+    /// Which users see `colour` first while it is the candidate.
+    pub fn buckets(&self, colour: Colour) -> Buckets {
+        self.served.borrow().get(colour).buckets
     }
 
     fn fall_back(&self, deployment: &Deployment, cause: &str) -> Fallback {
         let name = &deployment.name;
         let line = || format!("bluegreen: deployment={name}: {cause}: going on with the last good state");
         Fallback { warning: (!self.warned.replace(true)).then(line) }
+    }
+}
+
+// === impl Served ===
+
+impl Served {
+    fn new(deployment: &Deployment, identity: Identity) -> Self {
+        let buckets = Buckets::new(&deployment.name, &identity.version, deployment.salt.as_ref());
+        Self { identity, buckets }
     }
 }

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::model::author::Author;
+use crate::model::colour::Colour;
+use crate::model::identity::Identity;
 use crate::model::split::{Revision, Split};
 use crate::model::time::Timestamp;
 use crate::state::rollout::Phase;
@@ -27,6 +29,20 @@ pub struct Change {
     /// The phase that the change brought a rollout into, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Phase>,
+    /// What was put behind a colour, if something was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<Replacement>,
+}
+
+/// Something else behind a colour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replacement {
+    /// The colour.
+    pub colour: Colour,
+    /// What was behind it.
+    pub from: Identity,
+    /// What is since.
+    pub to: Identity,
 }
 
 /// The newest changes, newest first, at most [`History::LIMIT`].
@@ -50,11 +66,11 @@ struct LogLine<'a> {
 
 impl fmt::Display for LogLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Change { revision, author, from, to, rollout, .. } = self.change;
+        let Change { revision, author, from, to, rollout, replaced, .. } = self.change;
         write!(
             f,
             "state changed deployment={} revision={revision} active={}->{} canary_percent={}->{} shadow_percent={}->{} \
-             by={} source={}{}{}{} reason={:?}",
+             by={} source={}{}{}{}{} reason={:?}",
             self.deployment,
             from.active,
             to.active,
@@ -67,6 +83,16 @@ impl fmt::Display for LogLine<'_> {
             if author.forced { " forced" } else { "" },
             if rollout.is_some() { " rollout=" } else { "" },
             rollout.map_or("", Phase::as_str),
+            replaced.as_ref().map_or_else(String::new, |Replacement { colour, from, to }| {
+                let (from, to) = ((&from.version, &from.cluster), (&to.version, &to.cluster));
+                format!(
+                    " {colour}.version={}->{} {colour}.cluster={}->{}",
+                    from.0.as_str(),
+                    to.0.as_str(),
+                    from.1.as_str(),
+                    to.1.as_str()
+                )
+            }),
             author.reason.as_str(),
         )
     }
@@ -87,6 +113,19 @@ impl History {
     /// The changes, newest first.
     pub fn changes(&self) -> impl Iterator<Item = &Change> {
         self.0.iter().take(Self::LIMIT)
+    }
+
+    /// Whether a change put this behind a colour or took it away from there.
+    pub fn knows(&self, colour: Colour, identity: &Identity) -> bool {
+        let replaced = self.0.iter().filter_map(|change| change.replaced.as_ref());
+        replaced
+            .filter(|replaced| replaced.colour == colour)
+            .any(|Replacement { from, to, .. }| [from, to].contains(&identity))
+    }
+
+    /// When something else was last put behind a colour.
+    pub fn last_replaced_at(&self) -> Option<Timestamp> {
+        self.0.iter().find(|change| change.replaced.is_some()).map(|change| change.at)
     }
 
     /// The newest change.

@@ -9,10 +9,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use self::history::{Change, History};
+use self::history::{Change, History, Replacement};
 use self::rollout::{Rollout, RolloutCommand};
 use crate::model::author::Author;
-use crate::model::colour::Colour;
+use crate::model::colour::{Colour, PerColour};
+use crate::model::identity::Identity;
 use crate::model::name::Version;
 use crate::model::percent::Percent;
 use crate::model::split::{Revision, Split};
@@ -27,10 +28,17 @@ pub struct State {
     pub split: Split,
     /// The colour that a rollback makes active again; none before the first switch and after a rollback.
     pub rollback_to: Option<Colour>,
+    /// What was behind that colour when it was left. Another one that has come there since has not served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<Identity>,
+    /// What is behind each colour. None before anything was written down: what the configuration names.
+    #[serde(default)]
+    pub identities: PerColour<Option<Identity>>,
     /// When the active colour last changed.
     pub switched_at: Option<Timestamp>,
-    /// The smoke test that the candidate passed, if it did since the last switch.
-    pub smoke: Option<SmokePass>,
+    /// What passed the smoke test last for each colour, since the last switch: what is behind it, or what waits to be.
+    #[serde(default)]
+    pub smoke: PerColour<Option<SmokePass>>,
     /// The rollout under way, or the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
@@ -44,13 +52,11 @@ pub struct State {
     pub history: History,
 }
 
-/// A smoke test that a candidate passed. It counts for this colour and version, until the active colour changes.
+/// A smoke test that was passed. It counts for what was tested, until the active colour changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SmokePass {
-    /// The candidate.
-    pub colour: Colour,
-    /// Its version as configured then.
-    pub version: Version,
+    /// What was tested.
+    pub identity: Identity,
     /// The deployment's revision then.
     pub revision: Revision,
     /// When.
@@ -60,27 +66,34 @@ pub struct SmokePass {
 /// A change of a state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// The candidate becomes active, canary 0.
-    Promote,
-    /// The previously active colour becomes active again, canary 0.
-    RollBack,
+    /// The candidate becomes active, canary 0. With a colour: that one, if it is not active already.
+    Promote(Option<Colour>),
+    /// The previously active colour becomes active again, canary 0. With a colour: if that is the one.
+    RollBack(Option<Colour>),
+    /// This colour gets the traffic at a start, because the configured one does not answer. It makes no way back: nothing
+    /// has served yet.
+    StartOn(Colour),
+    /// Something else is put behind a colour.
+    AdoptVersion(Colour, Identity),
+    /// What is behind a colour has become another version by itself.
+    FollowVersion(Colour, Version),
     /// Set what is named.
     Patch(Patch),
     /// Take over a configuration's `initial`, if it is not the one applied last.
     AdoptInitial(Split),
     /// Take a rollout further, or end it.
     Rollout(RolloutCommand),
-    /// Remember what a smoke test of the candidate came to. A failure takes back an earlier pass.
+    /// Remember what a smoke test came to. A failure takes back an earlier pass.
     RecordSmokeTest(SmokeTestOutcome),
 }
 
 /// What a smoke test came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SmokeTestOutcome {
-    /// The candidate that was tested.
+    /// The colour that was tested.
     pub colour: Colour,
-    /// The version that it served.
-    pub version: Version,
+    /// What was tested: what is behind it, or what waits to be.
+    pub identity: Identity,
     /// Whether it answered as expected.
     pub passed: bool,
 }
@@ -102,6 +115,10 @@ pub struct Patch {
 pub enum Refusal {
     /// A rollback without a switch before it and without a canary to end.
     NothingToRollBackTo,
+    /// A rollback to this colour, which is not the way back.
+    NotTheWayBack(Colour),
+    /// A promote without a colour, when this candidate is what was just left.
+    NothingToPromote(Colour),
     /// The rollout does not go there.
     Rollout(rollout::Refusal),
     /// The colour that was tested is not the candidate any more.
@@ -117,8 +134,10 @@ impl State {
             revision: Revision::ZERO,
             split: initial,
             rollback_to: None,
+            left: None,
+            identities: PerColour::default(),
             switched_at: None,
-            smoke: None,
+            smoke: PerColour::default(),
             rollout: None,
             initial,
             since: now,
@@ -143,12 +162,23 @@ impl State {
     /// # Errors
     /// The rule that refuses the command.
     pub fn after(&self, command: &Command, author: Author, now: Timestamp) -> Result<Option<Self>, Refusal> {
+        let replaced = match *command {
+            Command::AdoptVersion(colour, ref to) => self.replacement(colour, |_| to.clone()),
+            Command::FollowVersion(colour, ref version) => {
+                self.replacement(colour, |from| Identity { version: version.clone(), ..from.clone() })
+            }
+            _ => None,
+        };
         let (split, rollback_to) = match *command {
-            Command::Promote => (self.switched_to(self.split.candidate()), Some(self.split.active)),
-            Command::RollBack => match self.rollback_to {
-                Some(colour) => (self.switched_to(colour), None),
-                None if self.split.canary_percent > Percent::ZERO => (self.switched_to(self.split.active), None),
-                None => return Err(Refusal::NothingToRollBackTo),
+            Command::Promote(to) => match self.promoted_to(to)? {
+                Some(colour) => (self.switched_to(colour), Some(self.split.active)),
+                None => return Ok(None),
+            },
+            Command::RollBack(to) => self.rolled_back_to(to)?,
+            Command::StartOn(colour) => (self.switched_to(colour), None),
+            Command::AdoptVersion(colour, _) | Command::FollowVersion(colour, _) => match &replaced {
+                Some(_) => (self.without_canary_of(colour), self.rollback_to),
+                None => return Ok(None),
             },
             Command::Patch(patch) => self.with(patch.applied_to(self.split)),
             Command::AdoptInitial(initial) if initial == self.initial => return Ok(None),
@@ -159,9 +189,12 @@ impl State {
         let initial = if let Command::AdoptInitial(initial) = *command { initial } else { self.initial };
         let rollout = match *command {
             Command::Rollout(to) => Some(to.rollout(self.split, self.rollout, now)),
+            Command::AdoptVersion(colour, _) | Command::FollowVersion(colour, _) => {
+                self.rollout.map(|rollout| rollout.replaced(colour, now))
+            }
             _ => self.rollout.map(|rollout| rollout.overruled(self.split, split, author.source, now)),
         };
-        if split == self.split {
+        if split == self.split && replaced.is_none() {
             // The same traffic under a new `initial` is no change of the deployment, but it must be remembered; and so
             // must a rollout that stops or goes on.
             let remembered = Self { initial, rollout, ..self.clone() };
@@ -178,14 +211,30 @@ impl State {
             from: self.split,
             to: split,
             rollout: turned,
+            replaced: replaced.clone(),
         });
         let switched = split.active != self.split.active;
         let switched_at = if switched { Some(now) } else { self.switched_at };
-        let smoke = if switched { None } else { self.smoke.clone() };
+        let left = match rollback_to {
+            Some(colour) if switched => self.identities.get(colour).clone(),
+            _ if switched => None,
+            _ => self.left.clone(),
+        };
+        let (mut identities, mut smoke) = (self.identities.clone(), self.smoke.clone());
+        if switched {
+            smoke = PerColour::default();
+        }
+        if let Some(Replacement { colour, to, .. }) = replaced {
+            let pass = smoke.get_mut(colour);
+            *pass = pass.take().filter(|pass| pass.identity == to);
+            *identities.get_mut(colour) = Some(to);
+        }
         Ok(Some(Self {
             revision,
             split,
             rollback_to,
+            left,
+            identities,
             switched_at,
             smoke,
             rollout,
@@ -198,12 +247,86 @@ impl State {
 
     /// The same state after a smoke test. It makes no revision: no request is routed otherwise.
     fn tested(&self, outcome: &SmokeTestOutcome, now: Timestamp) -> Result<Self, Refusal> {
-        if outcome.colour != self.split.candidate() {
+        let SmokeTestOutcome { colour, identity, passed } = outcome.clone();
+        // What is active already was meant to be tested before it was.
+        if colour == self.split.active && self.identities.get(colour).as_ref() == Some(&identity) {
             return Err(Refusal::CandidateChanged);
         }
-        let SmokeTestOutcome { colour, version, passed } = outcome.clone();
-        let pass = SmokePass { colour, version, revision: self.revision, at: now };
-        Ok(Self { smoke: passed.then_some(pass), ..self.clone() })
+        let mut after = self.clone();
+        let pass = after.smoke.get_mut(colour);
+        if passed {
+            *pass = Some(SmokePass { identity, revision: self.revision, at: now });
+        } else {
+            *pass = pass.take().filter(|pass| pass.identity != identity);
+        }
+        Ok(after)
+    }
+
+    /// The same state, in which what the configuration names is behind each colour of which nothing else is known.
+    #[must_use]
+    pub fn knowing(&self, configured: &PerColour<Identity>) -> Self {
+        let known = |colour| self.identities.get(colour).clone().or_else(|| Some(configured.get(colour).clone()));
+        let left = self.left.clone().or_else(|| Some(configured.get(self.rollback_to?).clone()));
+        Self { identities: PerColour::from_fn(known), left, ..self.clone() }
+    }
+
+    /// Whether what is behind the way back is something else than what was left there.
+    pub fn is_way_back_replaced(&self) -> bool {
+        self.rollback_to.is_some_and(|colour| *self.identities.get(colour) != self.left)
+    }
+
+    /// Whether a rollback goes to what has served, or passed the smoke test at least.
+    pub fn is_way_back_proven(&self) -> bool {
+        self.rollback_to.is_some_and(|colour| {
+            let pass = self.smoke.get(colour).as_ref().map(|pass| &pass.identity);
+            !self.is_way_back_replaced() || pass == self.identities.get(colour).as_ref()
+        })
+    }
+
+    /// Whether something relies on what is behind a colour: ordinary traffic does, and a way back.
+    pub fn relies_on(&self, colour: Colour) -> bool {
+        colour == self.split.active || (self.rollback_to == Some(colour) && !self.is_way_back_replaced())
+    }
+
+    /// What comes in place of what is behind a colour, unless it is the same.
+    fn replacement(&self, colour: Colour, to: impl FnOnce(&Identity) -> Identity) -> Option<Replacement> {
+        let from = self.identities.get(colour).clone()?;
+        let to = to(&from);
+        (from != to).then_some(Replacement { colour, from, to })
+    }
+
+    /// The colour that a promote makes active, if it does.
+    fn promoted_to(&self, to: Option<Colour>) -> Result<Option<Colour>, Refusal> {
+        let candidate = self.split.candidate();
+        match to {
+            Some(colour) => Ok((colour == candidate).then_some(colour)),
+            None if self.rollback_to == Some(candidate) && !self.is_way_back_replaced() => {
+                Err(Refusal::NothingToPromote(candidate))
+            }
+            None => Ok(Some(candidate)),
+        }
+    }
+
+    /// What a rollback makes of the split, and the way back after it.
+    fn rolled_back_to(&self, to: Option<Colour>) -> Result<(Split, Option<Colour>), Refusal> {
+        let (active, canary) = (self.split.active, self.split.canary_percent > Percent::ZERO);
+        match (self.rollback_to, to) {
+            // It has been made already. A canary since then ends: all traffic is asked back.
+            (way_back, Some(colour)) if colour == active => Ok((self.switched_to(active), way_back)),
+            (Some(way_back), Some(colour)) if way_back != colour => Err(Refusal::NotTheWayBack(colour)),
+            // A canary of what has come to the way back since is what is taken back.
+            (way_back, None) if canary && self.is_way_back_replaced() => Ok((self.switched_to(active), way_back)),
+            (Some(way_back), _) => Ok((self.switched_to(way_back), None)),
+            (None, Some(colour)) => Err(Refusal::NotTheWayBack(colour)),
+            (None, None) if canary => Ok((self.switched_to(active), None)),
+            (None, None) => Err(Refusal::NothingToRollBackTo),
+        }
+    }
+
+    /// A candidate that is replaced gets no traffic: none of it was meant for what comes.
+    fn without_canary_of(&self, colour: Colour) -> Split {
+        let canary_percent = if colour == self.split.active { self.split.canary_percent } else { Percent::ZERO };
+        Split { canary_percent, ..self.split }
     }
 
     /// `colour` alone gets the ordinary traffic.
@@ -240,6 +363,16 @@ impl fmt::Display for Refusal {
                 "nothing to roll back to: no switch has happened since the start or since the last rollback, and no \
                  canary is running; use promote, or PATCH active=",
             ),
+            Refusal::NotTheWayBack(colour) => write!(
+                f,
+                "nothing to roll back to: {colour} is not the way back, which is the colour that the last switch left; \
+                 use promote to={colour}"
+            ),
+            Refusal::NothingToPromote(colour) => write!(
+                f,
+                "nothing to promote: behind {colour} is the version that was just left; use rollback, or promote \
+                 to={colour} if you mean it"
+            ),
             Refusal::Rollout(refusal) => refusal.fmt(f),
             Refusal::CandidateChanged => {
                 f.write_str("Others changed the state meanwhile. Look at it below, and repeat the call.")
@@ -258,7 +391,8 @@ mod tests {
     use super::*;
     use crate::model::author::Source;
     use crate::model::name::Reason;
-    use crate::testing::{percent, split};
+    use crate::state::rollout::Phase;
+    use crate::testing::{identity, percent, split};
 
     fn start() -> State {
         State::initial(Split::default(), Timestamp::from_millis(0))
@@ -280,7 +414,7 @@ mod tests {
     #[test]
     fn promote_makes_the_candidate_active_and_ends_the_canary() {
         let canary = after(&start(), patch(None, Some("10"), Some("5")));
-        let promoted = after(&canary, Command::Promote);
+        let promoted = after(&canary, Command::Promote(None));
         assert_eq!(promoted.split, split("green", "0", "5"));
         assert_eq!(promoted.rollback_to, Some(Colour::Blue));
         assert_eq!(promoted.revision, Revision::new(2));
@@ -288,20 +422,20 @@ mod tests {
 
     #[test]
     fn a_rollback_goes_back_once_and_not_forward_again() {
-        let promoted = after(&start(), Command::Promote);
-        let back = after(&promoted, Command::RollBack);
+        let promoted = after(&start(), Command::Promote(None));
+        let back = after(&promoted, Command::RollBack(None));
         assert_eq!(back.split.active, Colour::Blue);
-        assert_eq!(back.after(&Command::RollBack, alice(), back.since), Err(Refusal::NothingToRollBackTo));
-        let again = after(&after(&back, Command::Promote), Command::RollBack);
+        assert_eq!(back.after(&Command::RollBack(None), alice(), back.since), Err(Refusal::NothingToRollBackTo));
+        let again = after(&after(&back, Command::Promote(None)), Command::RollBack(None));
         assert_eq!(again.split.active, Colour::Blue);
     }
 
     #[test]
     fn a_rollback_during_a_first_canary_ends_the_canary() {
         let canary = after(&start(), patch(None, Some("10"), None));
-        let back = after(&canary, Command::RollBack);
+        let back = after(&canary, Command::RollBack(None));
         assert_eq!(back.split, split("blue", "0", "0"));
-        assert_eq!(start().after(&Command::RollBack, alice(), start().since), Err(Refusal::NothingToRollBackTo));
+        assert_eq!(start().after(&Command::RollBack(None), alice(), start().since), Err(Refusal::NothingToRollBackTo));
     }
 
     #[test]
@@ -322,7 +456,7 @@ mod tests {
     #[test]
     fn a_patch_that_switches_can_be_rolled_back() {
         let green = after(&start(), patch(Some(Colour::Green), None, None));
-        assert_eq!(after(&green, Command::RollBack).split.active, Colour::Blue);
+        assert_eq!(after(&green, Command::RollBack(None)).split.active, Colour::Blue);
     }
 
     #[test]
@@ -334,21 +468,146 @@ mod tests {
     #[test]
     fn only_a_different_initial_is_a_change() {
         let green = split("green", "0", "0");
-        let promoted = after(&start(), Command::Promote);
-        let back = after(&promoted, Command::RollBack);
+        let promoted = after(&start(), Command::Promote(None));
+        let back = after(&promoted, Command::RollBack(None));
         assert_eq!(back.after(&Command::AdoptInitial(start().initial), alice(), back.since), Ok(None));
 
         let pushed = after(&back, Command::AdoptInitial(green));
         assert_eq!((pushed.split, pushed.initial, pushed.revision), (green, green, Revision::new(3)));
-        assert_eq!(after(&pushed, Command::RollBack).split.active, Colour::Blue);
+        assert_eq!(after(&pushed, Command::RollBack(None)).split.active, Colour::Blue);
     }
 
     #[test]
     fn an_initial_that_the_operator_had_already_set_is_remembered_without_a_change() {
-        let promoted = after(&start(), Command::Promote);
+        let promoted = after(&start(), Command::Promote(None));
         let pushed = after(&promoted, Command::AdoptInitial(promoted.split));
         assert_eq!((pushed.revision, pushed.initial), (promoted.revision, promoted.split));
         assert_eq!(pushed.history, promoted.history);
+    }
+
+    fn known() -> State {
+        start().knowing(&PerColour { blue: identity("1"), green: identity("2") })
+    }
+
+    fn adopt(colour: Colour, version: &str) -> Command {
+        Command::AdoptVersion(colour, identity(version))
+    }
+
+    #[test]
+    fn another_version_behind_a_colour_is_a_change_and_says_what_came_in_place_of_what() {
+        let adopted = after(&known(), adopt(Colour::Green, "3"));
+        assert_eq!((adopted.revision, adopted.split), (Revision::new(1), known().split));
+        let newest = adopted.history.newest().expect("recorded");
+        let replaced = Replacement { colour: Colour::Green, from: identity("2"), to: identity("3") };
+        assert_eq!(newest.replaced, Some(replaced));
+        let line = newest.log_line("iris").to_string();
+        assert!(line.contains(" green.version=2->3 green.cluster=2->3 reason="), "{line}");
+        assert_eq!(adopted.after(&adopt(Colour::Green, "3"), alice(), adopted.since), Ok(None));
+        let followed = after(&known(), Command::FollowVersion(Colour::Blue, Version::new("9").expect("valid")));
+        let expected = Identity { version: Version::new("9").expect("valid"), ..identity("1") };
+        assert_eq!(followed.identities.blue, Some(expected));
+    }
+
+    #[test]
+    fn only_a_candidate_that_is_replaced_loses_its_canary() {
+        let canary = after(&known(), patch(None, Some("10"), Some("5")));
+        for (colour, expected) in [(Colour::Green, split("blue", "0", "5")), (Colour::Blue, split("blue", "10", "5"))] {
+            assert_eq!(after(&canary, adopt(colour, "3")).split, expected, "{colour}");
+        }
+    }
+
+    #[test]
+    fn a_rollout_of_a_replaced_candidate_ends_and_another_colours_goes_on() {
+        let started = after(&known(), Command::Rollout(RolloutCommand::Start(percent("10"))));
+        for (colour, phase) in [(Colour::Green, Phase::Replaced), (Colour::Blue, Phase::Running)] {
+            let rollout = after(&started, adopt(colour, "3")).rollout.expect("one");
+            assert_eq!(rollout.phase, phase, "{colour}");
+        }
+        let promoted = after(&started, Command::Promote(None));
+        assert_eq!(
+            after(&promoted, adopt(Colour::Green, "3")).rollout.map(|rollout| rollout.phase),
+            Some(Phase::Aborted)
+        );
+    }
+
+    #[test]
+    fn a_pass_of_the_smoke_test_belongs_to_what_was_tested() {
+        let test = |version: &str, passed| {
+            let outcome = SmokeTestOutcome { colour: Colour::Green, identity: identity(version), passed };
+            Command::RecordSmokeTest(outcome)
+        };
+        let tested = |state: &State| state.smoke.green.as_ref().map(|pass| pass.identity.clone());
+        let passed = after(&known(), test("2", true));
+        assert_eq!(tested(&passed), Some(identity("2")));
+        assert_eq!(tested(&after(&passed, adopt(Colour::Green, "3"))), None);
+        // What waits to come may be tested before, and its pass comes along.
+        let early = after(&passed, test("3", true));
+        assert_eq!(tested(&after(&early, adopt(Colour::Green, "3"))), Some(identity("3")));
+        // A failure takes back its own pass only.
+        assert_eq!(tested(&after(&passed, test("3", false))), Some(identity("2")));
+        assert_eq!(tested(&after(&passed, test("2", false))), None);
+        assert_eq!(tested(&after(&early, Command::Promote(None))), None);
+    }
+
+    #[test]
+    fn a_test_of_what_has_become_active_meanwhile_counts_for_nothing() {
+        let promoted = after(&known(), Command::Promote(None));
+        let outcome = |version: &str| {
+            let outcome = SmokeTestOutcome { colour: Colour::Green, identity: identity(version), passed: true };
+            promoted.after(&Command::RecordSmokeTest(outcome), alice(), promoted.since)
+        };
+        assert_eq!(outcome("2"), Err(Refusal::CandidateChanged));
+        assert!(outcome("3").is_ok(), "it waits to come");
+    }
+
+    #[test]
+    fn the_way_back_is_what_was_left_there() {
+        let promoted = after(&known(), Command::Promote(None));
+        assert!(!promoted.is_way_back_replaced() && promoted.relies_on(Colour::Blue) && promoted.is_way_back_proven());
+        let replaced = after(&promoted, adopt(Colour::Blue, "3"));
+        assert!(replaced.is_way_back_replaced() && !replaced.relies_on(Colour::Blue) && !replaced.is_way_back_proven());
+        let back = after(&replaced, adopt(Colour::Blue, "1"));
+        assert!(!back.is_way_back_replaced());
+        let again = after(&after(&replaced, Command::Promote(None)), adopt(Colour::Blue, "4"));
+        assert_eq!((again.left.clone(), again.is_way_back_replaced()), (Some(identity("2")), false));
+        assert!(
+            !known().is_way_back_replaced() && known().relies_on(Colour::Blue) && !known().relies_on(Colour::Green)
+        );
+    }
+
+    #[test]
+    fn a_promote_without_a_colour_is_no_way_back() {
+        let promoted = after(&known(), Command::Promote(None));
+        let refused = Err(Refusal::NothingToPromote(Colour::Blue));
+        assert_eq!(promoted.after(&Command::Promote(None), alice(), promoted.since), refused);
+        assert_eq!(promoted.after(&Command::Promote(Some(Colour::Green)), alice(), promoted.since), Ok(None));
+        assert_eq!(after(&promoted, Command::Promote(Some(Colour::Blue))).split.active, Colour::Blue);
+        assert_eq!(
+            after(&after(&promoted, adopt(Colour::Blue, "3")), Command::Promote(None)).split.active,
+            Colour::Blue
+        );
+        let back = after(&promoted, Command::RollBack(None));
+        assert_eq!(after(&back, Command::Promote(None)).split.active, Colour::Green);
+    }
+
+    #[test]
+    fn a_rollback_with_a_colour_goes_there_or_nowhere() {
+        let promoted = after(&known(), Command::Promote(None));
+        let to = |state: &State, colour| state.after(&Command::RollBack(Some(colour)), alice(), state.since);
+        let back = to(&promoted, Colour::Blue).expect("allowed").expect("a change");
+        assert_eq!(to(&back, Colour::Blue), Ok(None));
+        assert_eq!(to(&back, Colour::Green), Err(Refusal::NotTheWayBack(Colour::Green)));
+        assert_eq!(to(&promoted, Colour::Green), Ok(None));
+        // All traffic is asked back.
+        let canary = after(&back, patch(None, Some("10"), None));
+        assert_eq!(to(&canary, Colour::Blue).expect("allowed").expect("a change").split, split("blue", "0", "0"));
+    }
+
+    #[test]
+    fn a_start_on_the_other_colour_makes_no_way_back() {
+        let started = after(&known(), Command::StartOn(Colour::Green));
+        assert_eq!((started.split.active, started.rollback_to, started.left.clone()), (Colour::Green, None, None));
+        assert_eq!(started.after(&Command::RollBack(None), alice(), started.since), Err(Refusal::NothingToRollBackTo));
     }
 
     #[test]
@@ -356,7 +615,7 @@ mod tests {
         for bytes in [&b""[..], b"{}", b"\xff", b"null", b"{\"revision\": -1}"] {
             assert_eq!(State::decode(bytes), None);
         }
-        let state = after(&start(), Command::Promote);
+        let state = after(&start(), Command::Promote(None));
         assert_eq!(State::decode(&state.encode()), Some(state));
     }
 
@@ -371,8 +630,9 @@ mod tests {
             let share = (0..=10_000_u16).prop_map(|hundredths| Percent::from_hundredths(hundredths).expect("in range"));
             let patch = (proptest::option::of(colour.clone()), proptest::option::of(share.clone()));
             prop_oneof![
-                Just(Command::Promote),
-                Just(Command::RollBack),
+                proptest::option::of(colour.clone()).prop_map(Command::Promote),
+                proptest::option::of(colour.clone()).prop_map(Command::RollBack),
+                (colour.clone(), 1..=4_u8).prop_map(|(colour, version)| adopt(colour, &version.to_string())),
                 patch.prop_map(|(active, canary_percent)| Command::Patch(Patch {
                     active,
                     canary_percent,
@@ -389,12 +649,12 @@ mod tests {
         proptest! {
             #[test]
             fn no_sequence_of_commands_loses_or_doubles_a_revision(commands in proptest::collection::vec(commands(), 0..120)) {
-                let mut state = start();
+                let mut state = known();
                 let mut changes = 0;
                 for (step, command) in commands.into_iter().enumerate() {
                     let now = Timestamp::from_millis(step as u64);
                     let Ok(Some(next)) = state.after(&command, alice(), now) else { continue };
-                    if next.split != state.split {
+                    if next.split != state.split || next.identities != state.identities {
                         changes += 1;
                         let newest = next.history.newest().expect("recorded");
                         prop_assert_eq!((newest.from, newest.to), (state.split, next.split));

@@ -48,6 +48,8 @@ pub enum Phase {
     Aborted,
     /// The guard took the traffic back. An end.
     RolledBack,
+    /// Another version was put behind the candidate. An end.
+    Replaced,
 }
 
 /// A change of a rollout.
@@ -110,11 +112,18 @@ impl Rollout {
             _ if same_traffic => self.phase,
             (Phase::Complete, _) if after.active == self.candidate => Phase::Promoted,
             (Phase::Promoted, _) if after.active != self.candidate => Phase::RolledBack,
-            (_, Source::Guard) if self.is_live() => Phase::RolledBack,
+            (_, Source::Guard | Source::Failover) if self.is_live() => Phase::RolledBack,
             _ if self.is_live() => Phase::Aborted,
             (ended, _) => ended,
         };
         if phase == self.phase { self } else { Self { phase, since: now, ..self } }
+    }
+
+    /// The rollout after something else was put behind a colour.
+    #[must_use]
+    pub fn replaced(self, colour: Colour, now: Timestamp) -> Self {
+        let ends = self.is_live() && self.candidate == colour;
+        if ends { Self { phase: Phase::Replaced, since: now, ..self } } else { self }
     }
 
     /// What follows on the step in force under `plan`.
@@ -141,6 +150,7 @@ impl Phase {
             Phase::Promoted => "promoted",
             Phase::Aborted => "aborted",
             Phase::RolledBack => "rolled_back",
+            Phase::Replaced => "replaced",
         }
     }
 }

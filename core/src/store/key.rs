@@ -32,6 +32,10 @@ pub enum Key<'n> {
     Setup(&'n DeploymentName),
     /// The clusters that were there, and those that were not.
     Clusters(&'n DeploymentName),
+    /// That it was looked at when this Envoy started.
+    Started(&'n DeploymentName),
+    /// What the configuration says is behind its colours.
+    Configured(&'n DeploymentName),
     /// What a source was last seen to say.
     SourceStatus(&'n DeploymentName, Source),
     /// The last delivery by which MLflow had its registry asked.
@@ -86,6 +90,8 @@ impl fmt::Display for Key<'_> {
             Self::CanaryAnalysis(name) => write!(f, "{PREFIX}/{name}/watch"),
             Self::Setup(name) => write!(f, "{PREFIX}/{name}/setup"),
             Self::Clusters(name) => write!(f, "{PREFIX}/{name}/clusters"),
+            Self::Started(name) => write!(f, "{PREFIX}/{name}/started"),
+            Self::Configured(name) => write!(f, "{PREFIX}/{name}/configured"),
             Self::SourceStatus(name, source) => write!(f, "{PREFIX}/{name}/source/{}", source.as_str()),
             Self::RegistryTrigger(name) => write!(f, "{PREFIX}/{name}/mlflow/woken"),
             Self::Deliveries => write!(f, "{PREFIX}/{OWN}/mlflow/deliveries"),
@@ -129,7 +135,9 @@ mod tests {
             Some(Key::Unreached(_)) => Key::CanaryAnalysis(name),
             Some(Key::CanaryAnalysis(_)) => Key::Setup(name),
             Some(Key::Setup(_)) => Key::Clusters(name),
-            Some(Key::Clusters(_)) => Key::SourceStatus(name, Source::Mlflow),
+            Some(Key::Clusters(_)) => Key::Started(name),
+            Some(Key::Started(_)) => Key::Configured(name),
+            Some(Key::Configured(_)) => Key::SourceStatus(name, Source::Mlflow),
             Some(Key::SourceStatus(..)) => Key::RegistryTrigger(name),
             Some(Key::RegistryTrigger(_)) => Key::Deliveries,
             Some(Key::Deliveries) => Key::Unmatched,

@@ -32,6 +32,8 @@ pub const LEASE: Duration = Duration::from_secs(5);
 /// The same for the follower of a fleet: until it is replaced no change arrives here, and two that follow at once do no
 /// harm.
 pub const FOLLOWER_LEASE: Duration = Duration::from_millis(1_500);
+/// When the first tick comes after a configuration: no call can be made before.
+pub const FIRST_TICK: Duration = Duration::from_millis(1);
 /// In place of [`TICK`](crate::model::time::TICK) while the fleet's states have not come yet, for at most [`STARTUP_WINDOW`] after a configuration.
 pub const FIRST_TICKS: Duration = Duration::from_millis(20);
 /// How long ticks may come as fast as that.

@@ -271,7 +271,7 @@ mod tests {
         let author = Author::new("alice", Source::Admin, Reason::none());
         let now = Timestamp::from_millis(1);
         update_state(store, &iris(), Split::default(), now, &mut |loaded| {
-            loaded.state.after(&Command::Promote, author.clone(), now)
+            loaded.state.after(&Command::Promote(Some(loaded.state.split.candidate())), author.clone(), now)
         })
     }
 
@@ -372,11 +372,11 @@ mod tests {
     fn a_state_that_somebody_else_wrote_over_is_known_from_its_backup_and_goes_on_from_there() {
         for foreign in [&b"not ours"[..], b""] {
             let store = MemoryStore::default();
-            carry_out(&store, Command::Promote);
+            carry_out(&store, Command::Promote(None));
             let before = loaded(&store).state;
             store.put(&state_key(&iris()), foreign);
             assert_eq!((loaded(&store).origin, loaded(&store).state), (Origin::Backup, before));
-            assert_eq!(carry_out(&store, Command::RollBack), Revision::new(2));
+            assert_eq!(carry_out(&store, Command::RollBack(None)), Revision::new(2));
             assert_eq!((loaded(&store).origin, loaded(&store).state.history.changes().count()), (Origin::Primary, 2));
         }
     }
@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn a_command_that_asks_for_nothing_new_puts_the_state_back() {
         let store = MemoryStore::default();
-        carry_out(&store, Command::Promote);
+        carry_out(&store, Command::Promote(None));
         store.put(&state_key(&iris()), b"not ours");
         let applied =
             update_state(&store, &iris(), Split::default(), NOW, &mut |_| Ok::<_, Refusal>(None)).expect("in reach");
@@ -394,7 +394,7 @@ mod tests {
     #[test]
     fn a_state_of_the_fleet_keeps_the_number_of_its_write() {
         let store = MemoryStore::default();
-        carry_out(&store, Command::Promote);
+        carry_out(&store, Command::Promote(None));
         let state = loaded(&store).state;
         replace(&store, &iris(), &state, ModRevision(7), ReplacePolicy::IfNewer).expect("in reach");
         store.put(&state_key(&iris()), b"not ours");
@@ -404,11 +404,11 @@ mod tests {
     #[test]
     fn of_two_authors_at_once_the_later_state_is_the_one_that_is_backed_up() {
         let store = MemoryStore::default();
-        carry_out(&store, Command::Promote);
+        carry_out(&store, Command::Promote(None));
         let first = store.read(&state_key(&iris())).expect("in reach").value.expect("written");
         // The first author is about to write its backup when the second one writes both.
         store.put(&backup_key(&iris()), b"older");
-        store.before_next_swap(|store| assert_eq!(carry_out(store, Command::RollBack), Revision::new(2)));
+        store.before_next_swap(|store| assert_eq!(carry_out(store, Command::RollBack(None)), Revision::new(2)));
         back_up(&store, &iris(), &first);
         let second = store.read(&state_key(&iris())).expect("in reach").value.expect("written");
         assert_eq!(read_backup(&store, &iris()), Ok(second.clone()));
@@ -420,7 +420,7 @@ mod tests {
     #[test]
     fn a_value_under_both_keys_that_is_no_state_leaves_the_initial_split() {
         let store = MemoryStore::default();
-        carry_out(&store, Command::Promote);
+        carry_out(&store, Command::Promote(None));
         store.put(&state_key(&iris()), b"not ours");
         store.put(&backup_key(&iris()), b"not ours either");
         assert_eq!((loaded(&store).origin, loaded(&store).state.split), (Origin::Corrupt, split("blue", "0", "0")));

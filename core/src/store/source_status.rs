@@ -105,6 +105,15 @@ pub fn acknowledge(
     noted && is_news
 }
 
+/// Lets what a source waits for go on waiting after a change of its own that made this revision.
+pub fn follow_revision(store: &dyn Store, name: &DeploymentName, source: Source, made: Revision) {
+    record(store, name, source, &mut |before| {
+        let before = before?;
+        let pending = before.pending.clone().filter(|pending| pending.on.next() == made)?;
+        Some(SourceStatus { pending: Some(Pending { on: made, ..pending }), ..before })
+    });
+}
+
 /// By way of a document, as a configuration is read: that code is there anyway.
 fn decode(bytes: &[u8]) -> Option<SourceStatus> {
     reader::read(&serde_json::from_slice(bytes).ok()?).ok()

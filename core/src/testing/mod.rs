@@ -10,7 +10,8 @@ use self::host::TestHost;
 use crate::change::context::Context;
 use crate::config::Config;
 use crate::deployment::Deployments;
-use crate::model::name::DeploymentName;
+use crate::model::identity::Identity;
+use crate::model::name::{ClusterName, DeploymentName, Version};
 use crate::model::percent::Percent;
 use crate::model::split::Split;
 use crate::store::{CasToken, Store, StoreError, SwapError, Versioned};
@@ -52,6 +53,12 @@ pub fn context_of(in_deployment: &str) -> (Rc<TestHost>, Context) {
     let host = Rc::new(TestHost::default());
     let context = Context::new(Rc::<TestHost>::clone(&host), &config_of(in_deployment), None);
     (host, context)
+}
+
+/// A version in the cluster of the same name.
+pub fn identity(version: &str) -> Identity {
+    let (cluster, version) = (ClusterName::new(version).expect("valid"), Version::new(version).expect("valid"));
+    Identity { cluster, version, authority: None }
 }
 
 /// A share, as users write it.

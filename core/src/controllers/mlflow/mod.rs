@@ -18,10 +18,9 @@ use crate::deployment::{Deployment, DeploymentIndex, Deployments};
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
-use crate::model::name::{DeploymentName, Reason, RegisteredVersion};
+use crate::model::name::{DeploymentName, Reason, RegisteredVersion, Version};
 use crate::model::percent::Percent;
 use crate::model::time::Timestamp;
-use crate::routing::versions::versions;
 use crate::state::{Command, Patch, State};
 use crate::store::key::Key;
 use crate::store::record;
@@ -87,7 +86,11 @@ impl Registry {
         let mut result = PollResult::default();
         // The state is read first: a change after that is the later one, which a request made here must not undo.
         let Ok(loaded) = record::load(store, &deployment.name, deployment.initial, now) else { return result };
-        let shown = versions(store, deployment);
+        result.versions = self.section.new_versions(self.deployment, reading, deployment, &loaded.state);
+        // What the followed mark says is about the versions that there are, and on the state that knows them.
+        if !result.versions.is_empty() {
+            return result;
+        }
         let mut change = None;
         source_status::record(store, &deployment.name, Source::Mlflow, &mut |before| {
             let (after, requested) =
@@ -99,9 +102,6 @@ impl Registry {
             (before.as_ref() != Some(&after)).then_some(after)
         });
         result.changes.extend(change);
-        if versions(store, deployment) != shown {
-            result.versions_changed.push(self.deployment);
-        }
         result
     }
 
@@ -201,6 +201,32 @@ impl Mlflow {
         })
     }
 
+    /// The colours that the registry gives another version than is known of them. The model servers load what their alias
+    /// is on: nothing here could hold that back.
+    pub fn new_versions(
+        &self,
+        index: DeploymentIndex,
+        reading: &Reading,
+        deployment: &Deployment,
+        state: &State,
+    ) -> Vec<ChangeRequest> {
+        let mut requests = Vec::new();
+        for colour in Colour::ALL {
+            let (Served::Alias(alias), Some(registered)) = (self.colours.get(colour), reading.colours.get(colour))
+            else {
+                continue;
+            };
+            let (known, version) = (&deployment.identity(state, colour).version, Version::of(registered));
+            if *known != version {
+                let (was, is) = (known.as_str(), version.as_str());
+                let reason = Reason::of(&format!("version {was} -> {is}: the alias {} is on it", alias.as_str()));
+                let author = Author::new(Source::Mlflow.as_str(), Source::Mlflow, reason);
+                requests.push(ChangeRequest::new(index, Command::FollowVersion(colour, version), author, None));
+            }
+        }
+        requests
+    }
+
     /// What follows from what the registry says: the status to keep, and the change to ask for.
     pub fn follow(
         &self,
@@ -274,15 +300,22 @@ impl Mlflow {
             return if ends { set(Percent::ZERO) } else { None };
         }
         if mark.moved_back && state.rollback_to == Some(colour) {
-            return Some(Command::RollBack);
+            return Some(Command::RollBack(None));
         }
         match self.canary_percent {
-            None => Some(Command::Promote),
+            None => Some(Command::Promote(Some(colour))),
             // An operator who runs a canary already knows better how large it is to be.
             Some(percent) if canary == Percent::ZERO => set(percent),
             Some(_) => None,
         }
     }
+}
+
+/// The version that the registry was last seen to give a colour that it knows by an alias.
+pub fn registered_version(store: &dyn Store, deployment: &Deployment, colour: Colour) -> Option<Version> {
+    let Served::Alias(_) = deployment.mlflow.as_ref()?.colours.get(colour) else { return None };
+    let status = source_status::read(store, &deployment.name, Source::Mlflow)?;
+    TrackedVersion::of(&status)?.colours.get(colour).as_ref().map(Version::of)
 }
 
 /// What is known after a look that found nothing: the mark as it was, and since when the registry is away.

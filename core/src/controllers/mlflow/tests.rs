@@ -30,7 +30,7 @@ impl Scene {
     fn following(fields: &str) -> Self {
         let json = format!(
             r#"{{"deployments": {{"iris": {{"colours": {{
-                "blue": {{"cluster": "b", "version": "one"}}, "green": {{"cluster": "g", "version": "two"}}}},
+                "blue": {{"cluster": "b", "version": "1"}}, "green": {{"cluster": "g", "version": "2"}}}},
                 "mlflow": {{"cluster": "mlflow", "model": "my model", {fields}}}}}}}}}"#
         );
         let config = Config::from_bytes(json.as_bytes()).expect("valid");
@@ -133,11 +133,11 @@ fn a_moved_alias_promotes_and_moving_it_back_rolls_back() {
     assert_eq!(scene.obey(), split("blue", "0", "0"));
     scene.set("production", "2");
     let request = scene.poll().expect("a request");
-    assert_eq!((request.command, request.checks), (Command::Promote, Checks::Enforce));
+    assert_eq!((request.command, request.checks), (Command::Promote(Some(Colour::Green)), Checks::Enforce));
     assert_eq!(request.author.reason.as_str(), "version 1 -> 2: alias production was moved");
     assert_eq!(scene.obey(), split("green", "0", "0"));
     scene.set("production", "1");
-    assert_eq!(command(scene.poll()), Some(Command::RollBack));
+    assert_eq!(command(scene.poll()), Some(Command::RollBack(None)));
     assert_eq!(scene.obey(), split("blue", "0", "0"));
     scene.set("production", "2");
     assert_eq!(scene.obey(), split("green", "0", "0"));
@@ -151,7 +151,7 @@ fn a_new_version_on_the_colour_that_was_left_is_no_rollback() {
     scene.set("blue", "3");
     scene.obey();
     scene.set("production", "3");
-    assert_eq!(command(scene.poll()), Some(Command::Promote));
+    assert_eq!(command(scene.poll()), Some(Command::Promote(Some(Colour::Blue))));
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_stage_is_followed_by_the_newest_version_in_it() {
     assert_eq!(reading.followed, RegisteredVersion::new("2").ok());
     assert_eq!(reading.colours.blue, RegisteredVersion::new("1").ok());
     let (_, request) = scene.mlflow().follow(0, None, reading, &scene.state, NOW);
-    assert_eq!(command(request), Some(Command::Promote));
+    assert_eq!(command(request), Some(Command::Promote(Some(Colour::Green))));
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn an_alias_that_stays_where_it_is_leaves_an_operators_switch_alone() {
     let mut scene = Scene::new("");
     scene.set("production", "2");
     scene.obey();
-    scene.change(Command::RollBack, Source::Admin);
+    scene.change(Command::RollBack(None), Source::Admin);
     assert_eq!(scene.poll(), None);
     scene.set("blue", "3");
     assert_eq!(scene.poll(), None);
@@ -200,7 +200,7 @@ fn what_names_neither_colour_or_both_or_nothing_moves_nothing_and_says_so() {
         assert!(scene.refusal().contains(words), "{words}: {}", scene.refusal());
     }
     scene.set("blue", "");
-    assert_eq!(command(scene.poll()), Some(Command::Promote));
+    assert_eq!(command(scene.poll()), Some(Command::Promote(Some(Colour::Green))));
     assert_eq!(scene.refusal(), "");
     scene.set("green", "");
     scene.poll();
@@ -214,7 +214,7 @@ fn a_mark_acts_once_as_soon_as_it_names_a_colour() {
     assert_eq!(scene.poll(), None);
     scene.set("green", "3");
     assert_eq!(scene.obey(), split("green", "0", "0"));
-    scene.change(Command::RollBack, Source::Admin);
+    scene.change(Command::RollBack(None), Source::Admin);
     assert_eq!(scene.poll(), None);
 }
 
@@ -231,7 +231,7 @@ fn with_a_canary_configured_a_move_begins_it_and_moving_back_ends_it() {
     assert_eq!(scene.obey(), split("blue", "0", "0"));
     scene.set("production", "2");
     scene.obey();
-    scene.change(Command::Promote, Source::Admin);
+    scene.change(Command::Promote(Some(Colour::Green)), Source::Admin);
     assert_eq!(scene.poll(), None);
     // All the way back at once: only the way forward is made in steps.
     scene.set("production", "1");
@@ -283,20 +283,20 @@ fn what_an_operator_has_to_know_is_news_once() {
     let mut registry = Registry::new(0, scene.mlflow().clone());
     let mut news = |scene: &Scene, reply: &HttpReply| {
         let result = registry.on_reply(reply, &scene.deployments, &scene.store, NOW);
-        (result.warnings, result.versions_changed)
+        result.warnings
     };
-    assert_eq!(news(&scene, &scene.reply()), (vec![], vec![0]));
+    assert_eq!(news(&scene, &scene.reply()), Vec::<String>::new());
     scene.set("production", "7");
-    let (lines, versions_changed) = news(&scene, &scene.reply());
+    let lines = news(&scene, &scene.reply());
     assert!(lines[0].starts_with("deployment=iris: the followed alias production names version 7"), "{lines:?}");
-    assert_eq!((lines.len(), versions_changed), (1, vec![]));
-    assert_eq!(news(&scene, &scene.reply()), (vec![], vec![]));
-    let (lines, _) = news(&scene, &HttpReply::Broken);
+    assert_eq!(lines.len(), 1);
+    assert_eq!(news(&scene, &scene.reply()), Vec::<String>::new());
+    let lines = news(&scene, &HttpReply::Broken);
     assert_eq!(
         lines,
         ["deployment=iris: the registry is away, traffic goes on: the connection broke before an answer"]
     );
-    assert_eq!(news(&scene, &HttpReply::Broken).0, Vec::<String>::new());
+    assert_eq!(news(&scene, &HttpReply::Broken), Vec::<String>::new());
 }
 
 #[test]
@@ -320,16 +320,16 @@ fn a_change_under_way_is_given_up_when_the_mark_moves_on() {
 fn the_first_sight_acts_and_another_mark_to_follow_is_a_first_sight() {
     let mut scene = Scene::new("");
     scene.set("production", "2");
-    assert_eq!(command(scene.poll()), Some(Command::Promote));
-    scene.change(Command::Promote, Source::Mlflow);
+    assert_eq!(command(scene.poll()), Some(Command::Promote(Some(Colour::Green))));
+    scene.change(Command::Promote(Some(Colour::Green)), Source::Mlflow);
     scene.acknowledge(ChangeOutcome::Applied);
-    scene.change(Command::RollBack, Source::Admin);
+    scene.change(Command::RollBack(None), Source::Admin);
     let other = Scene::following(
         r#""follow": {"alias": "champion"}, "colours": {"blue": {"alias": "blue"}, "green": {"alias": "green"}}"#,
     );
     scene.deployments = other.deployments;
     scene.set("champion", "2");
-    assert_eq!(command(scene.poll()), Some(Command::Promote));
+    assert_eq!(command(scene.poll()), Some(Command::Promote(Some(Colour::Green))));
 }
 
 #[test]
@@ -359,19 +359,37 @@ fn a_registry_that_is_away_is_told_with_the_time_since_which_and_the_mark_is_kep
 }
 
 #[test]
-fn versions_come_from_the_registry_where_a_colour_is_an_alias() {
-    let shown = |scene: &Scene| {
-        let versions = versions(&scene.store, &scene.deployments.all()[0]);
-        (versions.blue.as_str().to_owned(), versions.green.as_str().to_owned())
-    };
+fn a_colours_alias_that_was_moved_makes_another_version_of_what_is_behind_it_before_all_else() {
     let mut scene = Scene::new("");
-    assert_eq!(shown(&scene), ("one".to_owned(), "two".to_owned()));
-    scene.set("green", "");
-    scene.poll();
-    assert_eq!(shown(&scene), ("1".to_owned(), "two".to_owned()));
-    let mut fixed = Scene::following(
-        r#""follow": {"alias": "production"}, "colours": {"blue": {"version": "1"}, "green": {"version": "2"}}"#,
+    let mut registry = Registry::new(0, scene.mlflow().clone());
+    let mut poll = |scene: &Scene| registry.on_reply(&scene.reply(), &scene.deployments, &scene.store, NOW);
+    scene.set("production", "2");
+    scene.set("green", "3");
+    scene.set("blue", "");
+    let result = poll(&scene);
+    let [request] = &result.versions[..] else { panic!("{result:?}") };
+    assert_eq!(request.command, Command::FollowVersion(Colour::Green, Version::new("3").expect("valid")));
+    assert_eq!((request.source(), request.precondition.clone()), (Source::Mlflow, Precondition::Any));
+    assert_eq!(request.author.reason.as_str(), "version 2 -> 3: the alias green is on it");
+    assert_eq!((result.changes, source_status::read(&scene.store, &iris(), Source::Mlflow)), (vec![], None));
+    assert_eq!(registered_version(&scene.store, &scene.deployments.all()[0], Colour::Green), None);
+
+    scene.set("green", "2");
+    let result = poll(&scene);
+    assert_eq!(
+        (result.versions, command(result.changes.into_iter().next())),
+        (vec![], Some(Command::Promote(Some(Colour::Green))))
     );
-    fixed.poll();
-    assert_eq!(shown(&fixed), ("one".to_owned(), "two".to_owned()));
+    let registered = |colour| registered_version(&scene.store, &scene.deployments.all()[0], colour);
+    assert_eq!(registered(Colour::Green).expect("known").as_str(), "2");
+    assert_eq!(registered(Colour::Blue), None);
+}
+
+#[test]
+fn a_colour_that_the_configuration_gives_a_number_is_the_version_of_the_configuration() {
+    let fixed = Scene::following(
+        r#""follow": {"alias": "production"}, "colours": {"blue": {"version": "8"}, "green": {"version": "9"}}"#,
+    );
+    let mut registry = Registry::new(0, fixed.mlflow().clone());
+    assert_eq!(registry.on_reply(&fixed.reply(), &fixed.deployments, &fixed.store, NOW).versions, vec![]);
 }

@@ -292,7 +292,7 @@ impl<'f> Follower<'f> {
             return;
         };
         let Ok(loaded) = self.load(deployment) else { return };
-        let put = self.etcd.put_if(&deployment.name, ModRevision(0), &loaded.state);
+        let put = self.etcd.put_if(&deployment.name, ModRevision(0), &loaded.state.knowing(&deployment.colours));
         watch.creation = Some((index, self.host.grpc(&put)));
     }
 
@@ -306,7 +306,8 @@ impl<'f> Follower<'f> {
             (true, _) => {
                 if let Ok(loaded) = self.load(deployment) {
                     let mod_revision = revision_of(response.header.as_ref());
-                    self.replace(index, deployment, &loaded.state, mod_revision, ReplacePolicy::IfNewer);
+                    let state = loaded.state.knowing(&deployment.colours);
+                    self.replace(index, deployment, &state, mod_revision, ReplacePolicy::IfNewer);
                 }
             }
             (false, Some(key)) => {

@@ -352,6 +352,11 @@ fn what_the_fleet_has_is_taken_over_and_what_it_lacks_is_created() {
     assert_eq!(envoy.said(), ["0 is at 7", "contact", "1 is at 0"]);
     let created = State::decode(&model.value("/bluegreen/wine").expect("created")).expect("a state");
     assert_eq!((created.revision, created.split), (Revision::ZERO, Default::default()));
+    // Another Envoy may be configured otherwise: what the first one had is what a later version comes in place of.
+    let wine = &deployments();
+    let configured = wine.all()[1].colours.clone();
+    assert_eq!(created, created.knowing(&configured));
+    assert_eq!(created.identities.green, Some(configured.green));
     assert!(!envoy.is_stale());
 }
 

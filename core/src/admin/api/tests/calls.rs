@@ -11,7 +11,7 @@ fn a_deployment_is_shown_as_documented() {
     let api = Fixture::new();
     api.operate("POST", &format!("{IRIS}/promote?reason=v2+passed%21"));
     let (status, shown) = api.operate("GET", IRIS);
-    let expected = r#"{"name":"iris","revision":1,"active":"green","candidate":"blue","canary_percent":0,"shadow_percent":0,"colours":{"blue":{"cluster":"blue","version":"1","in_flight":0,"safe_to_stop":true},"green":{"cluster":"green","version":"2","in_flight":0,"safe_to_stop":false}},"in_force":{"revision":1,"confirmed":1,"of":1,"silent":[]},"workers":[{"id":1,"revision":1,"routed":0}],"changed_at":"2026-11-23T15:00:00.000Z","changed_by":"alice","source":"admin","reason":"v2 passed!","setup":[]}"#;
+    let expected = r#"{"name":"iris","revision":1,"active":"green","candidate":"blue","canary_percent":0,"shadow_percent":0,"colours":{"blue":{"cluster":"blue","version":"1","in_flight":0,"safe_to_stop":true},"green":{"cluster":"green","version":"2","in_flight":0,"safe_to_stop":false}},"in_force":{"revision":1,"confirmed":1,"of":1,"silent":[]},"workers":[{"id":1,"revision":1,"routed":0}],"changed_at":"2026-11-23T15:00:00.000Z","changed_by":"alice","source":"admin","reason":"v2 passed!","setup":[{"problem":"not-durable","detail":"the state is kept in this Envoy's memory only, and a restart begins with the configured initial, active: blue. Configure etcd, or put this under deployments.iris: initial: {active: green}","since":"2026-11-23T15:00:00.000Z"}]}"#;
     assert_eq!(status, 200, "{shown}");
     let response = api.call(&head("GET", IRIS, Some("view")), b"");
     assert_eq!(String::from_utf8(response.body).expect("UTF-8").trim_end(), expected);

@@ -3,6 +3,7 @@
 mod calls;
 mod fleet;
 mod readiness;
+mod versions;
 mod webhook;
 
 use std::cell::{Cell, RefCell};
@@ -20,6 +21,9 @@ use crate::host::reply::Reply;
 use crate::state::State;
 use crate::store::record;
 use crate::testing::host::{START, TestHost, poll_once};
+
+const BLUE: &str = r#"{"cluster": "blue", "version": "1"}"#;
+const GREEN: &str = r#"{"cluster": "green", "version": "2"}"#;
 
 const IRIS: &str = "/bluegreen/v1/deployments/iris";
 
@@ -52,18 +56,7 @@ impl Fixture {
 
     /// With more sections in the deployment and in the document.
     fn configured(in_deployment: &str, in_document: &str) -> Self {
-        let sum = |token: &str| hex::encode(Sha256::digest(token));
-        let json = format!(
-            r#"{{"deployments": {{"iris": {{"colours": {{
-                "blue": {{"cluster": "blue", "version": "1"}},
-                "green": {{"cluster": "green", "version": "2"}}}} {in_deployment}}}}} {in_document},
-                "admin": {{"tokens": [
-                    {{"name": "alice", "role": "operator", "sha256": "{}"}},
-                    {{"name": "victor", "role": "viewer", "sha256": "{}"}}]}}}}"#,
-            sum("op"),
-            sum("view"),
-        );
-        let config = Config::from_bytes(json.as_bytes()).expect("valid");
+        let config = Self::config(BLUE, GREEN, in_deployment, in_document);
         let host = Rc::new(TestHost::default());
         let context = Rc::new(Context::new(Rc::<TestHost>::clone(&host), &config, None));
         context.worker.on_stream(&*host);
@@ -77,6 +70,21 @@ impl Fixture {
             etcd: RefCell::default(),
             fates: RefCell::default(),
         }
+    }
+
+    /// With these behind its colours.
+    fn config(blue: &str, green: &str, in_deployment: &str, in_document: &str) -> Config {
+        let sum = |token: &str| hex::encode(Sha256::digest(token));
+        let json = format!(
+            r#"{{"deployments": {{"iris": {{"colours": {{
+                "blue": {blue}, "green": {green}}} {in_deployment}}}}} {in_document},
+                "admin": {{"tokens": [
+                    {{"name": "alice", "role": "operator", "sha256": "{}"}},
+                    {{"name": "victor", "role": "viewer", "sha256": "{}"}}]}}}}"#,
+            sum("op"),
+            sum("view"),
+        );
+        Config::from_bytes(json.as_bytes()).expect("valid")
     }
 
     /// The colours' next replies, the first first.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::*;
 use crate::metrics::counters::ColourMetric;
-use crate::model::author::Source;
 use crate::model::colour::Colour;
 use crate::model::name::ClusterName;
 
@@ -89,7 +88,7 @@ fn force_switches_all_the_same_and_is_recorded() {
 #[test]
 fn a_switch_by_others_between_probe_and_write_is_noticed() {
     let api = Fixture::with(PROBE);
-    let mut call = api.begin(&head("POST", &format!("{IRIS}/promote"), Some("op")), b"").expect("allowed");
+    let mut call = api.begin(&head("PATCH", &format!("{IRIS}?canary_percent=5"), Some("op")), b"").expect("allowed");
     let (cluster, green) = api.asks(&mut call);
     assert_eq!(cluster, "green");
     assert_eq!(api.operate("POST", &format!("{IRIS}/promote?force=true")).0, 200);
@@ -103,12 +102,12 @@ fn a_switch_by_others_between_probe_and_write_is_noticed() {
 #[test]
 fn a_write_among_many_asks_each_colour_once_and_then_happens_whatever_others_switched_meanwhile() {
     let api = Fixture::with(PROBE);
-    let others = || assert_eq!(api.operate("POST", &format!("{IRIS}/promote?force=true")).0, 200);
-    let mut call = api.begin(&head("POST", &format!("{IRIS}/promote"), Some("op")), b"").expect("allowed");
+    let others = |to: &str| assert_eq!(api.operate("POST", &format!("{IRIS}/promote?to={to}&force=true")).0, 200);
+    let mut call = api.begin(&head("PATCH", &format!("{IRIS}?canary_percent=5"), Some("op")), b"").expect("allowed");
     for expected in ["green", "blue"] {
         let (cluster, waiter) = api.asks(&mut call);
         assert_eq!(cluster, expected);
-        others();
+        others(expected);
         waiter.send(answered(200, "")).expect("it waits");
     }
     assert_eq!((api.drive(&mut call).expect("answered").status, api.revision()), (200, 3));
@@ -218,32 +217,4 @@ fn a_bad_drain_is_a_clear_error() {
     ] {
         assert_eq!(api.operate("POST", &format!("{IRIS}/drain?{query}")).0, status, "{query}");
     }
-}
-
-#[test]
-fn a_pass_counts_for_the_version_that_the_registry_names() {
-    let api = Fixture::with(
-        r#", "smoke_test": {"requests": [{"path": "/"}]}, "mlflow": {"cluster": "mlflow", "model": "my-model",
-             "follow": {"alias": "production"}, "colours": {"blue": {"alias": "blue"}, "green": {"alias": "green"}}}"#,
-    );
-    let names = |green: &str| {
-        let value = serde_json::json!({"follows": "", "version": "7", "colours": {"blue": "7", "green": green}});
-        let status = crate::store::source_status::SourceStatus { value, ..Default::default() };
-        let name = &api.context.deployments.all()[0].name;
-        crate::store::source_status::record(&api.host.store, name, Source::Mlflow, &mut |_| Some(status.clone()));
-    };
-    names("8");
-    let shown = api.operate("GET", IRIS).1;
-    assert_eq!(
-        (&shown["colours"]["blue"]["version"], &shown["colours"]["green"]["version"]),
-        (&"7".into(), &"8".into())
-    );
-    assert_eq!(shown["sources"]["mlflow"]["value"]["version"], "7");
-    api.will_reply([HttpReply::Answered { status: 200, body: Vec::new() }]);
-    assert_eq!(api.operate("POST", &format!("{IRIS}/test")).1["version"], "8");
-    names("9");
-    let (status, problem) = api.operate("POST", &format!("{IRIS}/promote"));
-    assert_eq!((status, problem["type"].as_str()), (409, Some("urn:bluegreen:problem:smoke-test-missing")));
-    names("8");
-    assert_eq!(api.operate("POST", &format!("{IRIS}/promote")).0, 200);
 }
