@@ -320,6 +320,37 @@ async fn an_initial_pushed_to_all_envoys_is_one_change_and_an_operators_later_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_pushed_to_all_envoys_is_one_change_and_an_old_configuration_does_not_take_it_back() -> Result<()> {
+    let mut watched = Watched::lds()?;
+    watched.deliver(|listeners| listeners.plugin(|plugin| plugin["etcd"] = json!({"cluster": "etcd"})))?;
+    let mut env = Environment::with(2, watched.bootstrap()).await?;
+    let named = |version: &'static str| {
+        move |bootstrap: Bootstrap| {
+            bootstrap.deployment(IRIS, |iris| iris["colours"]["green"]["version"] = json!(version))
+        }
+    };
+    watched.deliver(named("3"))?;
+    env.fleet.until_at(IRIS, 1).await?;
+    let newest = env.newest_change(1).await?;
+    let replaced = newest.replaced.clone().unwrap_or_default();
+    ensure!(newest.source == "config" && replaced["to"]["version"] == "3", "{newest:?}");
+
+    // One that starts with what the fleet has left behind, and one that starts with what is new to it.
+    let shipped = Bootstrap::shipped()?.with_cluster("green", env.green.address());
+    env.fleet.join(&shipped, |options| options).await?;
+    env.fleet.until_ready(2).await?;
+    ensure!(env.promote(2).await? == 2, "the old configuration made a change");
+    env.fleet.join(&named("4")(shipped), |options| options).await?;
+    env.fleet.until_at(IRIS, 3).await?;
+    for index in 0..4 {
+        let state = env.deployment(index).await?;
+        ensure!(state.colour("green")?.version == "4" && state.active == "green", "Envoy {index}: {state:?}");
+        ensure!(env.history(index).await?.len() == 3, "Envoy {index}: {:?}", env.history(index).await?);
+    }
+    env.ensure_no_trap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_on_one_envoy_reaches_the_whole_fleet() -> Result<()> {
     let bootstrap = Bootstrap::shipped()?.deployment(IRIS, |iris| {
         iris["failover"] = json!({"after": 5});
