@@ -143,7 +143,7 @@ async fn take_on_waiting(call: &Request, to: Option<Colour>) -> Result<Option<Re
     let (index, deployment) = call.deployment()?;
     let state = call.load(deployment)?;
     let candidate = state.split.candidate();
-    let is_meant = to.is_none_or(|to| to == candidate) && call.params.parsed("force")?.unwrap_or_default();
+    let is_meant = to.is_none_or(|to| to == candidate) && call.params.is_set("force")?;
     let waiting = versions::waiting(call.context.host.store(), &deployment.name).get_mut(candidate).take();
     let Some(waiting) = waiting.filter(|_| is_meant) else { return Ok(None) };
     if !call.precondition.allows(state.revision) {

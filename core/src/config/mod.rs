@@ -388,7 +388,7 @@ mod tests {
             ),
             (
                 &FULL.replace(r#""active": "green""#, r#""active": "green", "when_unhealthy": "stop""#),
-                "unknown variant `stop`, expected `other` or `keep`",
+                "\"stop\" is not known here: use `other` or `keep`",
                 "deployments.iris.initial.when_unhealthy",
             ),
             (

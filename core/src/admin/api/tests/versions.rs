@@ -33,7 +33,9 @@ impl Fixture {
     /// A configuration is delivered to one of the workers.
     fn push(&mut self, blue: &str, green: &str, sections: &str) {
         let config = Self::config(blue, green, sections, "");
+        self.context.worker.leave(&*self.host, &self.context.deployments);
         self.context = Rc::new(Context::new(Rc::<TestHost>::clone(&self.host), &config, None));
+        self.context.worker.on_stream(&*self.host);
         config_push::load(&self.context, ConfigPush::default());
     }
 
