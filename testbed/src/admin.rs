@@ -85,9 +85,6 @@ pub struct Deployment {
     /// The rollout under way, or the last one.
     #[serde(default)]
     pub rollout: Option<Rollout>,
-    /// What is wrong around the filter.
-    #[serde(default)]
-    pub setup: Vec<Setup>,
 }
 
 /// How many workers follow the state.
@@ -189,15 +186,6 @@ pub struct Waiting {
     pub version: String,
     /// Why it waits.
     pub why: String,
-}
-
-/// A mistake in the set-up.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-pub struct Setup {
-    /// Its kind.
-    pub problem: String,
-    /// What was seen, and what to do.
-    pub detail: String,
 }
 
 /// What the probes of a colour found.

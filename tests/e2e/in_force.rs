@@ -175,8 +175,13 @@ async fn a_listener_with_another_vm_id_is_found_out() -> Result<()> {
     env.envoy.admin()?.promote(IRIS).await?;
     env.load()?.at_most(20).run().await.ensure_no_failures()?;
     let patience = Duration::from_secs(60);
-    let state =
-        wait::until_within(patience, "the mistake", || env.deployment(), |state| !state.setup.is_empty()).await?;
+    let state = wait::until_within(
+        patience,
+        "the mistake",
+        || env.deployment(),
+        |state| state.problem("no-traffic-worker").is_some(),
+    )
+    .await?;
     let problem = state.problem("no-traffic-worker").with_context(|| format!("{state:?}"))?;
     ensure!(problem.detail.contains("another vm_id"), "{problem:?}");
     env.envoy.log().wait_for("setup=no-traffic-worker").await?;

@@ -276,12 +276,8 @@ fn ensure_routed(
     deployment: &Deployment,
     store: &dyn Store,
 ) -> Result<(), Obstacle> {
-    let is_exempt = match command {
-        Command::RollBack(_) | Command::AdoptInitial(_) | Command::AdoptVersion(..) => true,
-        Command::FollowVersion(..) | Command::StartOn(_) => true,
-        _ => false,
-    };
-    if is_exempt {
+    let is_asked_for = matches!(command, Command::Promote(_) | Command::Patch(_) | Command::Rollout(_));
+    if !is_asked_for {
         return Ok(());
     }
     let Some(colour) = gate::gains_traffic(before, after) else { return Ok(()) };
