@@ -188,7 +188,7 @@ impl Exchange {
             (Explanation::default(), Attribution::expected(self.colour, Class::Status(2)))
         } else {
             let class = Class::of_status(&host::response_status().unwrap_or_default());
-            let explanation = explanation();
+            let explanation = self.explanation(plugin);
             let of =
                 |clusters: &PerColour<&str>| Attribution::of(&explanation, class, self.is_sent, self.colour, clusters);
             let attribution = self.with_clusters(plugin, of);
@@ -206,11 +206,22 @@ impl Exchange {
         attribution
     }
 
+    /// What Envoy says, with the clusters under their first names.
+    fn explanation(&self, plugin: &Plugin) -> Explanation {
+        let mut explanation = explanation();
+        if let Some(worker) = plugin.context.worker.state(self.deployment) {
+            for colour in Colour::ALL {
+                worker.with_identity(colour, |identity| explanation.known_as(identity));
+            }
+        }
+        explanation
+    }
+
     /// The same of a stream that ended without an answer to the client. It says nothing about reaching the colour.
     fn attribute_without_answer(&self, plugin: &Plugin) -> Attribution {
         let class = Class::of_status(&host::response_status().unwrap_or_default());
         self.with_clusters(plugin, |clusters| {
-            Attribution::without_answer(&explanation(), class, self.is_sent, self.colour, clusters)
+            Attribution::without_answer(&self.explanation(plugin), class, self.is_sent, self.colour, clusters)
         })
     }
 

@@ -35,6 +35,7 @@ pub use self::readiness::{
 pub use self::rollout::{RolloutPlan, RolloutStep, Then};
 pub use self::sources::{ConfigPush, RuntimeSource};
 pub use self::token_sum::TokenSum;
+use crate::model::colour::Colour;
 use crate::model::name::{DeploymentName, HeaderName};
 
 /// Everything that one listener's plugin configuration says.
@@ -119,6 +120,25 @@ impl Config {
                     format!("deployments.{name}.colours.green.cluster"),
                     format!("{:?} is blue's cluster too: two versions need two clusters", cluster.as_str()),
                 ));
+            }
+        }
+        for (name, deployment) in &self.deployments {
+            let names = |colour: Colour| {
+                let identity = deployment.colours.get(colour);
+                [&identity.cluster].into_iter().chain(&identity.also)
+            };
+            for colour in Colour::ALL {
+                for (place, also) in deployment.colours.get(colour).also.iter().enumerate() {
+                    let given = names(colour).filter(|own| *own == also).count();
+                    let others = names(colour.other()).any(|other| other == also);
+                    if given > 1 || others {
+                        let of = if others { colour.other() } else { colour };
+                        return Err(ConfigError::at(
+                            format!("deployments.{name}.colours.{colour}.also[{place}]"),
+                            format!("{:?} is named for {of} already", also.as_str()),
+                        ));
+                    }
+                }
             }
         }
         for (name, deployment) in &self.deployments {
@@ -381,6 +401,16 @@ mod tests {
             (&FULL.replace("12.5", "101"), "101 is not between 0 and 100", "deployments.iris.initial.canary_percent"),
             (&FULL.replace("12.5", "0.001"), "more than two decimals", "deployments.iris.initial.canary_percent"),
             (&FULL.replace("12.5", r#""x""#), "not a decimal number", "deployments.iris.initial.canary_percent"),
+            (
+                &FULL.replace(r#""cluster": "green","#, r#""cluster": "green", "also": ["g2", "blue"],"#),
+                "\"blue\" is named for blue already",
+                "deployments.iris.colours.green.also[1]",
+            ),
+            (
+                &FULL.replace(r#""cluster": "green","#, r#""cluster": "green", "also": ["green"],"#),
+                "\"green\" is named for green already",
+                "deployments.iris.colours.green.also[0]",
+            ),
             (
                 &FULL.replace(r#""active": "green""#, r#""active": "red""#),
                 "\"red\" is not known here: use `blue` or `green`",

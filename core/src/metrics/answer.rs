@@ -6,6 +6,7 @@
 
 use super::counters::Class;
 use crate::model::colour::{Colour, PerColour};
+use crate::model::identity::Identity;
 
 /// What Envoy says about an answer, or about how a stream ended that got none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,6 +71,13 @@ impl Explanation {
     /// Whether a cluster was asked.
     pub fn is_tried(&self) -> bool {
         self.attempts > 0 || self.code_details == NO_CLUSTER
+    }
+
+    /// The same, where a cluster is known by another name of what is behind a colour.
+    pub fn known_as(&mut self, identity: &Identity) {
+        if identity.also.iter().any(|also| also.as_str() == self.cluster) {
+            identity.cluster.as_str().clone_into(&mut self.cluster);
+        }
     }
 
     /// Whether it is from this cluster, as far as Envoy says which. A cluster that it does not have it does not name.
@@ -143,9 +151,21 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::model::name::ClusterName;
+    use crate::testing::identity;
 
     fn explained(code_details: &str, cluster: &str, attempts: u64) -> Explanation {
         Explanation { code_details: code_details.to_owned(), cluster: cluster.to_owned(), attempts }
+    }
+
+    #[test]
+    fn a_cluster_that_a_gateway_made_of_another_rule_is_the_colours_too() {
+        let green = Identity { also: vec![ClusterName::new("rule/3").expect("valid")], ..identity("rule/1") };
+        for (cluster, name) in [("rule/1", "rule/1"), ("rule/3", "rule/1"), ("rule/2", "rule/2"), ("", "")] {
+            let mut explanation = explained(VIA_UPSTREAM, cluster, 1);
+            explanation.known_as(&green);
+            assert_eq!(explanation.cluster, name);
+        }
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::model::name::{ClusterName, HostName, Version};
 pub struct Identity {
     /// The Envoy cluster.
     pub cluster: ClusterName,
+    /// Further clusters with the same endpoints: gateways make one of each of their rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<ClusterName>,
     /// The model version.
     pub version: Version,
     /// What the colour's requests ask for in `:authority`; absent: what the client asked for.

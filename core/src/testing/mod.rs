@@ -58,7 +58,7 @@ pub fn context_of(in_deployment: &str) -> (Rc<TestHost>, Context) {
 /// A version in the cluster of the same name.
 pub fn identity(version: &str) -> Identity {
     let (cluster, version) = (ClusterName::new(version).expect("valid"), Version::new(version).expect("valid"));
-    Identity { cluster, version, authority: None }
+    Identity { cluster, also: Vec::new(), version, authority: None }
 }
 
 /// A share, as users write it.
