@@ -34,6 +34,8 @@ pub struct Worker {
     has_begun: Cell<bool>,
     last_stream: Cell<Option<Timestamp>>,
     beats: Cell<u64>,
+    /// Until so many signs of life members may be missing from a roster that another plugin has written over.
+    incomplete_until: Cell<u64>,
     /// The number of writes up to which everything was taken over.
     writes: Cell<u64>,
     memories: Vec<Memory>,
@@ -74,6 +76,9 @@ pub struct Confirmation {
 /// turn.
 const MESSAGES_PER_EVENT: usize = 64;
 
+/// So many ticks after a roster was found damaged all members have enrolled again.
+const TICKS_TO_MEND: u64 = 2;
+
 /// So long a member has to confirm: a second, in ticks, since clocks jump. The first may come at once.
 const TICKS_TO_CONFIRM: u32 = 5;
 
@@ -96,6 +101,7 @@ impl Worker {
             has_begun: Cell::new(false),
             last_stream: Cell::new(None),
             beats: Cell::new(0),
+            incomplete_until: Cell::new(0),
             writes: Cell::new(0),
             memories: deployments.all().iter().map(remember).collect(),
             questions: RefCell::default(),
@@ -169,6 +175,13 @@ impl Worker {
         about: Option<DeploymentIndex>,
     ) -> Confirmation {
         self.bring_up_to_date(host, deployments, about);
+        self.mend_roster(host);
+        for _ in 0..TICKS_TO_CONFIRM {
+            if self.beats.get() >= self.incomplete_until.get() {
+                break;
+            }
+            next_tick(host).await;
+        }
         let roster = Roster::read(host.store());
         let members = |silent: bool| {
             let of_kind = self.others(&roster).filter(move |member| member.silent == silent);
@@ -282,9 +295,10 @@ impl Worker {
 
     /// Gives a sign of life, takes over what it was not told of, and writes down what it has counted.
     pub fn tick(&self, host: &dyn Host, deployments: &Deployments) {
-        if self.member.get().is_none_or(|member| Roster::lacks(host.store(), member.number)) {
+        if self.member.get().is_none() {
             self.enrol(host);
         }
+        self.mend_roster(host);
         let Some(member) = self.member.get() else { return };
         let now = host.now();
         if self.has_begun.take() {
@@ -302,6 +316,14 @@ impl Worker {
             self.report(host, index, deployment, &member);
         }
         dismiss(host.store(), deployments, &member);
+    }
+
+    /// Enrols again where another plugin has written over the roster. The others do so at their next ticks.
+    fn mend_roster(&self, host: &dyn Host) {
+        if self.member.get().is_some_and(|member| Roster::lacks(host.store(), member.number)) {
+            self.enrol(host);
+            self.incomplete_until.set(self.beats.get().saturating_add(TICKS_TO_MEND));
+        }
     }
 
     fn enrol(&self, host: &dyn Host) {
@@ -566,10 +588,11 @@ mod tests {
     }
 
     #[test]
-    fn a_roster_that_another_plugin_has_written_over_is_whole_again_after_a_tick() {
+    fn a_roster_that_another_plugin_has_written_over_is_whole_again_after_a_few_ticks() {
         let envoy = Envoy::new(3);
         envoy.host.store.put(&Key::Workers.to_string(), b"not ours");
-        envoy.workers.iter().for_each(|worker| worker.tick(&envoy.host, &envoy.deployments));
+        let tick = || envoy.workers.iter().for_each(|worker| worker.tick(&envoy.host, &envoy.deployments));
+        (0..3).for_each(|_| tick());
         assert_eq!(Roster::read(&envoy.host.store).members().len(), 3);
         envoy.promote();
         let mut asked = envoy.ask();
@@ -578,6 +601,24 @@ mod tests {
         let confirmed = Confirmation { machines: vec![1, 2, 3], silent: vec![] };
         assert_eq!(poll_once(asked.as_mut()), Poll::Ready(confirmed));
         assert_eq!([0, 1, 2].map(|worker| envoy.follows(worker)), [Colour::Green; 3]);
+    }
+
+    #[test]
+    fn an_answer_waits_until_a_damaged_roster_is_whole() {
+        let envoy = Envoy::new(2);
+        envoy.host.store.put(&Key::Workers.to_string(), b"not ours");
+        envoy.promote();
+        let mut asked = envoy.ask();
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        for _ in 0..2 {
+            envoy.workers.iter().for_each(|worker| worker.tick(&envoy.host, &envoy.deployments));
+            envoy.host.wake_sleepers();
+            assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        }
+        envoy.deliver(&[1, 0]);
+        let confirmed = Confirmation { machines: vec![1, 2], silent: vec![] };
+        assert_eq!(poll_once(asked.as_mut()), Poll::Ready(confirmed));
+        assert_eq!([envoy.follows(0), envoy.follows(1)], [Colour::Green; 2]);
     }
 
     #[test]
