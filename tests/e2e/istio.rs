@@ -261,9 +261,10 @@ async fn a_foreign_plugin_that_writes_over_a_state_costs_no_history_and_a_push_m
     ensure!(admin.history(IRIS).await? == before, "the history before was {before:?}");
 
     mesh.push_another_version_of_green().await?;
-    ensure!(mesh.colour().await? == "green", "the push undid the switch");
-    admin.rollback(IRIS).await?;
-    ensure!(mesh.colour().await? == "blue", "no way back");
+    ensure!(mesh.colour().await.context("after the push")? == "green", "the push undid the switch");
+    let state = admin.rollback(IRIS).await?;
+    let colour = mesh.colour().await.with_context(|| format!("after the rollback, which answered {state:?}"))?;
+    ensure!(colour == "blue", "no way back");
     Ok(())
 }
 

@@ -133,8 +133,11 @@ async fn a_rollout_goes_on_when_the_vm_that_runs_it_traps() -> Result<()> {
     let promoted = promoted.await?.context("no state")?;
     ensure!(promoted.rollout.is_some_and(|rollout| rollout.phase == "promoted"));
     let report = load.stop().await;
-    println!("{} of {} requests failed", report.failures().len(), report.records.len());
-    report.ensure_no_failures()
+    // What was in flight in the VM, and what came until Envoy had made it anew: FAIL_RELOAD lets none pass unfiltered.
+    let (failed, sent) = (report.failures().len(), report.records.len());
+    println!("{failed} of {sent} requests failed");
+    ensure!(failed < 200 && sent > 2_000, "{failed} of {sent} requests failed");
+    Ok(())
 }
 
 /// The module with one change: its VM traps when a reply to a request of its own has [`DEADLY`] bytes.

@@ -238,7 +238,7 @@ async fn ensure_case(env: &Environment, case: &Case) -> Result<()> {
     }
     if state.active == "blue" {
         let change = env.newest_change().await?;
-        ensure!(change.source == "guard", "{change:?}");
+        ensure!(change.source == "failover", "{change:?}");
         env.envoy.admin()?.promote(IRIS).await?;
     }
     Ok(())

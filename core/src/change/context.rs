@@ -32,7 +32,8 @@ impl Context {
     /// virtual machine, if there was one before.
     pub fn new(host: Rc<dyn Host>, config: &Config, machine: Option<u64>) -> Self {
         let (deployments, now) = (Deployments::new(config), host.now());
-        let instance = Instance::register(host.store(), now);
+        let digests = deployments.all().iter().fold(0_u64, |sum, deployment| sum.rotate_left(7) ^ deployment.digest);
+        let instance = Instance::register(host.store(), now).with_configuration(digests);
         let worker = Worker::new(&deployments, instance, machine.unwrap_or(instance.get()), now);
         Self { deployments, etcd: config.etcd.as_ref().map(EtcdStore::new), instance, worker, host }
     }

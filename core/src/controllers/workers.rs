@@ -1,5 +1,7 @@
 //! What the workers show of themselves, and who watches that they do.
 
+use std::time::Duration;
+
 use crate::change::context::Context;
 use crate::deployment::Deployment;
 use crate::host::next_tick;
@@ -32,6 +34,9 @@ struct Machine {
 
 /// How long after a change requests have to have come before somebody is told that none do.
 const TRAFFIC_WITHIN: u64 = 10;
+
+/// The threads of an Envoy begin within this time of each other.
+const ONE_START: Duration = Duration::from_secs(5);
 
 /// Two configurations that are in force at once have both seen requests for so long after the later one came.
 const DISAGREEMENT: u64 = 5;
@@ -74,7 +79,7 @@ impl Watch {
         }
         if !changed.is_empty() {
             // Without the store there is a next tick.
-            let written = Roster::change(store, &mut |known| {
+            let written = Roster::change(store, host.now(), &mut |known| {
                 for member in known.iter_mut() {
                     let found = changed.iter().find(|changed| changed.number == member.number);
                     member.silent = found.map_or(member.silent, |found| found.silent);
@@ -99,16 +104,20 @@ impl Watch {
     /// machine failed. Each takes one place.
     fn replace(&self, context: &Context, machines: &mut Vec<Machine>) {
         let Some((gone, new)) = machines.iter().find_map(|gone| {
-            let follows = |new: &&Machine| !new.silent && !new.replaces && new.since > gone.last_seen;
+            let follows = |new: &&Machine| {
+                // Those that began together are threads of their own.
+                let is_later = new.since.since(gone.since) > ONE_START;
+                is_later && new.since > gone.last_seen && !new.silent && !new.replaces
+            };
             Some((gone.clone(), machines.iter().find(follows).filter(|_| gone.silent)?.vm))
         }) else {
             return;
         };
-        let marked = Roster::change(context.host.store(), &mut |members| {
+        let marked = Roster::change(context.host.store(), context.host.now(), &mut |members| {
             members.iter_mut().filter(|member| member.vm == new).for_each(|member| member.replaces = true);
         });
         if marked.is_ok() {
-            gone.members.iter().for_each(|member| dismiss(context.host.store(), &context.deployments, member));
+            gone.members.iter().for_each(|member| dismiss(&*context.host, &context.deployments, member));
             machines.retain(|machine| machine.vm != gone.vm);
             context.host.info(&format!("bluegreen: worker {new} has taken the place of worker {}", gone.vm));
         }
@@ -197,7 +206,6 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use std::rc::Rc;
-    use std::time::Duration;
 
     use super::*;
     use crate::config::Config;

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::model::name::DeploymentName;
 use crate::model::time::Timestamp;
 use crate::store::key::{Key, LeaseRole};
-use crate::store::{Store, update};
+use crate::store::{CasToken, Store, update};
 
 /// One instance: a configuration in one VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct Instance {
     number: u64,
     /// When it was configured.
     since: Timestamp,
+    /// A number that stands for its deployments.
+    configuration: u64,
 }
 
 /// Who leads, and until when unless they renew.
@@ -24,6 +26,8 @@ pub struct Instance {
 struct Lease {
     holder: u64,
     since: Timestamp,
+    #[serde(default)]
+    configuration: u64,
     until: Timestamp,
 }
 
@@ -38,6 +42,9 @@ pub const FIRST_TICK: Duration = Duration::from_millis(1);
 pub const FIRST_TICKS: Duration = Duration::from_millis(20);
 /// How long ticks may come as fast as that.
 pub const STARTUP_WINDOW: Duration = Duration::from_secs(5);
+
+/// Numbers that are drawn after another plugin has written over the last one begin here.
+const AFTER_ANOTHER: u64 = 1 << 32;
 
 /// The instances of one configuration are made within this time of each other. Where a busy thread takes longer, its
 /// instance takes the lease over once, which does no harm.
@@ -57,13 +64,23 @@ impl Instance {
     pub fn register(store: &dyn Store, now: Timestamp) -> Self {
         let mut number: u64 = 0;
         let drawn = update(store, &Key::Instances.to_string(), &mut |last| {
-            let last = last.value.unwrap_or_default();
-            // Where another plugin has written, the clock is ahead of all numbers that were drawn.
-            let unknown = if last.is_empty() { 0 } else { now.as_millis() };
-            number = serde_json::from_slice(&last).unwrap_or(unknown).wrapping_add(1);
+            // Where another plugin has written, the number of its write: each is used once, and is ahead of all numbers that
+            // were drawn since the last one.
+            let unknown = match last.token {
+                CasToken::Write(write) => AFTER_ANOTHER.saturating_add(write.into()),
+                CasToken::Never => 0,
+            };
+            let value = last.value.unwrap_or_default();
+            number = serde_json::from_slice(&value).unwrap_or(unknown).wrapping_add(1);
             Some(number.to_string().into_bytes())
         });
-        Self { number: if drawn.is_ok() { number } else { 0 }, since: now }
+        Self { number: if drawn.is_ok() { number } else { 0 }, since: now, configuration: 0 }
+    }
+
+    /// The same, with deployments that this number stands for.
+    #[must_use]
+    pub const fn with_configuration(self, configuration: u64) -> Self {
+        Self { configuration, ..self }
     }
 
     /// When it was configured.
@@ -90,11 +107,20 @@ impl Instance {
             let known: Option<Lease> = serde_json::from_slice(&known.value.unwrap_or_default()).ok();
             // A lease that ends later than any could was written before the clock was set back, or by another plugin.
             let valid = |lease: &Lease| lease.until > now && lease.until <= now.plus(span);
-            let earlier = |lease: &Lease| lease.since.plus(ONE_CONFIGURATION) < self.since;
+            let earlier = |lease: &Lease| {
+                let is_other = lease.configuration != self.configuration;
+                lease.since.plus(ONE_CONFIGURATION) < self.since || (is_other && lease.since < self.since)
+            };
             if known.is_some_and(|lease| lease.holder != self.number && valid(&lease) && !earlier(&lease)) {
                 return None;
             }
-            serde_json::to_vec(&Lease { holder: self.number, since: self.since, until: now.plus(span) }).ok()
+            serde_json::to_vec(&Lease {
+                holder: self.number,
+                since: self.since,
+                configuration: self.configuration,
+                until: now.plus(span),
+            })
+            .ok()
         });
         taken == Ok(true)
     }
@@ -109,7 +135,7 @@ mod tests {
     use crate::testing::MemoryStore;
 
     fn member(number: u64) -> Instance {
-        Instance { number, since: at(0) }
+        Instance { number, since: at(0), configuration: 0 }
     }
 
     fn at(seconds: u64) -> Timestamp {
@@ -117,13 +143,29 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_drawn_once_also_when_another_plugin_has_written_over_the_last() {
+    fn a_configuration_that_comes_at_once_after_another_takes_over_and_one_of_the_same_deployments_does_not() {
         let store = MemoryStore::default();
-        let numbers = [0, 1].map(|second| Instance::register(&store, at(second)).get());
-        assert_eq!(numbers, [1, 2]);
-        store.put(&Key::Instances.to_string(), b"not ours");
-        let later = [2, 3].map(|second| Instance::register(&store, at(second)).get());
-        assert!(later[0] > 2 && later[1] == later[0] + 1, "{later:?}");
+        let soon = Timestamp::from_millis(at(0).as_millis() + 5);
+        let first = member(1).with_configuration(1);
+        let (same, other) =
+            (Instance { number: 2, since: soon, ..first }, Instance { number: 3, since: soon, configuration: 2 });
+        assert!(first.leads(&store, "lease", soon));
+        assert!(!same.leads(&store, "lease", soon));
+        assert!(other.leads(&store, "lease", soon) && !first.leads(&store, "lease", soon));
+    }
+
+    #[test]
+    fn a_number_is_drawn_once_also_when_another_plugin_writes_over_the_last_again_and_again() {
+        let store = MemoryStore::default();
+        let mut numbers = Vec::new();
+        for round in 0..5 {
+            numbers.extend((0..round).map(|_| Instance::register(&store, at(0)).get()));
+            store.put(&Key::Instances.to_string(), b"not ours");
+        }
+        let drawn = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), drawn, "{numbers:?}");
     }
 
     #[test]
@@ -149,7 +191,7 @@ mod tests {
     #[test]
     fn an_instance_of_an_earlier_configuration_gives_way_and_does_not_come_back() {
         let store = MemoryStore::default();
-        let (old, new) = (member(1), Instance { number: 2, since: at(10) });
+        let (old, new) = (member(1), Instance { number: 2, since: at(10), configuration: 0 });
         assert!(old.leads(&store, "lease", at(10)));
         for second in 10..15 {
             assert!(new.leads(&store, "lease", at(second)));

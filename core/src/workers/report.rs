@@ -189,7 +189,7 @@ mod tests {
         keep(&host.store, &iris(), &first).expect("in reach");
         assert_eq!(sums(&host), (3, 0));
         keep(&host.store, &iris(), &first).expect("in reach");
-        Roster::change(&host.store, &mut Vec::clear).expect("in reach");
+        Roster::change(&host.store, Timestamp::default(), &mut Vec::clear).expect("in reach");
         let second = member(&host);
         assert_eq!((second.slot, sums(&host)), (first.slot, (3, 0)));
         say(&host, &second, 10, 2);

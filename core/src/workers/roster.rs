@@ -4,6 +4,8 @@
 //! configuration to try it out, which has neither. From then on it is told of every write before it uses an old state: who
 //! writes first and then reads the roster finds every instance that could have read what stood there before.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::host::queue::{QueueToken, Queues};
@@ -49,8 +51,15 @@ pub struct Heartbeat {
 
 /// All members.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Roster(Vec<Member>);
+pub struct Roster {
+    members: Vec<Member>,
+    /// When it was begun anew because another plugin had written over it.
+    #[serde(default)]
+    mended: Option<Timestamp>,
+}
+
+/// So long after a roster was begun anew members may be missing: they find it at their next tick.
+const INCOMPLETE: Duration = Duration::from_millis(600);
 
 /// So many ticks of the instance that watches may pass without a sign of life.
 pub const SILENT_AFTER: u32 = 12;
@@ -65,25 +74,41 @@ impl Roster {
 
     /// Whether an instance that had enrolled is missing: another plugin has written over the roster.
     pub fn lacks(store: &dyn Store, number: u64) -> bool {
-        let is_there = |roster: Self| roster.0.iter().any(|member| member.number == number);
+        let is_there = |roster: Self| roster.members.iter().any(|member| member.number == number);
         store.read(&key()).is_ok_and(|stored| !is_there(decode(stored.value)))
     }
 
     /// In the order of their slots.
     pub fn members(&self) -> &[Member] {
-        &self.0
+        &self.members
+    }
+
+    /// Whether members may be missing, because another plugin has written over it a moment ago.
+    pub fn may_be_incomplete(&self, now: Timestamp) -> bool {
+        self.mended.is_some_and(|mended| now.since(mended) < INCOMPLETE)
     }
 
     /// Changes the roster.
     ///
     /// # Errors
     /// The store is out of reach.
-    pub fn change(store: &dyn Store, change: &mut dyn FnMut(&mut Vec<Member>)) -> Result<(), StoreError> {
+    pub fn change(
+        store: &dyn Store,
+        now: Timestamp,
+        change: &mut dyn FnMut(&mut Vec<Member>),
+    ) -> Result<(), StoreError> {
         update(store, &key(), &mut |before| {
+            let is_foreign = is_foreign(before.value.as_deref());
             let before = decode(before.value);
             let mut after = before.clone();
-            change(&mut after.0);
-            if after == before { None } else { serde_json::to_vec(&after).ok() }
+            change(&mut after.members);
+            if after == before {
+                return None;
+            }
+            if is_foreign {
+                after.mended = Some(now);
+            }
+            serde_json::to_vec(&after).ok()
         })
         .map(|_| ())
     }
@@ -111,14 +136,14 @@ impl Member {
             return Err(StoreError);
         }
         let mut member = Self { slot: 0, number, vm, queue: None, since: now, silent: false, replaces: false };
-        Roster::change(store, &mut |members| {
+        Roster::change(store, now, &mut |members| {
             let is_free = |slot: &u32| members.iter().all(|member| member.slot != *slot);
             member.slot = (0..u32::MAX).find(is_free).unwrap_or_default();
             members.push(member);
             members.sort_unstable_by_key(|member| member.slot);
         })?;
         member.queue = queues.register(&format!("bluegreen/v1/{}", member.slot));
-        Roster::change(store, &mut |members| {
+        Roster::change(store, now, &mut |members| {
             if let Some(known) = members.iter_mut().find(|known| known.number == number) {
                 known.queue = member.queue;
             }
@@ -139,6 +164,10 @@ impl Member {
         let heartbeat: Heartbeat = serde_json::from_slice(&store.read(&heartbeat_key(self.slot)).ok()?.value?).ok()?;
         (heartbeat.number == self.number).then_some(heartbeat)
     }
+}
+
+fn is_foreign(value: Option<&[u8]>) -> bool {
+    value.is_some_and(|value| !value.is_empty() && serde_json::from_slice::<Roster>(value).is_err())
 }
 
 fn decode(value: Option<Vec<u8>>) -> Roster {
@@ -174,7 +203,7 @@ mod tests {
         let (first, second) = (enrol(&host), enrol(&host));
         assert_eq!((first.slot, second.slot), (0, 1));
         assert_eq!(Roster::read(&host.store).members(), [first, second]);
-        Roster::change(&host.store, &mut |members| members.retain(|member| member.number != first.number))
+        Roster::change(&host.store, NOW, &mut |members| members.retain(|member| member.number != first.number))
             .expect("in reach");
         let third = enrol(&host);
         assert_eq!((third.slot, third.queue), (0, first.queue));

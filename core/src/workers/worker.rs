@@ -23,7 +23,7 @@ use crate::routing::rotation::Seed;
 use crate::routing::worker::WorkerState;
 use crate::store::key::Key;
 use crate::store::lease::Instance;
-use crate::store::{Store, StoreError, update};
+use crate::store::{StoreError, update};
 
 /// One instance's memory.
 pub struct Worker {
@@ -34,8 +34,6 @@ pub struct Worker {
     has_begun: Cell<bool>,
     last_stream: Cell<Option<Timestamp>>,
     beats: Cell<u64>,
-    /// Until so many signs of life members may be missing from a roster that another plugin has written over.
-    incomplete_until: Cell<u64>,
     /// The number of writes up to which everything was taken over.
     writes: Cell<u64>,
     memories: Vec<Memory>,
@@ -76,9 +74,6 @@ pub struct Confirmation {
 /// turn.
 const MESSAGES_PER_EVENT: usize = 64;
 
-/// So many ticks after a roster was found damaged all members have enrolled again.
-const TICKS_TO_MEND: u64 = 2;
-
 /// So long a member has to confirm: a second, in ticks, since clocks jump. The first may come at once.
 const TICKS_TO_CONFIRM: u32 = 5;
 
@@ -101,7 +96,6 @@ impl Worker {
             has_begun: Cell::new(false),
             last_stream: Cell::new(None),
             beats: Cell::new(0),
-            incomplete_until: Cell::new(0),
             writes: Cell::new(0),
             memories: deployments.all().iter().map(remember).collect(),
             questions: RefCell::default(),
@@ -177,7 +171,7 @@ impl Worker {
         self.bring_up_to_date(host, deployments, about);
         self.mend_roster(host);
         for _ in 0..TICKS_TO_CONFIRM {
-            if self.beats.get() >= self.incomplete_until.get() {
+            if !Roster::read(host.store()).may_be_incomplete(host.now()) {
                 break;
             }
             next_tick(host).await;
@@ -315,14 +309,13 @@ impl Worker {
         for (index, deployment) in deployments.all().iter().enumerate() {
             self.report(host, index, deployment, &member);
         }
-        dismiss(host.store(), deployments, &member);
+        dismiss(host, deployments, &member);
     }
 
     /// Enrols again where another plugin has written over the roster. The others do so at their next ticks.
     fn mend_roster(&self, host: &dyn Host) {
         if self.member.get().is_some_and(|member| Roster::lacks(host.store(), member.number)) {
             self.enrol(host);
-            self.incomplete_until.set(self.beats.get().saturating_add(TICKS_TO_MEND));
         }
     }
 
@@ -393,13 +386,14 @@ impl Worker {
 }
 
 /// Strikes a member that is gone off the roster, and keeps what it has counted.
-pub fn dismiss(store: &dyn Store, deployments: &Deployments, member: &Member) {
+pub fn dismiss(host: &dyn Host, deployments: &Deployments, member: &Member) {
+    let store = host.store();
     for deployment in deployments.all() {
         // Without the store nobody can read the counts either.
         let _: Result<(), StoreError> = keep(store, &deployment.name, member);
     }
     let _: Result<(), StoreError> =
-        Roster::change(store, &mut |members| members.retain(|known| known.number != member.number));
+        Roster::change(store, host.now(), &mut |members| members.retain(|known| known.number != member.number));
 }
 
 fn number(value: Option<Vec<u8>>) -> u64 {
@@ -545,7 +539,7 @@ mod tests {
     #[test]
     fn one_that_is_known_to_be_silent_is_named_and_not_waited_for() {
         let envoy = Envoy::new(2);
-        Roster::change(&envoy.host.store, &mut |members| members[1].silent = true).expect("in reach");
+        Roster::change(&envoy.host.store, START, &mut |members| members[1].silent = true).expect("in reach");
         let expected = Confirmation { machines: vec![1, 2], silent: vec![2] };
         assert_eq!(poll_once(envoy.ask().as_mut()), Poll::Ready(expected));
         assert!(envoy.host.messages.borrow().values().all(std::collections::VecDeque::is_empty));
@@ -588,11 +582,12 @@ mod tests {
     }
 
     #[test]
-    fn a_roster_that_another_plugin_has_written_over_is_whole_again_after_a_few_ticks() {
+    fn a_roster_that_another_plugin_has_written_over_is_whole_again_after_a_tick() {
         let envoy = Envoy::new(3);
         envoy.host.store.put(&Key::Workers.to_string(), b"not ours");
         let tick = || envoy.workers.iter().for_each(|worker| worker.tick(&envoy.host, &envoy.deployments));
-        (0..3).for_each(|_| tick());
+        tick();
+        envoy.host.pass(std::time::Duration::from_secs(1));
         assert_eq!(Roster::read(&envoy.host.store).members().len(), 3);
         envoy.promote();
         let mut asked = envoy.ask();
@@ -608,9 +603,12 @@ mod tests {
         let envoy = Envoy::new(2);
         envoy.host.store.put(&Key::Workers.to_string(), b"not ours");
         envoy.promote();
+        // The one that is called has found it before, and so has nothing to mend.
+        envoy.workers[0].tick(&envoy.host, &envoy.deployments);
         let mut asked = envoy.ask();
         assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
-        for _ in 0..2 {
+        for _ in 0..3 {
+            envoy.host.pass(std::time::Duration::from_millis(250));
             envoy.workers.iter().for_each(|worker| worker.tick(&envoy.host, &envoy.deployments));
             envoy.host.wake_sleepers();
             assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
