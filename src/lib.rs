@@ -26,6 +26,7 @@ mod plugin;
 
 mod admin;
 mod exchange;
+mod passing;
 
 mod stream;
 

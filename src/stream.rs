@@ -11,8 +11,8 @@ use crate::admin::AdminCall;
 use crate::exchange::Exchange;
 use crate::grpc::{self, GrpcCallId};
 use crate::host::{self, CallId};
+use crate::passing;
 use crate::plugin::Plugin;
-use crate::unmatched;
 
 /// One request and its answer.
 pub struct Stream {
@@ -82,7 +82,7 @@ impl HttpContext for Stream {
         }
         self.kind = match Exchange::begin(plugin, self.context_id, end_of_stream) {
             Some(exchange) => Kind::Traffic(exchange),
-            None => unmatched::pass(plugin).map_or(Kind::Bypassed, Kind::Unmatched),
+            None => passing::pass(plugin).map_or(Kind::Bypassed, Kind::Unmatched),
         };
         Action::Continue
     }
@@ -120,7 +120,7 @@ impl HttpContext for Stream {
     fn on_http_response_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
         match (&mut self.kind, &self.plugin) {
             (Kind::Traffic(exchange), Some(plugin)) => exchange.on_answer(plugin, end_of_stream),
-            (Kind::Unmatched(asked), Some(plugin)) => unmatched::on_answer(plugin, asked),
+            (Kind::Unmatched(asked), Some(plugin)) => passing::on_answer(plugin, asked),
             _ => {}
         }
         Action::Continue

@@ -1,63 +1,29 @@
-//! Requests that no deployment takes: counted and left alone, but for what clients could have written into routing headers.
+//! What one worker knows of the requests that no deployment takes.
 
 use std::cell::Cell;
 
-use bluegreen_core::inspection::unmatched::{self, AnswerFrom, Asked};
-use bluegreen_core::routing::incoming::{Cadence, Whose};
-use bluegreen_core::routing::matching::RequestHeaders;
+use bluegreen_core::routing::incoming::Cadence;
 
 use crate::host::{self, MetricId};
-use crate::plugin::Plugin;
 
 /// What one worker knows of them.
 #[derive(Default)]
 pub struct UnmatchedRequests {
     metric: Cell<Option<MetricId>>,
-    cadence: Cadence,
-    is_warned_of: Cell<bool>,
+    /// Which of them are looked at.
+    pub cadence: Cadence,
+    /// Whether the first was warned of.
+    pub is_warned_of: Cell<bool>,
 }
 
 /// All of them, in all VMs of the process.
 const METRIC: &str = "bluegreen.unmatched_requests_total";
 
-/// Lets a request pass whose headers are under way; what was asked, if its answer is to be looked at.
-pub fn pass(plugin: &Plugin) -> Option<Asked> {
-    plugin.unmatched.count();
-    let incoming = &plugin.incoming;
-    if incoming.wants_look(Whose::Nobody) {
-        let is_there = |name: &str| host::Request.header(name).is_some();
-        incoming.saw(Whose::Nobody, plugin.cluster_headers.iter().all(|header| is_there(header.as_str())));
-    }
-    if incoming.are_open() && !host::is_vouched_for() {
-        let others = [&plugin.routing.colour_header, &plugin.routing.shadow_header];
-        for header in plugin.cluster_headers.iter().chain(others) {
-            host::remove_request_header(header.as_str());
-        }
-    }
-    if !plugin.unmatched.cadence.takes_next() {
-        return None;
-    }
-    let header = |name| host::Request.header(name).unwrap_or_default();
-    let asked = Asked { method: header(":method"), authority: header(":authority"), path: header(":path") };
-    if !plugin.unmatched.is_warned_of.replace(true) {
-        unmatched::first(&plugin.context, &asked);
-    }
-    Some(asked)
-}
-
-/// Looks where the answer came from.
-pub fn on_answer(plugin: &Plugin, asked: &Asked) {
-    let from = match host::route_cluster() {
-        Some(cluster) => AnswerFrom::Cluster(cluster),
-        None => AnswerFrom::Envoy(host::text_property(["response", "code_details"])),
-    };
-    unmatched::answered(&plugin.context, asked, &from);
-}
-
 // === impl UnmatchedRequests ===
 
 impl UnmatchedRequests {
-    fn count(&self) {
+    /// Counts one.
+    pub fn count(&self) {
         if self.metric.get().is_none() {
             self.metric.set(host::define_metric(METRIC, false));
         }

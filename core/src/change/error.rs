@@ -35,7 +35,7 @@ pub enum Rejection {
         /// The colour.
         colour: Colour,
         /// What would serve there.
-        identity: Identity,
+        identity: Box<Identity>,
         /// What is missing.
         missing: Missing,
         /// Whether it waits to come there.
@@ -53,7 +53,7 @@ pub enum Rejection {
         /// The colour.
         colour: Colour,
         /// What would serve there.
-        identity: Identity,
+        identity: Box<Identity>,
         /// What was seen.
         detail: String,
     },
@@ -62,7 +62,7 @@ pub enum Rejection {
         /// The colour.
         colour: Colour,
         /// What is behind it.
-        identity: Identity,
+        identity: Box<Identity>,
     },
 }
 

@@ -74,7 +74,7 @@ pub async fn submit(context: &Context, request: &ChangeRequest) -> Result<Applie
         if !result.healthy {
             let loaded = record::load(host.store(), &deployment.name, deployment.initial, host.now());
             let state = loaded.map_err(|_| ChangeError::StoreUnavailable)?.state;
-            let rejection = Rejection::Unhealthy { colour, identity, detail: result.detail };
+            let rejection = Rejection::Unhealthy { colour, identity: Box::new(identity), detail: result.detail };
             return Err(ChangeError::Rejected(rejection, Box::new(state)));
         }
         *healthy.get_mut(colour) = Some(identity);
@@ -256,11 +256,16 @@ fn decide(
         }
         (Checks::Enforce, Err(NotReady::Untested { colour, missing })) => {
             let waits = matches!(request.command, Command::AdoptVersion(..));
-            Err(Obstacle::Rejected(Rejection::Untested { colour, identity: identity(colour), missing, waits }))
+            Err(Obstacle::Rejected(Rejection::Untested {
+                colour,
+                identity: Box::new(identity(colour)),
+                missing,
+                waits,
+            }))
         }
         // Only an operator can take that on.
         (Checks::Enforce | Checks::Skip, Err(NotReady::Unproven(colour))) => {
-            Err(Obstacle::Rejected(Rejection::Unproven { colour, identity: identity(colour) }))
+            Err(Obstacle::Rejected(Rejection::Unproven { colour, identity: Box::new(identity(colour)) }))
         }
         (Checks::Override, _) | (Checks::Skip, Err(_)) => after(true),
         (Checks::Enforce | Checks::Skip, Ok(())) => Ok(Some(unforced)),

@@ -3,6 +3,8 @@
 //! Each file knows one kind of [`SetupProblem`](crate::setup::SetupProblem). What can be found out without a request, the
 //! instance that leads finds out once for a configuration; the rest is seen at requests, few of which are looked at.
 
+pub mod earlier;
+
 pub mod clusters;
 pub mod seeding;
 pub mod stats;
@@ -15,7 +17,7 @@ use self::clusters::Clusters;
 use crate::change::context::Context;
 use crate::config::Config;
 use crate::host::next_tick;
-use crate::setup::{self, SetupProblem};
+use crate::setup::SetupProblem;
 
 /// What one instance finds out for all, without a request.
 pub struct Inspection {
@@ -34,17 +36,6 @@ pub fn begin(context: &Rc<Context>, config: &Config) {
     }
 }
 
-/// Takes back what was noted under an earlier configuration: who finds it in this one notes it again.
-fn forget_older(context: &Context, problem: SetupProblem) {
-    let (host, configured) = (&*context.host, context.instance.since());
-    for deployment in context.deployments.all() {
-        let noted = setup::noted(host.store(), &deployment.name);
-        if noted.get(&problem).is_some_and(|noted| noted.since < configured) {
-            setup::clear(host, deployment, problem);
-        }
-    }
-}
-
 // === impl Inspection ===
 
 impl Inspection {
@@ -56,7 +47,7 @@ impl Inspection {
     /// Looks, at a tick at which this instance leads.
     pub fn look(&mut self, context: &Context) {
         if std::mem::take(&mut self.is_first) {
-            forget_older(context, SetupProblem::UnmatchedRequests);
+            earlier::forget(context, SetupProblem::UnmatchedRequests);
             stats::look(context);
         }
         self.clusters.look(context);
@@ -71,7 +62,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::setup::noted;
+    use crate::setup::{self, noted};
     use crate::testing::host::TestHost;
     use crate::testing::{config_of, context_of, iris};
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::forget_older;
+use super::earlier;
 use crate::change::context::Context;
 use crate::config::{Access, Token, TokenSum};
 use crate::routing::incoming::Cadence;
@@ -22,7 +22,7 @@ const PUBLISHED: [(&str, &str); 2] = [("demo-operator", "demo-operator-token"), 
 pub fn configured(context: &Context, access: &Access) {
     match published(access).find(|(token, holder)| token.name.as_str() != *holder) {
         Some((token, _)) => note(context, token, "this is not the demo's configuration"),
-        None => forget_older(context, SetupProblem::DemoToken),
+        None => earlier::forget(context, SetupProblem::DemoToken),
     }
 }
 
