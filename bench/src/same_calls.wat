@@ -1,5 +1,5 @@
-;; A filter that makes bluegreen's host calls for a plain exchange (src/tests/host_calls.rs lists them), in their order,
-;; and does nothing besides: what is left of bluegreen's cost when its own code costs nothing.
+;; A filter that makes the 17 host calls that bluegreen made for a plain exchange before it counted in its own memory, in
+;; their order, and does nothing besides.
 (module
   (import "env" "proxy_define_metric" (func $define (param i32 i32 i32 i32) (result i32)))
   (import "env" "proxy_get_current_time_nanoseconds" (func $now (param i32) (result i32)))
