@@ -126,7 +126,10 @@ impl Exchange {
             host::set_response_header(COLOUR_HEADER, colour.as_str());
             if let Some(worker) = plugin.context.worker.state(self.deployment) {
                 worker.with_identity(colour, |served| {
-                    host::set_response_header(VERSION_HEADER, served.version.as_str());
+                    // Another version may have come behind the colour since the request was routed.
+                    if colour != self.colour || served.cluster == self.question.cluster {
+                        host::set_response_header(VERSION_HEADER, served.version.as_str());
+                    }
                 });
             }
         }

@@ -43,6 +43,19 @@ fn what_is_in_force_is_in_force_on_every_worker_whatever_its_own_configuration_s
 }
 
 #[test]
+fn an_answer_of_the_version_before_is_not_marked_with_the_one_that_has_come_since() {
+    let envoy = FakeEnvoy::start();
+    let old = worker(&envoy, &config("", ""));
+    let under_way = infer(old, &[]);
+    worker(&envoy, &named("blue", ""));
+    envoy.serve_from(Some("b1"), 1);
+    let answer = under_way.answer("200");
+    assert_eq!(values(&answer, "x-bluegreen-colour"), ["blue"]);
+    assert_eq!(values(&answer, "x-bluegreen-version"), Vec::<String>::new());
+    under_way.end();
+}
+
+#[test]
 fn what_the_active_colour_waits_for_is_asked_itself_at_the_first_tick_and_then_serves() {
     let envoy = FakeEnvoy::start();
     let old = worker(&envoy, &config(PROBE, ""));
