@@ -199,7 +199,9 @@ impl Worker {
             // Without a queue of its own it cannot hear the others.
             None => silent.extend(members(false).map(|(number, _)| number)),
         }
-        Confirmation::new(&Roster::read(host.store()), &silent)
+        // As it is now, unless the store has gone out of reach meanwhile.
+        let last = Some(Roster::read(host.store())).filter(|last| !last.members().is_empty());
+        Confirmation::new(&last.unwrap_or(roster), &silent)
     }
 
     /// Waits for the answers to a question, and gives the numbers of the members whose has not come in time.
@@ -228,6 +230,10 @@ impl Worker {
     /// waited for no more.
     fn only_those_who_left(&self, host: &dyn Host, ticket: u64) -> bool {
         let roster = Roster::read(host.store());
+        // Who asks is a member: without one, the store is out of reach.
+        if roster.members().is_empty() {
+            return false;
+        }
         let mut questions = self.questions.borrow_mut();
         let Some(question) = questions.iter_mut().find(|question| question.ticket == ticket) else { return true };
         question.unanswered.retain(|number| roster.members().iter().any(|member| member.number == *number));
@@ -617,6 +623,19 @@ mod tests {
         let confirmed = Confirmation { machines: vec![1, 2], silent: vec![] };
         assert_eq!(poll_once(asked.as_mut()), Poll::Ready(confirmed));
         assert_eq!([envoy.follows(0), envoy.follows(1)], [Colour::Green; 2]);
+    }
+
+    #[test]
+    fn nobody_has_confirmed_while_the_roster_cannot_be_read() {
+        let envoy = Envoy::new(2);
+        let mut asked = envoy.ask();
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        envoy.host.store.set_reachable(false);
+        envoy.host.wake_sleepers();
+        assert_eq!(poll_once(asked.as_mut()), Poll::Pending);
+        envoy.host.store.set_reachable(true);
+        let end = envoy.pass_ticks(asked.as_mut());
+        assert_eq!(end, Some(Confirmation { machines: vec![1, 2], silent: vec![2] }));
     }
 
     #[test]
