@@ -99,10 +99,14 @@ mod tests {
 
     #[test]
     fn a_free_port_is_not_named() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        assert_eq!(taken(port, "a test"), None);
+        // Somebody else may be given a port that has just become free: not one of so many in a row.
+        let is_free = |_| {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            drop(listener);
+            taken(port, "a test").is_none()
+        };
+        assert!((0..20).any(is_free));
     }
 
     #[test]

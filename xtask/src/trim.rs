@@ -138,7 +138,7 @@ mod tests {
         }
         let deep = function(&mut module, None);
         let calls_deep = function(&mut module, Some(deep));
-        module.exports.add("proxy_on_response_body", calls_deep);
+        module.exports.add("proxy_on_new_connection", calls_deep);
         module.emit_wasm()
     }
 
