@@ -1,6 +1,6 @@
 //! What is wrong around the filter, found while it runs: a mistake in the set-up that no validation of Envoy's sees.
 //!
-//! Whoever finds one notes it; whoever sees it gone clears it. What is noted is kept in shared data, so that any worker can
+//! The part of the filter that finds one notes it, and clears it once it is gone. What is noted is kept in shared data, so that any worker can
 //! show it, and is worth one line in the log and a gauge.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,7 +128,7 @@ fn clear_where(
         serde_json::to_vec(&notes).ok()
     });
     if cleared == Ok(true) && is_over {
-        host.info(&format!("bluegreen: deployment={} setup={}: mended", deployment.name, problem.as_str()));
+        host.info(&format!("bluegreen: deployment={} setup={}: fixed", deployment.name, problem.as_str()));
         host.set_gauge(&problem.metric(&deployment.name), 0);
     }
 }
@@ -193,7 +193,7 @@ mod tests {
         clear(&host, iris, problem);
         clear(&host, iris, problem);
         assert_eq!(noted(&host.store, &iris.name), Notes::new());
-        assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=cluster-unknown: mended"]);
+        assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=cluster-unknown: fixed"]);
         note(&host, iris, problem, "gren".to_owned());
         assert_eq!(host.take_log().len(), 1);
     }
@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(host.take_log(), Vec::<String>::new());
         clear_about(&host, iris, problem, Colour::Green);
         assert_eq!(noted(&host.store, &iris.name), Notes::new());
-        assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=answers-from-elsewhere: mended"]);
+        assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=answers-from-elsewhere: fixed"]);
     }
 
     #[test]

@@ -214,7 +214,7 @@ pub async fn test(call: Box<Request>) -> Answer {
     let applied = submit(&call.context, &request).await.map_err(|error| Refused::change(error, index))?;
     let mut revision = applied.state.revision;
     if let (true, Some(_)) = (passed, waiting) {
-        // It waited for that, and whoever promotes next means what was tested.
+        // It waited for that, and the next promote is about what was tested.
         versions::try_again(&call.context, index, ConfigPush::default(), config_push::wanted(host.store(), deployment))
             .await;
         revision = call.load(deployment)?.revision;

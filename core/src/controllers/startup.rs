@@ -76,7 +76,7 @@ pub async fn check_active(context: &Context, index: DeploymentIndex) {
                 Reason::of(&format!("{active} does not answer at the start, {other} does: {}", of_active.detail));
             let author = Author::new(Source::Failover.as_str(), Source::Failover, reason);
             let request = ChangeRequest::new(index, Command::StartOn(other), author, Some(Revision::ZERO));
-            // Whoever changed the state meanwhile knows more.
+            // The one who changed the state meanwhile knows more.
             let _: Result<Applied, ChangeError> = submit(context, &request).await;
             return;
         }

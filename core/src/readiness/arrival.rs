@@ -32,7 +32,7 @@ struct Arrival {
     in_a_row: u32,
     /// How many more answers are not looked at twice.
     unchecked: u32,
-    /// How many of those it takes to believe that the mistake is mended: as many as went wrong, up to [`ENOUGH`].
+    /// How many of those it takes to believe that the mistake is gone: as many as went wrong, up to [`ENOUGH`].
     doubt: u32,
 }
 

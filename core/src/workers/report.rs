@@ -1,5 +1,5 @@
 //! What each worker says about a deployment, in a record of its own: which state it has taken over, and what it has
-//! counted. Whoever wants to know what happened in this Envoy adds the records up.
+//! counted. The sum of the records is what happened in this Envoy.
 
 use serde::{Deserialize, Serialize};
 
@@ -185,7 +185,7 @@ mod tests {
         let host = TestHost::default();
         let first = member(&host);
         say(&host, &first, 3, 1);
-        // Whoever reads between these two must not count it twice.
+        // A read between these two must not count it twice.
         keep(&host.store, &iris(), &first).expect("in reach");
         assert_eq!(sums(&host), (3, 0));
         keep(&host.store, &iris(), &first).expect("in reach");

@@ -55,7 +55,7 @@ pub struct Roster {
     members: Vec<Member>,
     /// When it was begun anew because another plugin had written over it.
     #[serde(default)]
-    mended: Option<Timestamp>,
+    begun_anew: Option<Timestamp>,
 }
 
 /// So long after a roster was begun anew members may be missing: they find it at their next tick.
@@ -85,7 +85,7 @@ impl Roster {
 
     /// Whether members may be missing, because another plugin has written over it a moment ago.
     pub fn may_be_incomplete(&self, now: Timestamp) -> bool {
-        self.mended.is_some_and(|mended| now.since(mended) < INCOMPLETE)
+        self.begun_anew.is_some_and(|at| now.since(at) < INCOMPLETE)
     }
 
     /// Changes the roster.
@@ -106,7 +106,7 @@ impl Roster {
                 return None;
             }
             if is_foreign {
-                after.mended = Some(now);
+                after.begun_anew = Some(now);
             }
             serde_json::to_vec(&after).ok()
         })
