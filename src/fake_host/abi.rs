@@ -203,7 +203,7 @@ unsafe extern "C" fn proxy_set_shared_data(
     })
 }
 
-/// As in Envoy, whoever registers a queue last reads it, with what is in it.
+/// As in Envoy, the context that registers a queue last reads it, with what is in it.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn proxy_register_shared_queue(name: *const u8, name_size: usize, token: *mut u32) -> u32 {
     let name = unsafe { text(name, name_size) };

@@ -108,7 +108,7 @@ fn an_idle_deployment_costs_the_leader_nothing_a_tick() {
     let (read, write) = ("get_shared_data", "set_shared_data");
     // The time, whether it is in the roster, the sign of life, whether there were writes, the lease read and renewed, and the
     // signs of life of all.
-    assert_eq!(ticks(1), ["get_current_time", read, read, write, read, read, write, read, read, read]);
+    assert_eq!(ticks(1), ["get_current_time", read, read, write, read, read, write, read, read]);
 }
 
 #[test]

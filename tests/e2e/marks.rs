@@ -116,11 +116,11 @@ async fn a_pushed_route_mends_it() -> Result<()> {
     watched.deliver(|_| shipped)?;
     let served = || async { Ok(marks(&ask(&env, &FOR_GREEN).await?).0.map(str::to_owned)) };
     wait::until("green", served, |colour| colour.as_deref() == Some("green")).await?;
-    let mended = || async {
+    let seen = || async {
         ask(&env, &FOR_GREEN).await?;
         setup(&env).await
     };
-    wait::until("mended", mended, |setup| !is_elsewhere(setup)).await?;
+    wait::until("a set-up without it", seen, |setup| !is_elsewhere(setup)).await?;
     ensure!(admin.promote(IRIS).await?.active == "green");
     let report = env.load()?.at_most(20).run().await;
     ensure!(report.count("green") == 20, "{:?}", report.colours());

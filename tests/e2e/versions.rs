@@ -113,7 +113,7 @@ async fn the_active_colour_goes_on_until_the_next_version_answers_and_no_request
     let state = scene.until_serves("blue", "3").await?;
     ensure!((state.revision, state.source.as_deref()) == (1, Some("config")), "{state:?}");
     // What was noted is taken back once the state is in force.
-    let state = scene.env.until("a mended set-up", |state| !state.has_problem("version-waits")).await?;
+    let state = scene.env.until("a set-up without it", |state| !state.has_problem("version-waits")).await?;
     ensure!(state.colour("blue")?.waiting.is_none(), "{state:?}");
     load.more(40).await?;
     let report = load.stop().await;

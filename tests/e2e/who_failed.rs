@@ -212,7 +212,7 @@ async fn ensure_case(env: &Environment, case: &Case) -> Result<()> {
         let answer = raw::exchange(env.envoy.traffic()?, get(case.path, case.headers)).await.ok();
         let status = answer.as_ref().map(|answer| answer.status);
         ensure!(status == case.status, "{status:?} instead of {:?}: {answer:?}", case.status);
-        // Whoever gave it, an answer that green did not serve does not name green.
+        // An answer that green did not serve does not name green.
         let mark = answer.as_ref().and_then(|answer| answer.header("x-bluegreen-colour"));
         let expected = matches!(case.verdict, Verdict::Served(_)).then_some("green");
         ensure!(answer.is_none() || mark == expected, "marked {mark:?} instead of {expected:?}");

@@ -57,9 +57,10 @@ impl Watch {
         let (host, store) = (&*context.host, context.host.store());
         let mut members = Roster::read(store).members().to_vec();
         self.beats.retain(|(number, ..)| members.iter().any(|member| member.number == *number));
+        let heartbeats: Vec<Option<Heartbeat>> = members.iter().map(|member| member.heartbeat(store)).collect();
         let mut changed = Vec::new();
-        for member in &mut members {
-            let beats = member.heartbeat(store).map_or(0, |heartbeat| heartbeat.beats);
+        for (member, heartbeat) in members.iter_mut().zip(&heartbeats) {
+            let beats = heartbeat.map_or(0, |heartbeat| heartbeat.beats);
             let ticks = match self.beats.iter_mut().find(|(number, ..)| *number == member.number) {
                 Some((_, known, ticks)) => {
                     *ticks = if *known == beats { ticks.saturating_add(1) } else { 0 };
@@ -89,7 +90,7 @@ impl Watch {
                 changed.iter().for_each(|member| host.warn(&news_of(member)));
             }
         }
-        let mut machines = machines(&members, |member| member.heartbeat(store));
+        let mut machines = machines(&members, &heartbeats);
         self.replace(context, &mut machines);
         let silent = machines.iter().filter(|machine| machine.silent).count();
         let shown = (machines.len().saturating_sub(silent), silent);
@@ -163,10 +164,10 @@ pub fn inspect(context: &Context, deployment: &Deployment, state: &State) {
     }
 }
 
-fn machines(members: &[Member], heartbeat: impl Fn(&Member) -> Option<Heartbeat>) -> Vec<Machine> {
+fn machines(members: &[Member], heartbeats: &[Option<Heartbeat>]) -> Vec<Machine> {
     let mut machines: Vec<Machine> = Vec::new();
-    for member in members {
-        let last_seen = heartbeat(member).map_or(member.since, |heartbeat| heartbeat.seen);
+    for (member, heartbeat) in members.iter().zip(heartbeats) {
+        let last_seen = heartbeat.map_or(member.since, |heartbeat| heartbeat.seen);
         match machines.iter_mut().find(|machine| machine.vm == member.vm) {
             Some(machine) => {
                 machine.members.push(*member);

@@ -68,8 +68,8 @@ impl Incoming {
         look.cadence.takes_next() || look.is_missing.get()
     }
 
-    /// Takes note of what a look has shown. What is found is told once; that a header is missing again and again is told
-    /// in the rhythm of looks, so that what was forgotten elsewhere comes back.
+    /// Takes note of what a look has shown. What is found is reported once. A header that is missing again and again is
+    /// reported at each look, so that what was forgotten elsewhere comes back.
     pub fn saw(&self, whose: Whose, is_there: bool) -> Option<Finding> {
         let look = self.look(whose)?;
         if !is_there {

@@ -81,6 +81,11 @@ pub fn update(
     Err(StoreError)
 }
 
+/// A counter as it is kept; 0 where there is none, or something else.
+pub fn number(value: Option<Vec<u8>>) -> u64 {
+    serde_json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
+}
+
 // === impl StoreError ===
 
 impl fmt::Display for StoreError {

@@ -1,7 +1,7 @@
 //! How many requests in a row did not reach the active colour, whichever worker sent them.
 
 use super::key::Key;
-use super::{Store, StoreError, update};
+use super::{Store, StoreError, number, update};
 use crate::model::name::DeploymentName;
 
 /// Counts one more, and gives their number in a row; 0 while the store is out of reach.
@@ -19,10 +19,6 @@ pub fn reset(store: &dyn Store, name: &DeploymentName) {
     // While the store is out of reach nothing is counted either.
     let _: Result<bool, StoreError> =
         update(store, &key(name), &mut |before| (number(before.value) > 0).then(|| b"0".to_vec()));
-}
-
-fn number(value: Option<Vec<u8>>) -> u64 {
-    serde_json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
 }
 
 fn key(name: &DeploymentName) -> String {

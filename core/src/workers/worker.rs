@@ -23,7 +23,7 @@ use crate::routing::rotation::Seed;
 use crate::routing::worker::WorkerState;
 use crate::store::key::Key;
 use crate::store::lease::Instance;
-use crate::store::{StoreError, update};
+use crate::store::{StoreError, number, update};
 
 /// One instance's memory.
 pub struct Worker {
@@ -400,10 +400,6 @@ pub fn dismiss(host: &dyn Host, deployments: &Deployments, member: &Member) {
     }
     let _: Result<(), StoreError> =
         Roster::change(store, host.now(), &mut |members| members.retain(|known| known.number != member.number));
-}
-
-fn number(value: Option<Vec<u8>>) -> u64 {
-    serde_json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
 }
 
 // === impl Confirmation ===
