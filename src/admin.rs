@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use bluegreen_core::admin::api::{Api, Body, Head, MAX_BODY};
+use bluegreen_core::admin::api::{Api, Body, Head, MAX_BODY, Provenance};
+use bluegreen_core::admin::refusals::Refusal;
 use bluegreen_core::admin::webhook::Delivery;
 use bluegreen_core::host::reply::Reply;
 use bluegreen_core::host::tasks::TaskId;
@@ -33,15 +34,26 @@ impl AdminCall {
             authorization: header("authorization"),
             if_match: header("if-match"),
             delivery,
+            provenance: Provenance {
+                authority: header(":authority").unwrap_or_default(),
+                origin: header("origin"),
+                fetch_site: header("sec-fetch-site"),
+                reached_at: host::reached_at(),
+            },
+            peer: host::peer(),
         };
-        let call = match api.receive(&head) {
+        let call = match api.receive(&plugin.context, &head) {
             Ok(call) => call,
-            Err(response) => {
+            Err(Refusal::AtOnce(response)) => {
                 host::answer(&response);
                 return None;
             }
+            Err(Refusal::Slowly(answer)) => {
+                let task = plugin.executor.serve(context_id, answer);
+                return Some(Self { context_id, task, body: None });
+            }
         };
-        let (sender, body) = if end_of_stream {
+        let (sender, body) = if end_of_stream || !call.takes_body() {
             (None, Reply::ready(Body::Complete(Vec::new())))
         } else {
             let (sender, body) = Reply::pending();

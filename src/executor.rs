@@ -6,6 +6,7 @@
 //! ignored.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
@@ -35,17 +36,53 @@ use crate::shared_queues::SharedQueues;
 
 /// The flows of one root context, and what they wait for.
 pub struct Executor {
+    /// The flows of the root context.
     tasks: Tasks,
+    /// Those that end with the answer to a stream.
+    calls: Tasks,
     http: RefCell<Vec<(CallId, Sender<HttpReply>)>>,
     grpc: RefCell<Vec<(GrpcCallId, Sender<GrpcReply>)>>,
     streams: RefCell<Vec<(StreamId, GrpcSender)>>,
     sleeps: RefCell<Vec<(Timestamp, Sender<()>)>>,
     /// Answers to the streams of these contexts, to be sent when nothing else is left to do.
     answers: RefCell<Vec<(u32, Response)>>,
+    /// What this event may still cause.
+    budget: Budget,
+    /// Calls that were asked for in an event that had caused enough.
+    postponed: RefCell<VecDeque<Postponed>>,
+    /// Lines for the log that were written in such an event, and how many more were dropped.
+    unlogged: RefCell<VecDeque<(log::Level, String)>>,
+    dropped_lines: Cell<usize>,
     metrics: Vec<Metrics>,
     /// The time of the tick that is being handled: it costs a call, and every flow wants to know it.
     ticked_at: Cell<Option<Timestamp>>,
 }
+
+/// How much more one event may cause. What goes beyond it is done in the next events of the root context: whatever an
+/// event brings, Envoy's other work waits for a bounded time, and its stack, on which each answer of one event stands in the
+/// one before, does not overflow.
+struct Budget {
+    calls: Cell<usize>,
+    lines: Cell<usize>,
+}
+
+/// A call that is made in a later event.
+enum Postponed {
+    Http(HttpRequest, Sender<HttpReply>),
+    Grpc(GrpcRequest, Sender<GrpcReply>),
+}
+
+/// So many answers to streams, each of which is a flow of its own.
+const ANSWERS_PER_EVENT: usize = 64;
+
+/// So many requests and calls of our own.
+const CALLS_PER_EVENT: usize = 64;
+
+/// So many lines in the log.
+const LINES_PER_EVENT: usize = 64;
+
+/// So many lines wait for a later event. What is dropped is counted.
+const MOST_LINES: usize = 1_000;
 
 // === impl Executor ===
 
@@ -55,11 +92,16 @@ impl Executor {
         let metrics = config.deployments.keys().map(|name| Metrics::new(name.clone())).collect();
         Self {
             tasks: Tasks::default(),
+            calls: Tasks::default(),
             http: RefCell::default(),
             grpc: RefCell::default(),
             streams: RefCell::default(),
             sleeps: RefCell::default(),
             answers: RefCell::default(),
+            budget: Budget::default(),
+            postponed: RefCell::default(),
+            unlogged: RefCell::default(),
+            dropped_lines: Cell::default(),
             metrics,
             ticked_at: Cell::default(),
         }
@@ -73,7 +115,7 @@ impl Executor {
     /// Starts the flow that ends with the answer to a stream, in an event of that stream.
     pub fn serve(self: &Rc<Self>, context_id: u32, answer: impl Future<Output = Response> + 'static) -> TaskId {
         let this = Rc::downgrade(self);
-        let task = self.tasks.add(Box::pin(async move {
+        let task = self.calls.add(Box::pin(async move {
             let response = answer.await;
             if let Some(this) = this.upgrade() {
                 this.answers.borrow_mut().push((context_id, response));
@@ -85,7 +127,8 @@ impl Executor {
 
     /// Polls a stream's flow, in an event of that stream.
     pub fn run_stream(&self, context_id: u32, task: TaskId) {
-        self.tasks.run_only(task);
+        self.budget.renew();
+        self.calls.run_only(task);
         self.forget_abandoned();
         self.send_answers(Some(context_id));
     }
@@ -93,10 +136,64 @@ impl Executor {
     /// Polls all flows that may go on, in an event of the root. What the host is asked after this counts for the stream
     /// that was answered last.
     pub fn run_root(&self) {
+        self.budget.renew();
+        self.go_on_with_the_postponed();
         self.tasks.run();
+        self.calls.run_at_most(ANSWERS_PER_EVENT);
         self.ticked_at.take();
         self.forget_abandoned();
         self.send_answers(None);
+    }
+
+    fn go_on_with_the_postponed(&self) {
+        while self.budget.calls.get() > 0 {
+            // Taken out first: a call that fails at once is answered at once.
+            let Some(call) = self.postponed.borrow_mut().pop_front() else { break };
+            match call {
+                Postponed::Http(request, waiter) if !waiter.is_canceled() => self.send(&request, waiter),
+                Postponed::Grpc(request, waiter) if !waiter.is_canceled() => self.call(&request, waiter),
+                Postponed::Http(..) | Postponed::Grpc(..) => {}
+            }
+        }
+        while self.budget.lines.get() > 0 {
+            let Some((level, line)) = self.unlogged.borrow_mut().pop_front() else { break };
+            self.log(level, line);
+        }
+        match self.dropped_lines.take() {
+            0 => {}
+            dropped => self
+                .log(log::Level::Warn, format!("bluegreen: {dropped} lines were left out, as too many came at once")),
+        }
+    }
+
+    fn send(&self, request: &HttpRequest, waiter: Sender<HttpReply>) {
+        Budget::spend(&self.budget.calls);
+        match host::send(request) {
+            Ok(call) => self.http.borrow_mut().push((call, waiter)),
+            // A flow that is gone needs no reply.
+            Err(reply) => drop(waiter.send(reply)),
+        }
+    }
+
+    fn call(&self, request: &GrpcRequest, waiter: Sender<GrpcReply>) {
+        Budget::spend(&self.budget.calls);
+        match grpc::call(request) {
+            Ok(call) => self.grpc.borrow_mut().push((call, waiter)),
+            Err(reply) => drop(waiter.send(reply)),
+        }
+    }
+
+    fn log(&self, level: log::Level, line: String) {
+        if self.budget.lines.get() > 0 {
+            Budget::spend(&self.budget.lines);
+            return log::log!(level, "{line}");
+        }
+        let mut unlogged = self.unlogged.borrow_mut();
+        if unlogged.len() < MOST_LINES {
+            unlogged.push_back((level, line));
+        } else {
+            self.dropped_lines.set(self.dropped_lines.get().saturating_add(1));
+        }
     }
 
     /// Last of all in an event: to the stream whose event it is, and to others of this VM.
@@ -110,13 +207,14 @@ impl Executor {
 
     /// Drops the flow of a stream that is over.
     pub fn end(&self, task: TaskId) {
-        self.tasks.cancel(task);
+        self.calls.cancel(task);
         self.forget_abandoned();
     }
 
     /// Drops all flows. They hold the executor, which holds them: without this neither would ever go.
     pub fn stop(&self) {
         self.tasks.clear();
+        self.calls.clear();
     }
 
     /// Wakes the flows whose time has come, for the run that follows.
@@ -191,7 +289,7 @@ pub struct Tables {
 impl Executor {
     pub fn tables(&self) -> Tables {
         Tables {
-            tasks: self.tasks.len(),
+            tasks: self.tasks.len().saturating_add(self.calls.len()),
             http: self.http.borrow().len(),
             grpc: self.grpc.borrow().len(),
             streams: self.streams.borrow().len(),
@@ -210,25 +308,21 @@ impl Host for Executor {
     }
 
     fn http(&self, request: &HttpRequest) -> Reply<HttpReply> {
-        match host::send(request) {
-            Ok(call) => {
-                let (waiter, reply) = Reply::pending();
-                self.http.borrow_mut().push((call, waiter));
-                reply
-            }
-            Err(reply) => Reply::ready(reply),
+        let (waiter, reply) = Reply::pending();
+        match self.budget.calls.get() {
+            0 => self.postponed.borrow_mut().push_back(Postponed::Http(request.clone(), waiter)),
+            _ => self.send(request, waiter),
         }
+        reply
     }
 
     fn grpc(&self, request: &GrpcRequest) -> Reply<GrpcReply> {
-        match grpc::call(request) {
-            Ok(call) => {
-                let (waiter, reply) = Reply::pending();
-                self.grpc.borrow_mut().push((call, waiter));
-                reply
-            }
-            Err(reply) => Reply::ready(reply),
+        let (waiter, reply) = Reply::pending();
+        match self.budget.calls.get() {
+            0 => self.postponed.borrow_mut().push_back(Postponed::Grpc(request.clone(), waiter)),
+            _ => self.call(request, waiter),
         }
+        reply
     }
 
     fn grpc_stream(&self, request: &GrpcRequest) -> GrpcStream {
@@ -285,6 +379,13 @@ impl Host for Executor {
         }
     }
 
+    fn count(&self, name: &str) {
+        // Rarely called, too.
+        if let Some(id) = host::define_metric(name, false) {
+            host::add_to_metric(id, 1);
+        }
+    }
+
     fn knows_cluster(&self, cluster: &ClusterName) -> bool {
         // A stream is not begun either where the cluster has no endpoint, or where an operator does not allow the call.
         // Then a request tells: to a cluster that Envoy does not have none is sent.
@@ -301,11 +402,30 @@ impl Host for Executor {
     }
 
     fn info(&self, line: &str) {
-        log::info!("{line}");
+        self.log(log::Level::Info, line.to_owned());
     }
 
     fn warn(&self, line: &str) {
-        log::warn!("{line}");
+        self.log(log::Level::Warn, line.to_owned());
+    }
+}
+
+// === impl Budget ===
+
+impl Budget {
+    fn renew(&self) {
+        self.calls.set(CALLS_PER_EVENT);
+        self.lines.set(LINES_PER_EVENT);
+    }
+
+    fn spend(of: &Cell<usize>) {
+        of.set(of.get().saturating_sub(1));
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { calls: Cell::new(CALLS_PER_EVENT), lines: Cell::new(LINES_PER_EVENT) }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod admin_calls;
 mod answers;
+mod bounds;
 mod cookie;
 mod executor;
 mod failure;

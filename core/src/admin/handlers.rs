@@ -56,7 +56,7 @@ pub async fn health(_: Box<Request>) -> Answer {
 
 /// Whether requests follow the fleet's states, each of which has come at least once.
 pub async fn ready(call: Box<Request>) -> Answer {
-    let missing: Vec<_> = call.context.unsynced().map(|deployment| deployment.name.clone()).collect();
+    let missing: Vec<_> = call.context.unsynced().iter().map(|deployment| deployment.name.clone()).collect();
     if missing.is_empty() {
         return Ok(Response::json(200, &serde_json::json!({"status": "ready"})));
     }
@@ -245,10 +245,16 @@ pub async fn drain(call: Box<Request>) -> Answer {
     loop {
         // About all deployments: another one may serve from the same cluster.
         let confirmation = call.context.ask_workers(None).await;
-        if let Some(answer) = drained(&call, (index, deployment), colour, &confirmation, deadline) {
+        let look = || drained(&call, (index, deployment), colour, &confirmation, deadline);
+        if let Some(answer) = look() {
             return answer;
         }
         next_tick(host).await;
+        // Workers say at each tick what they have counted. They are asked once that says that the wait is over, not by
+        // each of many drains at each tick.
+        while confirmation.silent.is_empty() && look().is_none() {
+            next_tick(host).await;
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 mod problems;
 
 mod auth;
+mod browser;
 mod if_match;
 mod parameters;
 
@@ -15,6 +16,9 @@ mod rollout_view;
 mod views;
 
 pub mod response;
+
+mod places;
+pub mod refusals;
 
 pub mod webhook;
 

@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use percent_encoding::percent_decode;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::problems::Problem;
@@ -18,6 +18,12 @@ pub struct Params(Vec<(String, String)>);
 
 /// The members of a JSON object in their order, doubles included.
 struct RawMembers(Vec<(String, serde_json::Value)>);
+
+/// The most members of a body that are looked at. No call has half as many parameters.
+const MOST: usize = 16;
+
+/// The longest value, in bytes. A reason of 200 characters has at most 800.
+const LONGEST: usize = 1_024;
 
 /// A `%` that does not begin an encoded byte.
 #[derive(Debug)]
@@ -34,57 +40,60 @@ pub fn check_encoding(text: &[u8]) -> Result<(), BadEncoding> {
 // === impl Params ===
 
 impl Params {
-    /// Reads a query string (`application/x-www-form-urlencoded`: `+` is a space).
-    pub fn from_query(query: &[u8]) -> Result<Self, Problem> {
+    /// Reads a query string (`application/x-www-form-urlencoded`: `+` is a space) up to the first name that is not `known`.
+    pub fn from_query(query: &[u8], known: &'static [&'static str]) -> Result<Self, Problem> {
         let mut params = Self::default();
         for pair in query.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
             let (name, value) = match pair.iter().position(|byte| *byte == b'=') {
                 Some(at) => (pair.get(..at).unwrap_or_default(), pair.get(at.saturating_add(1)..).unwrap_or_default()),
                 None => (pair, &b""[..]),
             };
-            params.add(decode(name)?, decode(value)?)?;
+            params.add(decode(name)?, known, || decode(value))?;
         }
         Ok(params)
     }
 
     /// Adds the members of a JSON body, if there is one.
-    pub fn with_body(mut self, body: &[u8]) -> Result<Self, Problem> {
+    pub fn with_body(mut self, body: &[u8], known: &'static [&'static str]) -> Result<Self, Problem> {
         if body.trim_ascii().is_empty() {
             return Ok(self);
         }
         let RawMembers(members) =
             serde_json::from_slice(body).map_err(|error| Problem::InvalidJson(error.to_string()))?;
         for (name, value) in members {
-            let text = match value {
-                serde_json::Value::String(text) => text,
-                serde_json::Value::Number(number) => number.to_string(),
-                serde_json::Value::Bool(truth) => truth.to_string(),
-                other => {
-                    return Err(Problem::InvalidValue {
-                        name,
-                        problem: format!("{other} is neither a text, a number nor a truth value"),
-                    });
+            let field = name.clone();
+            self.add(name, known, || match value {
+                serde_json::Value::String(text) => Ok(text),
+                serde_json::Value::Number(number) => Ok(number.to_string()),
+                serde_json::Value::Bool(truth) => Ok(truth.to_string()),
+                serde_json::Value::Null | serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
+                    let problem = "it is neither a text, a number nor a truth value".to_owned();
+                    Err(Problem::InvalidValue { name: field, problem })
                 }
-            };
-            self.add(name, text)?;
+            })?;
         }
         Ok(self)
     }
 
-    fn add(&mut self, name: String, value: String) -> Result<(), Problem> {
+    /// There are never more parameters than known ones, so that looking for a name stays cheap whatever a client sends.
+    fn add(
+        &mut self,
+        name: String,
+        known: &'static [&'static str],
+        value: impl FnOnce() -> Result<String, Problem>,
+    ) -> Result<(), Problem> {
+        if !known.contains(&name.as_str()) {
+            return Err(Problem::UnknownParameter { name, known });
+        }
         if self.text(&name).is_some() {
             return Err(Problem::DuplicateParameter(name));
         }
+        let value = value()?;
+        if value.len() > LONGEST {
+            return Err(Problem::InvalidValue { name, problem: format!("it is longer than {LONGEST} bytes") });
+        }
         self.0.push((name, value));
         Ok(())
-    }
-
-    /// Refuses every name that is not `known`.
-    pub fn only(self, known: &'static [&'static str]) -> Result<Self, Problem> {
-        match self.0.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            Some((name, _)) => Err(Problem::UnknownParameter { name: name.clone(), known }),
-            None => Ok(self),
-        }
     }
 
     fn text(&self, name: &str) -> Option<&str> {
@@ -142,6 +151,9 @@ impl<'de> Deserialize<'de> for RawMembers {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawMembers, A::Error> {
                 let mut members = Vec::new();
                 while let Some(member) = map.next_entry()? {
+                    if members.len() == MOST {
+                        return Err(de::Error::custom(format_args!("it has more than {MOST} members")));
+                    }
                     members.push(member);
                 }
                 Ok(RawMembers(members))

@@ -30,6 +30,16 @@ pub enum Problem {
     MissingParameter(&'static str),
     /// The body is no JSON object.
     InvalidJson(String),
+    /// So many calls wait for their answers that this one is not taken.
+    Busy,
+    /// A wrong token, while so many callers with wrong tokens wait that this one is not made to.
+    TooManyGuesses,
+    /// A web page of another site had a browser send it: what the browser says about it.
+    CrossOrigin(String),
+    /// The `Host` of a call to an open API, which is not this machine.
+    ForeignHost(String),
+    /// The address at which an open API was reached, which others can reach.
+    OpenElsewhere(String),
     /// The body announced did not come.
     BodyMissing,
     /// The body is larger than [`MAX_BODY`].
@@ -100,6 +110,9 @@ pub enum Problem {
 /// The largest request body, in bytes. The largest that means anything is under 2 KiB.
 pub const MAX_BODY: usize = 64 * 1024;
 
+/// What a client sent, quoted: of something long the beginning.
+struct Shortened<'t>(&'t str);
+
 /// How an operator gets past a rule about readiness.
 const OVERRIDE: &str = "force=true switches all the same, and is recorded as forced.";
 
@@ -118,6 +131,11 @@ impl Problem {
             Self::InvalidJson(_) => (400, "invalid-json", "Invalid JSON body"),
             Self::BodyMissing => (408, "body-missing", "Request body did not arrive"),
             Self::BodyTooLarge => (413, "body-too-large", "Request body too large"),
+            Self::Busy => (503, "busy", "Too many calls are waiting"),
+            Self::TooManyGuesses => (429, "too-many-guesses", "Too many wrong tokens"),
+            Self::CrossOrigin(_) => (403, "cross-origin", "Sent by a web page"),
+            Self::ForeignHost(_) => (403, "foreign-host", "Host not allowed"),
+            Self::OpenElsewhere(_) => (403, "open-elsewhere", "Open API reached from elsewhere"),
             Self::Unauthenticated { .. } => (401, "unauthenticated", "A valid token is needed"),
             Self::Forbidden { .. } => (403, "forbidden", "Role too low"),
             Self::UnknownPath(_) => (404, "unknown-path", "No such path"),
@@ -160,6 +178,25 @@ impl Problem {
         }
     }
 
+    /// Why a call was refused that may be part of an attack; none for what a caller who is let in may get wrong.
+    pub const fn refusal_reason(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Unauthenticated { presented: false } => "no-token",
+            Self::Unauthenticated { presented: true } => "wrong-token",
+            Self::Forbidden { .. }
+            | Self::Busy
+            | Self::CrossOrigin(_)
+            | Self::ForeignHost(_)
+            | Self::OpenElsewhere(_)
+            | Self::BadSignature
+            | Self::StaleDelivery
+            | Self::ReplayedDelivery
+            | Self::BodyMissing
+            | Self::BodyTooLarge => self.kind().1,
+            _ => return None,
+        })
+    }
+
     /// The header that the status asks for.
     pub fn header(&self) -> Option<(&'static str, &str)> {
         match self {
@@ -168,7 +205,9 @@ impl Problem {
             Self::MethodNotAllowed { allow, .. } => Some(("allow", allow)),
             Self::StoreUnavailable
             | Self::Change(ChangeError::StoreUnavailable | ChangeError::EtcdUnavailable(_))
-            | Self::NotReady(_) => Some(("retry-after", "1")),
+            | Self::NotReady(_)
+            | Self::Busy
+            | Self::TooManyGuesses => Some(("retry-after", "1")),
             _ => None,
         }
     }
@@ -179,22 +218,24 @@ impl fmt::Display for Problem {
         match self {
             Self::MalformedPath(rule) => write!(f, "The path cannot be used: {rule}."),
             Self::MalformedQuery(part) => {
-                write!(f, "{part:?} is not percent-encoded UTF-8: write a literal % as %25, & as %26, a space as %20.")
+                let part = Shortened(part);
+                write!(f, "{part} is not percent-encoded UTF-8: write a literal % as %25, & as %26, a space as %20.")
             }
             Self::MalformedIfMatch(header) => {
+                let header = Shortened(header);
                 write!(
                     f,
-                    "{header:?} is not an entity tag: send the ETag of an earlier answer with its quotes, as in If-Match: \"7\"."
+                    "{header} is not an entity tag: send the ETag of an earlier answer with its quotes, as in If-Match: \"7\"."
                 )
             }
             Self::DuplicateParameter(name) => {
-                write!(f, "{name:?} is given more than once: give it once, in the query or in the body.")
+                write!(f, "{} is given more than once: give it once, in the query or in the body.", Shortened(name))
             }
             Self::UnknownParameter { name, known: [] } => {
-                write!(f, "{name:?} is given, but this call takes no parameters.")
+                write!(f, "{} is given, but this call takes no parameters.", Shortened(name))
             }
             Self::UnknownParameter { name, known } => {
-                write!(f, "{name:?} is not a parameter of this call: use {}.", known.join(", "))
+                write!(f, "{} is not a parameter of this call: use {}.", Shortened(name), known.join(", "))
             }
             Self::MissingParameter(name) => write!(f, "Give {name}=, in the query or in the body."),
             Self::InvalidJson(error) => {
@@ -208,6 +249,31 @@ impl fmt::Display for Problem {
                  does not hand bodies to the filter (allow_on_headers_stop_iteration is off, as in a mesh): give the \
                  parameters in the query string.",
             ),
+            Self::Busy => f.write_str(
+                "256 calls wait for their answers in this worker, such as drains and calls whose bodies have not arrived. \
+                 Nothing was changed. Repeat the call.",
+            ),
+            Self::TooManyGuesses => f.write_str(
+                "Many calls with wrong tokens have come. Send the header Authorization: Bearer TOKEN, with a token whose \
+                 SHA-256 is under admin.tokens. A call with a right token is answered at any time.",
+            ),
+            Self::CrossOrigin(said) => write!(
+                f,
+                "A browser sent this for a page of another site ({}). Call the API from a program such as curl.",
+                Shortened(said)
+            ),
+            Self::ForeignHost(host) => write!(
+                f,
+                "The Host is {}. An API with open: true answers to localhost and to addresses of the loopback only, so that \
+                 no web page reaches it under a name of its own. Use one of these, or tokens in place of open.",
+                Shortened(host)
+            ),
+            Self::OpenElsewhere(address) => write!(
+                f,
+                "open: true lets everybody do everything, so it works on loopback only, and this listener was reached at \
+                 {}. Bind the listener to 127.0.0.1, or give admin.tokens in place of open.",
+                Shortened(address)
+            ),
             Self::BodyTooLarge => write!(f, "The body is larger than {MAX_BODY} bytes."),
             Self::Unauthenticated { presented: false } => f.write_str(
                 "Send the header Authorization: Bearer TOKEN, with a token whose SHA-256 is under admin.tokens.",
@@ -216,12 +282,12 @@ impl fmt::Display for Problem {
                 f.write_str("The credential is not a bearer token whose SHA-256 is under admin.tokens.")
             }
             Self::Forbidden { name } => write!(f, "{name:?} is a viewer; this call takes an operator's token."),
-            Self::UnknownPath(path) => write!(f, "{path:?} is not a path of this API."),
+            Self::UnknownPath(path) => write!(f, "{} is not a path of this API.", Shortened(path)),
             Self::UnknownDeployment(name) => {
                 write!(f, "No deployment is called {:?}: GET …/v1/deployments lists them.", name.as_str())
             }
             Self::MethodNotAllowed { method, allow } => {
-                write!(f, "{method:?} is not a method of this path: use {allow}.")
+                write!(f, "{} is not a method of this path: use {allow}.", Shortened(method))
             }
             Self::Refused(refusal) => write!(f, "{refusal}"),
             Self::Change(
@@ -262,13 +328,28 @@ impl fmt::Display for Problem {
             Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
             Self::NotReady(names) => {
                 let names: Vec<&str> = names.iter().map(DeploymentName::as_str).collect();
-                write!(f, "The state in etcd is not known yet of: {}.", names.join(", "))
+                write!(f, "The state in etcd is not known yet, of these deployments first: {}.", names.join(", "))
             }
         }
     }
 }
 
 impl std::error::Error for Problem {}
+
+impl fmt::Display for Shortened<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.0.char_indices().nth(Self::MOST).map(|(end, _)| end);
+        match end.and_then(|end| self.0.get(..end)) {
+            Some(beginning) => write!(f, "{beginning:?}…"),
+            None => write!(f, "{:?}", self.0),
+        }
+    }
+}
+
+impl Shortened<'_> {
+    /// In characters. Names and paths that mean something are shorter.
+    const MOST: usize = 200;
+}
 
 const fn kind_of_refusal(refusal: Refusal) -> (u32, &'static str, &'static str) {
     match refusal {

@@ -82,6 +82,11 @@ impl Refused {
         Self(Box::new((Problem::Change(error), state)))
     }
 
+    /// Why, where it may be part of an attack.
+    pub const fn reason(&self) -> Option<&'static str> {
+        self.0.0.refusal_reason()
+    }
+
     /// As the client gets it.
     pub async fn response(self, context: &Context) -> Response {
         let (problem, state) = *self.0;

@@ -27,6 +27,13 @@ struct ProblemDocument<'a> {
     state: Option<&'a DeploymentView<'a>>,
 }
 
+/// On every answer: a browser is to keep none, to show none as anything but what it is, and to put none into a page.
+const FOR_BROWSERS: [(&str, &str); 3] = [
+    ("cache-control", "no-store"),
+    ("x-content-type-options", "nosniff"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+];
+
 // === impl Response ===
 
 impl Response {
@@ -58,7 +65,7 @@ impl Response {
         // Serialising to memory cannot fail for these types.
         let mut body = serde_json::to_vec(document).unwrap_or_default();
         body.push(b'\n');
-        let headers = vec![("content-type", content_type.to_owned()), ("cache-control", "no-store".to_owned())];
-        Self { status, headers, body }
+        let headers = [("content-type", content_type)].into_iter().chain(FOR_BROWSERS);
+        Self { status, headers: headers.map(|(name, value)| (name, value.to_owned())).collect(), body }
     }
 }

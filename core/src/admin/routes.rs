@@ -44,6 +44,9 @@ pub struct Target {
     routes: Vec<&'static Route>,
 }
 
+/// More segments than any endpoint has: the rest of such a path is not read.
+const LONGEST: usize = 8;
+
 /// Stands in a path for a deployment's name.
 const DEPLOYMENT: &str = "{name}";
 
@@ -110,7 +113,11 @@ pub fn find(prefix: &PathPrefix, path: &[u8]) -> Result<Target, Problem> {
     let unknown = || Problem::UnknownPath(String::from_utf8_lossy(path).into_owned());
     let text = std::str::from_utf8(path).map_err(|_| Problem::MalformedPath("it is not UTF-8"))?;
     let rest = prefix.strip(text).ok_or_else(unknown)?;
-    let segments: Vec<String> = rest.split('/').skip(1).map(decode_segment).collect::<Result<_, _>>()?;
+    let segments = rest.split('/').skip(1);
+    if segments.clone().nth(LONGEST).is_some() {
+        return Err(unknown());
+    }
+    let segments: Vec<String> = segments.map(decode_segment).collect::<Result<_, _>>()?;
     // `P/` alone, and one slash at the end, are no empty segments in the middle.
     if let [inner @ .., _] = segments.as_slice()
         && inner.iter().any(String::is_empty)
@@ -144,6 +151,21 @@ impl Route {
         let mut parts = self.path.split('/');
         let all = segments.iter().all(|segment| parts.next().is_some_and(|part| part == DEPLOYMENT || part == segment));
         all && parts.next().is_none()
+    }
+}
+
+impl Route {
+    /// The parameters that it knows, in the query or in a JSON body.
+    pub const fn parameters(&self) -> &'static [&'static str] {
+        match self.input {
+            Input::Parameters(known) => known,
+            Input::SignedBody => &[],
+        }
+    }
+
+    /// Whether it answers at once, whatever the caller announces and whoever else waits.
+    pub const fn is_health(&self) -> bool {
+        self.role.is_none() && matches!(self.input, Input::Parameters(_))
     }
 }
 

@@ -48,6 +48,12 @@ struct Accepted<'a> {
 /// How far a delivery's clock may be from Envoy's, in seconds. Older ones may be replayed.
 const WINDOW: u64 = 300;
 
+/// The longest id and signature that are looked at, in bytes.
+const LONGEST_ID: usize = 256;
+
+/// The length of an HMAC-SHA256, in bytes.
+const SIGNATURE: usize = 32;
+
 /// How many deliveries are remembered. A repeated one that is older than as many others is taken again, at the price of
 /// one more poll of the registry.
 const REMEMBERED: usize = 256;
@@ -70,6 +76,19 @@ impl Delivery {
             signature: header("x-mlflow-signature"),
             secrets,
         }
+    }
+
+    /// Refuses what no body can make good: who sends it has no token, and is not waited for in vain.
+    ///
+    /// # Errors
+    /// Nobody takes deliveries, or this one cannot be MLflow's, or is too old.
+    pub(super) fn check(&self, now: Timestamp) -> Result<(), Problem> {
+        self.known_secrets()?;
+        let is_signature = self.signature().is_some_and(|signature| signature.len() == SIGNATURE);
+        if self.id.is_empty() || self.id.len() > LONGEST_ID || !is_signature {
+            return Err(Problem::BadSignature);
+        }
+        self.check_age(now)
     }
 
     /// Takes the delivery if it is MLflow's, new and recent.
@@ -100,15 +119,8 @@ impl Delivery {
 
     /// The headers whose secrets the delivery is signed with.
     fn verify(&self, body: &[u8]) -> Result<Vec<&HeaderName>, Problem> {
-        if self.secrets.is_empty() {
-            return Err(Problem::NoWebhook);
-        }
-        let known = self.secrets.iter().filter(|(_, secret)| !secret.0.is_empty());
-        if let (0, Some((header, _))) = (known.clone().count(), self.secrets.first()) {
-            return Err(Problem::WebhookSecretMissing(header.clone()));
-        }
-        let encoded = self.signature.strip_prefix(b"v1,").unwrap_or_default();
-        let signature = BASE64.decode(encoded).map_err(|_| Problem::BadSignature)?;
+        let known = self.known_secrets()?;
+        let signature = self.signature().ok_or(Problem::BadSignature)?;
         let signed = |(_, secret): &&(HeaderName, Secret)| {
             let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&secret.0) else { return false };
             for part in [self.id.as_slice(), b".", self.timestamp.as_slice(), b".", body] {
@@ -117,8 +129,23 @@ impl Delivery {
             // In constant time.
             mac.verify_slice(&signature).is_ok()
         };
-        let signers: Vec<&HeaderName> = known.filter(signed).map(|(header, _)| header).collect();
+        let signers: Vec<&HeaderName> = known.into_iter().filter(signed).map(|(header, _)| header).collect();
         if signers.is_empty() { Err(Problem::BadSignature) } else { Ok(signers) }
+    }
+
+    /// Those that Envoy has put there, one of them at least.
+    fn known_secrets(&self) -> Result<Vec<&(HeaderName, Secret)>, Problem> {
+        let known: Vec<_> = self.secrets.iter().filter(|(_, secret)| !secret.0.is_empty()).collect();
+        match (known.first(), self.secrets.first()) {
+            (Some(_), _) => Ok(known),
+            (None, Some((header, _))) => Err(Problem::WebhookSecretMissing(header.clone())),
+            (None, None) => Err(Problem::NoWebhook),
+        }
+    }
+
+    fn signature(&self) -> Option<Vec<u8>> {
+        let encoded = self.signature.strip_prefix(b"v1,").filter(|encoded| encoded.len() <= LONGEST_ID)?;
+        BASE64.decode(encoded).ok()
     }
 
     fn check_age(&self, now: Timestamp) -> Result<(), Problem> {

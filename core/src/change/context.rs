@@ -25,6 +25,9 @@ pub struct Context {
     pub worker: Worker,
 }
 
+/// So many states are read to find out whether this Envoy is in step.
+const LOOKS: usize = 8;
+
 // === impl Context ===
 
 impl Context {
@@ -48,20 +51,29 @@ impl Context {
         self.worker.ask(&*self.host, &self.deployments, about).await
     }
 
-    /// The names of the deployments whose state has not come from the fleet's store. They stay in force when that store
-    /// goes away; an Envoy that stands alone has none.
-    pub fn unsynced(&self) -> impl Iterator<Item = &Deployment> {
+    /// The deployments whose state has not come from the fleet's store, the first [`LOOKS`] of them. They stay in force when
+    /// that store goes away; an Envoy that stands alone has none.
+    ///
+    /// Anybody may ask this, and often: what this worker has taken over is not read again.
+    pub fn unsynced(&self) -> Vec<&Deployment> {
         let (store, now) = (self.host.store(), self.host.now());
-        let is_known = move |deployment: &&Deployment| {
+        let is_taken_over = |index| self.worker.state(index).is_some_and(|state| state.is_of_fleet());
+        let is_known = |deployment: &Deployment| {
             record::load(store, &deployment.name, deployment.initial, now)
                 .is_ok_and(|loaded| loaded.mod_revision.is_some())
         };
-        let is_alone = self.etcd.is_none();
-        self.deployments.all().iter().filter(move |deployment| !is_alone && !is_known(deployment))
+        let deployments = self.deployments.all().iter().enumerate().filter(|_| self.etcd.is_some());
+        let unknown = deployments.filter(|(index, _)| !is_taken_over(*index)).map(|(_, deployment)| deployment);
+        unknown
+            .enumerate()
+            .filter(|(place, deployment)| *place >= LOOKS || !is_known(deployment))
+            .map(|(_, deployment)| deployment)
+            .take(LOOKS)
+            .collect()
     }
 
     /// Whether the state of each deployment has come from the fleet's store, if there is one.
     pub fn is_synced(&self) -> bool {
-        self.unsynced().next().is_none()
+        self.unsynced().is_empty()
     }
 }

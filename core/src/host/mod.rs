@@ -70,6 +70,9 @@ pub trait Host {
     /// Shows a number in the gauge with this name.
     fn set_gauge(&self, name: &str, value: u64);
 
+    /// Adds one to the counter with this name.
+    fn count(&self, name: &str);
+
     /// Whether Envoy has a cluster of this name. Looking for one that it has may open a connection to it; nothing is sent.
     fn knows_cluster(&self, cluster: &ClusterName) -> bool;
 

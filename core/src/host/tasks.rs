@@ -19,6 +19,8 @@ pub struct TaskId(u64);
 pub struct Tasks {
     list: RefCell<Vec<Task>>,
     last: Cell<u64>,
+    /// By a run that polls so many at most: the next one goes on after it.
+    last_polled: Cell<u64>,
 }
 
 struct Task {
@@ -64,6 +66,17 @@ impl Tasks {
         }
     }
 
+    /// Polls flows that may go on, so many at most, those that have waited longest first. The rest may go on in the next run.
+    pub fn run_at_most(&self, count: usize) {
+        for _ in 0..count {
+            let last = self.last_polled.get();
+            let next = self.first_woken_where(|id| id > last).or_else(|| self.first_woken_where(|_| true));
+            let Some(id) = next else { return };
+            self.last_polled.set(id.0);
+            self.poll(id);
+        }
+    }
+
     /// Polls one flow if it may go on.
     pub fn run_only(&self, id: TaskId) {
         while self.list.borrow().iter().any(|task| task.id == id && task.woken.is_set()) {
@@ -82,7 +95,11 @@ impl Tasks {
     }
 
     fn first_woken(&self) -> Option<TaskId> {
-        self.list.borrow().iter().find(|task| task.woken.is_set()).map(|task| task.id)
+        self.first_woken_where(|_| true)
+    }
+
+    fn first_woken_where(&self, is_meant: impl Fn(u64) -> bool) -> Option<TaskId> {
+        self.list.borrow().iter().find(|task| is_meant(task.id.0) && task.woken.is_set()).map(|task| task.id)
     }
 
     fn poll(&self, id: TaskId) {
@@ -182,6 +199,27 @@ mod tests {
         assert_eq!(list.take(), [2]);
         tasks.run();
         assert_eq!(list.take(), [1]);
+    }
+
+    #[test]
+    fn a_run_of_so_many_goes_on_where_the_last_one_stopped() {
+        let (tasks, list) = (Tasks::default(), Rc::<RefCell<Vec<u32>>>::default());
+        let notes = |number| {
+            let list = Rc::clone(&list);
+            // Each may go on again and again, as one that waits for every tick.
+            std::future::poll_fn(move |cx| {
+                list.borrow_mut().push(number);
+                cx.waker().wake_by_ref();
+                Poll::<()>::Pending
+            })
+        };
+        for number in 1..=5 {
+            tasks.add(Box::pin(notes(number)));
+        }
+        tasks.run_at_most(2);
+        tasks.run_at_most(2);
+        tasks.run_at_most(2);
+        assert_eq!(list.take(), [1, 2, 3, 4, 5, 1]);
     }
 
     #[test]

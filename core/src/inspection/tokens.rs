@@ -1,10 +1,9 @@
 //! The demo's tokens, which everybody knows, where they are not the demo's.
 
-use std::net::IpAddr;
-
 use super::earlier;
 use crate::change::context::Context;
 use crate::config::{Access, Token, TokenSum};
+use crate::model::address::is_loopback;
 use crate::routing::incoming::Cadence;
 use crate::setup::{self, SetupProblem};
 
@@ -65,12 +64,6 @@ fn published(access: &Access) -> impl Iterator<Item = (&Token, &'static str)> {
         let (holder, _) = known.iter().find(|(_, sum)| sum.is(&token.sha256))?;
         Some((token, *holder))
     })
-}
-
-/// Whether an address with its port can be reached from this machine only. A pipe can.
-fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_start_matches('[').trim_end_matches(']');
-    host.parse::<IpAddr>().map_or(true, |address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]

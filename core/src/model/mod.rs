@@ -7,3 +7,4 @@ pub mod name;
 pub mod identity;
 pub mod author;
 pub mod time;
+pub mod address;

@@ -33,6 +33,8 @@ struct Known {
     revision: Revision,
     /// When the colour that a rollback returns to was left.
     left_at: Option<Timestamp>,
+    /// Whether it has come from the fleet's store.
+    is_of_fleet: bool,
 }
 
 /// What is behind a colour, and which users see it first.
@@ -79,6 +81,11 @@ impl WorkerState {
         self.known.get().map(|known| known.token)
     }
 
+    /// Whether the state has come from the fleet's store.
+    pub fn is_of_fleet(&self) -> bool {
+        self.known.get().is_some_and(|known| known.is_of_fleet)
+    }
+
     /// When the colour that a rollback returns to was left, as far as is known here.
     pub fn left_at(&self) -> Option<Timestamp> {
         self.known.get()?.left_at
@@ -97,8 +104,13 @@ impl WorkerState {
             self.take_over_identities(deployment, &loaded.state);
         }
         let State { split, revision, switched_at, rollback_to, .. } = loaded.state;
-        let taken =
-            Known { token: loaded.token, split, revision, left_at: switched_at.filter(|_| rollback_to.is_some()) };
+        let taken = Known {
+            token: loaded.token,
+            split,
+            revision,
+            left_at: switched_at.filter(|_| rollback_to.is_some()),
+            is_of_fleet: loaded.mod_revision.is_some(),
+        };
         // Something else stands there, and there is no backup: what is known goes on, or what is configured.
         let last_good = known.filter(|_| loaded.origin == Origin::Corrupt).unwrap_or(taken);
         self.known.set(Some(Known { token: loaded.token, ..last_good }));

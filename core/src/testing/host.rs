@@ -46,6 +46,7 @@ pub struct TestHost {
     now: Cell<Timestamp>,
     sleeps: RefCell<Vec<(Timestamp, Sender<()>)>>,
     log: RefCell<Vec<String>>,
+    counters: RefCell<BTreeMap<String, u64>>,
     lacking: RefCell<Vec<String>>,
     keeps_stats: Cell<bool>,
 }
@@ -90,6 +91,11 @@ impl TestHost {
         }
     }
 
+    /// What the counter with this name shows.
+    pub fn counter(&self, name: &str) -> u64 {
+        self.counters.borrow().get(name).copied().unwrap_or_default()
+    }
+
     /// What was logged since this was last asked, and which states were shown.
     pub fn take_log(&self) -> Vec<String> {
         self.log.take()
@@ -115,6 +121,7 @@ impl Default for TestHost {
             now: Cell::new(START),
             sleeps: RefCell::default(),
             log: RefCell::default(),
+            counters: RefCell::default(),
             lacking: RefCell::default(),
             keeps_stats: Cell::new(true),
         }
@@ -177,6 +184,10 @@ impl Host for TestHost {
     }
 
     fn set_gauge(&self, _name: &str, _value: u64) {}
+
+    fn count(&self, name: &str) {
+        *self.counters.borrow_mut().entry(name.to_owned()).or_default() += 1;
+    }
 
     fn knows_cluster(&self, cluster: &ClusterName) -> bool {
         !self.lacking.borrow().iter().any(|lacking| lacking == cluster.as_str())

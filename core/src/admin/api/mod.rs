@@ -7,10 +7,13 @@ use std::time::Duration;
 use futures_lite::future;
 
 use super::auth::Caller;
+pub use super::browser::Provenance;
 use super::if_match;
 use super::parameters::Params;
+use super::places::{Place, Places};
 pub use super::problems::MAX_BODY;
 use super::problems::Problem;
+use super::refusals::{Refusal, Refusals};
 use super::request::Request;
 use super::response::Response;
 use super::routes::{self, Input, Route};
@@ -21,9 +24,11 @@ use crate::config::Access;
 use crate::model::name::DeploymentName;
 
 /// The admin API of one listener.
-#[derive(Clone, Debug)]
 pub struct Api {
     access: Access,
+    refusals: Rc<Refusals>,
+    places: Places,
+    places_of_deliveries: Places,
 }
 
 /// The parts of a request's head that the API looks at. Nothing in it is trusted.
@@ -39,10 +44,17 @@ pub struct Head {
     pub if_match: Option<Vec<u8>>,
     /// The signed headers, of a request to [`Api::is_webhook`].
     pub delivery: Option<Delivery>,
+    /// Where it comes from, as a browser would say.
+    pub provenance: Provenance,
+    /// The address of the caller, as Envoy knows it.
+    pub peer: String,
 }
 
 /// A call whose head was accepted.
 pub struct Call {
+    refusals: Rc<Refusals>,
+    peer: String,
+    place: Option<Place>,
     route: &'static Route,
     name: Option<DeploymentName>,
     caller: Caller,
@@ -63,12 +75,20 @@ pub enum Body {
 /// How long a body may take to arrive. Envoy's own limit, `request_timeout`, would also cut off a drain.
 const BODY_ARRIVES_WITHIN: Duration = Duration::from_secs(5);
 
+/// So many calls may wait at once, in one virtual machine: each holds memory, and may be answered in the same event as all
+/// others.
+const PLACES: usize = 256;
+
+/// So many deliveries among them may wait for their bodies: who sends one has no token.
+const PLACES_OF_DELIVERIES: usize = 16;
+
 // === impl Api ===
 
 impl Api {
     /// The API under a listener's access rules.
-    pub const fn new(access: Access) -> Self {
-        Self { access }
+    pub fn new(access: Access) -> Self {
+        let (places, places_of_deliveries) = (Places::new(PLACES), Places::new(PLACES_OF_DELIVERIES));
+        Self { access, refusals: Rc::default(), places, places_of_deliveries }
     }
 
     /// Whether a request with this `:path` is a call of the API, well-formed or not.
@@ -86,11 +106,12 @@ impl Api {
     ///
     /// # Errors
     /// The answer to a call that is not allowed, not known or not well-formed.
-    pub fn receive(&self, head: &Head) -> Result<Call, Response> {
-        self.judge(head).map_err(|problem| Response::problem(&problem, None))
+    pub fn receive(&self, context: &Context, head: &Head) -> Result<Call, Refusal> {
+        self.judge(context, head).map_err(|problem| self.refusals.refuse(&context.host, &problem, &head.peer))
     }
 
-    fn judge(&self, head: &Head) -> Result<Call, Problem> {
+    fn judge(&self, context: &Context, head: &Head) -> Result<Call, Problem> {
+        head.provenance.check(&self.access)?;
         let (path, query) = routes::split(&head.path);
         // Whether a path exists is shown to callers with a role only; whether Envoy is healthy is shown to all.
         let target = routes::find(&self.access.path_prefix, path);
@@ -102,13 +123,25 @@ impl Api {
         let target = target?;
         let route = target.route(&head.method)?;
         caller.require(route.role)?;
+        let delivery = head.delivery.clone().unwrap_or_default();
+        let place = match route.input {
+            _ if route.is_health() => None,
+            Input::Parameters(_) => Some(self.places.take().ok_or(Problem::Busy)?),
+            Input::SignedBody => {
+                delivery.check(context.host.now())?;
+                Some(self.places_of_deliveries.take().ok_or(Problem::Busy)?)
+            }
+        };
         Ok(Call {
+            refusals: Rc::clone(&self.refusals),
+            peer: head.peer.clone(),
+            place,
             route,
             name: target.name,
             caller,
-            query: Params::from_query(query)?,
-            precondition: if_match::parse(head.if_match.as_deref())?,
-            delivery: head.delivery.clone().unwrap_or_default(),
+            query: Params::from_query(query, route.parameters())?,
+            precondition: if_match::parse(head.if_match.as_deref().filter(|_| route.role.is_some()))?,
+            delivery,
         })
     }
 }
@@ -116,9 +149,18 @@ impl Api {
 // === impl Call ===
 
 impl Call {
+    /// Whether the body counts. That of a caller without a role is not waited for, unless its signature is what tells
+    /// who calls.
+    pub const fn takes_body(&self) -> bool {
+        !self.route.is_health()
+    }
+
     /// Acts on the call once its body has arrived.
-    pub async fn answer(self, context: Rc<Context>, body: impl Future<Output = Body>) -> Response {
+    pub async fn answer(mut self, context: Rc<Context>, body: impl Future<Output = Body>) -> Response {
         let host = Rc::clone(&context.host);
+        // Held until the call is answered, or dropped.
+        let _place = self.place.take();
+        let (refusals, peer) = (Rc::clone(&self.refusals), std::mem::take(&mut self.peer));
         let too_late = async {
             host.sleep_until(host.now().plus(BODY_ARRIVES_WITHIN)).await;
             Err(Problem::BodyMissing)
@@ -128,6 +170,11 @@ impl Call {
             Ok((request, route)) => (route.handler)(request).await,
             Err(problem) => Err(problem.into()),
         };
+        if let Err(refused) = &answer
+            && let Some(reason) = refused.reason()
+        {
+            refusals.note(&context.host, reason, &peer);
+        }
         match answer {
             Ok(response) => response,
             Err(refused) => refused.response(&context).await,
@@ -137,8 +184,8 @@ impl Call {
     fn read(self, context: Rc<Context>, body: Body) -> Result<(Box<Request>, &'static Route), Problem> {
         let Body::Complete(body) = body else { return Err(Problem::BodyTooLarge) };
         let params = match self.route.input {
-            Input::Parameters(known) => self.query.with_body(&body)?.only(known)?,
-            Input::SignedBody => self.query.only(&[])?,
+            Input::Parameters(known) => self.query.with_body(&body, known)?,
+            Input::SignedBody => self.query,
         };
         let Self { route, name, caller, precondition, delivery, .. } = self;
         Ok((Box::new(Request { context, caller, name, params, precondition, delivery, body }), route))

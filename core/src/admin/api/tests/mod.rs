@@ -1,5 +1,6 @@
 //! The API as its callers see it, over a store in memory.
 
+mod bounds;
 mod calls;
 mod fleet;
 mod readiness;
@@ -114,7 +115,11 @@ impl Fixture {
     /// A call whose body has arrived.
     fn begin(&self, head: &Head, body: &[u8]) -> Result<Flow, Response> {
         let body = Reply::ready(Body::Complete(body.to_vec()));
-        Ok(Box::pin(self.api.receive(head)?.answer(Rc::clone(&self.context), body)))
+        match self.api.receive(&self.context, head) {
+            Ok(call) => Ok(Box::pin(call.answer(Rc::clone(&self.context), body))),
+            Err(Refusal::AtOnce(response)) => Err(response),
+            Err(Refusal::Slowly(answer)) => Ok(answer),
+        }
     }
 
     /// Goes on with a call until it is answered or waits for time to pass.
@@ -168,7 +173,8 @@ fn head(method: &str, path: &str, token: Option<&str>) -> Head {
         method: method.as_bytes().to_vec(),
         path: path.as_bytes().to_vec(),
         authorization: token.map(|token| format!("Bearer {token}").into_bytes()),
-        if_match: None,
-        delivery: None,
+        provenance: Provenance { authority: b"127.0.0.1:10001".to_vec(), ..Provenance::default() },
+        peer: "127.0.0.1:4711".to_owned(),
+        ..Head::default()
     }
 }

@@ -185,6 +185,7 @@ fn a_drain_waits_for_the_last_request() {
     in_flight(Colour::Blue, -1);
     assert_eq!(api.drive(&mut waiting), None, "not before a tick");
     api.host.set_now(START.plus(Duration::from_secs(29)));
+    api.context.worker.tick(&*api.host, &api.context.deployments);
     api.host.wake_sleepers();
     let response = api.drive(&mut waiting).expect("drained");
     let shown: serde_json::Value = serde_json::from_slice(&response.body).expect("JSON");

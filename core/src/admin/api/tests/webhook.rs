@@ -17,7 +17,7 @@ const PATH: &str = "/bluegreen/v1/mlflow/webhook";
 const BODY: &str = r#"{"entity": "model_version_alias", "action": "created", "timestamp": "2026-11-23T15:00:00.000000+00:00", "data": {"name": "my-model", "alias": "production", "version": "2"}}"#;
 const SECRET: &str = "the webhook's secret";
 
-struct Headers(BTreeMap<&'static str, String>);
+pub struct Headers(pub BTreeMap<&'static str, String>);
 
 impl RequestHeaders for Headers {
     fn joined(&self, name: &str) -> Option<Vec<u8>> {
@@ -30,7 +30,7 @@ impl RequestHeaders for Headers {
 }
 
 /// A delivery as MLflow sends it.
-struct Sent {
+pub struct Sent {
     id: &'static str,
     secret: &'static str,
     seconds_ago: i64,
@@ -44,7 +44,7 @@ impl Default for Sent {
 }
 
 impl Sent {
-    fn headers(&self) -> Headers {
+    pub fn headers(&self) -> Headers {
         let timestamp = (START.as_millis() as i64 / 1_000 - self.seconds_ago).to_string();
         let mut mac = hmac::Hmac::<Sha256>::new_from_slice(self.secret.as_bytes()).expect("any length");
         mac.update(format!("{}.{timestamp}.{}", self.id, self.body).as_bytes());
@@ -65,9 +65,13 @@ fn api() -> Fixture {
     )
 }
 
+/// The head of a delivery.
+pub fn head_of(api: &Fixture, headers: &Headers) -> Head {
+    Head { delivery: Some(Delivery::read(&api.context.deployments, headers)), ..head("POST", PATH, None) }
+}
+
 fn post(api: &Fixture, headers: &Headers, body: &str) -> (u32, serde_json::Value) {
-    let delivery = Some(Delivery::read(&api.context.deployments, headers));
-    let response = api.call(&Head { delivery, ..head("POST", PATH, None) }, body.as_bytes());
+    let response = api.call(&head_of(api, headers), body.as_bytes());
     (response.status, serde_json::from_slice(&response.body).expect("JSON"))
 }
 
