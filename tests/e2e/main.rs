@@ -1,5 +1,6 @@
 //! The module in a real Envoy: one module here for each promise.
 
+mod abuse;
 mod admin_api;
 mod admin_refusals;
 mod authority;
