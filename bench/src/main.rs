@@ -1,6 +1,7 @@
 //! The benches: bluegreen beside what people would use instead, in a real Envoy.
 //!
-//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`size`], [`guard`], [`fleet`]) measures and returns a
+//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`size`], [`guard`], [`hostile`],
+//! [`fleet`]) measures and returns a
 //! [`report`], which is printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md`
 //! ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is
 //! what all subjects measure with; [`wrk`] and [`open_loop`] are the loads, [`processors`] keeps them off Envoy's, [`proc`]
@@ -11,6 +12,7 @@ mod ext_proc;
 mod fleet;
 mod gateway;
 mod guard;
+mod hostile;
 mod lab;
 mod lean_filter;
 mod open_loop;
@@ -67,12 +69,22 @@ enum Subject {
     Size,
     /// Simulated canaries, healthy and not, judged by the guard and by the rules of today's controllers
     Guard,
+    /// What a caller without a token can take up
+    Hostile,
     /// Four Envoys and etcd: how soon after a switch on one the others follow
     Fleet,
 }
 
-const SUBJECTS: [Subject; 7] =
-    [Subject::Overhead, Subject::Switch, Subject::Split, Subject::Scale, Subject::Size, Subject::Guard, Subject::Fleet];
+const SUBJECTS: [Subject; 8] = [
+    Subject::Overhead,
+    Subject::Switch,
+    Subject::Split,
+    Subject::Scale,
+    Subject::Size,
+    Subject::Guard,
+    Subject::Hostile,
+    Subject::Fleet,
+];
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -146,6 +158,7 @@ impl Subject {
             Self::Scale => "scale",
             Self::Size => "size",
             Self::Guard => "guard",
+            Self::Hostile => "hostile",
             Self::Fleet => "fleet",
         }
     }
@@ -158,6 +171,7 @@ impl Subject {
             Self::Scale => scale::run(lab).await,
             Self::Size => size::run(lab).await,
             Self::Guard => guard::run(lab),
+            Self::Hostile => hostile::run(lab).await,
             Self::Fleet => fleet::run(lab).await,
         }
     }
