@@ -40,6 +40,14 @@ pub enum RolloutAction {
     Skip,
 }
 
+/// How many deployments a list has at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PageSize(usize);
+
+/// Why a string is no [`PageSize`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct BadPageSize(String);
+
 /// How long a drain may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct DrainTimeout(Duration);
@@ -72,11 +80,18 @@ pub async fn webhook(call: Box<Request>) -> Answer {
 // === reads ===
 
 pub async fn list(call: Box<Request>) -> Answer {
+    let PageSize(limit) = call.params.parsed("limit")?.unwrap_or_default();
+    let after: String = call.params.parsed("after")?.unwrap_or_default();
     let confirmation = call.context.ask_workers(None).await;
-    let deployments = call.context.deployments.all();
-    let states = deployments.iter().map(|deployment| call.load(deployment)).collect::<Result<Vec<State>, _>>()?;
+    let all = call.context.deployments.all();
+    let first = all.partition_point(|deployment| deployment.name.as_str() <= after.as_str());
+    let rest = all.get(first..).unwrap_or_default();
+    let page = rest.get(..limit).unwrap_or(rest);
+    let states = page.iter().map(|deployment| call.load(deployment)).collect::<Result<Vec<State>, _>>()?;
     let view = |(deployment, state)| DeploymentView::new(deployment, state, &call.context, &confirmation);
-    Ok(Response::json(200, &DeploymentsView { deployments: deployments.iter().zip(&states).map(view).collect() }))
+    let deployments = page.iter().zip(&states).map(view).collect();
+    let next = page.last().filter(|_| page.len() < rest.len()).map(|deployment| &deployment.name);
+    Ok(Response::json(200, &DeploymentsView { deployments, next }))
 }
 
 pub async fn state(call: Box<Request>) -> Answer {
@@ -299,6 +314,36 @@ impl RolloutAction {
                 Ok(RolloutCommand::Next(here, here.next(plan)))
             }
         }
+    }
+}
+
+// === impl PageSize ===
+
+impl PageSize {
+    /// To show a deployment takes the thread about as long as to route fifty requests.
+    const LARGEST: usize = 1_000;
+}
+
+impl Default for PageSize {
+    fn default() -> Self {
+        Self(100)
+    }
+}
+
+impl FromStr for PageSize {
+    type Err = BadPageSize;
+
+    fn from_str(text: &str) -> Result<Self, BadPageSize> {
+        match text.parse() {
+            Ok(size @ 1..=Self::LARGEST) => Ok(Self(size)),
+            _ => Err(BadPageSize(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for BadPageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not a whole number from 1 to {}", self.0, PageSize::LARGEST)
     }
 }
 

@@ -7,19 +7,23 @@ use super::rollout::{self, Step};
 use super::submissions::Submissions;
 use super::workers::{self, Watch};
 use crate::change::context::Context;
+use crate::change::error::ChangeError;
 use crate::change::request::ChangeRequest;
+use crate::change::submit::{submit, submit_now};
 use crate::deployment::{Deployment, DeploymentIndex};
 use crate::guard::{analysis, verdict};
 use crate::host::next_tick;
 use crate::inspection::Inspection;
 use crate::metrics::comparison::{self, SAMPLE_PERIOD, Sample, period_of};
+use crate::model::author::Author;
 use crate::model::colour::Colour;
 use crate::model::percent::Percent;
-use crate::model::time::{Moment, Timestamp, millis};
+use crate::model::time::{ClockStep, Moment, Timestamp, millis};
 use crate::readiness::probe;
 use crate::routing::worker::WorkerState;
-use crate::store::CasToken;
-use crate::store::record;
+use crate::state::{Command, Restamp};
+use crate::store::record::{self, Applied};
+use crate::store::{CasToken, StoreError};
 use crate::workers::report;
 use crate::workers::roster::Roster;
 
@@ -54,10 +58,16 @@ pub async fn lead(context: &Rc<Context>, submissions: &Rc<Submissions>, mut insp
     let mut memories = vec![Memory::default(); context.deployments.all().len()];
     let mut turns = Turns::default();
     let mut watch = Watch::default();
+    let mut clocks = None;
     loop {
         next_tick(host).await;
         if !context.instance.leads(host.store(), lease, host.now()) {
+            clocks = None;
             continue;
+        }
+        let now = (host.now(), host.moment());
+        if let Some(step) = clocks.replace(now).and_then(|then| ClockStep::between(then, now)) {
+            on_clock_set(context, step);
         }
         watch.look(context);
         inspection.look(context);
@@ -78,7 +88,9 @@ fn look_after_all(context: &Rc<Context>, submissions: &Rc<Submissions>, memories
         if is_sample_due(deployment, memory.sampled, now) && take_one(&mut turns.samples_left) {
             memory.sampled = Some(period_of(now));
             let roster = roster.get_or_insert_with(|| Roster::read(host.store()));
-            sample(context, index, deployment, roster, &mut memory.warned);
+            if sample(context, index, deployment, roster, &mut memory.warned) {
+                restamp(context, index, deployment, Restamp::NotAhead);
+            }
         }
         let is_due = deployment.readiness.probe.is_some() && memory.probe_due <= moment;
         if is_due && (is_decided_on(context, index, deployment) || take_one(&mut turns.probes_left)) {
@@ -115,8 +127,48 @@ fn take_one(left: &mut usize) -> bool {
     is_left
 }
 
-/// Writes down what was counted up to now, for comparisons.
-pub fn sample(context: &Context, index: DeploymentIndex, deployment: &Deployment, roster: &Roster, warned: &mut bool) {
+/// The wall clock was set, by more than clocks are that are kept right. What is measured is measured on: the points from which it
+/// is are set along. Those of a fleet come from many clocks, of which this is one.
+fn on_clock_set(context: &Rc<Context>, step: ClockStep) {
+    context.host.warn(&format!(
+        "bluegreen: the clock was set {step}: what waits for time to pass goes on as if it had not been"
+    ));
+    if context.etcd.is_some() {
+        return;
+    }
+    for (index, deployment) in context.deployments.all().iter().enumerate() {
+        restamp(context, index, deployment, Restamp::Along(step));
+    }
+}
+
+/// Moves the points that spans are measured from.
+fn restamp(context: &Rc<Context>, index: DeploymentIndex, deployment: &Deployment, how: Restamp) {
+    let host = &*context.host;
+    let request = ChangeRequest::new(index, Command::Restamp(how), Author::config(), None).enforce(false);
+    if context.etcd.is_some() {
+        let cx = Rc::clone(context);
+        // Without etcd there is a next look.
+        host.spawn(Box::pin(async move {
+            let _: Result<Applied, ChangeError> = submit(&cx, &request).await;
+        }));
+    } else {
+        let _: Result<Option<Applied>, ChangeError> = submit_now(context, &request);
+    }
+    let Some(known) = analysis::read(host.store(), &deployment.name) else { return };
+    let moved = known.restamped(how, host.now());
+    if moved != known {
+        let _: Result<(), StoreError> = analysis::record(host.store(), &deployment.name, &moved);
+    }
+}
+
+/// Writes down what was counted up to now, for comparisons. Whether the state was noted by a clock that was set back since.
+pub fn sample(
+    context: &Context,
+    index: DeploymentIndex,
+    deployment: &Deployment,
+    roster: &Roster,
+    warned: &mut bool,
+) -> bool {
     let (host, now) = (&*context.host, context.host.now());
     let totals = report::totals_of(host.store(), roster, &deployment.name);
     let sample = Sample { at: now, counts: report::sums(&totals) };
@@ -124,10 +176,10 @@ pub fn sample(context: &Context, index: DeploymentIndex, deployment: &Deployment
         warn_once(context, deployment, &error.to_string(), warned);
     }
     // Two writers at once may have set the gauges in the other order.
-    if let Ok(loaded) = record::load(host.store(), &deployment.name, deployment.initial, now) {
-        host.publish_gauges(index, &loaded.state);
-        workers::inspect(context, deployment, &loaded.state, roster, report::routed_of(&totals));
-    }
+    let Ok(loaded) = record::load(host.store(), &deployment.name, deployment.initial, now) else { return false };
+    host.publish_gauges(index, &loaded.state);
+    workers::inspect(context, deployment, &loaded.state, roster, report::routed_of(&totals));
+    loaded.state.restamped(Restamp::NotAhead, now) != loaded.state
 }
 
 /// Probes both colours, each on a flow of its own.

@@ -89,3 +89,6 @@ fn polled(config: &Config) -> [Vec<Rc<dyn PolledSource>>; 2] {
     let registries = sections.filter_map(|(deployment, section)| Some(registry((deployment, section?))));
     [runtime.into_iter().collect(), registries.collect()]
 }
+
+#[cfg(test)]
+mod tests;

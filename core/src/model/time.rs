@@ -202,6 +202,13 @@ impl ClockStep {
     }
 }
 
+impl fmt::Display for ClockStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let span = humantime::format_duration(Duration::from_secs(self.0.unsigned_abs() / 1_000));
+        write!(f, "{} by {span}", if self.0 < 0 { "back" } else { "forward" })
+    }
+}
+
 // === spans ===
 
 /// Whole milliseconds of a span, at most `u64::MAX`.
