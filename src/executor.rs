@@ -6,7 +6,7 @@
 //! ignored.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use bluegreen_core::host::tasks::{Flow, TaskId, Tasks};
 use bluegreen_core::metrics::counters::{ColourMetric, DeploymentMetric};
 use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::name::ClusterName;
-use bluegreen_core::model::time::Timestamp;
+use bluegreen_core::model::time::{Clock, Moment, TICK, Timestamp};
 use bluegreen_core::state::State;
 use bluegreen_core::store::Store;
 use futures_channel::oneshot::Sender;
@@ -40,10 +40,10 @@ pub struct Executor {
     tasks: Tasks,
     /// Those that end with the answer to a stream.
     calls: Tasks,
-    http: RefCell<Vec<(CallId, Sender<HttpReply>)>>,
-    grpc: RefCell<Vec<(GrpcCallId, Sender<GrpcReply>)>>,
+    http: RefCell<BTreeMap<CallId, Sender<HttpReply>>>,
+    grpc: RefCell<BTreeMap<GrpcCallId, Sender<GrpcReply>>>,
     streams: RefCell<Vec<(StreamId, GrpcSender)>>,
-    sleeps: RefCell<Vec<(Timestamp, Sender<()>)>>,
+    sleeps: RefCell<Vec<(Moment, Sender<()>)>>,
     /// Answers to the streams of these contexts, to be sent when nothing else is left to do.
     answers: RefCell<Vec<(u32, Response)>>,
     /// What this event may still cause.
@@ -54,6 +54,9 @@ pub struct Executor {
     unlogged: RefCell<VecDeque<(log::Level, String)>>,
     dropped_lines: Cell<usize>,
     metrics: Vec<Metrics>,
+    clock: Cell<Clock>,
+    /// How far ticks are apart.
+    period: Cell<Duration>,
     /// The time of the tick that is being handled: it costs a call, and every flow wants to know it.
     ticked_at: Cell<Option<Timestamp>>,
 }
@@ -103,6 +106,8 @@ impl Executor {
             unlogged: RefCell::default(),
             dropped_lines: Cell::default(),
             metrics,
+            clock: Cell::new(Clock::new(Timestamp::from(host::now()))),
+            period: Cell::new(TICK),
             ticked_at: Cell::default(),
         }
     }
@@ -129,7 +134,7 @@ impl Executor {
     pub fn run_stream(&self, context_id: u32, task: TaskId) {
         self.budget.renew();
         self.calls.run_only(task);
-        self.forget_abandoned();
+        self.end_abandoned_streams();
         self.send_answers(Some(context_id));
     }
 
@@ -140,8 +145,12 @@ impl Executor {
         self.go_on_with_the_postponed();
         self.tasks.run();
         self.calls.run_at_most(ANSWERS_PER_EVENT);
-        self.ticked_at.take();
-        self.forget_abandoned();
+        // What was abandoned is looked for once a tick: a thousand replies would look through a thousand calls each.
+        if self.ticked_at.take().is_some() {
+            self.forget_abandoned();
+        } else {
+            self.end_abandoned_streams();
+        }
         self.send_answers(None);
     }
 
@@ -169,7 +178,7 @@ impl Executor {
     fn send(&self, request: &HttpRequest, waiter: Sender<HttpReply>) {
         Budget::spend(&self.budget.calls);
         match host::send(request) {
-            Ok(call) => self.http.borrow_mut().push((call, waiter)),
+            Ok(call) => drop(self.http.borrow_mut().insert(call, waiter)),
             // A flow that is gone needs no reply.
             Err(reply) => drop(waiter.send(reply)),
         }
@@ -178,7 +187,7 @@ impl Executor {
     fn call(&self, request: &GrpcRequest, waiter: Sender<GrpcReply>) {
         Budget::spend(&self.budget.calls);
         match grpc::call(request) {
-            Ok(call) => self.grpc.borrow_mut().push((call, waiter)),
+            Ok(call) => drop(self.grpc.borrow_mut().insert(call, waiter)),
             Err(reply) => drop(waiter.send(reply)),
         }
     }
@@ -219,11 +228,13 @@ impl Executor {
 
     /// Wakes the flows whose time has come, for the run that follows.
     pub fn tick(&self) {
-        let now = self.now();
-        self.ticked_at.set(Some(now));
+        let mut clock = self.clock.get();
+        self.ticked_at.set(Some(clock.tick(Timestamp::from(host::now()), self.period.get())));
+        self.clock.set(clock);
+        let now = clock.moment();
         let (due, rest) = self.sleeps.take().into_iter().partition(|(at, _)| *at <= now);
         *self.sleeps.borrow_mut() = rest;
-        let due: Vec<(Timestamp, Sender<()>)> = due;
+        let due: Vec<(Moment, Sender<()>)> = due;
         for (_, sleeper) in due {
             // One that is gone needs no waking.
             let _: Result<(), ()> = sleeper.send(());
@@ -232,7 +243,8 @@ impl Executor {
 
     /// Hands a reply to the flow that waits for it.
     pub fn on_http_reply(&self, call: CallId, reply: HttpReply) {
-        if let Some(waiter) = take(&self.http, call) {
+        let waiter = self.http.borrow_mut().remove(&call);
+        if let Some(waiter) = waiter {
             // A flow that is gone needs no reply.
             let _: Result<(), HttpReply> = waiter.send(reply);
         }
@@ -240,7 +252,8 @@ impl Executor {
 
     /// Hands a reply to the flow that waits for it.
     pub fn on_grpc_reply(&self, call: GrpcCallId, reply: GrpcReply) {
-        if let Some(waiter) = take(&self.grpc, call) {
+        let waiter = self.grpc.borrow_mut().remove(&call);
+        if let Some(waiter) = waiter {
             // A flow that is gone needs no reply.
             let _: Result<(), GrpcReply> = waiter.send(reply);
         }
@@ -257,14 +270,21 @@ impl Executor {
     /// Tells the flow that reads the stream that it has ended.
     pub fn on_grpc_close(&self, stream: StreamId) {
         grpc::cancel(stream);
-        drop(take(&self.streams, stream));
+        let mut streams = self.streams.borrow_mut();
+        let ended = streams.iter().position(|(known, _)| *known == stream).map(|place| streams.swap_remove(place));
+        drop(streams);
+        drop(ended);
     }
 
     /// Forgets what no flow waits for any more, and ends the streams among that.
     fn forget_abandoned(&self) {
-        self.http.borrow_mut().retain(|(_, waiter)| !waiter.is_canceled());
-        self.grpc.borrow_mut().retain(|(_, waiter)| !waiter.is_canceled());
+        self.http.borrow_mut().retain(|_, waiter| !waiter.is_canceled());
+        self.grpc.borrow_mut().retain(|_, waiter| !waiter.is_canceled());
         self.sleeps.borrow_mut().retain(|(_, sleeper)| !sleeper.is_canceled());
+        self.end_abandoned_streams();
+    }
+
+    fn end_abandoned_streams(&self) {
         self.streams.borrow_mut().retain(|(stream, reader)| {
             if reader.is_abandoned() {
                 grpc::cancel(*stream);
@@ -290,7 +310,8 @@ impl Executor {
     pub fn tables(&self) -> Tables {
         Tables {
             tasks: self.tasks.len().saturating_add(self.calls.len()),
-            http: self.http.borrow().len(),
+            // Those that were abandoned since the last tick are still there.
+            http: self.http.borrow().values().filter(|waiter| !waiter.is_canceled()).count(),
             grpc: self.grpc.borrow().len(),
             streams: self.streams.borrow().len(),
             sleeps: self.sleeps.borrow().len(),
@@ -300,7 +321,15 @@ impl Executor {
 
 impl Host for Executor {
     fn now(&self) -> Timestamp {
-        self.ticked_at.get().unwrap_or_else(|| Timestamp::from(host::now()))
+        self.ticked_at.get().unwrap_or_else(|| self.clock.get().time(Timestamp::from(host::now())))
+    }
+
+    fn moment(&self) -> Moment {
+        let clock = self.clock.get();
+        if self.ticked_at.get().is_some() {
+            return clock.moment();
+        }
+        clock.moment_at(Timestamp::from(host::now()))
     }
 
     fn store(&self) -> &dyn Store {
@@ -332,9 +361,9 @@ impl Host for Executor {
         stream
     }
 
-    fn sleep_until(&self, at: Timestamp) -> Reply<()> {
+    fn sleep(&self, span: Duration) -> Reply<()> {
         let (sleeper, reply) = Reply::pending();
-        self.sleeps.borrow_mut().push((at, sleeper));
+        self.sleeps.borrow_mut().push((self.moment().plus(span), sleeper));
         reply
     }
 
@@ -347,6 +376,7 @@ impl Host for Executor {
     }
 
     fn tick_every(&self, period: Duration) {
+        self.period.set(period);
         host::tick_every(period);
     }
 
@@ -427,11 +457,4 @@ impl Default for Budget {
     fn default() -> Self {
         Self { calls: Cell::new(CALLS_PER_EVENT), lines: Cell::new(LINES_PER_EVENT) }
     }
-}
-
-/// Takes out what waits under a number of the host's.
-fn take<N: Copy + PartialEq, T>(waiting: &RefCell<Vec<(N, T)>>, number: N) -> Option<T> {
-    let mut waiting = waiting.borrow_mut();
-    let place = waiting.iter().position(|(known, _)| *known == number)?;
-    Some(waiting.swap_remove(place).1)
 }

@@ -107,7 +107,7 @@ fn first_and_last_byte_are_counted_in_the_buckets_of_their_times() {
 fn one_of_all_workers_takes_the_samples_and_no_unused_bucket_becomes_a_stat() {
     let envoy = FakeEnvoy::start();
     let workers = [0, 1, 2].map(|_| worker(&envoy, &admin()));
-    for _ in 0..25 {
+    for _ in 0..30 {
         workers.iter().for_each(|worker| worker.tick());
         cluster(workers[1], &[]);
         envoy.advance(Duration::from_secs(1));

@@ -22,7 +22,7 @@ use crate::metrics::counters::ColourMetric;
 use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::split::Revision;
-use crate::model::time::Timestamp;
+use crate::model::time::Moment;
 use crate::readiness::arrival;
 use crate::readiness::drain::{DrainBlocker, blockers_elsewhere, drain_blockers};
 use crate::state::rollout::{self, RolloutCommand};
@@ -39,6 +39,14 @@ pub enum RolloutAction {
     Abort,
     Skip,
 }
+
+/// How many deployments a list has at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PageSize(usize);
+
+/// Why a string is no [`PageSize`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct BadPageSize(String);
 
 /// How long a drain may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,11 +80,18 @@ pub async fn webhook(call: Box<Request>) -> Answer {
 // === reads ===
 
 pub async fn list(call: Box<Request>) -> Answer {
+    let PageSize(limit) = call.params.parsed("limit")?.unwrap_or_default();
+    let after: String = call.params.parsed("after")?.unwrap_or_default();
     let confirmation = call.context.ask_workers(None).await;
-    let deployments = call.context.deployments.all();
-    let states = deployments.iter().map(|deployment| call.load(deployment)).collect::<Result<Vec<State>, _>>()?;
+    let all = call.context.deployments.all();
+    let first = all.partition_point(|deployment| deployment.name.as_str() <= after.as_str());
+    let rest = all.get(first..).unwrap_or_default();
+    let page = rest.get(..limit).unwrap_or(rest);
+    let states = page.iter().map(|deployment| call.load(deployment)).collect::<Result<Vec<State>, _>>()?;
     let view = |(deployment, state)| DeploymentView::new(deployment, state, &call.context, &confirmation);
-    Ok(Response::json(200, &DeploymentsView { deployments: deployments.iter().zip(&states).map(view).collect() }))
+    let deployments = page.iter().zip(&states).map(view).collect();
+    let next = page.last().filter(|_| page.len() < rest.len()).map(|deployment| &deployment.name);
+    Ok(Response::json(200, &DeploymentsView { deployments, next }))
 }
 
 pub async fn state(call: Box<Request>) -> Answer {
@@ -241,7 +256,7 @@ pub async fn drain(call: Box<Request>) -> Answer {
     let colour: Colour = call.params.parsed("colour")?.ok_or(Problem::MissingParameter("colour"))?;
     let DrainTimeout(timeout) = call.params.parsed("timeout")?.unwrap_or_default();
     let host = &*call.context.host;
-    let deadline = host.now().plus(timeout);
+    let deadline = host.moment().plus(timeout);
     loop {
         // About all deployments: another one may serve from the same cluster.
         let confirmation = call.context.ask_workers(None).await;
@@ -264,7 +279,7 @@ fn drained(
     (index, deployment): (DeploymentIndex, &Deployment),
     colour: Colour,
     confirmation: &Confirmation,
-    deadline: Timestamp,
+    deadline: Moment,
 ) -> Option<Answer> {
     let state = match call.load(deployment) {
         Ok(state) => state,
@@ -279,7 +294,8 @@ fn drained(
     if blockers.is_empty() {
         return Some(Ok(call.show(200, deployment, &state, confirmation)));
     }
-    if now < deadline && blockers.iter().all(|blocker| blocker.ends_before(deadline)) {
+    let time_left = deadline.since(host.moment());
+    if !time_left.is_zero() && blockers.iter().all(|blocker| blocker.ends_before(now.plus(time_left))) {
         return None;
     }
     let blockers = blockers.iter().map(DrainBlocker::to_string).collect::<Vec<_>>().join(", ");
@@ -304,6 +320,36 @@ impl RolloutAction {
                 Ok(RolloutCommand::Next(here, here.next(plan)))
             }
         }
+    }
+}
+
+// === impl PageSize ===
+
+impl PageSize {
+    /// To show a deployment takes the thread about as long as to route fifty requests.
+    const LARGEST: usize = 1_000;
+}
+
+impl Default for PageSize {
+    fn default() -> Self {
+        Self(100)
+    }
+}
+
+impl FromStr for PageSize {
+    type Err = BadPageSize;
+
+    fn from_str(text: &str) -> Result<Self, BadPageSize> {
+        match text.parse() {
+            Ok(size @ 1..=Self::LARGEST) => Ok(Self(size)),
+            _ => Err(BadPageSize(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for BadPageSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is not a whole number from 1 to {}", self.0, PageSize::LARGEST)
     }
 }
 

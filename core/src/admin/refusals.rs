@@ -85,7 +85,7 @@ impl Refusals {
     /// Logs how many there were, until there are none.
     async fn count(&self, host: &dyn Host) {
         loop {
-            host.sleep_until(host.now().plus(LINE_EVERY)).await;
+            host.sleep(LINE_EVERY).await;
             self.wrong_tokens.set(self.wrong_tokens.get() / 2);
             let more = self.unlogged.take();
             if more == 0 {
@@ -114,7 +114,7 @@ impl Default for Refusals {
 }
 
 async fn slowly(host: Rc<dyn Host>, answer: Response, _place: Place) -> Response {
-    host.sleep_until(host.now().plus(WAIT)).await;
+    host.sleep(WAIT).await;
     answer
 }
 

@@ -50,6 +50,7 @@ const LONGEST: usize = 8;
 /// Stands in a path for a deployment's name.
 const DEPLOYMENT: &str = "{name}";
 
+const PAGE: Input = Input::Parameters(&["limit", "after"]);
 const NONE: Input = Input::Parameters(&[]);
 const TO: Input = Input::Parameters(&["to", "reason", "force"]);
 const TEST: Input = Input::Parameters(&["colour"]);
@@ -66,7 +67,7 @@ static ROUTES: [Route; 17] = [
     route("GET", "healthz", ANYBODY, NONE, |call| Box::pin(handlers::health(call))),
     route("GET", "readyz", ANYBODY, NONE, |call| Box::pin(handlers::ready(call))),
     route("POST", "v1/mlflow/webhook", ANYBODY, Input::SignedBody, |call| Box::pin(handlers::webhook(call))),
-    route("GET", "v1/deployments", VIEWER, NONE, |call| Box::pin(handlers::list(call))),
+    route("GET", "v1/deployments", VIEWER, PAGE, |call| Box::pin(handlers::list(call))),
     route("GET", "v1/deployments/{name}", VIEWER, NONE, |call| Box::pin(handlers::state(call))),
     route("PATCH", "v1/deployments/{name}", OPERATOR, PATCH, |call| Box::pin(handlers::patch(call))),
     route("GET", "v1/deployments/{name}/history", VIEWER, NONE, |call| Box::pin(handlers::history(call))),

@@ -122,10 +122,13 @@ pub struct SetupView {
     since: Timestamp,
 }
 
-/// All deployments.
+/// Deployments, in the order of their names.
 #[derive(Debug, Serialize)]
 pub struct DeploymentsView<'a> {
     pub deployments: Vec<DeploymentView<'a>>,
+    /// The last of them, where there are more: `after` for the next call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<&'a DeploymentName>,
 }
 
 /// A deployment's changes, newest first.
@@ -170,8 +173,11 @@ impl<'a> DeploymentView<'a> {
         let totals = report::totals(store, &deployment.name);
         let index = context.deployments.named(deployment.name.as_str()).map(|(index, _)| index);
         let elsewhere = |colour| {
-            let held = |index| blockers_elsewhere(&*context.host, &context.worker, &context.deployments, index, colour);
-            index.map(held).unwrap_or_default()
+            index.is_some_and(|index| {
+                blockers_elsewhere(&*context.host, &context.worker, &context.deployments, index, colour)
+                    .next()
+                    .is_some()
+            })
         };
         let mut health = match deployment.readiness.probe {
             Some(_) => probe::health(store, deployment, state),
@@ -190,7 +196,7 @@ impl<'a> DeploymentView<'a> {
                 version: &identity.version,
                 waiting: waits.map(|waiting| WaitingView { identity: waiting.identity, why: waiting.why }),
                 in_flight,
-                safe_to_stop: blockers.is_empty() && elsewhere(colour).is_empty(),
+                safe_to_stop: blockers.is_empty() && !elsewhere(colour),
                 probe: health.get_mut(colour).take().map(|health| ProbeView {
                     healthy: health.healthy,
                     checked_at: health.checked_at,

@@ -19,6 +19,7 @@ use crate::state::{Command, State};
 use crate::store::record::{self, Applied, Effect, Origin};
 use crate::store::source_status::{self, Pending, SourceStatus, read};
 use crate::store::{Store, StoreError};
+use crate::workers::roster::Roster;
 
 /// What became of a configuration's `initial` when it was loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,7 +140,7 @@ pub fn load(context: &Context, push: ConfigPush) -> Vec<DeploymentIndex> {
         }
         if effect != Effect::None {
             // Where comparisons begin.
-            leader::sample(context, index, deployment, &mut false);
+            leader::sample(context, index, deployment, &Roster::read(store), &mut false);
         }
         context.host.publish_gauges(index, &state);
     }
@@ -183,7 +184,7 @@ pub async fn run(
         if !waits && wanted(host.store(), deployment).is_none() {
             return;
         }
-        host.sleep_until(host.now().plus(AGAIN_AFTER)).await;
+        host.sleep(AGAIN_AFTER).await;
     }
 }
 

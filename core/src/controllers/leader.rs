@@ -1,82 +1,191 @@
 //! What one instance does for all: it samples, probes, and takes rollouts and guards further.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::rollout::{self, Step};
 use super::submissions::Submissions;
 use super::workers::{self, Watch};
 use crate::change::context::Context;
+use crate::change::error::ChangeError;
 use crate::change::request::ChangeRequest;
+use crate::change::submit::{submit, submit_now};
 use crate::deployment::{Deployment, DeploymentIndex};
 use crate::guard::{analysis, verdict};
 use crate::host::next_tick;
 use crate::inspection::Inspection;
-use crate::metrics::comparison::{self, Sample, period_of};
+use crate::metrics::comparison::{self, SAMPLE_PERIOD, Sample, period_of};
+use crate::model::author::Author;
 use crate::model::colour::Colour;
-use crate::model::time::Timestamp;
+use crate::model::percent::Percent;
+use crate::model::time::{ClockStep, Moment, Timestamp, millis};
 use crate::readiness::probe;
 use crate::routing::worker::WorkerState;
-use crate::store::CasToken;
-use crate::store::record;
+use crate::state::{Command, Restamp};
+use crate::store::record::{self, Applied};
+use crate::store::{CasToken, StoreError};
 use crate::workers::report;
+use crate::workers::roster::Roster;
 
 /// What the leader remembers of a deployment from tick to tick.
 #[derive(Clone, Copy, Default)]
 struct Memory {
-    probe_due: Timestamp,
+    probe_due: Moment,
+    /// The period of the last sample.
+    sampled: Option<u64>,
     /// The write of the state at which there was nothing to analyse.
     idle_at: Option<CasToken>,
     warned: bool,
 }
 
+/// What one tick may still do, and where the next one goes on. What a tick does holds up the requests of its thread, so of
+/// thousands of deployments some are looked after at each tick, in turns.
+#[derive(Debug, Default)]
+struct Turns {
+    next: DeploymentIndex,
+    probes_left: usize,
+    samples_left: usize,
+}
+
+/// So many deployments are probed at one tick, and so many samples taken. Those on which a decision may depend at any moment
+/// are always probed when they are due.
+const PROBES_PER_TICK: usize = 16;
+const SAMPLES_PER_TICK: usize = 32;
+
 /// Does what is due at each tick at which this instance holds the lease under this key.
 pub async fn lead(context: &Rc<Context>, submissions: &Rc<Submissions>, mut inspection: Inspection, lease: &str) {
     let host = &*context.host;
     let mut memories = vec![Memory::default(); context.deployments.all().len()];
-    let mut sampled = None;
+    let mut turns = Turns::default();
     let mut watch = Watch::default();
+    let mut clocks = None;
     loop {
         next_tick(host).await;
-        let now = host.now();
-        if !context.instance.leads(host.store(), lease, now) {
+        if !context.instance.leads(host.store(), lease, host.now()) {
+            clocks = None;
             continue;
+        }
+        let now = (host.now(), host.moment());
+        if let Some(step) = clocks.replace(now).and_then(|then| ClockStep::between(then, now)) {
+            on_clock_set(context, step);
         }
         watch.look(context);
         inspection.look(context);
-        let takes_sample = sampled.replace(period_of(now)) != Some(period_of(now));
-        for (index, (deployment, memory)) in context.deployments.all().iter().zip(&mut memories).enumerate() {
-            if takes_sample {
-                sample(context, index, deployment, &mut memory.warned);
+        look_after_all(context, submissions, &mut memories, &mut turns);
+    }
+}
+
+fn look_after_all(context: &Rc<Context>, submissions: &Rc<Submissions>, memories: &mut [Memory], turns: &mut Turns) {
+    let (host, count) = (&*context.host, memories.len());
+    let (now, moment, mut roster) = (host.now(), host.moment(), None);
+    let first = turns.next;
+    *turns = Turns { next: first, probes_left: PROBES_PER_TICK, samples_left: SAMPLES_PER_TICK };
+    for index in (first..count).chain(0..first) {
+        let (Some(deployment), Some(memory)) = (context.deployments.get(index), memories.get_mut(index)) else {
+            continue;
+        };
+        let was_full = turns.is_over();
+        if is_sample_due(deployment, memory.sampled, now) && take_one(&mut turns.samples_left) {
+            memory.sampled = Some(period_of(now));
+            let roster = roster.get_or_insert_with(|| Roster::read(host.store()));
+            if sample(context, index, deployment, roster, &mut memory.warned) {
+                restamp(context, index, deployment, Restamp::NotAhead);
             }
-            probe_if_due(context, index, deployment, &mut memory.probe_due);
-            if let Some(request) = analyse(context, index, deployment, memory) {
-                submissions.submit(request);
-            }
+        }
+        let is_due = deployment.readiness.probe.is_some() && memory.probe_due <= moment;
+        if is_due && (is_decided_on(context, index, deployment) || take_one(&mut turns.probes_left)) {
+            probe_both(context, index, deployment, &mut memory.probe_due);
+        }
+        if !was_full && turns.is_over() {
+            turns.next = index.saturating_add(1);
+        }
+        if let Some(request) = analyse(context, index, deployment, memory) {
+            submissions.submit(request);
         }
     }
 }
 
-/// Writes down what was counted up to now, for comparisons.
-pub fn sample(context: &Context, index: DeploymentIndex, deployment: &Deployment, warned: &mut bool) {
+/// Whether it is time for a sample: once in each period, at a time in it that the deployment's name gives.
+fn is_sample_due(deployment: &Deployment, last: Option<u64>, now: Timestamp) -> bool {
+    let Some(last) = last else { return true };
+    let place = xxhash_rust::xxh64::xxh64(deployment.name.as_str().as_bytes(), 0).checked_rem(millis(SAMPLE_PERIOD));
+    let since = Duration::from_millis(place.unwrap_or_default());
+    period_of(now.minus(since)) != last && period_of(now) != last
+}
+
+/// Whether the health of a deployment's colours may decide something at any moment: its canary, or its way back.
+fn is_decided_on(context: &Context, index: DeploymentIndex, deployment: &Deployment) -> bool {
+    let Some(state) = context.worker.state(index) else { return false };
+    let has_canary = state.known_split().is_some_and(|split| split.canary_percent > Percent::ZERO);
+    let bake = deployment.readiness.bake.zip(state.left_at());
+    has_canary || bake.is_some_and(|(bake, left_at)| left_at.plus(bake.r#for) > context.host.now())
+}
+
+fn take_one(left: &mut usize) -> bool {
+    let is_left = *left > 0;
+    *left = left.saturating_sub(1);
+    is_left
+}
+
+/// The wall clock was set, by more than clocks are that are kept right. What is measured is measured on: the points from which it
+/// is are set along. Those of a fleet come from many clocks, of which this is one.
+fn on_clock_set(context: &Rc<Context>, step: ClockStep) {
+    context.host.warn(&format!(
+        "bluegreen: the clock was set {step}: what waits for time to pass goes on as if it had not been"
+    ));
+    if context.etcd.is_some() {
+        return;
+    }
+    for (index, deployment) in context.deployments.all().iter().enumerate() {
+        restamp(context, index, deployment, Restamp::Along(step));
+    }
+}
+
+/// Moves the points that spans are measured from.
+fn restamp(context: &Rc<Context>, index: DeploymentIndex, deployment: &Deployment, how: Restamp) {
+    let host = &*context.host;
+    let request = ChangeRequest::new(index, Command::Restamp(how), Author::config(), None).enforce(false);
+    if context.etcd.is_some() {
+        let cx = Rc::clone(context);
+        // Without etcd there is a next look.
+        host.spawn(Box::pin(async move {
+            let _: Result<Applied, ChangeError> = submit(&cx, &request).await;
+        }));
+    } else {
+        let _: Result<Option<Applied>, ChangeError> = submit_now(context, &request);
+    }
+    let Some(known) = analysis::read(host.store(), &deployment.name) else { return };
+    let moved = known.restamped(how, host.now());
+    if moved != known {
+        let _: Result<(), StoreError> = analysis::record(host.store(), &deployment.name, &moved);
+    }
+}
+
+/// Writes down what was counted up to now, for comparisons. Whether the state was noted by a clock that was set back since.
+pub fn sample(
+    context: &Context,
+    index: DeploymentIndex,
+    deployment: &Deployment,
+    roster: &Roster,
+    warned: &mut bool,
+) -> bool {
     let (host, now) = (&*context.host, context.host.now());
-    let sample = Sample { at: now, counts: report::counts(host.store(), &deployment.name) };
+    let totals = report::totals_of(host.store(), roster, &deployment.name);
+    let sample = Sample { at: now, counts: report::sums(&totals) };
     if let Err(error) = comparison::record(host.store(), &deployment.name, &sample) {
         warn_once(context, deployment, &error.to_string(), warned);
     }
     // Two writers at once may have set the gauges in the other order.
-    if let Ok(loaded) = record::load(host.store(), &deployment.name, deployment.initial, now) {
-        host.publish_gauges(index, &loaded.state);
-        workers::inspect(context, deployment, &loaded.state);
-    }
+    let Ok(loaded) = record::load(host.store(), &deployment.name, deployment.initial, now) else { return false };
+    host.publish_gauges(index, &loaded.state);
+    workers::inspect(context, deployment, &loaded.state, roster, report::routed_of(&totals));
+    loaded.state.restamped(Restamp::NotAhead, now) != loaded.state
 }
 
 /// Probes both colours, each on a flow of its own.
-fn probe_if_due(context: &Rc<Context>, index: DeploymentIndex, deployment: &Deployment, due: &mut Timestamp) {
+fn probe_both(context: &Rc<Context>, index: DeploymentIndex, deployment: &Deployment, due: &mut Moment) {
     let Some(probe) = &deployment.readiness.probe else { return };
-    if *due > context.host.now() {
-        return;
-    }
-    *due = context.host.now().plus(probe.interval);
+    *due = context.host.moment().plus(probe.interval);
     let Ok(loaded) = record::load(context.host.store(), &deployment.name, deployment.initial, context.host.now())
     else {
         return;
@@ -125,6 +234,14 @@ fn analyse(
     }
     memory.idle_at = Some(loaded.token).filter(|_| rollout::is_idle(&loaded.state, &step));
     step.request
+}
+
+// === impl Turns ===
+
+impl Turns {
+    const fn is_over(&self) -> bool {
+        self.probes_left == 0 || self.samples_left == 0
+    }
 }
 
 fn warn_once(context: &Context, deployment: &Deployment, cause: &str, warned: &mut bool) {

@@ -68,26 +68,27 @@ pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Conf
             (Rc::clone(context), Rc::clone(submissions), lease(LeaseRole::Poller(Source::Config)));
         host.spawn(Box::pin(async move { config_push::run(&cx, &requests, index, push, &key).await }));
     }
-    for index in 0..context.deployments.all().len() {
-        let cx = Rc::clone(context);
-        host.spawn(Box::pin(async move { startup::check_active(&cx, index).await }));
-    }
+    let cx = Rc::clone(context);
+    host.spawn(Box::pin(async move { startup::check_all(&cx).await }));
 
-    for source in polled(config) {
-        let key = lease(LeaseRole::Poller(source.source()));
+    for sources in polled(config) {
+        let Some(key) = sources.first().map(|source| lease(LeaseRole::Poller(source.source()))) else { continue };
         let (cx, requests) = (Rc::clone(context), Rc::clone(submissions));
-        host.spawn(Box::pin(async move { poll::poll(&cx, &requests, source, &key).await }));
+        host.spawn(Box::pin(async move { poll::poll(&cx, &requests, sources, &key).await }));
     }
 
     let cx = Rc::clone(context);
     host.spawn(Box::pin(async move { startup::hurry(&cx).await }));
 }
 
-/// The sources that a configuration turns on.
-fn polled(config: &Config) -> Vec<Box<dyn PolledSource>> {
-    let runtime = config.runtime.clone().map(|section| Box::new(Runtime::new(section)) as Box<dyn PolledSource>);
-    let registry = |(deployment, section)| Box::new(Registry::new(deployment, section)) as Box<dyn PolledSource>;
+/// The sources that a configuration turns on: those of a kind, which share a lease, together.
+fn polled(config: &Config) -> [Vec<Rc<dyn PolledSource>>; 2] {
+    let runtime = config.runtime.clone().map(|section| Rc::new(Runtime::new(section)) as Rc<dyn PolledSource>);
+    let registry = |(deployment, section)| Rc::new(Registry::new(deployment, section)) as Rc<dyn PolledSource>;
     let sections = config.deployments.values().map(|deployment| deployment.mlflow.clone()).enumerate();
     let registries = sections.filter_map(|(deployment, section)| Some(registry((deployment, section?))));
-    runtime.into_iter().chain(registries).collect()
+    [runtime.into_iter().collect(), registries.collect()]
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,8 @@
 //! Sources that one instance polls at a period, on behalf of all.
 
-use std::future::Future;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
-
-use futures_lite::future;
 
 use super::submissions::Submissions;
 use crate::change::context::Context;
@@ -14,7 +12,8 @@ use crate::deployment::Deployments;
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::host::next_tick;
 use crate::model::author::Source;
-use crate::model::time::Timestamp;
+use crate::model::time::{Moment, Timestamp};
+use crate::store::key::Key;
 use crate::store::record::Effect;
 use crate::store::{Store, source_status};
 
@@ -26,8 +25,13 @@ pub trait PolledSource {
     /// How often it is polled.
     fn interval(&self) -> Duration;
 
-    /// Whether it has to be polled before its time. Asked at each tick of the instance that polls.
-    fn wants_poll_now(&mut self, _deployments: &Deployments, _store: &dyn Store) -> bool {
+    /// Whether something may trigger it before its time.
+    fn takes_triggers(&self) -> bool {
+        false
+    }
+
+    /// Whether it has to be polled before its time. Asked by the instance that polls when something was triggered.
+    fn wants_poll_now(&self, _deployments: &Deployments, _store: &dyn Store) -> bool {
         false
     }
 
@@ -35,13 +39,7 @@ pub trait PolledSource {
     fn request(&self) -> HttpRequest;
 
     /// What follows from its answer.
-    fn on_reply(
-        &mut self,
-        reply: &HttpReply,
-        deployments: &Deployments,
-        store: &dyn Store,
-        now: Timestamp,
-    ) -> PollResult;
+    fn on_reply(&self, reply: &HttpReply, deployments: &Deployments, store: &dyn Store, now: Timestamp) -> PollResult;
 }
 
 /// What follows from a poll.
@@ -55,38 +53,79 @@ pub struct PollResult {
     pub versions: Vec<ChangeRequest>,
 }
 
+/// A source, and when it is asked next.
+struct Polled {
+    source: Rc<dyn PolledSource>,
+    due: Moment,
+    /// Whether it is to be asked whenever it is due.
+    is_wanted: bool,
+    is_asked: Rc<Cell<bool>>,
+}
+
 /// Half of a tick: a tick comes a little early as often as a little late.
 const SLACK: Duration = Duration::from_millis(125);
 
-/// Polls a source while this instance holds the lease under this key.
-pub async fn poll(context: &Context, submissions: &Rc<Submissions>, mut source: Box<dyn PolledSource>, lease: &str) {
+/// So many of the sources that are due are asked at one tick, the others at the next ones: what a tick does holds up the
+/// requests of its thread.
+const POLLS_PER_TICK: usize = 8;
+
+/// Polls these sources while this instance holds the lease under this key.
+pub async fn poll(
+    context: &Rc<Context>,
+    submissions: &Rc<Submissions>,
+    sources: Vec<Rc<dyn PolledSource>>,
+    lease: &str,
+) {
     let (host, deployments) = (&*context.host, &context.deployments);
-    let mut due = Timestamp::default();
+    let begin = |source| Polled { source, due: Moment::BEGIN, is_wanted: false, is_asked: Rc::default() };
+    let mut sources: Vec<Polled> = sources.into_iter().map(begin).collect();
+    let is_triggered = sources.iter().any(|polled| polled.source.takes_triggers());
+    let mut triggers = None;
     loop {
         next_tick(host).await;
         if !context.instance.leads(host.store(), lease, host.now()) {
             continue;
         }
-        let now = host.now();
-        let wants_poll_now = source.wants_poll_now(deployments, host.store());
-        if due > now.plus(SLACK) && !wants_poll_now {
-            continue;
-        }
-        due = now.plus(source.interval());
-        let reply = leading(context, lease, host.http(&source.request())).await;
-        let mut result = source.on_reply(&reply, deployments, host.store(), host.now());
-        if !result.versions.is_empty() {
-            for request in result.versions {
-                follow_version(context, &request).await;
+        let now = host.moment();
+        let known = is_triggered.then(|| host.store().read(&Key::RegistryTriggers.to_string()).ok()).flatten();
+        let is_news = known.is_some_and(|stored| triggers.replace(stored.token) != Some(stored.token));
+        let mut left = POLLS_PER_TICK;
+        for polled in &mut sources {
+            polled.is_wanted |= is_news && polled.source.wants_poll_now(deployments, host.store());
+            let is_due = polled.is_wanted || polled.due <= now.plus(SLACK);
+            if is_due && left > 0 && !polled.is_asked.replace(true) {
+                left = left.saturating_sub(1);
+                polled.is_wanted = false;
+                polled.due = now.plus(polled.source.interval());
+                let (cx, requests) = (Rc::clone(context), Rc::clone(submissions));
+                let (source, is_asked) = (Rc::clone(&polled.source), Rc::clone(&polled.is_asked));
+                host.spawn(Box::pin(async move {
+                    ask(&cx, &requests, &*source).await;
+                    is_asked.set(false);
+                }));
             }
-            result = source.on_reply(&reply, deployments, host.store(), host.now());
         }
-        for line in result.warnings {
-            host.warn(&format!("bluegreen: source={}: {line}", source.source().as_str()));
+        // Those that had to wait come first at the next tick.
+        sources.sort_by_key(|polled| polled.due);
+    }
+}
+
+/// Asks a source, and asks for what follows from its answer.
+async fn ask(context: &Context, submissions: &Rc<Submissions>, source: &dyn PolledSource) {
+    let (host, deployments) = (&*context.host, &context.deployments);
+    let reply = host.http(&source.request()).await;
+    let mut result = source.on_reply(&reply, deployments, host.store(), host.now());
+    if !result.versions.is_empty() {
+        for request in result.versions {
+            follow_version(context, &request).await;
         }
-        for request in result.changes {
-            submissions.submit(request);
-        }
+        result = source.on_reply(&reply, deployments, host.store(), host.now());
+    }
+    for line in result.warnings {
+        host.warn(&format!("bluegreen: source={}: {line}", source.source().as_str()));
+    }
+    for request in result.changes {
+        submissions.submit(request);
     }
 }
 
@@ -99,15 +138,4 @@ async fn follow_version(context: &Context, request: &ChangeRequest) {
     {
         source_status::follow_revision(host.store(), &deployment.name, request.source(), applied.state.revision);
     }
-}
-
-/// Waits for a reply, and goes on renewing the lease meanwhile.
-async fn leading<T>(context: &Context, lease: &str, reply: impl Future<Output = T>) -> T {
-    let renew = async {
-        loop {
-            next_tick(&*context.host).await;
-            context.instance.leads(context.host.store(), lease, context.host.now());
-        }
-    };
-    future::or(reply, renew).await
 }

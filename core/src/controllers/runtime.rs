@@ -128,13 +128,7 @@ impl PolledSource for Runtime {
         HttpRequest::new(&self.section.cluster, "envoy-admin", "GET", "/runtime?format=json", TIMEOUT)
     }
 
-    fn on_reply(
-        &mut self,
-        reply: &HttpReply,
-        deployments: &Deployments,
-        store: &dyn Store,
-        now: Timestamp,
-    ) -> PollResult {
+    fn on_reply(&self, reply: &HttpReply, deployments: &Deployments, store: &dyn Store, now: Timestamp) -> PollResult {
         let document: Option<Value> = match reply {
             HttpReply::Answered { status: 200, body } => serde_json::from_slice(body).ok(),
             _ => None,

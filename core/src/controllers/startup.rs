@@ -1,5 +1,7 @@
 //! The first moments of a configuration.
 
+use std::rc::Rc;
+
 use futures_lite::future;
 
 use crate::change::context::Context;
@@ -30,12 +32,27 @@ pub async fn hurry(context: &Context) {
         return host.tick_every(TICK);
     }
     host.tick_every(FIRST_TICKS);
-    let until = host.now().plus(STARTUP_WINDOW);
+    let until = host.moment().plus(STARTUP_WINDOW);
     loop {
         next_tick(host).await;
-        if until <= host.now() || context.is_synced() {
+        if until <= host.moment() || context.is_synced() {
             return host.tick_every(TICK);
         }
+    }
+}
+
+/// So many deployments are begun with at one tick.
+const CHECKS_PER_TICK: usize = 16;
+
+/// [Checks](check_active) all deployments, some at each tick.
+pub async fn check_all(context: &Rc<Context>) {
+    for index in 0..context.deployments.all().len() {
+        if index.checked_rem(CHECKS_PER_TICK) == Some(0) {
+            // The first that ticks: Envoy tries each configuration in a VM that it throws away.
+            next_tick(&*context.host).await;
+        }
+        let cx = Rc::clone(context);
+        context.host.spawn(Box::pin(async move { check_active(&cx, index).await }));
     }
 }
 
@@ -43,24 +60,22 @@ pub async fn hurry(context: &Context) {
 /// that was kept in memory is gone after a restart, and `initial` may name a version that has been stopped since.
 ///
 /// One failed probe is not enough: Envoy may still look the cluster's addresses up.
-pub async fn check_active(context: &Context, index: DeploymentIndex) {
+async fn check_active(context: &Context, index: DeploymentIndex) {
     let (host, Some(deployment)) = (&*context.host, context.deployments.get(index)) else { return };
     let is_asked = deployment.readiness.probe.is_some() && deployment.when_unhealthy == WhenUnhealthy::Other;
     // The word of a fleet's store counts, whatever answers.
     if !is_asked || context.etcd.is_some() {
         return;
     }
-    // The first that ticks: Envoy tries each configuration in a VM that it throws away.
-    next_tick(host).await;
     let is_first = update(host.store(), &Key::Started(&deployment.name).to_string(), &mut |before| {
         before.value.is_none_or(|value| value.is_empty()).then(|| b"1".to_vec())
     });
     if is_first != Ok(true) {
         return;
     }
-    let until = host.now().plus(STARTUP_WINDOW);
+    let until = host.moment().plus(STARTUP_WINDOW);
     let mut failed_before = false;
-    while host.now() <= until {
+    while host.moment() <= until {
         let Ok(loaded) = record::load(host.store(), &deployment.name, deployment.initial, host.now()) else { return };
         if loaded.state.revision != Revision::ZERO {
             return;
@@ -90,8 +105,6 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    use std::rc::Rc;
-
     use super::*;
     use crate::config::{Config, ConfigPush};
     use crate::controllers::config_push;
@@ -114,7 +127,7 @@ mod tests {
         let context = Rc::new(Context::new(Rc::<TestHost>::clone(&host), &config, None));
         config_push::load(&context, ConfigPush::default());
         let cx = Rc::clone(&context);
-        host.spawn(Box::pin(async move { check_active(&cx, 0).await }));
+        host.spawn(Box::pin(async move { check_all(&cx).await }));
         host.tasks.run();
         (host, context)
     }
@@ -191,7 +204,7 @@ mod tests {
         let (host, context) = started(PROBE, "");
         answers(&host, 200, 200);
         let cx = Rc::clone(&context);
-        host.spawn(Box::pin(async move { check_active(&cx, 0).await }));
+        host.spawn(Box::pin(async move { check_all(&cx).await }));
         assert!(!answers(&host, 503, 200));
     }
 

@@ -8,7 +8,7 @@ use crate::host::next_tick;
 use crate::model::time::Timestamp;
 use crate::setup::{self, SetupProblem};
 use crate::state::State;
-use crate::workers::report::{self, Report};
+use crate::workers::report::Report;
 use crate::workers::roster::{Heartbeat, Member, Roster, SILENT_AFTER};
 use crate::workers::worker::dismiss;
 
@@ -27,7 +27,8 @@ struct Machine {
     vm: u64,
     members: Vec<Member>,
     since: Timestamp,
-    last_seen: Timestamp,
+    /// The highest number of a member when it was last heard of.
+    newest: u64,
     silent: bool,
     replaces: bool,
 }
@@ -107,8 +108,8 @@ impl Watch {
         let Some((gone, new)) = machines.iter().find_map(|gone| {
             let follows = |new: &&Machine| {
                 // Those that began together are threads of their own.
-                let is_later = new.since.since(gone.since) > ONE_START;
-                is_later && new.since > gone.last_seen && !new.silent && !new.replaces
+                let is_later = new.since.apart(gone.since) > ONE_START;
+                is_later && new.vm > gone.newest && !new.silent && !new.replaces
             };
             Some((gone.clone(), machines.iter().find(follows).filter(|_| gone.silent)?.vm))
         }) else {
@@ -125,17 +126,16 @@ impl Watch {
     }
 }
 
-/// Looks for mistakes in the set-up that the workers' reports show, every few seconds.
-pub fn inspect(context: &Context, deployment: &Deployment, state: &State) {
+/// Looks for mistakes in the set-up that the workers' reports show, every few seconds. `routed` is how many requests they have
+/// routed.
+pub fn inspect(context: &Context, deployment: &Deployment, state: &State, roster: &Roster, routed: u64) {
     let (host, store, now) = (&*context.host, context.host.store(), context.host.now());
-    let roster = Roster::read(store);
     let seen = roster
         .members()
         .iter()
         .filter_map(|member| Some((*member, Report::read(store, &deployment.name, member)?, member.heartbeat(store))));
     let reports: Vec<(Member, Report, Option<Heartbeat>)> = seen.collect();
 
-    let routed = report::routed(store, &deployment.name);
     let is_late = state.revision.get() > 0 && now.since(state.since).as_secs() >= TRAFFIC_WITHIN;
     if routed > 0 {
         setup::clear(host, deployment, SetupProblem::NoTrafficWorker);
@@ -167,12 +167,12 @@ pub fn inspect(context: &Context, deployment: &Deployment, state: &State) {
 fn machines(members: &[Member], heartbeats: &[Option<Heartbeat>]) -> Vec<Machine> {
     let mut machines: Vec<Machine> = Vec::new();
     for (member, heartbeat) in members.iter().zip(heartbeats) {
-        let last_seen = heartbeat.map_or(member.since, |heartbeat| heartbeat.seen);
+        let newest = heartbeat.map_or(member.number, |heartbeat| heartbeat.newest);
         match machines.iter_mut().find(|machine| machine.vm == member.vm) {
             Some(machine) => {
                 machine.members.push(*member);
                 machine.since = machine.since.min(member.since);
-                machine.last_seen = machine.last_seen.max(last_seen);
+                machine.newest = machine.newest.max(newest);
                 machine.silent |= member.silent;
                 machine.replaces |= member.replaces;
             }
@@ -180,7 +180,7 @@ fn machines(members: &[Member], heartbeats: &[Option<Heartbeat>]) -> Vec<Machine
                 vm: member.vm,
                 members: vec![*member],
                 since: member.since,
-                last_seen,
+                newest,
                 silent: member.silent,
                 replaces: member.replaces,
             }),
@@ -215,6 +215,7 @@ mod tests {
     use crate::model::split::Revision;
     use crate::store::record;
     use crate::testing::host::TestHost;
+    use crate::workers::report::{routed_of, totals};
 
     /// An Envoy whose workers have this configuration each.
     struct Envoy {
@@ -263,7 +264,8 @@ mod tests {
             let store = &self.host.store;
             let loaded = record::load(store, &deployment.name, deployment.initial, Timestamp::default());
             let state = State { revision: Revision::new(1), ..loaded.expect("in reach").state };
-            inspect(context, deployment, &state);
+            let (store, routed) = (context.host.store(), routed_of(&totals(context.host.store(), &deployment.name)));
+            inspect(context, deployment, &state, &Roster::read(store), routed);
             setup::noted(store, &deployment.name).into_keys().collect()
         }
     }
@@ -309,7 +311,7 @@ mod tests {
         let machines: Vec<u64> = Roster::read(&envoy.host.store).members().iter().map(|member| member.vm).collect();
         assert_eq!(machines.len(), 3, "{machines:?}");
         assert!(!machines.contains(&3), "{machines:?}");
-        assert_eq!(report::routed(&envoy.host.store, &crate::testing::iris()), 7);
+        assert_eq!(routed_of(&totals(&envoy.host.store, &crate::testing::iris())), 7);
         // It has taken one place, and takes no other.
         envoy.run(&[0, 3], 10);
         assert_eq!(envoy.silent(), [2]);

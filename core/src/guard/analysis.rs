@@ -17,7 +17,7 @@ use crate::model::name::DeploymentName;
 use crate::model::percent::Percent;
 use crate::model::split::Revision;
 use crate::model::time::Timestamp;
-use crate::state::State;
+use crate::state::{Restamp, State};
 use crate::store::key::Key;
 use crate::store::{Store, StoreError, update};
 
@@ -179,6 +179,13 @@ impl CanaryAnalysis {
             Baseline::Canary => self.identities == state.identities,
             Baseline::Promoted(_) => self.identities.get(self.candidate) == state.identities.get(self.candidate),
         }
+    }
+
+    /// The same analysis, as [`State::restamped`].
+    #[must_use]
+    pub fn restamped(&self, how: Restamp, now: Timestamp) -> Self {
+        let breach = self.breach.map(|(rule, at)| (rule, how.moves(at, now)));
+        Self { began: how.moves(self.began, now), breach, ..self.clone() }
     }
 
     fn begin(

@@ -64,29 +64,35 @@ pub fn drain_blockers(
     .collect()
 }
 
-/// What other deployments need the cluster of a colour for; nothing while the store is out of reach.
-pub fn blockers_elsewhere(
-    host: &dyn Host,
-    worker: &Worker,
-    deployments: &Deployments,
+/// What other deployments need the cluster of a colour for; nothing while the store is out of reach. Who asks only whether
+/// there is something looks no further than to the first.
+pub fn blockers_elsewhere<'d>(
+    host: &'d dyn Host,
+    worker: &'d Worker,
+    deployments: &'d Deployments,
     index: DeploymentIndex,
     colour: Colour,
-) -> Vec<DrainBlocker> {
+) -> impl Iterator<Item = DrainBlocker> + 'd {
     let (store, now) = (host.store(), host.now());
-    let cluster = |index, colour| Some(worker.state(index)?.with_identity(colour, |served| served.cluster.clone()));
-    let mut blockers = Vec::new();
-    let Some(own) = cluster(index, colour) else { return blockers };
-    for (other, deployment) in deployments.all().iter().enumerate().filter(|(other, _)| *other != index) {
-        for of in Colour::ALL.into_iter().filter(|of| cluster(other, *of).as_ref() == Some(&own)) {
-            let Ok(loaded) = record::load(store, &deployment.name, deployment.initial, now) else { continue };
+    let own = worker.state(index).map(|state| state.with_identity(colour, |served| served.cluster.clone()));
+    let is_shared = move |other: DeploymentIndex, of: Colour| {
+        let state = worker.state(other).zip(own.as_ref()).filter(|_| other != index);
+        state.is_some_and(|(state, own)| state.with_identity(of, |served| served.cluster == *own))
+    };
+    let users = deployments.all().iter().enumerate().flat_map(move |(other, deployment)| {
+        let shared = Colour::ALL.map(|of| is_shared(other, of).then_some((deployment, of)));
+        shared.into_iter().flatten()
+    });
+    users.flat_map(move |(deployment, of)| {
+        let loaded = record::load(store, &deployment.name, deployment.initial, now).ok();
+        let needs = loaded.map(|loaded| {
             let in_flight = report::totals(store, &deployment.name).get(of).get(ColourMetric::InFlight);
             let (bake, asked) = (deployment.readiness.bake, Confirmation::default());
-            let needs = drain_blockers(&loaded.state, of, in_flight, bake, &asked, false, now);
-            let used_by = |blocker| DrainBlocker::UsedBy(deployment.name.clone(), of, Box::new(blocker));
-            blockers.extend(needs.into_iter().map(used_by));
-        }
-    }
-    blockers
+            drain_blockers(&loaded.state, of, in_flight, bake, &asked, false, now)
+        });
+        let used_by = move |blocker| DrainBlocker::UsedBy(deployment.name.clone(), of, Box::new(blocker));
+        needs.unwrap_or_default().into_iter().map(used_by)
+    })
 }
 
 /// Until when `colour` is held as the way back.
@@ -216,7 +222,7 @@ mod tests {
         let worker = Worker::new(&deployments, instance, 1, SWITCH);
         let held = |index, colour| {
             let blockers = blockers_elsewhere(&host, &worker, &deployments, index, colour);
-            blockers.iter().map(DrainBlocker::to_string).collect::<Vec<_>>()
+            blockers.map(|blocker| blocker.to_string()).collect::<Vec<_>>()
         };
         // rose serves from b, as its blue; wine has a as its green, which gets nothing.
         let by_rose = "deployment rose has the same cluster as its blue: there it is the active colour";
@@ -233,8 +239,8 @@ mod tests {
             held(0, Colour::Blue),
             ["deployment wine has the same cluster as its green: there 2 requests are in flight"]
         );
-        let blockers = blockers_elsewhere(&host, &worker, &deployments, 0, Colour::Blue);
-        assert!(blockers.iter().all(|blocker| blocker.ends_before(SWITCH)));
+        let mut blockers = blockers_elsewhere(&host, &worker, &deployments, 0, Colour::Blue);
+        assert!(blockers.all(|blocker| blocker.ends_before(SWITCH)));
     }
 
     #[test]

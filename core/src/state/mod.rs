@@ -17,7 +17,7 @@ use crate::model::identity::Identity;
 use crate::model::name::Version;
 use crate::model::percent::Percent;
 use crate::model::split::{Revision, Split};
-use crate::model::time::Timestamp;
+use crate::model::time::{ClockStep, Timestamp};
 
 /// Everything that is known about a deployment beyond its configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +85,17 @@ pub enum Command {
     Rollout(RolloutCommand),
     /// Remember what a smoke test came to. A failure takes back an earlier pass.
     RecordSmokeTest(SmokeTestOutcome),
+    /// Go on measuring as if the clock had not been set.
+    Restamp(Restamp),
+}
+
+/// What becomes of the points that spans are measured from: a bake window, a rollout's step, the validity of a smoke test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restamp {
+    /// They are moved along with the clock by which they were noted.
+    Along(ClockStep),
+    /// Those that lie ahead are now: they were noted by a clock that was set back since, by how much is not known.
+    NotAhead,
 }
 
 /// What a smoke test came to.
@@ -123,6 +134,20 @@ pub enum Refusal {
     Rollout(rollout::Refusal),
     /// The colour that was tested is not the candidate any more.
     CandidateChanged,
+}
+
+// === impl Restamp ===
+
+impl Restamp {
+    /// What becomes of a point.
+    #[must_use]
+    pub fn moves(self, at: Timestamp, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Along(step) => at.set_along(step),
+            Self::NotAhead if at.is_ahead_of(now) => now,
+            Self::NotAhead => at,
+        }
+    }
 }
 
 // === impl State ===
@@ -185,6 +210,7 @@ impl State {
             Command::AdoptInitial(initial) => self.with(initial),
             Command::Rollout(to) => self.with(to.split(self.split, self.rollout).map_err(Refusal::Rollout)?),
             Command::RecordSmokeTest(ref outcome) => return self.tested(outcome, now).map(Some),
+            Command::Restamp(how) => return Ok(Some(self.restamped(how, now)).filter(|after| after != self)),
         };
         let initial = if let Command::AdoptInitial(initial) = *command { initial } else { self.initial };
         let rollout = match *command {
@@ -260,6 +286,22 @@ impl State {
             *pass = pass.take().filter(|pass| pass.identity != identity);
         }
         Ok(after)
+    }
+
+    /// The same state, in which the points that spans are measured from are moved. What the history says stays: so it was said.
+    #[must_use]
+    pub fn restamped(&self, how: Restamp, now: Timestamp) -> Self {
+        let moved = |at: Timestamp| how.moves(at, now);
+        let mut after = self.clone();
+        after.switched_at = self.switched_at.map(moved);
+        after.rollout =
+            self.rollout.map(|rollout| Rollout { began: moved(rollout.began), since: moved(rollout.since), ..rollout });
+        for colour in Colour::ALL {
+            if let Some(pass) = after.smoke.get_mut(colour) {
+                pass.at = moved(pass.at);
+            }
+        }
+        after
     }
 
     /// The same state, in which what the configuration names is behind each colour of which nothing else is known.

@@ -40,6 +40,8 @@ pub enum Key<'n> {
     SourceStatus(&'n DeploymentName, Source),
     /// The last delivery by which MLflow had its registry asked.
     RegistryTrigger(&'n DeploymentName),
+    /// How often a registry was to be asked at once, whichever.
+    RegistryTriggers,
     /// The deliveries of MLflow that were taken.
     Deliveries,
     /// A request that no deployment takes was warned of.
@@ -94,6 +96,7 @@ impl fmt::Display for Key<'_> {
             Self::Configured(name) => write!(f, "{PREFIX}/{name}/configured"),
             Self::SourceStatus(name, source) => write!(f, "{PREFIX}/{name}/source/{}", source.as_str()),
             Self::RegistryTrigger(name) => write!(f, "{PREFIX}/{name}/mlflow/woken"),
+            Self::RegistryTriggers => write!(f, "{PREFIX}/{OWN}/mlflow/woken"),
             Self::Deliveries => write!(f, "{PREFIX}/{OWN}/mlflow/deliveries"),
             Self::Unmatched => write!(f, "{PREFIX}/{OWN}/unmatched"),
             Self::Instances => write!(f, "{PREFIX}/{OWN}/members"),
@@ -139,7 +142,8 @@ mod tests {
             Some(Key::Started(_)) => Key::Configured(name),
             Some(Key::Configured(_)) => Key::SourceStatus(name, Source::Mlflow),
             Some(Key::SourceStatus(..)) => Key::RegistryTrigger(name),
-            Some(Key::RegistryTrigger(_)) => Key::Deliveries,
+            Some(Key::RegistryTrigger(_)) => Key::RegistryTriggers,
+            Some(Key::RegistryTriggers) => Key::Deliveries,
             Some(Key::Deliveries) => Key::Unmatched,
             Some(Key::Unmatched) => Key::Instances,
             Some(Key::Instances) => Key::Workers,

@@ -23,6 +23,7 @@ type Interruption = Box<dyn FnOnce(&MemoryStore)>;
 pub struct MemoryStore {
     values: RefCell<BTreeMap<String, (Vec<u8>, u32)>>,
     writes: Cell<u32>,
+    calls: Cell<usize>,
     unreachable: Cell<bool>,
     interruption: RefCell<Option<Interruption>>,
 }
@@ -80,6 +81,11 @@ impl MemoryStore {
         self.values.borrow_mut().insert(key.to_owned(), (value.to_vec(), self.writes.get()));
     }
 
+    /// How many calls were made.
+    pub fn calls(&self) -> usize {
+        self.calls.get()
+    }
+
     /// Whether calls succeed.
     pub fn set_reachable(&self, reachable: bool) {
         self.unreachable.set(!reachable);
@@ -93,6 +99,7 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn read(&self, key: &str) -> Result<Versioned, StoreError> {
+        self.calls.set(self.calls.get() + 1);
         if self.unreachable.get() {
             return Err(StoreError);
         }
@@ -103,6 +110,7 @@ impl Store for MemoryStore {
     }
 
     fn compare_and_swap(&self, key: &str, value: &[u8], token: CasToken) -> Result<(), SwapError> {
+        self.calls.set(self.calls.get() + 1);
         if self.unreachable.get() {
             return Err(SwapError::Unavailable);
         }

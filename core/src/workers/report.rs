@@ -100,7 +100,11 @@ pub fn keep(store: &dyn Store, name: &DeploymentName, member: &Member) -> Result
 ///
 /// The order of the reads keeps a member that goes meanwhile from being counted twice, or not at all.
 pub fn totals(store: &dyn Store, name: &DeploymentName) -> PerColour<Tally> {
-    let roster = Roster::read(store);
+    totals_of(store, &Roster::read(store), name)
+}
+
+/// The same for a roster that has just been read.
+pub fn totals_of(store: &dyn Store, roster: &Roster, name: &DeploymentName) -> PerColour<Tally> {
     let departed = store.read(&Key::Departed(name).to_string()).map(|stored| decode(stored.value)).unwrap_or_default();
     let mut sum = departed.counts;
     for member in roster.members().iter().filter(|member| !departed.numbers.contains(&member.number)) {
@@ -113,12 +117,8 @@ pub fn totals(store: &dyn Store, name: &DeploymentName) -> PerColour<Tally> {
     sum
 }
 
-/// How many requests all workers have routed.
-pub fn routed(store: &dyn Store, name: &DeploymentName) -> u64 {
-    routed_of(&totals(store, name))
-}
-
-fn routed_of(counts: &PerColour<Tally>) -> u64 {
+/// How many requests were routed, by what was counted.
+pub fn routed_of(counts: &PerColour<Tally>) -> u64 {
     let of = |colour| {
         let tally: &Tally = counts.get(colour);
         tally.get(ColourMetric::Requests).saturating_add(tally.get(ColourMetric::OverrideRequests))
@@ -128,7 +128,11 @@ fn routed_of(counts: &PerColour<Tally>) -> u64 {
 
 /// The same, as comparisons and guards need it.
 pub fn counts(store: &dyn Store, name: &DeploymentName) -> PerColour<ColourCounts> {
-    let totals = totals(store, name);
+    sums(&totals(store, name))
+}
+
+/// The same of what is known already.
+pub fn sums(totals: &PerColour<Tally>) -> PerColour<ColourCounts> {
     PerColour::from_fn(|colour| totals.get(colour).sums())
 }
 

@@ -162,7 +162,7 @@ impl Call {
         let _place = self.place.take();
         let (refusals, peer) = (Rc::clone(&self.refusals), std::mem::take(&mut self.peer));
         let too_late = async {
-            host.sleep_until(host.now().plus(BODY_ARRIVES_WITHIN)).await;
+            host.sleep(BODY_ARRIVES_WITHIN).await;
             Err(Problem::BodyMissing)
         };
         let arrived = future::or(async { Ok(body.await) }, too_late).await;

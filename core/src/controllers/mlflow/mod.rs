@@ -5,6 +5,7 @@
 //! *moved* mark acts: one that stays where it is leaves an operator's switch alone. A mark that names neither colour, or
 //! both, moves nothing, and the source's status says so.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -25,7 +26,7 @@ use crate::state::{Command, Patch, State};
 use crate::store::key::Key;
 use crate::store::record;
 use crate::store::source_status::{self, Pending, SourceStatus};
-use crate::store::{CasToken, Store, StoreError, update};
+use crate::store::{CasToken, Store, StoreError, number, update};
 
 /// The registry that one deployment follows.
 #[derive(Clone, Debug)]
@@ -33,7 +34,7 @@ pub struct Registry {
     deployment: DeploymentIndex,
     section: Mlflow,
     /// The delivery by which it was last triggered, as far as this instance knows.
-    triggered: Option<CasToken>,
+    triggered: Cell<Option<CasToken>>,
 }
 
 /// What the registry says.
@@ -78,7 +79,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 impl Registry {
     /// The registry that `deployment` follows.
     pub const fn new(deployment: DeploymentIndex, section: Mlflow) -> Self {
-        Self { deployment, section, triggered: None }
+        Self { deployment, section, triggered: Cell::new(None) }
     }
 
     /// Keeps what the registry says and requests what follows from it.
@@ -130,26 +131,24 @@ impl PolledSource for Registry {
         self.section.poll_interval
     }
 
-    fn wants_poll_now(&mut self, deployments: &Deployments, store: &dyn Store) -> bool {
+    fn takes_triggers(&self) -> bool {
+        self.section.webhook.is_some()
+    }
+
+    fn wants_poll_now(&self, deployments: &Deployments, store: &dyn Store) -> bool {
         let Some(deployment) = deployments.get(self.deployment).filter(|_| self.section.webhook.is_some()) else {
             return false;
         };
         let Ok(trigger) = store.read(&trigger_key(&deployment.name)) else { return false };
         // The first poll is no answer to a delivery: it is due anyway.
-        self.triggered.replace(trigger.token).is_some_and(|known| known != trigger.token)
+        self.triggered.replace(Some(trigger.token)).is_some_and(|known| known != trigger.token)
     }
 
     fn request(&self) -> HttpRequest {
         self.section.request()
     }
 
-    fn on_reply(
-        &mut self,
-        reply: &HttpReply,
-        deployments: &Deployments,
-        store: &dyn Store,
-        now: Timestamp,
-    ) -> PollResult {
+    fn on_reply(&self, reply: &HttpReply, deployments: &Deployments, store: &dyn Store, now: Timestamp) -> PollResult {
         let Some(deployment) = deployments.get(self.deployment) else { return PollResult::default() };
         match self.section.reading(reply) {
             Ok(reading) => self.observe(&reading, deployment, store, now),
@@ -333,7 +332,12 @@ pub fn away(before: Option<&SourceStatus>, why: &str, now: Timestamp) -> SourceS
 /// The store is out of reach.
 pub fn trigger(store: &dyn Store, name: &DeploymentName, delivery: &[u8]) -> Result<(), StoreError> {
     let delivery = xxhash_rust::xxh64::xxh64(delivery, 0).to_string();
-    update(store, &trigger_key(name), &mut |_| Some(delivery.clone().into_bytes())).map(|_| ())
+    update(store, &trigger_key(name), &mut |_| Some(delivery.clone().into_bytes()))?;
+    // The poller looks at this, and at each deployment's own only when it has moved.
+    update(store, &Key::RegistryTriggers.to_string(), &mut |before| {
+        Some(number(before.value).wrapping_add(1).to_string().into_bytes())
+    })
+    .map(|_| ())
 }
 
 fn trigger_key(name: &DeploymentName) -> String {

@@ -267,8 +267,8 @@ fn a_refused_wish_is_repeated_until_somebody_else_changes_the_state_or_the_mark_
 #[test]
 fn a_delivery_hurries_the_registry_once() {
     let scene = Scene::new(r#", "webhook": {}"#);
-    let mut registry = Registry::new(0, scene.mlflow().clone());
-    let mut wants_poll_now = || registry.wants_poll_now(&scene.deployments, &scene.store);
+    let registry = Registry::new(0, scene.mlflow().clone());
+    let wants_poll_now = || registry.wants_poll_now(&scene.deployments, &scene.store);
     assert!(!wants_poll_now());
     trigger(&scene.store, &iris(), b"a").expect("in reach");
     assert!(wants_poll_now());
@@ -280,8 +280,8 @@ fn a_delivery_hurries_the_registry_once() {
 #[test]
 fn what_an_operator_has_to_know_is_news_once() {
     let mut scene = Scene::new("");
-    let mut registry = Registry::new(0, scene.mlflow().clone());
-    let mut news = |scene: &Scene, reply: &HttpReply| {
+    let registry = Registry::new(0, scene.mlflow().clone());
+    let news = |scene: &Scene, reply: &HttpReply| {
         let result = registry.on_reply(reply, &scene.deployments, &scene.store, NOW);
         result.warnings
     };
@@ -361,8 +361,8 @@ fn a_registry_that_is_away_is_told_with_the_time_since_which_and_the_mark_is_kep
 #[test]
 fn a_colours_alias_that_was_moved_makes_another_version_of_what_is_behind_it_before_all_else() {
     let mut scene = Scene::new("");
-    let mut registry = Registry::new(0, scene.mlflow().clone());
-    let mut poll = |scene: &Scene| registry.on_reply(&scene.reply(), &scene.deployments, &scene.store, NOW);
+    let registry = Registry::new(0, scene.mlflow().clone());
+    let poll = |scene: &Scene| registry.on_reply(&scene.reply(), &scene.deployments, &scene.store, NOW);
     scene.set("production", "2");
     scene.set("green", "3");
     scene.set("blue", "");
@@ -390,6 +390,6 @@ fn a_colour_that_the_configuration_gives_a_number_is_the_version_of_the_configur
     let fixed = Scene::following(
         r#""follow": {"alias": "production"}, "colours": {"blue": {"version": "8"}, "green": {"version": "9"}}"#,
     );
-    let mut registry = Registry::new(0, fixed.mlflow().clone());
+    let registry = Registry::new(0, fixed.mlflow().clone());
     assert_eq!(registry.on_reply(&fixed.reply(), &fixed.deployments, &fixed.store, NOW).versions, vec![]);
 }

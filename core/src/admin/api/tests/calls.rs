@@ -20,6 +20,41 @@ fn a_deployment_is_shown_as_documented() {
 }
 
 #[test]
+fn a_long_list_comes_page_by_page_in_the_order_of_the_names() {
+    let others = ["a", "b", "c", "d"].map(|name| {
+        format!(
+            r#", "{name}": {{"match": {{"path_prefix": "/{name}"}}, "colours": {{"blue": {BLUE}, "green": {GREEN}}}"#
+        )
+    });
+    let api = Fixture::with(&format!(r#", "match": {{"path_prefix": "/iris"}}}}{}"#, others.join("}")));
+    let page = |query: &str| {
+        let (status, shown) = api.operate("GET", &format!("/bluegreen/v1/deployments{query}"));
+        assert_eq!(status, 200, "{shown}");
+        let names = shown["deployments"].as_array().expect("a list").iter();
+        let names: Vec<&str> = names.map(|shown| shown["name"].as_str().expect("a name")).collect();
+        (names.join(" "), shown["next"].as_str().map(str::to_owned))
+    };
+    let next = |name: &str| Some(name.to_owned());
+    for (query, expected) in [
+        ("", ("a b c d iris", None)),
+        ("?limit=5", ("a b c d iris", None)),
+        ("?limit=2", ("a b", next("b"))),
+        ("?limit=2&after=b", ("c d", next("d"))),
+        ("?limit=2&after=d", ("iris", None)),
+        // One that is gone since.
+        ("?limit=1&after=bb", ("c", next("c"))),
+        ("?after=iris", ("", None)),
+    ] {
+        let (names, after) = page(query);
+        assert_eq!((names.as_str(), after), expected, "{query}");
+    }
+    for limit in ["0", "1001", "-1", "many", ""] {
+        let (status, problem) = api.operate("GET", &format!("/bluegreen/v1/deployments?limit={limit}"));
+        assert_eq!((status, problem["type"].as_str()), (422, Some("urn:bluegreen:problem:invalid-value")), "{problem}");
+    }
+}
+
+#[test]
 fn the_history_shows_each_change_newest_first() {
     let api = Fixture::new();
     api.operate("PATCH", &format!("{IRIS}?canary_percent=0.5"));
