@@ -11,7 +11,7 @@
 
 use std::ptr::{null_mut, slice_from_raw_parts_mut};
 
-use bluegreen_core::host::grpc::{GrpcReply, GrpcRequest};
+use bluegreen_core::host::grpc::{GrpcReply, GrpcRequest, GrpcStatus};
 use bluegreen_core::model::name::ClusterName;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::BufferType;
@@ -60,7 +60,7 @@ pub fn call(call: &GrpcRequest) -> Result<GrpcCallId, GrpcReply> {
 
 /// What became of the call that has just ended.
 pub fn reply(status: u32, size: usize) -> GrpcReply {
-    if status == OK { GrpcReply::Answered(received(size)) } else { GrpcReply::Failed(status_message(status)) }
+    if status == OK { GrpcReply::Answered(received(size)) } else { GrpcReply::Failed(ended_with(status)) }
 }
 
 /// Opens a stream with a first message. What comes on it goes to the context that opens it.
@@ -109,17 +109,17 @@ pub fn cancel(StreamId(id): StreamId) {
     let _ = unsafe { proxy_grpc_cancel(id) };
 }
 
-/// The status of what has just ended, in words.
-pub fn status_message(status: u32) -> String {
+/// The status of what has just ended, with what the other side says about it.
+fn ended_with(status: u32) -> GrpcStatus {
     let (mut code, mut message, mut size) = (0, null_mut(), 0);
     // SAFETY: the host writes through the pointers before it returns.
     let got = unsafe { proxy_get_status(&mut code, &mut message, &mut size) };
     if got != OK || message.is_null() {
-        return format!("gRPC status {status}");
+        return GrpcStatus { code: status, message: String::new() };
     }
     // SAFETY: as in shared_data.rs: the host got these bytes from this module's allocator and handed them over.
     let bytes = unsafe { Box::from_raw(slice_from_raw_parts_mut(message, size)) };
-    format!("gRPC status {status}, {}", String::from_utf8_lossy(&bytes))
+    GrpcStatus { code: status, message: String::from_utf8_lossy(&bytes).into_owned() }
 }
 
 /// The `envoy.config.core.v3.GrpcService` that names a cluster: `envoy_grpc {cluster_name}`, both of them field 1.

@@ -518,9 +518,8 @@ unsafe extern "C" fn proxy_get_status(code: *mut u32, data: *mut *mut u8, size: 
     host(|host| {
         host.calls.push("get_status");
         unsafe {
-            *code = 14;
-            // Clients send any bytes, not only UTF-8.
-            give(b"no \xff way", data, size);
+            *code = host.grpc_status.0;
+            give(&host.grpc_status.1, data, size);
         }
         OK
     })

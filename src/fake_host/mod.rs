@@ -97,6 +97,7 @@ struct Host {
     grpc_streams: BTreeMap<u32, GrpcStream>,
     grpc_received: Vec<u8>,
     grpc_refused: bool,
+    grpc_status: (u32, Vec<u8>),
     queues: Vec<Queue>,
     /// The queues whose readers have to be told of a message: root context and token.
     ready: VecDeque<(u32, u32)>,
@@ -246,7 +247,14 @@ impl FakeEnvoy {
 
     /// Ends a gRPC call without a response, or a stream.
     pub fn grpc_close(&self, token: u32) {
-        unsafe { proxy_on_grpc_close(0, token, 14) };
+        // Clients send any bytes, not only UTF-8.
+        self.grpc_refuse(token, 14, b"no \xff way");
+    }
+
+    /// Ends a gRPC call or a stream with a status.
+    pub fn grpc_refuse(&self, token: u32, code: u32, message: &[u8]) {
+        host(|host| host.grpc_status = (code, message.to_vec()));
+        unsafe { proxy_on_grpc_close(0, token, code) };
         deliver();
     }
 

@@ -12,6 +12,7 @@ use super::messages::{
     Compare, KV, KeyValue, MOD, Operation, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader,
     TxnRequest, TxnResponse, WATCH, WatchCreateRequest, WatchRequest,
 };
+use super::refusal::NoResponse;
 use crate::config::Etcd;
 use crate::host::grpc::{GrpcReply, GrpcRequest};
 use crate::host::reply::Reply;
@@ -200,13 +201,14 @@ impl Drop for QueueTurn {
 /// The response, or why there is none.
 ///
 /// # Errors
-/// In words: the call failed, or its response is not understood.
-pub fn decode<M: Message + Default>(reply: &GrpcReply) -> Result<M, String> {
-    match reply {
-        GrpcReply::Answered(bytes) => M::decode(bytes.as_slice()).map_err(|error| format!("not understood: {error}")),
-        GrpcReply::Failed(why) => Err(why.clone()),
-        GrpcReply::NotSent => Err("the call could not be sent: is the cluster in Envoy's configuration?".to_owned()),
+/// The call failed, or its response is not understood.
+pub fn decode<M: Message + Default>(reply: &GrpcReply) -> Result<M, NoResponse> {
+    if let GrpcReply::Answered(bytes) = reply
+        && let Ok(message) = M::decode(bytes.as_slice())
+    {
+        return Ok(message);
     }
+    Err(NoResponse::of(reply))
 }
 
 /// A revision, which is positive.
