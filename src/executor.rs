@@ -301,11 +301,11 @@ impl Host for Executor {
     }
 
     fn info(&self, line: &str) {
-        log::info!("{line}");
+        host::log(log::Level::Info, line);
     }
 
     fn warn(&self, line: &str) {
-        log::warn!("{line}");
+        host::log(log::Level::Warn, line);
     }
 }
 

@@ -10,7 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bluegreen_core::admin::response::Response;
 use bluegreen_core::host::http::{HttpReply, HttpRequest};
+use bluegreen_core::model::one_line::one_line;
 use bluegreen_core::routing::matching::RequestHeaders;
+use log::Level;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
 
@@ -238,4 +240,11 @@ pub fn set_metric(MetricId(id): MetricId, value: u64) {
 /// Adds to a metric; gauges also take less than nothing. 0.1 µs.
 pub fn add_to_metric(MetricId(id): MetricId, by: i64) {
     let _ = hostcalls::increment_metric(id, by);
+}
+
+// === log ===
+
+/// Writes a line. All lines of the filter come by here: whatever they quote, they stay one line that shows all that it says.
+pub fn log(level: Level, line: &str) {
+    log::log!(level, "{}", one_line(line));
 }

@@ -173,6 +173,26 @@ fn what_etcd_refuses_is_answered_at_once_with_its_reason() {
 }
 
 #[test]
+fn whatever_etcd_says_comes_out_as_one_line_that_shows_all_of_it() {
+    let envoy = FakeEnvoy::start();
+    let (workers, model) = followed(&envoy, "");
+    let token = *envoy.grpc_streams().keys().next().expect("a stream");
+    envoy.grpc_close(token);
+    envoy.advance(Duration::from_millis(250));
+    workers.iter().for_each(|worker| worker.tick());
+    for sent in envoy.take_grpc() {
+        envoy.grpc_refuse(sent.token, 7, "no\n\u{1b}[31mstate changed \u{202e}by=root".as_bytes());
+    }
+    let logs = envoy.logs();
+    let line = logs.iter().find(|line| line.contains("etcd refuses")).expect("a line");
+    assert!(line.contains(r"no\n\u{1b}[31mstate changed \u{202e}by=root"), "{line}");
+    // What somebody else wrote there is no state with such an author.
+    let forged = String::from_utf8(model.value("/bluegreen/iris").expect("a key")).expect("JSON");
+    let forged = forged.replace(r#""by":"config""#, r#""by":"config\nstate changed""#);
+    assert_eq!(State::decode(forged.as_bytes()), None, "{forged}");
+}
+
+#[test]
 fn many_writes_at_once_are_made_one_by_one_and_each_answer_has_its_own_revision() {
     const WRITES: u64 = 40;
     let envoy = FakeEnvoy::start();

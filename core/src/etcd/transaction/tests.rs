@@ -70,7 +70,7 @@ const UNHEARD: Course = Course { fate: Fate::AnswerLost, takes: Takes::AllItsTim
 impl Writer {
     fn new(number: u64) -> Self {
         let host = Rc::new(TestHost::default());
-        let author = Author::new(&format!("writer-{number}"), Source::Admin, Reason::none());
+        let author = Author::new(crate::testing::holder(&format!("writer-{number}")), Source::Admin, Reason::none());
         let (own, by) = (Rc::clone(&host), author.clone());
         let flow = Box::pin(async move {
             let known = Loaded { state: initial(), origin: Origin::Absent, mod_revision: None, token: CasToken::Never };
@@ -435,7 +435,8 @@ fn whatever_becomes_of_its_calls_a_write_ends_in_time_with_the_truth() {
         assert!(writer.took() <= WRITE_WITHIN, "{seed}: {:?}", writer.took());
         // What was lost arrives after all.
         stray.iter().for_each(|call| drop(model.call(call, Fate::Answered)));
-        let by_the_writer = |state: &State| state.history.changes().any(|change| change.author.by == "writer-1");
+        let by_the_writer =
+            |state: &State| state.history.changes().any(|change| change.author.by.as_str() == "writer-1");
         let is_made = model.value(KEY).is_some_and(|_| by_the_writer(&stored(&model)));
         match writer.end.expect("an end") {
             Ok(Committed::Made(..)) => assert!(is_made, "{seed}"),

@@ -30,7 +30,7 @@ impl Fixture {
     /// Another Envoy promotes.
     fn promoted_elsewhere(&self) {
         let before = self.recorded().unwrap_or_else(|| State::initial(Default::default(), START));
-        let bob = Author::new("bob", Source::Admin, Reason::none());
+        let bob = Author::new(crate::testing::holder("bob"), Source::Admin, Reason::none());
         let after = before.after(&Command::Promote(None), bob, START).expect("allowed").expect("a change");
         self.etcd.borrow_mut().put(KEY, &after.encode());
     }
