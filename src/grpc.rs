@@ -29,6 +29,9 @@ const REQUIRE_LEADER: (&str, &[u8]) = ("hasleader", b"true");
 
 const OK: u32 = 0;
 
+/// Envoy adds its response code details to a message. These say nothing: it is the other side's own.
+const FROM_UPSTREAM: &str = "{via_upstream}";
+
 #[cfg_attr(target_arch = "wasm32", link(wasm_import_module = "env"))]
 unsafe extern "C" {
     fn proxy_grpc_stream(
@@ -119,7 +122,9 @@ fn ended_with(status: u32) -> GrpcStatus {
     }
     // SAFETY: as in shared_data.rs: the host got these bytes from this module's allocator and handed them over.
     let bytes = unsafe { Box::from_raw(slice_from_raw_parts_mut(message, size)) };
-    GrpcStatus { code: status, message: String::from_utf8_lossy(&bytes).into_owned() }
+    let message = String::from_utf8_lossy(&bytes);
+    let message = message.strip_suffix(FROM_UPSTREAM).unwrap_or(&message).to_owned();
+    GrpcStatus { code: status, message }
 }
 
 /// The `envoy.config.core.v3.GrpcService` that names a cluster: `envoy_grpc {cluster_name}`, both of them field 1.

@@ -161,11 +161,11 @@ fn what_etcd_refuses_is_answered_at_once_with_its_reason() {
         }
         let [put] = &envoy.take_grpc()[..] else { panic!("a put") };
         assert_eq!(put.method, "Txn");
-        envoy.grpc_refuse(put.token, code, reason.as_bytes());
+        envoy.grpc_refuse(put.token, code, format!("{reason}{{via_upstream}}").as_bytes());
         settle(&envoy, &mut model);
         let reply = exchange.replies().pop().expect("an answer");
         exchange.end();
-        assert!(reply.status == 503 && reply.body.contains(reason), "{reply:?}");
+        assert!(reply.status == 503 && reply.body.contains(&format!("{reason})")), "{reply:?}");
         assert_eq!((cluster(workers[1], &[]).as_str(), revision(&model)), ("b1", 0));
         assert!(envoy.logs().iter().any(|line| line.contains("setup=etcd-refuses")), "{:?}", envoy.logs());
     }
