@@ -279,7 +279,6 @@ impl Host for Executor {
     }
 
     fn set_gauge(&self, name: &str, value: u64) {
-        // Rarely called: the host finds the gauge by its name again.
         if let Some(id) = host::define_metric(name, true) {
             host::set_metric(id, value);
         }

@@ -6,6 +6,8 @@
 
 #![allow(unsafe_code, reason = "the one call of the proxy-wasm ABI 0.2.1 that the SDK does not make safely")]
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bluegreen_core::admin::response::Response;
@@ -221,10 +223,29 @@ pub fn tick_every(period: std::time::Duration) {
 
 // === metrics ===
 
+thread_local! {
+    /// The numbers of the metrics that this VM has defined. Envoy gives out another number each time that the same name is
+    /// defined, and keeps them all for as long as the VM is there.
+    static METRICS: RefCell<BTreeMap<String, MetricId>> = const { RefCell::new(BTreeMap::new()) };
+}
+
 /// The metric of this name, which all VMs of the process share; made on first use.
 pub fn define_metric(name: &str, gauge: bool) -> Option<MetricId> {
-    let kind = if gauge { MetricType::Gauge } else { MetricType::Counter };
-    hostcalls::define_metric(kind, name).ok().map(MetricId)
+    METRICS.with_borrow_mut(|known| {
+        if let Some(id) = known.get(name) {
+            return Some(*id);
+        }
+        let kind = if gauge { MetricType::Gauge } else { MetricType::Counter };
+        let id = hostcalls::define_metric(kind, name).ok().map(MetricId)?;
+        known.insert(name.to_owned(), id);
+        Some(id)
+    })
+}
+
+/// Begins as a new VM does.
+#[cfg(test)]
+pub fn forget_metrics() {
+    METRICS.take();
 }
 
 /// A metric's value, to find out whether Envoy keeps it. 0.15 µs.

@@ -78,6 +78,8 @@ struct Host {
     writes: u32,
     shared_out_of_reach: bool,
     metrics: Vec<(String, u64)>,
+    /// The places of the metrics, by the numbers that were given out.
+    metric_ids: Vec<usize>,
     logs: Vec<String>,
     calls: Vec<&'static str>,
     /// The last period that ticks were asked to come at, in milliseconds.
@@ -191,6 +193,7 @@ impl FakeEnvoy {
             drop(std::panic::take_hook());
         });
         proxy_wasm::set_root_context(crate::root::create);
+        crate::host::forget_metrics();
         let (last_context, last_token) = host(|host| (host.last_context, host.last_token));
         let now_nanos = 1_795_446_000_000_000_000;
         let code_details = "via_upstream".to_owned();
@@ -337,6 +340,21 @@ impl FakeEnvoy {
         host(|host| host.rejects_stats = true);
     }
 
+    /// How many numbers of metrics were given out.
+    pub fn metric_definitions(&self) -> usize {
+        host(|host| host.metric_ids.len())
+    }
+
+    /// The size of everything in shared data.
+    pub fn shared_bytes(&self) -> usize {
+        host(|host| host.shared.iter().map(|(key, (value, _))| key.len() + value.len()).sum())
+    }
+
+    /// The shared queues: their names, and how many messages wait there.
+    pub fn queues(&self) -> Vec<(String, usize)> {
+        host(|host| host.queues.iter().map(|queue| (queue.name.clone(), queue.messages.len())).collect())
+    }
+
     /// How often ticks were last asked to come, in milliseconds.
     pub fn tick_period(&self) -> u32 {
         host(|host| host.tick_period)
@@ -388,6 +406,16 @@ impl Worker {
     pub fn tick(self) {
         host(|host| host.current = self.0);
         unsafe { proxy_on_tick(self.0) };
+        deliver();
+    }
+
+    /// Another configuration has taken its place, and its last stream is over.
+    pub fn end(self) {
+        unsafe {
+            proxy_on_done(self.0);
+            proxy_on_delete(self.0);
+        }
+        host(|host| host.workers.retain(|worker| *worker != self.0));
         deliver();
     }
 

@@ -45,6 +45,8 @@ struct Follower<'f> {
     is_live: Option<bool>,
     /// Why etcd refused the last watch, which is worth one line.
     refused_watch: Option<String>,
+    /// So many lists follow each other before a watch is tried again.
+    lists_only: u32,
 }
 
 /// A watch under way, and the calls beside it. Keys that are absent are created while it lasts.
@@ -81,6 +83,9 @@ const OPENINGS: u32 = 3;
 
 /// How many heartbeats in a row may bring what the stream had not.
 const MISSED: u32 = 2;
+
+/// How many lists follow each other after etcd has refused a watch: for about a minute.
+const LISTS_ONLY: u32 = 60;
 
 /// How long to wait after a failure: the first time, and at most. In between it doubles.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -137,6 +142,7 @@ impl<'f> Follower<'f> {
             corrupt: BTreeMap::new(),
             is_live: None,
             refused_watch: None,
+            lists_only: 0,
         }
     }
 
@@ -144,6 +150,11 @@ impl<'f> Follower<'f> {
     async fn run(&mut self) {
         loop {
             let end = match self.list().await {
+                Ok(_) if self.lists_only > 0 => {
+                    self.lists_only = self.lists_only.saturating_sub(1);
+                    self.note_liveness();
+                    WatchEnd::BackOff
+                }
                 Ok(listed) => self.watch(listed).await,
                 Err(error) => {
                     self.lose(&error);
@@ -219,7 +230,9 @@ impl<'f> Follower<'f> {
                             self.create_next(&mut watch);
                         }
                         Ok(response) => {
-                            self.on_refused_watch(response.cancel_reason);
+                            if response.created {
+                                self.on_refused_watch(response.cancel_reason);
+                            }
                             return WatchEnd::BackOff;
                         }
                         Err(_) => return WatchEnd::BackOff,
@@ -395,8 +408,10 @@ impl<'f> Follower<'f> {
         }
     }
 
-    /// The lists between the attempts bring what it would have brought.
+    /// Lists bring what it would have brought. It is seldom tried again: of each stream that is given up the SDK keeps an
+    /// entry.
     fn on_refused_watch(&mut self, why: String) {
+        self.lists_only = LISTS_ONLY;
         if self.refused_watch.as_ref() != Some(&why) {
             self.host.warn(&format!(
                 "bluegreen: etcd refuses to be watched: {why}: what the fleet changes is read once a second"
