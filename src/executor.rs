@@ -1,7 +1,7 @@
 //! Runs the flows of core: makes their calls, hands the replies to those who wait for them, and polls what may go on.
 //!
 //! The SDK hands a reply to the context in whose event the call was made, the root or a stream; both hand it to the same
-//! table here. Envoy ends the calls of a stream with the stream. So in a stream's event only that stream's own flow is
+//! table here. A reply to a stream that is gone is handed to nobody. So in a stream's event only that stream's own flow is
 //! polled, and all others only in the root's. A flow that is dropped leaves no entry in the table, and a late reply to it is
 //! ignored.
 

@@ -62,6 +62,8 @@ pub struct Options {
     processors: Option<String>,
     /// The base id that processes share, and the epoch of this one.
     hot_restart: Option<(u32, u32)>,
+    /// How many seconds a listener that was replaced goes on with its connections; Envoy's ten minutes if not said.
+    drain_time: Option<u32>,
 }
 
 // === impl Options ===
@@ -100,6 +102,13 @@ impl Options {
     #[must_use]
     pub fn hot_restart(mut self, base_id: u32, epoch: u32) -> Self {
         self.hot_restart = Some((base_id, epoch));
+        self
+    }
+
+    /// How many seconds a listener that was replaced goes on with the connections that it has.
+    #[must_use]
+    pub fn drain_time(mut self, seconds: u32) -> Self {
+        self.drain_time = Some(seconds);
         self
     }
 
@@ -166,6 +175,9 @@ impl Options {
             .arg(configuration)
             .args(["--concurrency", &self.concurrency.to_string()])
             .args(["--log-level", &self.log_level, "--component-log-level", "wasm:info"]);
+        if let Some(seconds) = self.drain_time {
+            command.args(["--drain-time-s", &seconds.to_string()]);
+        }
         match self.hot_restart {
             Some((base_id, epoch)) => {
                 command.args(["--base-id", &base_id.to_string(), "--restart-epoch", &epoch.to_string()]);
@@ -194,6 +206,7 @@ impl Envoy {
             binary: None,
             processors: None,
             hot_restart: None,
+            drain_time: None,
         }
     }
 

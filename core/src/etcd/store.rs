@@ -142,7 +142,7 @@ impl EtcdStore {
 
     /// Waits for a turn among the writes of this thread that have lost to others again and again.
     ///
-    /// The root context polls the flows that wait here: a call that is made in a stream's event ends with that stream, and it is
+    /// The root context polls the flows that wait here: the reply to a call that is made in a stream's event is lost with that stream, and it is
     /// another stream's answer that hands the turn over. A tick is the root context's event.
     pub async fn turn(&self, host: &dyn Host) -> QueueTurn {
         next_tick(host).await;
