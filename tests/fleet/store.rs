@@ -314,6 +314,21 @@ async fn a_deployment_is_created_once_from_initial_and_the_next_change_replaces_
         let warnings = env.fleet.envoy(index)?.log().lines_with("is not a state").len();
         ensure!(warnings == 1, "{warnings} warnings on Envoy {index}");
     }
+
+    // Nor is it one if its author would begin a line of the log.
+    let second = env.fleet.etcd.get(KEY)?;
+    let forged = second.replace(r#""by":"demo-operator""#, r#""by":"x\n[critical] forged by y""#);
+    ensure!(forged != second, "{second}");
+    ensure!(env.promote(0).await? == 3, "a change");
+    env.fleet.until_at(IRIS, 3).await?;
+    env.fleet.etcd.put(KEY, &forged)?;
+    for index in 0..2 {
+        let log = env.fleet.envoy(index)?.log();
+        let warnings = || async { Ok(log.lines_with("is not a state").len()) };
+        wait::until("another warning", warnings, |count| *count == 2).await?;
+        ensure!(log.lines_with("forged").is_empty(), "{:?}", log.lines_with("forged"));
+        ensure!(env.deployment(index).await?.revision == 3, "the last state is kept");
+    }
     env.ensure_no_trap()
 }
 
