@@ -1,7 +1,7 @@
 //! Runs the flows of core: makes their calls, hands the replies to those who wait for them, and polls what may go on.
 //!
 //! The SDK hands a reply to the context in whose event the call was made, the root or a stream; both hand it to the same
-//! table here. Envoy ends the calls of a stream with the stream. So in a stream's event only that stream's own flow is
+//! table here. A reply to a stream that is gone is handed to nobody. So in a stream's event only that stream's own flow is
 //! polled, and all others only in the root's. A flow that is dropped leaves no entry in the table, and a late reply to it is
 //! ignored.
 
@@ -195,7 +195,7 @@ impl Executor {
     fn log(&self, level: log::Level, line: String) {
         if self.budget.lines.get() > 0 {
             Budget::spend(&self.budget.lines);
-            return log::log!(level, "{line}");
+            return host::log(level, &line);
         }
         let mut unlogged = self.unlogged.borrow_mut();
         if unlogged.len() < MOST_LINES {
@@ -403,7 +403,6 @@ impl Host for Executor {
     }
 
     fn set_gauge(&self, name: &str, value: u64) {
-        // Rarely called: the host finds the gauge by its name again.
         if let Some(id) = host::define_metric(name, true) {
             host::set_metric(id, value);
         }

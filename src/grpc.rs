@@ -11,7 +11,7 @@
 
 use std::ptr::{null_mut, slice_from_raw_parts_mut};
 
-use bluegreen_core::host::grpc::{GrpcReply, GrpcRequest};
+use bluegreen_core::host::grpc::{GrpcReply, GrpcRequest, GrpcStatus};
 use bluegreen_core::model::name::ClusterName;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::BufferType;
@@ -28,6 +28,9 @@ pub struct StreamId(pub u32);
 const REQUIRE_LEADER: (&str, &[u8]) = ("hasleader", b"true");
 
 const OK: u32 = 0;
+
+/// Envoy adds its response code details to a message. These say nothing: it is the other side's own.
+const FROM_UPSTREAM: &str = "{via_upstream}";
 
 #[cfg_attr(target_arch = "wasm32", link(wasm_import_module = "env"))]
 unsafe extern "C" {
@@ -60,7 +63,7 @@ pub fn call(call: &GrpcRequest) -> Result<GrpcCallId, GrpcReply> {
 
 /// What became of the call that has just ended.
 pub fn reply(status: u32, size: usize) -> GrpcReply {
-    if status == OK { GrpcReply::Answered(received(size)) } else { GrpcReply::Failed(status_message(status)) }
+    if status == OK { GrpcReply::Answered(received(size)) } else { GrpcReply::Failed(ended_with(status)) }
 }
 
 /// Opens a stream with a first message. What comes on it goes to the context that opens it.
@@ -109,17 +112,19 @@ pub fn cancel(StreamId(id): StreamId) {
     let _ = unsafe { proxy_grpc_cancel(id) };
 }
 
-/// The status of what has just ended, in words.
-pub fn status_message(status: u32) -> String {
+/// The status of what has just ended, with what the other side says about it.
+fn ended_with(status: u32) -> GrpcStatus {
     let (mut code, mut message, mut size) = (0, null_mut(), 0);
     // SAFETY: the host writes through the pointers before it returns.
     let got = unsafe { proxy_get_status(&mut code, &mut message, &mut size) };
     if got != OK || message.is_null() {
-        return format!("gRPC status {status}");
+        return GrpcStatus { code: status, message: String::new() };
     }
     // SAFETY: as in shared_data.rs: the host got these bytes from this module's allocator and handed them over.
     let bytes = unsafe { Box::from_raw(slice_from_raw_parts_mut(message, size)) };
-    format!("gRPC status {status}, {}", String::from_utf8_lossy(&bytes))
+    let message = String::from_utf8_lossy(&bytes);
+    let message = message.strip_suffix(FROM_UPSTREAM).unwrap_or(&message).to_owned();
+    GrpcStatus { code: status, message }
 }
 
 /// The `envoy.config.core.v3.GrpcService` that names a cluster: `envoy_grpc {cluster_name}`, both of them field 1.

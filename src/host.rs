@@ -6,11 +6,15 @@
 
 #![allow(unsafe_code, reason = "the one call of the proxy-wasm ABI 0.2.1 that the SDK does not make safely")]
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bluegreen_core::admin::response::Response;
 use bluegreen_core::host::http::{HttpReply, HttpRequest};
+use bluegreen_core::model::one_line::one_line;
 use bluegreen_core::routing::matching::RequestHeaders;
+use log::Level;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
 
@@ -224,10 +228,29 @@ pub fn tick_every(period: std::time::Duration) {
 
 // === metrics ===
 
+thread_local! {
+    /// The numbers of the metrics that this VM has defined. Envoy gives out another number each time that the same name is
+    /// defined, and keeps them all for as long as the VM is there.
+    static METRICS: RefCell<BTreeMap<String, MetricId>> = const { RefCell::new(BTreeMap::new()) };
+}
+
 /// The metric of this name, which all VMs of the process share; made on first use.
 pub fn define_metric(name: &str, gauge: bool) -> Option<MetricId> {
-    let kind = if gauge { MetricType::Gauge } else { MetricType::Counter };
-    hostcalls::define_metric(kind, name).ok().map(MetricId)
+    METRICS.with_borrow_mut(|known| {
+        if let Some(id) = known.get(name) {
+            return Some(*id);
+        }
+        let kind = if gauge { MetricType::Gauge } else { MetricType::Counter };
+        let id = hostcalls::define_metric(kind, name).ok().map(MetricId)?;
+        known.insert(name.to_owned(), id);
+        Some(id)
+    })
+}
+
+/// Begins as a new VM does.
+#[cfg(test)]
+pub fn forget_metrics() {
+    METRICS.take();
 }
 
 /// A metric's value, to find out whether Envoy keeps it. 0.15 µs.
@@ -243,4 +266,11 @@ pub fn set_metric(MetricId(id): MetricId, value: u64) {
 /// Adds to a metric; gauges also take less than nothing. 0.1 µs.
 pub fn add_to_metric(MetricId(id): MetricId, by: i64) {
     let _ = hostcalls::increment_metric(id, by);
+}
+
+// === log ===
+
+/// Writes a line. All lines of the filter come by here: whatever they quote, they stay one line that shows all that it says.
+pub fn log(level: Level, line: &str) {
+    log::log!(level, "{}", one_line(line));
 }

@@ -53,6 +53,12 @@ thread_local! {
     static MACHINE: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
+/// What is configured from now on is in another virtual machine.
+#[cfg(test)]
+pub fn begin_another_machine() {
+    MACHINE.set(None);
+}
+
 // === impl Plugin ===
 
 impl Plugin {

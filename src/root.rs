@@ -63,7 +63,7 @@ impl RootContext for Root {
                 true
             }
             Err(error) => {
-                log::error!("bluegreen: configuration refused: {error}");
+                host::log(log::Level::Error, &format!("bluegreen: configuration refused: {error}"));
                 false
             }
         }

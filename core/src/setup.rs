@@ -41,6 +41,8 @@ pub enum SetupProblem {
     DemoToken,
     /// A version that was pushed waits for what its colour has to pass.
     VersionWaits,
+    /// The fleet's store refuses to take the state.
+    EtcdRefuses,
 }
 
 /// What was noted.
@@ -163,6 +165,7 @@ impl SetupProblem {
             Self::NotDurable => "not-durable",
             Self::DemoToken => "demo-token",
             Self::VersionWaits => "version-waits",
+            Self::EtcdRefuses => "etcd-refuses",
         }
     }
 

@@ -253,7 +253,9 @@ unsafe extern "C" fn proxy_define_metric(_kind: u32, name: *const u8, name_size:
             host.metrics.push((name, 0));
             host.metrics.len() - 1
         });
-        unsafe { *id = u32::try_from(place).expect("few metrics") };
+        // Envoy gives out a number for each definition, and keeps them all.
+        host.metric_ids.push(place);
+        unsafe { *id = u32::try_from(host.metric_ids.len() - 1).expect("few metrics") };
         OK
     })
 }
@@ -261,7 +263,8 @@ unsafe extern "C" fn proxy_define_metric(_kind: u32, name: *const u8, name_size:
 fn on_metric(call: &'static str, id: u32, act: impl FnOnce(&mut u64)) -> u32 {
     host(|host| {
         host.calls.push(call);
-        host.metrics.get_mut(id as usize).map_or(NOT_FOUND, |(_, value)| {
+        let place = host.metric_ids.get(id as usize).copied();
+        place.and_then(|place| host.metrics.get_mut(place)).map_or(NOT_FOUND, |(_, value)| {
             act(value);
             OK
         })
@@ -519,9 +522,8 @@ unsafe extern "C" fn proxy_get_status(code: *mut u32, data: *mut *mut u8, size: 
     host(|host| {
         host.calls.push("get_status");
         unsafe {
-            *code = 14;
-            // Clients send any bytes, not only UTF-8.
-            give(b"no \xff way", data, size);
+            *code = host.grpc_status.0;
+            give(&host.grpc_status.1, data, size);
         }
         OK
     })

@@ -78,6 +78,8 @@ struct Host {
     writes: u32,
     shared_out_of_reach: bool,
     metrics: Vec<(String, u64)>,
+    /// The places of the metrics, by the numbers that were given out.
+    metric_ids: Vec<usize>,
     logs: Vec<String>,
     calls: Vec<&'static str>,
     /// The last period that ticks were asked to come at, in milliseconds.
@@ -97,6 +99,7 @@ struct Host {
     grpc_streams: BTreeMap<u32, GrpcStream>,
     grpc_received: Vec<u8>,
     grpc_refused: bool,
+    grpc_status: (u32, Vec<u8>),
     queues: Vec<Queue>,
     /// The queues whose readers have to be told of a message: root context and token.
     ready: VecDeque<(u32, u32)>,
@@ -190,6 +193,7 @@ impl FakeEnvoy {
             drop(std::panic::take_hook());
         });
         proxy_wasm::set_root_context(crate::root::create);
+        crate::host::forget_metrics();
         let (last_context, last_token) = host(|host| (host.last_context, host.last_token));
         let now_nanos = 1_795_446_000_000_000_000;
         let code_details = "via_upstream".to_owned();
@@ -246,7 +250,14 @@ impl FakeEnvoy {
 
     /// Ends a gRPC call without a response, or a stream.
     pub fn grpc_close(&self, token: u32) {
-        unsafe { proxy_on_grpc_close(0, token, 14) };
+        // Clients send any bytes, not only UTF-8.
+        self.grpc_refuse(token, 14, b"no \xff way");
+    }
+
+    /// Ends a gRPC call or a stream with a status.
+    pub fn grpc_refuse(&self, token: u32, code: u32, message: &[u8]) {
+        host(|host| host.grpc_status = (code, message.to_vec()));
+        unsafe { proxy_on_grpc_close(0, token, code) };
         deliver();
     }
 
@@ -329,6 +340,21 @@ impl FakeEnvoy {
         host(|host| host.rejects_stats = true);
     }
 
+    /// How many numbers of metrics were given out.
+    pub fn metric_definitions(&self) -> usize {
+        host(|host| host.metric_ids.len())
+    }
+
+    /// The size of everything in shared data.
+    pub fn shared_bytes(&self) -> usize {
+        host(|host| host.shared.iter().map(|(key, (value, _))| key.len() + value.len()).sum())
+    }
+
+    /// The shared queues: their names, and how many messages wait there.
+    pub fn queues(&self) -> Vec<(String, usize)> {
+        host(|host| host.queues.iter().map(|queue| (queue.name.clone(), queue.messages.len())).collect())
+    }
+
     /// How often ticks were last asked to come, in milliseconds.
     pub fn tick_period(&self) -> u32 {
         host(|host| host.tick_period)
@@ -380,6 +406,16 @@ impl Worker {
     pub fn tick(self) {
         host(|host| host.current = self.0);
         unsafe { proxy_on_tick(self.0) };
+        deliver();
+    }
+
+    /// Another configuration has taken its place, and its last stream is over.
+    pub fn end(self) {
+        unsafe {
+            proxy_on_done(self.0);
+            proxy_on_delete(self.0);
+        }
+        host(|host| host.workers.retain(|worker| *worker != self.0));
         deliver();
     }
 

@@ -125,7 +125,7 @@ fn in_the_event_of_a_stream_no_other_flow_goes_on() {
     let sent = envoy.take_sent();
     executor.on_http_reply(CallId(sent[0].token), answered());
     executor.run_stream(2, second);
-    assert!(envoy.take_grpc().is_empty(), "a call of the first would end with the second stream");
+    assert!(envoy.take_grpc().is_empty(), "a reply to the first would be lost with the second stream");
     executor.run_stream(1, first);
     assert_eq!(envoy.take_grpc().len(), 1);
     executor.on_http_reply(CallId(sent[1].token), answered());

@@ -145,6 +145,54 @@ fn without_etcd_a_write_is_refused_and_nothing_is_changed() {
 }
 
 #[test]
+fn what_etcd_refuses_is_answered_at_once_with_its_reason() {
+    let envoy = FakeEnvoy::start();
+    let (workers, mut model) = followed(&envoy, "");
+    let (no_space, denied) = ("etcdserver: mvcc: database space exceeded", "etcdserver: permission denied");
+    for (code, reason) in [(8, no_space), (7, denied)] {
+        let exchange = call(workers[0], "POST", "/promote");
+        exchange.send_headers(true);
+        for sent in envoy.take_grpc() {
+            let cluster = ClusterName::new("etcd").expect("valid");
+            let read =
+                GrpcRequest { cluster, service: "", method: "Range", message: sent.message, timeout: Duration::ZERO };
+            let GrpcReply::Answered(message) = model.call(&read, Fate::Answered) else { panic!("a read") };
+            envoy.grpc_receive(sent.token, &message);
+        }
+        let [put] = &envoy.take_grpc()[..] else { panic!("a put") };
+        assert_eq!(put.method, "Txn");
+        envoy.grpc_refuse(put.token, code, format!("{reason}{{via_upstream}}").as_bytes());
+        settle(&envoy, &mut model);
+        let reply = exchange.replies().pop().expect("an answer");
+        exchange.end();
+        assert!(reply.status == 503 && reply.body.contains(&format!("{reason})")), "{reply:?}");
+        assert_eq!((cluster(workers[1], &[]).as_str(), revision(&model)), ("b1", 0));
+        assert!(envoy.logs().iter().any(|line| line.contains("setup=etcd-refuses")), "{:?}", envoy.logs());
+    }
+    assert_eq!(operate_on(&envoy, &mut model, workers[0], "POST", "/promote"), 200);
+}
+
+#[test]
+fn whatever_etcd_says_comes_out_as_one_line_that_shows_all_of_it() {
+    let envoy = FakeEnvoy::start();
+    let (workers, model) = followed(&envoy, "");
+    let token = *envoy.grpc_streams().keys().next().expect("a stream");
+    envoy.grpc_close(token);
+    envoy.advance(Duration::from_millis(250));
+    workers.iter().for_each(|worker| worker.tick());
+    for sent in envoy.take_grpc() {
+        envoy.grpc_refuse(sent.token, 7, "no\n\u{1b}[31mstate changed \u{202e}by=root".as_bytes());
+    }
+    let logs = envoy.logs();
+    let line = logs.iter().find(|line| line.contains("etcd refuses")).expect("a line");
+    assert!(line.contains(r"no\n\u{1b}[31mstate changed \u{202e}by=root"), "{line}");
+    // What somebody else wrote there is no state with such an author.
+    let forged = String::from_utf8(model.value("/bluegreen/iris").expect("a key")).expect("JSON");
+    let forged = forged.replace(r#""by":"config""#, r#""by":"config\nstate changed""#);
+    assert_eq!(State::decode(forged.as_bytes()), None, "{forged}");
+}
+
+#[test]
 fn many_writes_at_once_are_made_one_by_one_and_each_answer_has_its_own_revision() {
     const WRITES: u64 = 40;
     let envoy = FakeEnvoy::start();

@@ -7,6 +7,7 @@ mod cookie;
 mod executor;
 mod failure;
 mod fleet;
+mod growth;
 mod host_calls;
 mod measuring;
 mod naming;

@@ -4,7 +4,7 @@ use bluegreen_core::change::request::{ChangeRequest, Checks};
 use bluegreen_core::config::Config;
 use bluegreen_core::host::http::HttpReply;
 use bluegreen_core::model::author::{Author, Source};
-use bluegreen_core::model::name::Reason;
+use bluegreen_core::model::name::{HolderName, Reason};
 use bluegreen_core::model::split::Revision;
 use bluegreen_core::state::Command;
 use bluegreen_core::store::source_status::{self, SourceStatus};
@@ -25,7 +25,8 @@ fn promote(reason: &str) -> ChangeRequest {
 }
 
 fn promote_on(revision: Option<Revision>, reason: &str) -> ChangeRequest {
-    let author = Author::new("envoy", Source::Runtime, Reason::new(reason).expect("valid"));
+    let author =
+        Author::new(HolderName::new("envoy").expect("valid"), Source::Runtime, Reason::new(reason).expect("valid"));
     ChangeRequest::new(0, Command::Promote(None), author, revision)
 }
 

@@ -82,6 +82,29 @@ fn what_the_active_colour_waits_for_is_asked_itself_at_the_first_tick_and_then_s
 }
 
 #[test]
+fn what_is_being_asked_when_its_configuration_goes_is_asked_by_the_next_one() {
+    let envoy = FakeEnvoy::start();
+    let old = worker(&envoy, &config(PROBE, ""));
+    old.tick();
+    let pushed = worker(&envoy, &named("blue", PROBE));
+    old.end();
+    pushed.tick();
+    let cut: Vec<_> = envoy.take_sent().into_iter().filter(|sent| sent.cluster == "v3").collect();
+    assert_eq!(cut.len(), 1);
+    // Another push, and a drain time that is over before the probe is: its answer comes to nobody.
+    let next = worker(&envoy, &named("blue", &format!("{PROBE}, \"bake\": {{\"for\": \"1m\"}}")));
+    pushed.end();
+    for _ in 0..10 {
+        envoy.advance(Duration::from_secs(1));
+        next.tick();
+        for probe in envoy.take_sent() {
+            envoy.reply(&probe, Some("200"), "");
+        }
+    }
+    assert_eq!(served(next), of("v3", "v3.example.com", "3"));
+}
+
+#[test]
 fn the_first_tick_comes_at_once_and_the_others_at_their_usual_pace() {
     let envoy = FakeEnvoy::start();
     let worker = worker(&envoy, &config(PROBE, ""));

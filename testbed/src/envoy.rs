@@ -64,6 +64,8 @@ pub struct Options {
     /// The base id that processes share, and the epoch of this one.
     hot_restart: Option<(u32, u32)>,
     has_fake_clock: bool,
+    /// How many seconds a listener that was replaced goes on with its connections; Envoy's ten minutes if not said.
+    drain_time: Option<u32>,
 }
 
 // === impl Options ===
@@ -109,6 +111,13 @@ impl Options {
     #[must_use]
     pub fn fake_clock(mut self) -> Self {
         self.has_fake_clock = true;
+        self
+    }
+
+    /// How many seconds a listener that was replaced goes on with the connections that it has.
+    #[must_use]
+    pub fn drain_time(mut self, seconds: u32) -> Self {
+        self.drain_time = Some(seconds);
         self
     }
 
@@ -178,6 +187,9 @@ impl Options {
             .arg(configuration)
             .args(["--concurrency", &self.concurrency.to_string()])
             .args(["--log-level", &self.log_level, "--component-log-level", "wasm:info"]);
+        if let Some(seconds) = self.drain_time {
+            command.args(["--drain-time-s", &seconds.to_string()]);
+        }
         match self.hot_restart {
             Some((base_id, epoch)) => {
                 command.args(["--base-id", &base_id.to_string(), "--restart-epoch", &epoch.to_string()]);
@@ -207,6 +219,7 @@ impl Envoy {
             processors: None,
             hot_restart: None,
             has_fake_clock: false,
+            drain_time: None,
         }
     }
 

@@ -17,6 +17,7 @@ use crate::wait;
 pub struct Etcd {
     members: Vec<Member>,
     folder: TempDir,
+    options: Vec<String>,
     http: reqwest::Client,
 }
 
@@ -33,13 +34,20 @@ struct Member {
 impl Etcd {
     /// Starts this many members and waits until they agree.
     pub async fn start(count: usize) -> Result<Self> {
+        Self::with(count, &[]).await
+    }
+
+    /// The same with further options of etcd's.
+    pub async fn with(count: usize, options: &[&str]) -> Result<Self> {
         let folder = folder()?;
         let member = |index: usize| -> Result<Member> {
             let (client, peer) = (loopback(ports::free()?), loopback(ports::free()?));
             Ok(Member { name: format!("m{index}"), client, peer, process: None })
         };
         let members = (0..count).map(member).collect::<Result<_>>()?;
-        let mut etcd = Self { members, folder, http: reqwest::Client::builder().no_proxy().build()? };
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        let mut etcd = Self { members, folder, options, http };
         for index in 0..count {
             etcd.spawn(index)?;
         }
@@ -123,6 +131,7 @@ impl Etcd {
             .args(["--listen-peer-urls", &url(member.peer), "--initial-advertise-peer-urls", &url(member.peer)])
             .args(["--initial-cluster", &all.join(","), "--initial-cluster-state", "new"])
             .args(["--logger", "zap", "--log-level", "warn"])
+            .args(&self.options)
             // etcd reads these as options too.
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("ETCD")))

@@ -29,6 +29,10 @@ async fn every_bad_request_is_refused_with_a_problem_document_and_changes_nothin
         ("PATCH {P}?active=", &[422]),
         ("PATCH {P}?active=green&canary_percent=101", &[422]),
         (&long, &[422]),
+        ("PATCH {P}?active=green&reason=two%0Alines", &[422]),
+        ("PATCH {P}?active=green&reason=%1B%5B2Jcleared", &[422]),
+        ("PATCH {P}?active=green&reason=zero%E2%80%8Bwidth", &[422]),
+        ("PATCH {P}?active=green&reason=%E2%80%AEdesrever", &[422]),
         ("PATCH {P}", &[400, 422]),
         ("PATCH {P}?reason=nothing+else", &[400, 422]),
         // The query.

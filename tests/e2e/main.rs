@@ -12,6 +12,7 @@ mod crash;
 mod drain;
 mod failover;
 mod gateway;
+mod growth;
 mod guard;
 mod in_force;
 mod istio;

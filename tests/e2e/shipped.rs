@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use bluegreen_testbed::ports::{self, loopback};
 use bluegreen_testbed::process::ManagedProcess;
-use bluegreen_testbed::{Bootstrap, repository};
+use bluegreen_testbed::{Bootstrap, Envoy, repository};
 use bluegreen_tests::IRIS;
 use serde_json::Value;
 
@@ -121,6 +122,37 @@ async fn both_ways_of_configuring_say_the_same() -> Result<()> {
     };
     ensure!(traffic.0 == admin.0 && admin == watched, "they differ: {configurations:#?}");
     ensure!(traffic.1 == Value::Null, "the traffic listener serves the admin API: {:#}", traffic.1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_envoys_own_admin_interface_the_containers_show_the_metrics_and_nothing_else() -> Result<()> {
+    let port = ports::free()?;
+    let containers = read("envoy/compose/envoy.yaml")?.with_free_ports().edit(|tree| {
+        tree["admin"]["address"]["socket_address"]["port_value"] = port.into();
+        for part in ["listeners", "clusters"] {
+            if let Some(items) = tree["static_resources"][part].as_array_mut() {
+                items.retain(|item| item["name"] == "metrics" || item["name"] == "envoy_admin");
+            }
+        }
+    });
+    let tree = containers.tree();
+    let address = &tree["admin"]["address"]["socket_address"]["address"];
+    ensure!(address == "127.0.0.1", "{address}");
+    let envoy = Envoy::with(containers.with_cluster("envoy_admin", loopback(port))).start().await?;
+    let http = reqwest::Client::builder().no_proxy().build()?;
+    let url = |path: &str| anyhow::Ok(format!("http://{}{path}", envoy.listener("metrics")?));
+    let metrics = http.get(url("/stats/prometheus?usedonly")?).send().await?;
+    ensure!(metrics.status() == 200 && metrics.text().await?.contains("envoy_server_live"), "no metrics");
+    for path in
+        ["/quitquitquit", "/config_dump", "/stats", "/stats/prometheus/../../quitquitquit", "/", "/runtime_modify"]
+    {
+        for request in [http.get(url(path)?), http.post(url(path)?)] {
+            let answer = request.send().await?;
+            ensure!(answer.status() == 404, "{path} is answered {}", answer.status());
+        }
+    }
+    ensure!(http.post(url("/stats/prometheus")?).send().await?.status() == 404, "a POST");
     Ok(())
 }
 

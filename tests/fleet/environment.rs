@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use bluegreen_testbed::admin::{Change, Deployment, Reply, Rollout};
-use bluegreen_testbed::{Bootstrap, Fleet, Load, Upstream, wait};
+use bluegreen_testbed::{Bootstrap, Etcd, Fleet, Load, Upstream, wait};
 use bluegreen_tests::environment::{ROLLOUT_PATIENCE, ensure_no_trap};
 use bluegreen_tests::{IRIS, PATH};
 
@@ -18,9 +18,14 @@ pub struct Environment {
 impl Environment {
     /// Three members of etcd and this many Envoys with this configuration, all of them ready.
     pub async fn with(envoys: usize, bootstrap: Bootstrap) -> Result<Self> {
+        Self::on(Etcd::start(3).await?, envoys, bootstrap).await
+    }
+
+    /// The same on an etcd that runs.
+    pub async fn on(etcd: Etcd, envoys: usize, bootstrap: Bootstrap) -> Result<Self> {
         let (blue, green) = (Upstream::start("blue").await?, Upstream::start("green").await?);
         let bootstrap = bootstrap.with_cluster("blue", blue.address()).with_cluster("green", green.address());
-        let fleet = Fleet::start(envoys, &bootstrap, |options| options).await?;
+        let fleet = Fleet::on(etcd, envoys, &bootstrap, |options| options).await?;
         Ok(Self { fleet, green, _blue: blue })
     }
 

@@ -8,7 +8,7 @@ use bluegreen_testbed::admin::{Deployment, Reply};
 use bluegreen_testbed::capabilities::{documented, restrict};
 use bluegreen_testbed::discovery::Watched;
 use bluegreen_testbed::fleet::Line;
-use bluegreen_testbed::{Bootstrap, wait};
+use bluegreen_testbed::{Bootstrap, Etcd, wait};
 use bluegreen_tests::IRIS;
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -253,6 +253,46 @@ async fn a_write_is_answered_by_the_filter_and_truthfully_wherever_etcd_falls_si
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_etcd_refuses_is_answered_at_once_with_its_reason_until_it_is_mended() -> Result<()> {
+    // One value more than fits.
+    const SPACE: usize = 2 << 20;
+    let etcd = Etcd::with(1, &[&format!("--quota-backend-bytes={SPACE}")]).await?;
+    let env = Environment::on(etcd, 1, restrict(Bootstrap::shipped()?, &documented()?)?).await?;
+    let ensure_refused_with = async |reason: &str| {
+        let began = Instant::now();
+        let reply = env.try_promote(0).await?;
+        println!("refused after {:?}: {}", began.elapsed(), reply.text);
+        ensure_refused(&reply)?;
+        ensure!(reply.text.contains(&format!("etcd refused it ({reason})")), "{reply:?}");
+        ensure!(began.elapsed() < Duration::from_secs(1), "only after {:?}", began.elapsed());
+        ensure!(env.deployment(0).await?.has_problem("etcd-refuses"), "{:?}", env.deployment(0).await?);
+        anyhow::Ok(())
+    };
+
+    let filler = "x".repeat(100_000);
+    ensure!((0..SPACE / filler.len() + 10).any(|n| env.fleet.etcd.put(&format!("/filler/{n}"), &filler).is_err()));
+    ensure_refused_with("gRPC status 8, etcdserver: mvcc: database space exceeded").await?;
+    env.fleet.etcd.ctl(&["del", "--prefix", "/filler/"])?;
+    env.fleet.etcd.compact()?;
+    env.fleet.etcd.ctl(&["defrag"])?;
+    env.fleet.etcd.ctl(&["alarm", "disarm"])?;
+    ensure!(env.promote(0).await? == 1, "a refused write was made");
+    let state = env.deployment(0).await?;
+    ensure!((state.revision, state.has_problem("etcd-refuses")) == (1, false), "{state:?}");
+
+    env.fleet.etcd.ctl(&["user", "add", "root:root"])?;
+    env.fleet.etcd.ctl(&["user", "grant-role", "root", "root"])?;
+    env.fleet.etcd.ctl(&["auth", "enable"])?;
+    ensure_refused_with("gRPC status 3, etcdserver: user name is empty").await?;
+    until_stale(&env, 0, true).await?;
+    env.fleet.envoy(0)?.log().wait_for("etcd refuses to give the states: gRPC status 3").await?;
+    env.fleet.etcd.ctl(&["--user", "root:root", "auth", "disable"])?;
+    until_stale(&env, 0, false).await?;
+    ensure!(env.promote(0).await? == 2, "a refused write was made");
+    env.ensure_no_trap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deployment_is_created_once_from_initial_and_the_next_change_replaces_a_foreign_value() -> Result<()> {
     let env = restricted(2).await?;
     let created = env.fleet.etcd.get(KEY)?;
@@ -273,6 +313,21 @@ async fn a_deployment_is_created_once_from_initial_and_the_next_change_replaces_
     for index in 0..2 {
         let warnings = env.fleet.envoy(index)?.log().lines_with("is not a state").len();
         ensure!(warnings == 1, "{warnings} warnings on Envoy {index}");
+    }
+
+    // Nor is it one if its author would begin a line of the log.
+    let second = env.fleet.etcd.get(KEY)?;
+    let forged = second.replace(r#""by":"demo-operator""#, r#""by":"x\n[critical] forged by y""#);
+    ensure!(forged != second, "{second}");
+    ensure!(env.promote(0).await? == 3, "a change");
+    env.fleet.until_at(IRIS, 3).await?;
+    env.fleet.etcd.put(KEY, &forged)?;
+    for index in 0..2 {
+        let log = env.fleet.envoy(index)?.log();
+        let warnings = || async { Ok(log.lines_with("is not a state").len()) };
+        wait::until("another warning", warnings, |count| *count == 2).await?;
+        ensure!(log.lines_with("forged").is_empty(), "{:?}", log.lines_with("forged"));
+        ensure!(env.deployment(index).await?.revision == 3, "the last state is kept");
     }
     env.ensure_no_trap()
 }

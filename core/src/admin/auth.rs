@@ -2,11 +2,13 @@
 
 use super::problems::Problem;
 use crate::config::{Access, Role, Token, TokenSum};
+use crate::model::author::{Author, Source};
+use crate::model::name::{HolderName, Reason};
 
 /// A caller that was let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    name: String,
+    name: HolderName,
     role: Option<Role>,
 }
 
@@ -15,7 +17,7 @@ pub struct Caller {
 impl Caller {
     /// A caller without a token, who may do nothing that takes a role.
     pub fn anonymous() -> Self {
-        Self { name: "anonymous".to_owned(), role: None }
+        Self { name: HolderName::literal("anonymous"), role: None }
     }
 
     /// Finds the holder of the token in an `authorization` header.
@@ -25,15 +27,15 @@ impl Caller {
     pub fn identify(access: &Access, authorization: Option<&[u8]>) -> Result<Self, Problem> {
         let holder = authorization.and_then(bearer).and_then(|token| holder(&access.tokens, token));
         match holder {
-            Some(token) => Ok(Self { name: token.name.as_str().to_owned(), role: Some(token.role) }),
+            Some(token) => Ok(Self { name: token.name.clone(), role: Some(token.role) }),
             None if access.open => Ok(Self { role: Some(Role::Operator), ..Self::anonymous() }),
             None => Err(Problem::Unauthenticated { presented: authorization.is_some() }),
         }
     }
 
-    /// Under which name changes are recorded.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// The caller as the author of a change.
+    pub fn author(&self, reason: Reason) -> Author {
+        Author::new(self.name.clone(), Source::Admin, reason)
     }
 
     /// Checks that the caller has at least `role`; `None` asks for nothing.
@@ -43,7 +45,7 @@ impl Caller {
     pub fn require(&self, role: Option<Role>) -> Result<(), Problem> {
         match (role, self.role) {
             (None, _) | (Some(Role::Viewer), Some(_)) | (Some(Role::Operator), Some(Role::Operator)) => Ok(()),
-            (Some(_), _) => Err(Problem::Forbidden { name: self.name.clone() }),
+            (Some(_), _) => Err(Problem::Forbidden { name: self.name.to_string() }),
         }
     }
 }
@@ -99,7 +101,7 @@ mod tests {
         ];
         for (header, name) in cases {
             let caller = Caller::identify(&access(false), Some(header));
-            assert_eq!(caller.ok().as_ref().map(Caller::name), name, "{header:?}");
+            assert_eq!(caller.ok().as_ref().map(|caller| caller.name.as_str()), name, "{header:?}");
         }
         assert!(Caller::identify(&access(false), None).is_err());
     }
@@ -109,7 +111,7 @@ mod tests {
         for (header, name) in
             [(None, "anonymous"), (Some(&b"Bearer secret-x"[..]), "anonymous"), (Some(b"Bearer secret-v"), "victor")]
         {
-            assert_eq!(Caller::identify(&access(true), header).expect("open").name(), name);
+            assert_eq!(Caller::identify(&access(true), header).expect("open").name.as_str(), name);
         }
     }
 

@@ -19,7 +19,6 @@ use crate::guard::verdict::Verdict;
 use crate::host::next_tick;
 use crate::metrics::comparison::{self, Sample};
 use crate::metrics::counters::ColourMetric;
-use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::split::Revision;
 use crate::model::time::Moment;
@@ -165,7 +164,7 @@ async fn take_on_waiting(call: &Request, to: Option<Colour>) -> Result<Option<Re
         let rejection = ChangeError::Rejected(Rejection::Superseded, Box::new(state));
         return Err(Refused::change(rejection, index));
     }
-    let author = Author::new(call.caller.name(), Source::Admin, call.params.reason()?);
+    let author = call.caller.author(call.params.reason()?);
     let request = versions::by_force(index, candidate, waiting, author);
     let applied = versions::adopt(&call.context, &request).await.map_err(|error| Refused::change(error, index))?;
     Ok(Some(applied.state.revision))
@@ -180,7 +179,7 @@ async fn change(call: Box<Request>, command: CommandOf<'_>) -> Answer {
         let state = call.load(deployment)?;
         let checks = if call.params.is_set("force")? { Checks::Override } else { Checks::Enforce };
         ChangeRequest {
-            author: Author::new(call.caller.name(), Source::Admin, call.params.reason()?),
+            author: call.caller.author(call.params.reason()?),
             command: command(&call, deployment, &state)?,
             precondition: call.precondition.clone(),
             deployment: index,
@@ -224,7 +223,7 @@ pub async fn test(call: Box<Request>) -> Answer {
     }
     let passed = results.iter().all(|result| result.passed);
     let outcome = SmokeTestOutcome { colour, identity: identity.clone(), passed };
-    let author = Author::new(call.caller.name(), Source::Admin, call.params.reason()?);
+    let author = call.caller.author(call.params.reason()?);
     let request = ChangeRequest::new(index, Command::RecordSmokeTest(outcome), author, None);
     let applied = submit(&call.context, &request).await.map_err(|error| Refused::change(error, index))?;
     let mut revision = applied.state.revision;

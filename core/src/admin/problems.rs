@@ -157,7 +157,7 @@ impl Problem {
                 (412, "stale-revision", "Another change came first")
             }
             Self::Change(ChangeError::StoreUnavailable | ChangeError::EtcdUnavailable(_)) | Self::StoreUnavailable => {
-                (503, "store-unavailable", "Shared store out of reach")
+                (503, "store-unavailable", "Shared store not available")
             }
             Self::Change(ChangeError::OutcomeUnknown) => (504, "outcome-unknown", "Outcome not known"),
             Self::Change(ChangeError::Rejected(Rejection::Unproven { .. }, _)) => {

@@ -222,7 +222,7 @@ impl<'a> DeploymentView<'a> {
             in_force: InForceView::new(state.revision, confirmation),
             workers: WorkerView::all(store, &deployment.name),
             changed_at: state.since,
-            changed_by: &state.author.by,
+            changed_by: state.author.by.as_str(),
             source: state.author.source,
             reason: &state.author.reason,
             stale: context.etcd.as_ref().map(|etcd| liveness::is_lost(store, etcd, now)),

@@ -7,8 +7,9 @@ use super::error::{ChangeError, Rejection};
 use super::request::{ChangeRequest, Checks};
 use crate::deployment::{Deployment, DeploymentIndex};
 use crate::etcd::deadline::WRITE_WITHIN;
+use crate::etcd::refusal;
 use crate::etcd::store::EtcdStore;
-use crate::etcd::transaction::{Committed, Current, TxnError, commit};
+use crate::etcd::transaction::{Committed, Current, NotCommitted, TxnError, commit};
 use crate::host::Host;
 use crate::model::author::Author;
 use crate::model::colour::{Colour, PerColour};
@@ -166,6 +167,7 @@ async fn apply_in_fleet(
     .await;
     match committed {
         Ok(Committed::Made(state, current)) => {
+            refusal::clear(host, deployment);
             take_over(context, request.deployment, deployment, &current).map_err(|_| ChangeError::OutcomeUnknown)?;
             Ok(Applied { state: *state, effect: Effect::Rerouted })
         }
@@ -180,7 +182,12 @@ async fn apply_in_fleet(
             take_over(context, request.deployment, deployment, &current)?;
             Err(obstacle.on(current.state))
         }
-        Err(TxnError::Aborted(why)) => Err(ChangeError::EtcdUnavailable(why).into()),
+        Err(TxnError::Aborted(why)) => {
+            if let NotCommitted::Refused(why) = &why {
+                refusal::note(host, deployment, why);
+            }
+            Err(ChangeError::EtcdUnavailable(why).into())
+        }
         Err(TxnError::Indeterminate) => Err(ChangeError::OutcomeUnknown.into()),
     }
 }

@@ -259,7 +259,7 @@ mod tests {
     }
 
     fn promote(host: &Rc<TestHost>) {
-        let author = Author::new("alice", Source::Admin, Reason::none());
+        let author = Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
         let now = Timestamp::from_millis(1);
         update_state(&host.store, &iris(), Split::default(), now, &mut |loaded| {
             loaded.state.after(&Command::Promote(None), author.clone(), now)

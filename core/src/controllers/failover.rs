@@ -110,7 +110,7 @@ fn author(
     let last: String = last.chars().filter(|letter| !letter.is_control()).take(LONGEST_DETAIL).collect();
     let text = format!("{failures} requests in a row did not reach {} (last: {last})", state.split.active);
     let reason = Reason::new(text).unwrap_or_else(|_| Reason::none());
-    Some(Author::new(Source::Failover.as_str(), Source::Failover, reason))
+    Some(Author::automatic(Source::Failover, reason))
 }
 
 #[cfg(test)]
@@ -128,7 +128,7 @@ mod tests {
     const BAKE: Bake = Bake { r#for: Duration::from_secs(60) };
 
     fn promoted() -> State {
-        let alice = Author::new("alice", Source::Admin, Reason::none());
+        let alice = Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
         let before = State::initial(split("blue", "0", "0"), Timestamp::default());
         before.after(&Command::Promote(None), alice, SWITCH).expect("allowed").expect("a change")
     }

@@ -42,7 +42,7 @@ pub fn step(
     let change = breach.or_else(|| next_move(deployment, state, &analysis, now));
     let request = change.map(|(command, source, reason)| {
         let reason = Reason::new(reason).unwrap_or_else(|_| Reason::none());
-        let author = Author::new(source.as_str(), source, reason);
+        let author = Author::automatic(source, reason);
         // Taking traffic from a colour that fails must not wait for anything.
         ChangeRequest::new(index, command, author, Some(state.revision)).enforce(source != Source::Guard)
     });
@@ -166,7 +166,7 @@ mod tests {
         }
 
         fn operate(&mut self, command: Command) {
-            let alice = Author::new("alice", Source::Admin, Reason::none());
+            let alice = Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
             let after = self.state.after(&command, alice, self.now).expect("allowed");
             self.state = after.unwrap_or_else(|| self.state.clone());
         }

@@ -96,7 +96,7 @@ impl Runtime {
         let keys = RuntimeKeys::from_value(&pending.value);
         let reason = Reason::new(keys.words(&deployment.name)).unwrap_or_else(|_| Reason::none());
         let patch = Patch { active: keys.active, canary_percent: keys.canary_percent, shadow_percent: None };
-        let author = Author::new(Source::Runtime.as_str(), Source::Runtime, reason);
+        let author = Author::automatic(Source::Runtime, reason);
         ChangeRequest::new(index, Command::Patch(patch), author, Some(pending.on)).enforce(self.section.enforce)
     }
 
@@ -300,7 +300,7 @@ mod tests {
         }
 
         fn operate(&self, command: Command) {
-            let alice = Author::new("alice", Source::Admin, Reason::none());
+            let alice = Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
             let now = Timestamp::default();
             update_state(&self.store, &iris(), Split::default(), now, &mut |loaded| {
                 loaded.state.after(&command, alice.clone(), now)

@@ -89,7 +89,7 @@ async fn check_active(context: &Context, index: DeploymentIndex) {
         if of_other.healthy && failed_before {
             let reason =
                 Reason::of(&format!("{active} does not answer at the start, {other} does: {}", of_active.detail));
-            let author = Author::new(Source::Failover.as_str(), Source::Failover, reason);
+            let author = Author::automatic(Source::Failover, reason);
             let request = ChangeRequest::new(index, Command::StartOn(other), author, Some(Revision::ZERO));
             // The one who changed the state meanwhile knows more.
             let _: Result<Applied, ChangeError> = submit(context, &request).await;
@@ -191,7 +191,7 @@ mod tests {
     fn whoever_changes_the_state_meanwhile_knows_more() {
         let (host, context) = started(PROBE, "");
         answers(&host, 503, 200);
-        let alice = Author::new("alice", Source::Admin, Reason::none());
+        let alice = Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
         let shadow = crate::state::Patch { shadow_percent: Some(crate::testing::percent("5")), ..Default::default() };
         let request = ChangeRequest::new(0, Command::Patch(shadow), alice, None);
         crate::change::submit::submit_now(&context, &request).expect("allowed");

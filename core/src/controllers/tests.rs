@@ -82,7 +82,7 @@ impl Envoy {
     }
 
     fn change(&self, command: Command) {
-        let author = Author::new("alice", crate::model::author::Source::Admin, Reason::none());
+        let author = Author::new(crate::testing::holder("alice"), crate::model::author::Source::Admin, Reason::none());
         let request = crate::change::request::ChangeRequest::new(0, command, author, None).enforce(false);
         submit_now(&self.context, &request).expect("allowed").expect("alone");
     }
@@ -147,7 +147,8 @@ fn what_a_clock_noted_that_was_a_century_ahead_holds_nothing_up_for_longer_than_
         crate::model::split::Split::default(),
         START,
         &mut |loaded| {
-            let author = Author::new("alice", crate::model::author::Source::Admin, Reason::none());
+            let author =
+                Author::new(crate::testing::holder("alice"), crate::model::author::Source::Admin, Reason::none());
             Ok(loaded.state.after(&Command::Promote(None), author, ahead).expect("allowed"))
         },
     )

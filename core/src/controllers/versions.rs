@@ -302,7 +302,7 @@ mod tests {
         let mut state = State::initial(split("blue", "0", "0"), Timestamp::default()).knowing(&configured);
         for version in &versions[1..] {
             let command = Command::AdoptVersion(Colour::Green, identity(version));
-            let author = Author::new("other", Source::Config, Reason::none());
+            let author = Author::new(crate::testing::holder("other"), Source::Config, Reason::none());
             state = state.after(&command, author, Timestamp::default()).expect("allowed").expect("a change");
         }
         let number = ModRevision(u64::try_from(versions.len()).expect("few"));

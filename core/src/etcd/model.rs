@@ -19,7 +19,7 @@ use super::messages::{
 };
 use super::store::EtcdStore;
 use crate::config::Etcd;
-use crate::host::grpc::{GrpcReply, GrpcRequest};
+use crate::host::grpc::{GrpcReply, GrpcRequest, GrpcStatus};
 
 /// The store.
 #[derive(Default)]
@@ -41,7 +41,17 @@ pub enum Fate {
     RequestLost,
     /// It cannot be sent.
     Refused,
+    /// The user may not do it.
+    Denied,
+    /// This member does not do it.
+    ByAnotherMember,
+    /// There is no space left for what it would write.
+    OutOfSpace,
+    /// What it writes is carried out, and leaves no space.
+    LastSpaceUsed,
 }
+
+const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
 
 /// The fleet of the tests.
 pub fn fleet() -> EtcdStore {
@@ -55,7 +65,9 @@ pub fn fleet() -> EtcdStore {
 impl Model {
     /// Carries out a call of this service.
     pub fn call(&mut self, call: &GrpcRequest, fate: Fate) -> GrpcReply {
-        let lost = || GrpcReply::Failed("lost".to_owned());
+        let failed = |code, message: &str| GrpcReply::Failed(GrpcStatus { code, message: message.to_owned() });
+        let lost = || failed(14, "lost");
+        let is_put = call.method == "Txn";
         match fate {
             Fate::Refused => GrpcReply::NotSent,
             Fate::RequestLost => lost(),
@@ -64,6 +76,15 @@ impl Model {
                 self.carry_out(call);
                 lost()
             }
+            Fate::Denied => failed(7, "etcdserver: permission denied"),
+            Fate::ByAnotherMember => failed(9, "etcdserver: rpc not supported for learner"),
+            Fate::OutOfSpace if is_put => failed(8, NO_SPACE),
+            Fate::LastSpaceUsed if is_put => {
+                self.carry_out(call);
+                failed(8, NO_SPACE)
+            }
+            // Reads need none.
+            Fate::OutOfSpace | Fate::LastSpaceUsed => self.carry_out(call),
         }
     }
 
@@ -72,7 +93,8 @@ impl Model {
             "Range" => {
                 let request = RangeRequest::decode(call.message.as_slice()).expect("a range");
                 if request.revision > 0 && request.revision <= self.compacted {
-                    return GrpcReply::Failed("etcdserver: mvcc: required revision has been compacted".to_owned());
+                    let message = "etcdserver: mvcc: required revision has been compacted".to_owned();
+                    return GrpcReply::Failed(GrpcStatus { code: 11, message });
                 }
                 GrpcReply::Answered(self.range(&request).encode_to_vec())
             }

@@ -12,6 +12,7 @@ use super::messages::{
     Compare, KV, KeyValue, MOD, Operation, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader,
     TxnRequest, TxnResponse, WATCH, WatchCreateRequest, WatchRequest,
 };
+use super::refusal::NoResponse;
 use crate::config::Etcd;
 use crate::host::grpc::{GrpcReply, GrpcRequest};
 use crate::host::reply::Reply;
@@ -141,7 +142,7 @@ impl EtcdStore {
 
     /// Waits for a turn among the writes of this thread that have lost to others again and again.
     ///
-    /// The root context polls the flows that wait here: a call that is made in a stream's event ends with that stream, and it is
+    /// The root context polls the flows that wait here: the reply to a call that is made in a stream's event is lost with that stream, and it is
     /// another stream's answer that hands the turn over. A tick is the root context's event.
     pub async fn turn(&self, host: &dyn Host) -> QueueTurn {
         next_tick(host).await;
@@ -200,13 +201,14 @@ impl Drop for QueueTurn {
 /// The response, or why there is none.
 ///
 /// # Errors
-/// In words: the call failed, or its response is not understood.
-pub fn decode<M: Message + Default>(reply: &GrpcReply) -> Result<M, String> {
-    match reply {
-        GrpcReply::Answered(bytes) => M::decode(bytes.as_slice()).map_err(|error| format!("not understood: {error}")),
-        GrpcReply::Failed(why) => Err(why.clone()),
-        GrpcReply::NotSent => Err("the call could not be sent: is the cluster in Envoy's configuration?".to_owned()),
+/// The call failed, or its response is not understood.
+pub fn decode<M: Message + Default>(reply: &GrpcReply) -> Result<M, NoResponse> {
+    if let GrpcReply::Answered(bytes) = reply
+        && let Ok(message) = M::decode(bytes.as_slice())
+    {
+        return Ok(message);
     }
+    Err(NoResponse::of(reply))
 }
 
 /// A revision, which is positive.

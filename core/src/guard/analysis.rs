@@ -458,7 +458,7 @@ mod tests {
         let rules = guard("{}");
         let mut analysis = begin(&rules);
         let patch = Patch { canary_percent: Some(percent("20")), ..Patch::default() };
-        let alice = Author::new("alice", Source::Admin, Reason::none());
+        let alice = Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
         let later = canary().after(&Command::Patch(patch), alice, NOW).expect("allowed").expect("a change");
         let failed = PerColour { blue: counts(100, 0, 0, Duration::ZERO), green: counts(50, 50, 0, Duration::ZERO) };
         analysis.observe(&later, Some(&rules), &failed, NOW);

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
@@ -29,10 +30,19 @@ pub struct GrpcRequest {
 pub enum GrpcReply {
     /// The response.
     Answered(Vec<u8>),
-    /// None came. Whether the request was carried out is not known.
-    Failed(String),
+    /// None came, but this. Whether the request was carried out is for the status to say.
+    Failed(GrpcStatus),
     /// It could not be sent.
     NotSent,
+}
+
+/// How a call without a response ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrpcStatus {
+    /// The code of gRPC.
+    pub code: u32,
+    /// What the other side says about it, if anything.
+    pub message: String,
 }
 
 /// The messages of a gRPC stream. To drop it is to end the stream.
@@ -48,6 +58,15 @@ struct Messages {
     queue: VecDeque<Vec<u8>>,
     has_ended: bool,
     reader: Option<Waker>,
+}
+
+// === impl GrpcStatus ===
+
+impl fmt::Display for GrpcStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "gRPC status {}", self.code)?;
+        if self.message.is_empty() { Ok(()) } else { write!(f, ", {}", self.message) }
+    }
 }
 
 // === impl GrpcStream ===

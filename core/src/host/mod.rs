@@ -49,7 +49,7 @@ pub trait Host {
     /// Ready at the first tick after this much time has passed.
     fn sleep(&self, span: Duration) -> Reply<()>;
 
-    /// Starts a flow at the next event of the root context: calls made for a stream would end with it.
+    /// Starts a flow at the next event of the root context: replies to a stream's calls are lost with it.
     fn spawn(&self, flow: Flow) -> TaskId;
 
     /// Drops a flow that was spawned, if it is still there.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::name::Reason;
+use crate::model::name::{HolderName, Reason};
 
 /// Through which door a change came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Author {
     /// The token's holder, or the source itself.
-    pub by: String,
+    pub by: HolderName,
     /// Through which door.
     pub source: Source,
     /// In the author's words; empty when none was given.
@@ -67,12 +67,17 @@ impl Source {
 
 impl Author {
     /// An author who overrides no rule.
-    pub fn new(by: &str, source: Source, reason: Reason) -> Self {
-        Self { by: by.to_owned(), source, reason, forced: false }
+    pub const fn new(by: HolderName, source: Source, reason: Reason) -> Self {
+        Self { by, source, reason, forced: false }
+    }
+
+    /// A source that acts by itself.
+    pub const fn automatic(source: Source, reason: Reason) -> Self {
+        Self::new(HolderName::literal(source.as_str()), source, reason)
     }
 
     /// The plugin configuration as an author.
     pub fn config() -> Self {
-        Self::new(Source::Config.as_str(), Source::Config, Reason::none())
+        Self::automatic(Source::Config, Reason::none())
     }
 }

@@ -1,5 +1,6 @@
 //! The words that everything else is made of: each a type that is valid once it exists.
 
+pub mod one_line;
 pub mod colour;
 pub mod percent;
 pub mod split;

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::one_line::is_hidden;
+
 /// Why a text cannot be a name of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameError {
@@ -91,7 +93,7 @@ names! {
     HolderName, "is not a token holder's name: use 1 to 64 letters, digits and -_.@", is_holder_name;
 
     /// Name of a registered model in MLflow.
-    ModelName, "is not a registered model's name: use 1 to 256 characters without / and : and control characters", is_model_name;
+    ModelName, "is not a registered model's name: use 1 to 256 characters without / and : and invisible ones", is_model_name;
 
     /// A pointer of MLflow's to one version of a registered model.
     Alias, "is not an alias: use 1 to 255 letters, digits and -_, but not `latest` nor `v` with a number, which MLflow keeps for itself", is_alias;
@@ -103,7 +105,7 @@ names! {
     HostName, "is not a host: use a host name or an address, and perhaps a port, such as iris.example.com:8080", is_authority;
 
     /// Why a state was changed: free text that stays on one line of a log.
-    Reason, "is not a reason: use at most 200 characters and no control characters", |text| text.chars().count() <= 200 && !text.chars().any(char::is_control);
+    Reason, "is not a reason: use at most 200 characters, none of them invisible (control characters, zero-width ones, those that turn the direction of writing)", |text| text.chars().count() <= 200 && !text.contains(is_hidden);
 }
 
 fn is_dns_label(text: &str) -> bool {
@@ -152,7 +154,7 @@ fn is_holder_name(text: &str) -> bool {
 }
 
 fn is_model_name(text: &str) -> bool {
-    let allowed = |letter: char| !letter.is_control() && letter != '/' && letter != ':';
+    let allowed = |letter: char| !is_hidden(letter) && letter != '/' && letter != ':';
     (1..=256).contains(&text.chars().count()) && text.chars().all(allowed)
 }
 
@@ -197,7 +199,7 @@ impl Reason {
 
     /// What a part of the filter has to say, as much of it as a reason holds.
     pub fn of(text: &str) -> Self {
-        Self(Cow::Owned(text.chars().filter(|letter| !letter.is_control()).take(200).collect()))
+        Self(Cow::Owned(text.chars().filter(|letter| !is_hidden(*letter)).take(200).collect()))
     }
 }
 
@@ -275,7 +277,9 @@ mod tests {
         }
         assert!(Reason::new("v2 passed \u{2713}").is_ok());
         assert!(Reason::new("").is_ok());
-        assert!(Reason::new("two\nlines").is_err());
+        for bad in ["two\nlines", "\u{202e}desrever", "gr\u{200b}een", "a\u{2028}b", "\u{1b}[2J"] {
+            assert!(Reason::new(bad).is_err(), "{bad:?}");
+        }
         assert!(Reason::new("x".repeat(200)).is_ok());
         assert!(Reason::new("x".repeat(201)).is_err());
     }
@@ -289,7 +293,7 @@ mod tests {
             assert!(Alias::new(bad).is_err(), "{bad:?}");
         }
         assert!(ModelName::new("catalog.schema.my model").is_ok());
-        for bad in ["", "a/b", "a:b", "a\nb"] {
+        for bad in ["", "a/b", "a:b", "a\nb", "a\u{200b}"] {
             assert!(ModelName::new(bad).is_err(), "{bad:?}");
         }
         assert!(RegisteredVersion::new("12").is_ok());
@@ -300,7 +304,7 @@ mod tests {
 
     #[test]
     fn what_the_filter_has_to_say_becomes_one_short_line() {
-        assert_eq!(Reason::of("two\nlines").as_str(), "twolines");
+        assert_eq!(Reason::of("two\nli\u{200b}nes").as_str(), "twolines");
         assert!(Reason::new(Reason::of(&"\u{e9}".repeat(300)).as_str()).is_ok());
     }
 

@@ -165,7 +165,7 @@ mod tests {
     const SWITCH: Timestamp = Timestamp::from_millis(10_000_000);
 
     fn promoted() -> State {
-        let author = Author::new("alice", Source::Admin, Reason::none());
+        let author = Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
         let before = State::initial(split("blue", "0", "0"), Timestamp::default());
         before.after(&Command::Promote(None), author, SWITCH).expect("allowed").expect("a change")
     }

@@ -131,7 +131,7 @@ mod tests {
     }
 
     fn after(state: &State, command: Command) -> State {
-        let author = Author::new("alice", Source::Admin, Reason::none());
+        let author = Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
         state.after(&command, author, NOW).expect("allowed").unwrap_or_else(|| state.clone())
     }
 

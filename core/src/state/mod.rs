@@ -441,7 +441,7 @@ mod tests {
     }
 
     fn alice() -> Author {
-        Author::new("alice", Source::Admin, Reason::none())
+        Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none())
     }
 
     fn after(state: &State, command: Command) -> State {
@@ -659,6 +659,23 @@ mod tests {
         }
         let state = after(&start(), Command::Promote(None));
         assert_eq!(State::decode(&state.encode()), Some(state));
+    }
+
+    #[test]
+    fn names_in_a_stored_state_are_checked_as_those_of_a_configuration_are() {
+        let stored = String::from_utf8(after(&known(), Command::Promote(None)).encode()).expect("JSON");
+        let cases = [
+            (r#""by":"alice""#, r#""by":"alice reason=\n""#),
+            (r#""by":"alice""#, r#""by":"\u001b[2Jalice""#),
+            (r#""reason":"""#, r#""reason":"a\nb""#),
+            (r#""reason":"""#, r#""reason":"\u202edesrever""#),
+            (r#""version":"1""#, r#""version":"1\u200b""#),
+            (r#""cluster":"1""#, r#""cluster":"1\r\nx: y""#),
+        ];
+        for (valid, forged) in cases {
+            assert!(stored.contains(valid), "{valid} in {stored}");
+            assert_eq!(State::decode(stored.replace(valid, forged).as_bytes()), None, "{forged}");
+        }
     }
 
     #[cfg(not(target_arch = "wasm32"))]

@@ -63,6 +63,7 @@ const ATTEMPTS: usize = 256;
 ///
 /// # Errors
 /// The store cannot be reached, or others won the race each time.
+#[allow(clippy::disallowed_methods, reason = "this is the loop that has a bound")]
 pub fn update(
     store: &dyn Store,
     key: &str,

@@ -268,7 +268,7 @@ mod tests {
     use crate::testing::{MemoryStore, iris, split};
 
     fn promote(store: &dyn Store) -> Result<Applied, UpdateError<Refusal>> {
-        let author = Author::new("alice", Source::Admin, Reason::none());
+        let author = Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
         let now = Timestamp::from_millis(1);
         update_state(store, &iris(), Split::default(), now, &mut |loaded| {
             loaded.state.after(&Command::Promote(Some(loaded.state.split.candidate())), author.clone(), now)
@@ -357,7 +357,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1);
 
     fn carry_out(store: &dyn Store, command: Command) -> Revision {
-        let author = Author::new("alice", Source::Admin, Reason::none());
+        let author = Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
         let applied = update_state(store, &iris(), Split::default(), NOW, &mut |loaded| {
             loaded.state.after(&command, author.clone(), NOW)
         });

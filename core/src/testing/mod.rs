@@ -11,7 +11,7 @@ use crate::change::context::Context;
 use crate::config::Config;
 use crate::deployment::Deployments;
 use crate::model::identity::Identity;
-use crate::model::name::{ClusterName, DeploymentName, Version};
+use crate::model::name::{ClusterName, DeploymentName, HolderName, Version};
 use crate::model::percent::Percent;
 use crate::model::split::Split;
 use crate::store::{CasToken, Store, StoreError, SwapError, Versioned};
@@ -54,6 +54,11 @@ pub fn context_of(in_deployment: &str) -> (Rc<TestHost>, Context) {
     let host = Rc::new(TestHost::default());
     let context = Context::new(Rc::<TestHost>::clone(&host), &config_of(in_deployment), None);
     (host, context)
+}
+
+/// Somebody who makes changes.
+pub fn holder(name: &str) -> HolderName {
+    HolderName::new(name).expect("valid")
 }
 
 /// A version in the cluster of the same name.

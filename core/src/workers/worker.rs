@@ -460,7 +460,7 @@ mod tests {
 
         fn promote(&self) {
             let name = &self.deployments.all()[0].name;
-            let author = || Author::new("alice", Source::Admin, Reason::none());
+            let author = || Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
             let promote = &mut |loaded: &Loaded| loaded.state.after(&Command::Promote(None), author(), START);
             update_state(&self.host.store, name, Split::default(), START, promote).expect("allowed");
         }

@@ -219,7 +219,7 @@ impl Mlflow {
             if *known != version {
                 let (was, is) = (known.as_str(), version.as_str());
                 let reason = Reason::of(&format!("version {was} -> {is}: the alias {} is on it", alias.as_str()));
-                let author = Author::new(Source::Mlflow.as_str(), Source::Mlflow, reason);
+                let author = Author::automatic(Source::Mlflow, reason);
                 requests.push(ChangeRequest::new(index, Command::FollowVersion(colour, version), author, None));
             }
         }
@@ -261,7 +261,7 @@ impl Mlflow {
             ..SourceStatus::default()
         };
         let request = |command, on| {
-            let author = Author::new(Source::Mlflow.as_str(), Source::Mlflow, mark.reason(&self.follow));
+            let author = Author::automatic(Source::Mlflow, mark.reason(&self.follow));
             ChangeRequest::new(deployment, command, author, Some(on)).enforce(self.enforce)
         };
         // A change that is still under way must not be made after the mark was moved on: staying takes its place.

@@ -86,7 +86,7 @@ impl Scene {
     }
 
     fn change(&mut self, command: Command, source: Source) {
-        let author = Author::new("x", source, Reason::none());
+        let author = Author::new(crate::testing::holder("x"), source, Reason::none());
         self.state = self.state.after(&command, author, NOW).expect("allowed").expect("a change");
     }
 

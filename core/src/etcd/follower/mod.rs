@@ -14,6 +14,7 @@ use prost::Message;
 
 use super::liveness::{self, HEARTBEAT};
 use super::messages::{Event, EventType, KeyValue, RangeResponse, TxnResponse, WatchResponse};
+use super::refusal::{self, NoResponse};
 use super::store::{EtcdStore, decode, number, revision_of};
 use crate::deployment::{Deployment, DeploymentIndex, Deployments};
 use crate::host::grpc::{GrpcReply, GrpcStream};
@@ -42,6 +43,10 @@ struct Follower<'f> {
     /// The last write of each key that held something else than a state, each of which is worth one warning.
     corrupt: BTreeMap<DeploymentIndex, ModRevision>,
     is_live: Option<bool>,
+    /// Why etcd refused the last watch, which is worth one line.
+    refused_watch: Option<String>,
+    /// So many lists follow each other before a watch is tried again.
+    lists_only: u32,
 }
 
 /// A watch under way, and the calls beside it. Keys that are absent are created while it lasts.
@@ -78,6 +83,9 @@ const OPENINGS: u32 = 3;
 
 /// How many heartbeats in a row may bring what the stream had not.
 const MISSED: u32 = 2;
+
+/// How many lists follow each other after etcd has refused a watch: for about a minute.
+const LISTS_ONLY: u32 = 60;
 
 /// How long to wait after a failure: the first time, and at most. In between it doubles.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -133,6 +141,8 @@ impl<'f> Follower<'f> {
             absent: BTreeSet::new(),
             corrupt: BTreeMap::new(),
             is_live: None,
+            refused_watch: None,
+            lists_only: 0,
         }
     }
 
@@ -140,9 +150,14 @@ impl<'f> Follower<'f> {
     async fn run(&mut self) {
         loop {
             let end = match self.list().await {
+                Ok(_) if self.lists_only > 0 => {
+                    self.lists_only = self.lists_only.saturating_sub(1);
+                    self.note_liveness();
+                    WatchEnd::BackOff
+                }
                 Ok(listed) => self.watch(listed).await,
-                Err(why) => {
-                    self.lose(why);
+                Err(error) => {
+                    self.lose(&error);
                     WatchEnd::BackOff
                 }
             };
@@ -155,7 +170,7 @@ impl<'f> Follower<'f> {
     }
 
     /// Reads all keys, page by page, as they were at one revision. That revision.
-    async fn list(&mut self) -> Result<ModRevision, String> {
+    async fn list(&mut self) -> Result<ModRevision, NoResponse> {
         let known = self.deployments.all().iter().filter_map(|deployment| self.known(deployment));
         let known = known.max().unwrap_or_default();
         let mut policy = ReplacePolicy::IfNewer;
@@ -210,10 +225,17 @@ impl<'f> Follower<'f> {
                         Ok(response) if !response.canceled => {
                             is_begun = true;
                             self.failures = 0;
+                            self.refused_watch = None;
                             response.events.iter().for_each(|event| self.on_event(event));
                             self.create_next(&mut watch);
                         }
-                        Ok(_) | Err(_) => return WatchEnd::BackOff,
+                        Ok(response) => {
+                            if response.created {
+                                self.on_refused_watch(response.cancel_reason);
+                            }
+                            return WatchEnd::BackOff;
+                        }
+                        Err(_) => return WatchEnd::BackOff,
                     }
                 }
                 // A member that is down: the next attempt goes to another one, without a list in between that would
@@ -243,12 +265,12 @@ impl<'f> Follower<'f> {
                         }
                         self.note_liveness();
                     }
-                    Err(why) => {
+                    Err(error) => {
                         failed_heartbeats = failed_heartbeats.saturating_add(1);
                         if failed_heartbeats < FAILED_HEARTBEATS {
                             self.send_heartbeat(&mut watch);
                         } else {
-                            self.lose(why);
+                            self.lose(&error);
                         }
                     }
                 },
@@ -300,7 +322,16 @@ impl<'f> Follower<'f> {
     fn on_created(&mut self, index: DeploymentIndex, reply: &GrpcReply) -> bool {
         let Some(deployment) = self.deployments.get(index) else { return false };
         // Without an answer it is tried again at the next heartbeat: if it was carried out, it is found there.
-        let Ok(response) = decode::<TxnResponse>(reply) else { return false };
+        let response = match decode::<TxnResponse>(reply) {
+            Ok(response) => response,
+            Err(error) => {
+                if error.refusal.is_some() {
+                    refusal::note(self.host, deployment, &error.why);
+                }
+                return false;
+            }
+        };
+        refusal::clear(self.host, deployment);
         let range = response.responses.first().and_then(|response| response.range.as_ref());
         match (response.succeeded, range.and_then(|range| range.kvs.first())) {
             (true, _) => {
@@ -368,11 +399,24 @@ impl<'f> Follower<'f> {
         }
     }
 
-    fn lose(&mut self, why: String) {
+    fn lose(&mut self, error: &NoResponse) {
         liveness::lose(self.host.store(), self.etcd);
         if self.is_live.replace(false) != Some(false) {
-            let line = format!("bluegreen: etcd is out of reach: {why}: going on with the last known states");
+            let what = if error.refusal.is_some() { "etcd refuses to give the states" } else { "etcd is out of reach" };
+            let line = format!("bluegreen: {what}: {error}: going on with the last known states");
             self.host.warn(&line);
+        }
+    }
+
+    /// Lists bring what it would have brought. It is seldom tried again: of each stream that is given up the SDK keeps an
+    /// entry.
+    fn on_refused_watch(&mut self, why: String) {
+        self.lists_only = LISTS_ONLY;
+        if self.refused_watch.as_ref() != Some(&why) {
+            self.host.warn(&format!(
+                "bluegreen: etcd refuses to be watched: {why}: what the fleet changes is read once a second"
+            ));
+            self.refused_watch = Some(why);
         }
     }
 

@@ -10,8 +10,9 @@ use super::*;
 use crate::config::Config;
 use crate::etcd::messages::WatchCreateRequest;
 use crate::etcd::model::{Fate, Model, fleet};
-use crate::host::grpc::{GrpcRequest, GrpcSender};
+use crate::host::grpc::{GrpcRequest, GrpcSender, GrpcStatus};
 use crate::model::split::Revision;
+use crate::setup::SetupProblem;
 use crate::testing::host::{START, TestHost};
 use crate::testing::{MemoryStore, iris, split};
 
@@ -41,7 +42,7 @@ impl Envoy {
     fn answer(&self, model: &mut Model, fate: Fate) {
         loop {
             if let Some((request, sender)) = self.opened() {
-                if fate == Fate::Answered {
+                if matches!(fate, Fate::Answered | Fate::OutOfSpace) {
                     let (said, create) = model.watch(&request.message);
                     said.into_iter().for_each(|message| sender.send(message));
                     *self.watch.borrow_mut() = Some((create, sender));
@@ -315,7 +316,7 @@ fn one_member_of_three_that_is_down_is_not_noticed() {
     envoy.host.pass(HEARTBEAT);
     envoy.host.tick();
     let (_, waiter) = envoy.asked().expect("a heartbeat");
-    waiter.send(GrpcReply::Failed("refused".into())).expect("it waits");
+    waiter.send(GrpcReply::Failed(GrpcStatus { code: 14, message: "refused".into() })).expect("it waits");
     envoy.host.tasks.run();
     envoy.answer(&mut model, Fate::Answered);
     assert_eq!((envoy.said(), envoy.is_stale()), (Vec::<String>::new(), false));
@@ -338,6 +339,64 @@ fn a_watch_that_cannot_be_opened_is_tried_with_the_other_members_at_once() {
     }
     assert_eq!(requests.len(), 3, "after that it lists again");
     assert!(requests.iter().all(|request| *request == requests[0]));
+}
+
+#[test]
+fn what_etcd_refuses_is_told_once_with_its_reason() {
+    let mut model = Model::default();
+    let envoy = watching(&mut model);
+    envoy.close();
+    envoy.pass(&mut model, 3 * HEARTBEAT, Fate::Denied);
+    let denied = "gRPC status 7, etcdserver: permission denied";
+    let line = format!("etcd refuses to give the states: {denied}: going on with the last known states");
+    assert_eq!((envoy.said(), envoy.is_stale()), (vec![line], true));
+    envoy.pass(&mut model, HEARTBEAT, Fate::Answered);
+    assert_eq!((envoy.said(), envoy.is_stale()), (vec!["contact".to_owned()], false));
+}
+
+#[test]
+fn a_watch_that_is_refused_is_told_once_and_the_lists_bring_what_it_would_have() {
+    let mut model = Model::default();
+    let envoy = watching(&mut model);
+    envoy.close();
+    let refused = WatchResponse {
+        created: true,
+        canceled: true,
+        cancel_reason: "etcdserver: permission denied".to_owned(),
+        ..WatchResponse::default()
+    };
+    let mut watches = 0;
+    for revision in 2..182 {
+        model.put("/bluegreen/iris", &state(revision));
+        envoy.host.pass(LONGEST_BACKOFF);
+        envoy.host.tick();
+        let (call, waiter) = envoy.asked().expect("a list");
+        waiter.send(model.call(&call, Fate::Answered)).expect("it waits");
+        envoy.host.tasks.run();
+        if let Some((_, stream)) = envoy.opened() {
+            watches += 1;
+            stream.send(refused.encode_to_vec());
+            envoy.host.tasks.run();
+        }
+        assert_eq!(envoy.revision(), revision);
+    }
+    assert_eq!(watches, 3, "one a minute");
+    let said: Vec<String> = envoy.said().into_iter().filter(|line| line.contains("refuses")).collect();
+    let line =
+        "etcd refuses to be watched: etcdserver: permission denied: what the fleet changes is read once a second";
+    assert_eq!((said, envoy.is_stale()), (vec![line.to_owned()], false));
+}
+
+#[test]
+fn a_key_that_cannot_be_created_shows_in_the_set_up_until_it_can() {
+    let mut model = Model::default();
+    let envoy = Envoy::new();
+    let noted = |envoy: &Envoy| crate::setup::noted(&envoy.host.store, &iris()).remove(&SetupProblem::EtcdRefuses);
+    envoy.pass(&mut model, 2 * HEARTBEAT, Fate::OutOfSpace);
+    let detail = noted(&envoy).expect("noted").detail;
+    assert!(detail.contains("etcdserver: mvcc: database space exceeded"), "{detail}");
+    envoy.pass(&mut model, 2 * HEARTBEAT, Fate::Answered);
+    assert_eq!(noted(&envoy), None);
 }
 
 // === create ===

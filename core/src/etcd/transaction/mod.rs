@@ -13,6 +13,9 @@
 //! n²/2 puts, each with the whole state in its answer. So a writer that has lost a few times waits for its turn among those
 //! on the same thread, of which one goes after the other.
 //!
+//! What etcd refuses is no lost answer ([`refusal`](super::refusal)): the writer is told at once, with etcd's reason. Only that etcd is
+//! out of space leaves to be seen whether the change was made, which the key tells.
+//!
 //! All of this has an end, whatever etcd does: the [`deadline`](super::deadline).
 
 use std::fmt;
@@ -22,6 +25,7 @@ use futures_lite::future;
 
 use super::deadline::{CallKind, Deadline};
 use super::messages::{RangeResponse, ResponseHeader, TxnResponse};
+use super::refusal::{NoResponse, Refusal};
 use super::store::{EtcdStore, KeyState, QueueTurn, decode, revision_of};
 use crate::host::Host;
 use crate::host::grpc::{GrpcReply, GrpcRequest};
@@ -69,6 +73,8 @@ pub enum NotCommitted {
     Unread(String),
     /// The change could not be sent, for this reason.
     Unsent(String),
+    /// Etcd refused it, for this reason.
+    Refused(String),
     /// The time was over before the change could be sent.
     Late,
     /// There was no answer to the change, for this reason; an answer to its fence was.
@@ -183,7 +189,8 @@ impl Transaction<'_> {
                     }
                     return Ok(self.current(KeyState::of(&response.kvs)));
                 }
-                Err(why) => {
+                Err(NoResponse { why, refusal: Some(Refusal::Final) }) => return Err(NotCommitted::Refused(why).into()),
+                Err(NoResponse { why, .. }) => {
                     failures = failures.saturating_add(1);
                     call = self
                         .grant(CallKind::Read, call)
@@ -210,29 +217,38 @@ impl Transaction<'_> {
         let attempt = Attempt { expected: current.expected, before: current.state, after };
         let request = self.etcd.put_if(self.name, attempt.expected, &attempt.after);
         let mut call = self.grant(CallKind::Put, request).ok_or(NotCommitted::Late)?;
-        let mut failures: u32 = 0;
+        // Calls without a success, and those of them that may be carried out all the same.
+        let (mut failures, mut lost): (u32, u32) = (0, 0);
         loop {
             let reply = self.host.grpc(&call).await;
-            let error = match decode::<TxnResponse>(&reply) {
-                Ok(response) if response.succeeded => return Ok(PutEnd::Made(self.made(attempt, &response))),
+            let NoResponse { why: error, refusal } = match decode::<TxnResponse>(&reply) {
+                Ok(response) if response.succeeded => return Ok(PutEnd::Made(self.made(&attempt, &response))),
                 Ok(response) => {
                     let key = KeyState::of_failed(&response);
-                    return match attempt.evidence_in(&key).filter(|_| failures > 0) {
-                        Some(Evidence::Made) => Ok(PutEnd::Made(self.found(attempt, key))),
+                    return match attempt.evidence_in(&key).filter(|_| lost > 0) {
+                        Some(Evidence::Made) => Ok(PutEnd::Made(self.found(&attempt, key))),
                         Some(Evidence::Forgotten) => Err(Stopped::Indeterminate),
                         None => Ok(PutEnd::Lost(self.current(key))),
                     };
                 }
                 // As before the put.
-                Err(why) if reply == GrpcReply::NotSent && failures == 0 => {
+                Err(NoResponse { why, .. }) if reply == GrpcReply::NotSent && failures == 0 => {
                     return Err(NotCommitted::Unsent(why).into());
                 }
-                Err(why) => why,
+                Err(NoResponse { why, refusal: Some(Refusal::Final) }) if lost == 0 => {
+                    return Err(NotCommitted::Refused(why).into());
+                }
+                Err(NoResponse { why, refusal: Some(Refusal::OutOfSpace) }) => {
+                    return self.look(&attempt, lost > 0, why).await.map(PutEnd::Made);
+                }
+                Err(no_response) => no_response,
             };
             failures = failures.saturating_add(1);
+            lost = lost.saturating_add(u32::from(refusal.is_none()));
             // An election in etcd takes about a second, and a member that is down fails at once.
             match self.grant(CallKind::Put, call).filter(|_| failures < FAILURES) {
                 Some(again) => call = again,
+                None if lost == 0 => return Err(NotCommitted::Refused(error).into()),
                 None => return self.fence(attempt, error).await.map(PutEnd::Made),
             }
         }
@@ -243,15 +259,42 @@ impl Transaction<'_> {
         for _ in 0..FENCES {
             let request = self.etcd.put_if(self.name, attempt.expected, &attempt.before);
             let call = self.grant(CallKind::Fence, request).ok_or(Stopped::Indeterminate)?;
-            let Ok(response) = decode::<TxnResponse>(&self.host.grpc(&call).await) else { continue };
+            let response = match decode::<TxnResponse>(&self.host.grpc(&call).await) {
+                Ok(response) => response,
+                // It would be refused again, and only another write settles what became of the put.
+                Err(NoResponse { refusal: Some(Refusal::Final), .. }) => return Err(Stopped::Indeterminate),
+                Err(NoResponse { why, refusal: Some(Refusal::OutOfSpace) }) => {
+                    return self.look(&attempt, true, why).await;
+                }
+                Err(_) => continue,
+            };
             if response.succeeded {
                 return Err(NotCommitted::Fenced(error).into());
             }
             let key = KeyState::of_failed(&response);
             return match attempt.evidence_in(&key) {
-                Some(Evidence::Made) => Ok(self.found(attempt, key)),
+                Some(Evidence::Made) => Ok(self.found(&attempt, key)),
                 Some(Evidence::Forgotten) => Err(Stopped::Indeterminate),
                 None => Err(NotCommitted::Fenced(error).into()),
+            };
+        }
+        Err(Stopped::Indeterminate)
+    }
+
+    /// Finds out about a put that etcd answered with `why`, that it is out of space: the one that takes the last space is carried out.
+    /// `is_lost`: other calls of the same put got no answer, and may be carried out yet.
+    async fn look(&self, attempt: &Attempt, is_lost: bool, why: String) -> Result<Committed, Stopped> {
+        for _ in 0..FENCES {
+            let call = self.grant(CallKind::Fence, self.etcd.read(self.name)).ok_or(Stopped::Indeterminate)?;
+            let Ok(response) = decode::<RangeResponse>(&self.host.grpc(&call).await) else { continue };
+            let key = KeyState::of(&response.kvs);
+            if key.mod_revision == attempt.expected {
+                return Err(if is_lost { Stopped::Indeterminate } else { NotCommitted::Refused(why).into() });
+            }
+            return match attempt.evidence_in(&key) {
+                Some(Evidence::Made) => Ok(self.found(attempt, key)),
+                Some(Evidence::Forgotten) => Err(Stopped::Indeterminate),
+                None => Err(NotCommitted::Refused(why).into()),
             };
         }
         Err(Stopped::Indeterminate)
@@ -269,15 +312,15 @@ impl Transaction<'_> {
         Box::new(Current { state, mod_revision, policy: self.policy, expected: key.mod_revision })
     }
 
-    fn made(&self, attempt: Attempt, response: &TxnResponse) -> Committed {
+    fn made(&self, attempt: &Attempt, response: &TxnResponse) -> Committed {
         let header: Option<&ResponseHeader> = response.header.as_ref();
         let key = KeyState { mod_revision: revision_of(header), state: Some(attempt.after.clone()) };
         self.found(attempt, key)
     }
 
     /// The change was made, and this is what the key holds since.
-    fn found(&self, attempt: Attempt, key: KeyState) -> Committed {
-        Committed::Made(Box::new(attempt.after), self.current(key))
+    fn found(&self, attempt: &Attempt, key: KeyState) -> Committed {
+        Committed::Made(Box::new(attempt.after.clone()), self.current(key))
     }
 }
 
@@ -325,6 +368,7 @@ impl fmt::Display for NotCommitted {
         match self {
             Self::Unread(why) => write!(f, "etcd was asked for the state and did not give it ({why})"),
             Self::Unsent(why) => write!(f, "the change could not be sent to etcd ({why})"),
+            Self::Refused(why) => write!(f, "etcd refused it ({why})"),
             Self::Late => f.write_str(
                 "etcd was so slow, or others wrote so often, that there was no time left to send the change",
             ),

@@ -60,13 +60,17 @@ const BROKEN_OFF: Course = Course { fate: Fate::RequestLost, takes: Takes::APart
 const REFUSED: Course = Course { fate: Fate::Refused, takes: Takes::NoTime };
 const BROKEN: Course = Course { fate: Fate::RequestLost, takes: Takes::NoTime };
 const CUT: Course = Course { fate: Fate::AnswerLost, takes: Takes::NoTime };
+const DENIED: Course = Course { fate: Fate::Denied, takes: Takes::NoTime };
+const BY_ANOTHER: Course = Course { fate: Fate::ByAnotherMember, takes: Takes::NoTime };
+const NO_SPACE: Course = Course { fate: Fate::OutOfSpace, takes: Takes::NoTime };
+const LAST_SPACE: Course = Course { fate: Fate::LastSpaceUsed, takes: Takes::NoTime };
 const LOST: Course = Course { fate: Fate::RequestLost, takes: Takes::AllItsTime };
 const UNHEARD: Course = Course { fate: Fate::AnswerLost, takes: Takes::AllItsTime };
 
 impl Writer {
     fn new(number: u64) -> Self {
         let host = Rc::new(TestHost::default());
-        let author = Author::new(&format!("writer-{number}"), Source::Admin, Reason::none());
+        let author = Author::new(crate::testing::holder(&format!("writer-{number}")), Source::Admin, Reason::none());
         let (own, by) = (Rc::clone(&host), author.clone());
         let flow = Box::pin(async move {
             let known = Loaded { state: initial(), origin: Origin::Absent, mod_revision: None, token: CasToken::Never };
@@ -191,6 +195,57 @@ fn a_store_out_of_reach_means_certainly_nothing_was_changed() {
         assert!(matches!(end, Err(TxnError::Aborted(NotCommitted::Unread(_)))), "{course:?}: {end:?}");
         assert_eq!(model.value(KEY), None);
     }
+}
+
+#[test]
+fn what_etcd_refuses_is_answered_at_once_with_its_reason() {
+    let denied = "gRPC status 7, etcdserver: permission denied";
+    let elsewhere = "gRPC status 9, etcdserver: rpc not supported for learner";
+    let no_space = "gRPC status 8, etcdserver: mvcc: database space exceeded";
+    // What becomes of the calls, the last of it over and over; how many calls there are; etcd's reason.
+    let cases: [(&[Course], usize, &str); 5] = [
+        (&[DENIED], 1, denied),
+        (&[OK, DENIED], 2, denied),
+        // Another member may do it: it is tried as often as one may be down.
+        (&[OK, BY_ANOTHER], 7, elsewhere),
+        (&[OK, BY_ANOTHER, DENIED], 3, denied),
+        // The put is looked for.
+        (&[OK, NO_SPACE], 3, no_space),
+    ];
+    for (courses, calls, reason) in cases {
+        let (mut model, mut writer) = (Model::default(), Writer::new(1));
+        let mut made: usize = 0;
+        while writer.next().is_some() {
+            let course = courses.get(made).or(courses.last()).copied().expect("a course");
+            writer.step(&mut model, course);
+            made += 1;
+        }
+        assert_eq!(writer.end, Some(Err(TxnError::Aborted(NotCommitted::Refused(reason.to_owned())))), "{courses:?}");
+        assert_eq!((made, writer.took(), model.value(KEY)), (calls, Duration::ZERO, None), "{courses:?}");
+    }
+    let end = Writer::new(1).run(&mut Model::default(), [BY_ANOTHER, OK, BY_ANOTHER, OK]);
+    assert_eq!(made_revision(&end), Some(1), "by the next member");
+}
+
+#[test]
+fn a_put_that_used_the_last_space_was_made_although_etcd_refuses_it() {
+    let mut model = Model::default();
+    let end = Writer::new(1).run(&mut model, [OK, LAST_SPACE]);
+    let (state, current) = made(&end).unwrap_or_else(|| panic!("{end:?}"));
+    assert_eq!((state.revision, current), (Revision::new(1), &stored(&model)));
+}
+
+#[test]
+fn a_refusal_says_nothing_of_an_answer_that_was_lost_before() {
+    // The put is lost, and a refusal of the same put again does not say that the first one will never arrive.
+    for (lost, refusal) in [(LOST, DENIED), (LOST, NO_SPACE), (UNHEARD, DENIED)] {
+        let courses = [OK, lost].into_iter().chain([refusal; 9]);
+        assert_eq!(Writer::new(1).run(&mut Model::default(), courses), Err(TxnError::Indeterminate), "{refusal:?}");
+    }
+    // What the key holds since does.
+    let mut model = Model::default();
+    let end = Writer::new(1).run(&mut model, [OK, UNHEARD, NO_SPACE]);
+    assert_eq!(made_revision(&end), Some(1));
 }
 
 #[test]
@@ -353,7 +408,8 @@ fn a_write_ends_in_time_in_whatever_phase_etcd_falls_silent_and_says_what_is_cer
 
 #[test]
 fn whatever_becomes_of_its_calls_a_write_ends_in_time_with_the_truth() {
-    let courses = [OK, SLOW, SLOWISH, BROKEN_OFF, REFUSED, BROKEN, CUT, LOST, UNHEARD];
+    let courses =
+        [OK, SLOW, SLOWISH, BROKEN_OFF, REFUSED, BROKEN, CUT, LOST, UNHEARD, DENIED, BY_ANOTHER, NO_SPACE, LAST_SPACE];
     let mut ends = [0; 3];
     for seed in 0..500_u64 {
         let draw = |place: u64, of: usize| {
@@ -379,7 +435,8 @@ fn whatever_becomes_of_its_calls_a_write_ends_in_time_with_the_truth() {
         assert!(writer.took() <= WRITE_WITHIN, "{seed}: {:?}", writer.took());
         // What was lost arrives after all.
         stray.iter().for_each(|call| drop(model.call(call, Fate::Answered)));
-        let by_the_writer = |state: &State| state.history.changes().any(|change| change.author.by == "writer-1");
+        let by_the_writer =
+            |state: &State| state.history.changes().any(|change| change.author.by.as_str() == "writer-1");
         let is_made = model.value(KEY).is_some_and(|_| by_the_writer(&stored(&model)));
         match writer.end.expect("an end") {
             Ok(Committed::Made(..)) => assert!(is_made, "{seed}"),

@@ -119,6 +119,8 @@ fn a_bad_call_is_a_clear_error_and_changes_nothing() {
         ("PATCH", "", r#"{"active": null}"#, 422, "invalid-value"),
         ("POST", &format!("/promote?reason={big}"), "", 422, "invalid-value"),
         ("POST", "/promote?reason=two%0Alines", "", 422, "invalid-value"),
+        ("POST", "/promote?reason=%E2%80%AEdesrever", "", 422, "invalid-value"),
+        ("POST", "/promote?reason=zero%E2%80%8Bwidth", "", 422, "invalid-value"),
         ("DELETE", "", "", 405, "method-not-allowed"),
         ("get", "", "", 405, "method-not-allowed"),
         ("GET", "/promote", "", 405, "method-not-allowed"),

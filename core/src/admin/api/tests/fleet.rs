@@ -30,7 +30,7 @@ impl Fixture {
     /// Another Envoy promotes.
     fn promoted_elsewhere(&self) {
         let before = self.recorded().unwrap_or_else(|| State::initial(Default::default(), START));
-        let bob = Author::new("bob", Source::Admin, Reason::none());
+        let bob = Author::new(crate::testing::holder("bob"), Source::Admin, Reason::none());
         let after = before.after(&Command::Promote(None), bob, START).expect("allowed").expect("a change");
         self.etcd.borrow_mut().put(KEY, &after.encode());
     }
@@ -76,11 +76,12 @@ fn a_write_is_decided_on_what_the_fleet_has_not_on_what_this_envoy_knows() {
 #[test]
 fn wherever_etcd_falls_silent_the_answer_comes_in_time_and_says_whether_the_change_may_have_been_made() {
     let (ok, lost, gone, refu) = (Fate::Answered, Fate::AnswerLost, Fate::RequestLost, Fate::Refused);
+    let (denied, full) = (Fate::Denied, Fate::OutOfSpace);
     let (nothing, maybe) = ("Nothing was changed, and nothing will be: ", "it may have been made, or may be made yet");
     // What becomes of the calls to etcd, the last of it over and over: status, type, what the detail says; the revision
     // that etcd has then, and after how many seconds.
     type Case<'c> = (&'c [Fate], u32, &'c str, [&'c str; 2], u64, u64);
-    let cases: [Case<'_>; 10] = [
+    let cases: [Case<'_>; 13] = [
         (
             &[refu],
             503,
@@ -89,7 +90,14 @@ fn wherever_etcd_falls_silent_the_answer_comes_in_time_and_says_whether_the_chan
             0,
             0,
         ),
-        (&[gone], 503, "store-unavailable", [nothing, "etcd was asked for the state and did not give it (lost)"], 0, 4),
+        (
+            &[gone],
+            503,
+            "store-unavailable",
+            [nothing, "etcd was asked for the state and did not give it (gRPC status 14, lost)"],
+            0,
+            4,
+        ),
         (&[ok, refu], 503, "store-unavailable", [nothing, "the change could not be sent to etcd (the call"], 0, 0),
         (&[ok, gone], 504, "outcome-unknown", [maybe, "Look at the state"], 0, 7),
         (&[ok, lost], 504, "outcome-unknown", [maybe, "Look at the state"], 1, 7),
@@ -99,10 +107,23 @@ fn wherever_etcd_falls_silent_the_answer_comes_in_time_and_says_whether_the_chan
             &[ok, gone, gone, gone, gone, gone, ok],
             503,
             "store-unavailable",
-            [nothing, "did not answer when the change was sent (lost), and has confirmed since that it was not made"],
+            [
+                nothing,
+                "did not answer when the change was sent (gRPC status 14, lost), and has confirmed since that it was not made",
+            ],
             0,
             5,
         ),
+        (
+            &[denied],
+            503,
+            "store-unavailable",
+            [nothing, "etcd refused it (gRPC status 7, etcdserver: permission"],
+            0,
+            0,
+        ),
+        (&[ok, denied], 503, "store-unavailable", [nothing, "etcd refused it (gRPC status 7, etcdserver: perm"], 0, 0),
+        (&[ok, full], 503, "store-unavailable", [nothing, "etcdserver: mvcc: database space exceeded"], 0, 0),
         (&[ok, lost, ok], 200, "", [""; 2], 1, 1),
         (&[gone, gone, gone, ok, gone, ok], 200, "", [""; 2], 1, 4),
     ];
