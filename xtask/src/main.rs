@@ -17,6 +17,7 @@ mod deny;
 mod digest;
 mod dist;
 mod forward;
+mod fuzz;
 mod image;
 mod imports;
 mod lint;

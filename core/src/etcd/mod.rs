@@ -6,7 +6,7 @@
 //! sign of life from etcd counts ([`liveness`]), and a change is over in time whatever etcd does ([`deadline`]).
 
 pub mod deadline;
-pub(crate) mod messages;
+pub mod messages;
 pub mod store;
 
 pub mod liveness;
