@@ -18,6 +18,8 @@ pub struct Etcd {
     members: Vec<Member>,
     folder: TempDir,
     http: reqwest::Client,
+    /// More arguments of each member.
+    arguments: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -33,13 +35,19 @@ struct Member {
 impl Etcd {
     /// Starts this many members and waits until they agree.
     pub async fn start(count: usize) -> Result<Self> {
+        Self::start_with(count, &[]).await
+    }
+
+    /// The same, each member with these arguments as well.
+    pub async fn start_with(count: usize, arguments: &[&str]) -> Result<Self> {
         let folder = folder()?;
         let member = |index: usize| -> Result<Member> {
             let (client, peer) = (loopback(ports::free()?), loopback(ports::free()?));
             Ok(Member { name: format!("m{index}"), client, peer, process: None })
         };
         let members = (0..count).map(member).collect::<Result<_>>()?;
-        let mut etcd = Self { members, folder, http: reqwest::Client::builder().no_proxy().build()? };
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut etcd = Self { members, folder, http: reqwest::Client::builder().no_proxy().build()?, arguments };
         for index in 0..count {
             etcd.spawn(index)?;
         }
@@ -50,6 +58,17 @@ impl Etcd {
     /// Where clients reach the members.
     pub fn clients(&self) -> Vec<SocketAddr> {
         self.members.iter().map(|member| member.client).collect()
+    }
+
+    /// How many members there are.
+    pub fn members(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The process of a member that runs.
+    pub fn id(&self, index: usize) -> Result<u32> {
+        let process = self.members.get(index).and_then(|member| member.process.as_ref());
+        Ok(process.with_context(|| format!("no member {index} runs"))?.id())
     }
 
     /// Kills a member, as an out-of-memory killer would. What it has written stays.
@@ -123,6 +142,7 @@ impl Etcd {
             .args(["--listen-peer-urls", &url(member.peer), "--initial-advertise-peer-urls", &url(member.peer)])
             .args(["--initial-cluster", &all.join(","), "--initial-cluster-state", "new"])
             .args(["--logger", "zap", "--log-level", "warn"])
+            .args(&self.arguments)
             // etcd reads these as options too.
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("ETCD")))

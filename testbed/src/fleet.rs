@@ -44,7 +44,16 @@ impl Fleet {
         bootstrap: &Bootstrap,
         options: impl Fn(envoy::Options) -> envoy::Options,
     ) -> Result<Self> {
-        let etcd = Etcd::start(3).await?;
+        Self::around(Etcd::start(3).await?, envoys, bootstrap, options).await
+    }
+
+    /// Starts this many Envoys that follow an etcd which is there.
+    pub async fn around(
+        etcd: Etcd,
+        envoys: usize,
+        bootstrap: &Bootstrap,
+        options: impl Fn(envoy::Options) -> envoy::Options,
+    ) -> Result<Self> {
         let mut fleet = Self { etcd, envoys: Vec::new(), lines: Vec::new() };
         for _ in 0..envoys {
             fleet.join(bootstrap, &options).await?;
