@@ -47,6 +47,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "image", has_tests: true, tests: IMAGE, run: image },
     Suite { name: "compose", has_tests: true, tests: COMPOSE, run: docker_compose },
     Suite { name: "fleet", has_tests: true, tests: FLEET, run: fleet },
+    Suite { name: "endurance", has_tests: false, tests: &[], run: endurance },
     Suite { name: "bench", has_tests: false, tests: &[], run: bench },
 ];
 
@@ -226,6 +227,17 @@ fn fleet(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
             program.env(ENVOY, &envoy).env(TEST_THREADS, "1");
         })
     });
+}
+
+/// A few of the requests and faults that hold for hours: enough to see that they are counted and survived.
+fn endurance(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    for task in ["soak", "chaos"] {
+        report.check(&format!("{task} --quick, {}", envoy.name()), || {
+            let mut cargo = session.checkout.cargo("xtask");
+            process::show(cargo.args([task, "--quick"]).env(ENVOY, envoy.obtain(session.checkout)?))
+        });
+    }
 }
 
 /// The benches run at all; what they measure in so short a time, beside the tests, says nothing.
