@@ -6,6 +6,7 @@
 //! ignored.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use bluegreen_core::host::tasks::{Flow, TaskId, Tasks};
 use bluegreen_core::metrics::counters::{ColourMetric, DeploymentMetric};
 use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::name::ClusterName;
-use bluegreen_core::model::time::Timestamp;
+use bluegreen_core::model::time::{Clock, Moment, TICK, Timestamp};
 use bluegreen_core::state::State;
 use bluegreen_core::store::Store;
 use futures_channel::oneshot::Sender;
@@ -36,13 +37,16 @@ use crate::shared_queues::SharedQueues;
 /// The flows of one root context, and what they wait for.
 pub struct Executor {
     tasks: Tasks,
-    http: RefCell<Vec<(CallId, Sender<HttpReply>)>>,
-    grpc: RefCell<Vec<(GrpcCallId, Sender<GrpcReply>)>>,
+    http: RefCell<BTreeMap<CallId, Sender<HttpReply>>>,
+    grpc: RefCell<BTreeMap<GrpcCallId, Sender<GrpcReply>>>,
     streams: RefCell<Vec<(StreamId, GrpcSender)>>,
-    sleeps: RefCell<Vec<(Timestamp, Sender<()>)>>,
+    sleeps: RefCell<Vec<(Moment, Sender<()>)>>,
     /// Answers to the streams of these contexts, to be sent when nothing else is left to do.
     answers: RefCell<Vec<(u32, Response)>>,
     metrics: Vec<Metrics>,
+    clock: Cell<Clock>,
+    /// How far ticks are apart.
+    period: Cell<Duration>,
     /// The time of the tick that is being handled: it costs a call, and every flow wants to know it.
     ticked_at: Cell<Option<Timestamp>>,
 }
@@ -61,6 +65,8 @@ impl Executor {
             sleeps: RefCell::default(),
             answers: RefCell::default(),
             metrics,
+            clock: Cell::new(Clock::new(Timestamp::from(host::now()))),
+            period: Cell::new(TICK),
             ticked_at: Cell::default(),
         }
     }
@@ -86,7 +92,7 @@ impl Executor {
     /// Polls a stream's flow, in an event of that stream.
     pub fn run_stream(&self, context_id: u32, task: TaskId) {
         self.tasks.run_only(task);
-        self.forget_abandoned();
+        self.end_abandoned_streams();
         self.send_answers(Some(context_id));
     }
 
@@ -94,8 +100,12 @@ impl Executor {
     /// that was answered last.
     pub fn run_root(&self) {
         self.tasks.run();
-        self.ticked_at.take();
-        self.forget_abandoned();
+        // What was abandoned is looked for once a tick: a thousand replies would look through a thousand calls each.
+        if self.ticked_at.take().is_some() {
+            self.forget_abandoned();
+        } else {
+            self.end_abandoned_streams();
+        }
         self.send_answers(None);
     }
 
@@ -121,11 +131,13 @@ impl Executor {
 
     /// Wakes the flows whose time has come, for the run that follows.
     pub fn tick(&self) {
-        let now = self.now();
-        self.ticked_at.set(Some(now));
+        let mut clock = self.clock.get();
+        self.ticked_at.set(Some(clock.tick(Timestamp::from(host::now()), self.period.get())));
+        self.clock.set(clock);
+        let now = clock.moment();
         let (due, rest) = self.sleeps.take().into_iter().partition(|(at, _)| *at <= now);
         *self.sleeps.borrow_mut() = rest;
-        let due: Vec<(Timestamp, Sender<()>)> = due;
+        let due: Vec<(Moment, Sender<()>)> = due;
         for (_, sleeper) in due {
             // One that is gone needs no waking.
             let _: Result<(), ()> = sleeper.send(());
@@ -134,7 +146,8 @@ impl Executor {
 
     /// Hands a reply to the flow that waits for it.
     pub fn on_http_reply(&self, call: CallId, reply: HttpReply) {
-        if let Some(waiter) = take(&self.http, call) {
+        let waiter = self.http.borrow_mut().remove(&call);
+        if let Some(waiter) = waiter {
             // A flow that is gone needs no reply.
             let _: Result<(), HttpReply> = waiter.send(reply);
         }
@@ -142,7 +155,8 @@ impl Executor {
 
     /// Hands a reply to the flow that waits for it.
     pub fn on_grpc_reply(&self, call: GrpcCallId, reply: GrpcReply) {
-        if let Some(waiter) = take(&self.grpc, call) {
+        let waiter = self.grpc.borrow_mut().remove(&call);
+        if let Some(waiter) = waiter {
             // A flow that is gone needs no reply.
             let _: Result<(), GrpcReply> = waiter.send(reply);
         }
@@ -159,14 +173,21 @@ impl Executor {
     /// Tells the flow that reads the stream that it has ended.
     pub fn on_grpc_close(&self, stream: StreamId) {
         grpc::cancel(stream);
-        drop(take(&self.streams, stream));
+        let mut streams = self.streams.borrow_mut();
+        let ended = streams.iter().position(|(known, _)| *known == stream).map(|place| streams.swap_remove(place));
+        drop(streams);
+        drop(ended);
     }
 
     /// Forgets what no flow waits for any more, and ends the streams among that.
     fn forget_abandoned(&self) {
-        self.http.borrow_mut().retain(|(_, waiter)| !waiter.is_canceled());
-        self.grpc.borrow_mut().retain(|(_, waiter)| !waiter.is_canceled());
+        self.http.borrow_mut().retain(|_, waiter| !waiter.is_canceled());
+        self.grpc.borrow_mut().retain(|_, waiter| !waiter.is_canceled());
         self.sleeps.borrow_mut().retain(|(_, sleeper)| !sleeper.is_canceled());
+        self.end_abandoned_streams();
+    }
+
+    fn end_abandoned_streams(&self) {
         self.streams.borrow_mut().retain(|(stream, reader)| {
             if reader.is_abandoned() {
                 grpc::cancel(*stream);
@@ -192,7 +213,8 @@ impl Executor {
     pub fn tables(&self) -> Tables {
         Tables {
             tasks: self.tasks.len(),
-            http: self.http.borrow().len(),
+            // Those that were abandoned since the last tick are still there.
+            http: self.http.borrow().values().filter(|waiter| !waiter.is_canceled()).count(),
             grpc: self.grpc.borrow().len(),
             streams: self.streams.borrow().len(),
             sleeps: self.sleeps.borrow().len(),
@@ -202,7 +224,15 @@ impl Executor {
 
 impl Host for Executor {
     fn now(&self) -> Timestamp {
-        self.ticked_at.get().unwrap_or_else(|| Timestamp::from(host::now()))
+        self.ticked_at.get().unwrap_or_else(|| self.clock.get().time(Timestamp::from(host::now())))
+    }
+
+    fn moment(&self) -> Moment {
+        let clock = self.clock.get();
+        if self.ticked_at.get().is_some() {
+            return clock.moment();
+        }
+        clock.moment_at(Timestamp::from(host::now()))
     }
 
     fn store(&self) -> &dyn Store {
@@ -213,7 +243,7 @@ impl Host for Executor {
         match host::send(request) {
             Ok(call) => {
                 let (waiter, reply) = Reply::pending();
-                self.http.borrow_mut().push((call, waiter));
+                self.http.borrow_mut().insert(call, waiter);
                 reply
             }
             Err(reply) => Reply::ready(reply),
@@ -224,7 +254,7 @@ impl Host for Executor {
         match grpc::call(request) {
             Ok(call) => {
                 let (waiter, reply) = Reply::pending();
-                self.grpc.borrow_mut().push((call, waiter));
+                self.grpc.borrow_mut().insert(call, waiter);
                 reply
             }
             Err(reply) => Reply::ready(reply),
@@ -238,9 +268,9 @@ impl Host for Executor {
         stream
     }
 
-    fn sleep_until(&self, at: Timestamp) -> Reply<()> {
+    fn sleep(&self, span: Duration) -> Reply<()> {
         let (sleeper, reply) = Reply::pending();
-        self.sleeps.borrow_mut().push((at, sleeper));
+        self.sleeps.borrow_mut().push((self.moment().plus(span), sleeper));
         reply
     }
 
@@ -253,6 +283,7 @@ impl Host for Executor {
     }
 
     fn tick_every(&self, period: Duration) {
+        self.period.set(period);
         host::tick_every(period);
     }
 
@@ -307,11 +338,4 @@ impl Host for Executor {
     fn warn(&self, line: &str) {
         log::warn!("{line}");
     }
-}
-
-/// Takes out what waits under a number of the host's.
-fn take<N: Copy + PartialEq, T>(waiting: &RefCell<Vec<(N, T)>>, number: N) -> Option<T> {
-    let mut waiting = waiting.borrow_mut();
-    let place = waiting.iter().position(|(known, _)| *known == number)?;
-    Some(waiting.swap_remove(place).1)
 }

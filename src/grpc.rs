@@ -17,7 +17,7 @@ use proxy_wasm::hostcalls;
 use proxy_wasm::types::BufferType;
 
 /// The host's number of a gRPC call of our own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GrpcCallId(pub u32);
 
 /// The host's number of a gRPC stream of our own.

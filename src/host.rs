@@ -18,7 +18,7 @@ use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
 pub struct Request;
 
 /// The host's number of a request of our own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CallId(pub u32);
 
 /// The host's number of a compiled expression, as the host wrote it.

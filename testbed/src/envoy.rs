@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::admin::Admin;
 use crate::bootstrap::Bootstrap;
+use crate::fake_clock::FakeClock;
 use crate::process::{Log, ManagedProcess};
 use crate::prometheus::Samples;
 use crate::repository;
@@ -62,6 +63,7 @@ pub struct Options {
     processors: Option<String>,
     /// The base id that processes share, and the epoch of this one.
     hot_restart: Option<(u32, u32)>,
+    has_fake_clock: bool,
 }
 
 // === impl Options ===
@@ -100,6 +102,13 @@ impl Options {
     #[must_use]
     pub fn hot_restart(mut self, base_id: u32, epoch: u32) -> Self {
         self.hot_restart = Some((base_id, epoch));
+        self
+    }
+
+    /// Gives it a wall clock that [`Envoy::set_clock`] sets.
+    #[must_use]
+    pub fn fake_clock(mut self) -> Self {
+        self.has_fake_clock = true;
         self
     }
 
@@ -142,6 +151,9 @@ impl Options {
     fn spawn(&self, directory: &Path) -> Result<ManagedProcess> {
         let mut command = self.command(directory)?;
         command.arg("--admin-address-path").arg(directory.join("admin"));
+        if self.has_fake_clock {
+            FakeClock::of(directory).give_to(&mut command)?;
+        }
         ManagedProcess::start("envoy", command)
     }
 
@@ -194,6 +206,7 @@ impl Envoy {
             binary: None,
             processors: None,
             hot_restart: None,
+            has_fake_clock: false,
         }
     }
 
@@ -278,6 +291,13 @@ impl Envoy {
     /// A Prometheus scrape.
     pub async fn prometheus(&self) -> Result<Samples> {
         Ok(Samples::parse(&self.ask("/stats/prometheus").await?))
+    }
+
+    /// Sets its wall clock so many seconds ahead of the right time, or behind it, as somebody does who sets the machine's.
+    /// It needs [`Options::fake_clock`].
+    pub fn set_clock(&self, seconds: i64) -> Result<()> {
+        ensure!(self.options.has_fake_clock, "this envoy has the machine's clock: start it with fake_clock()");
+        FakeClock::of(self.directory.path()).set(seconds)
     }
 
     /// Ends it with SIGKILL.

@@ -14,6 +14,7 @@ pub mod control_plane;
 pub mod discovery;
 pub mod envoy;
 pub mod etcd;
+pub mod fake_clock;
 pub mod fleet;
 pub mod load;
 pub mod mlflow;

@@ -22,7 +22,7 @@ use crate::metrics::counters::ColourMetric;
 use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::split::Revision;
-use crate::model::time::Timestamp;
+use crate::model::time::Moment;
 use crate::readiness::arrival;
 use crate::readiness::drain::{DrainBlocker, blockers_elsewhere, drain_blockers};
 use crate::state::rollout::{self, RolloutCommand};
@@ -241,7 +241,7 @@ pub async fn drain(call: Box<Request>) -> Answer {
     let colour: Colour = call.params.parsed("colour")?.ok_or(Problem::MissingParameter("colour"))?;
     let DrainTimeout(timeout) = call.params.parsed("timeout")?.unwrap_or_default();
     let host = &*call.context.host;
-    let deadline = host.now().plus(timeout);
+    let deadline = host.moment().plus(timeout);
     loop {
         // About all deployments: another one may serve from the same cluster.
         let confirmation = call.context.ask_workers(None).await;
@@ -258,7 +258,7 @@ fn drained(
     (index, deployment): (DeploymentIndex, &Deployment),
     colour: Colour,
     confirmation: &Confirmation,
-    deadline: Timestamp,
+    deadline: Moment,
 ) -> Option<Answer> {
     let state = match call.load(deployment) {
         Ok(state) => state,
@@ -273,7 +273,8 @@ fn drained(
     if blockers.is_empty() {
         return Some(Ok(call.show(200, deployment, &state, confirmation)));
     }
-    if now < deadline && blockers.iter().all(|blocker| blocker.ends_before(deadline)) {
+    let time_left = deadline.since(host.moment());
+    if !time_left.is_zero() && blockers.iter().all(|blocker| blocker.ends_before(now.plus(time_left))) {
         return None;
     }
     let blockers = blockers.iter().map(DrainBlocker::to_string).collect::<Vec<_>>().join(", ");

@@ -183,7 +183,7 @@ pub async fn run(
         if !waits && wanted(host.store(), deployment).is_none() {
             return;
         }
-        host.sleep_until(host.now().plus(AGAIN_AFTER)).await;
+        host.sleep(AGAIN_AFTER).await;
     }
 }
 

@@ -13,7 +13,7 @@ use crate::host::next_tick;
 use crate::inspection::Inspection;
 use crate::metrics::comparison::{self, Sample, period_of};
 use crate::model::colour::Colour;
-use crate::model::time::Timestamp;
+use crate::model::time::Moment;
 use crate::readiness::probe;
 use crate::routing::worker::WorkerState;
 use crate::store::CasToken;
@@ -23,7 +23,7 @@ use crate::workers::report;
 /// What the leader remembers of a deployment from tick to tick.
 #[derive(Clone, Copy, Default)]
 struct Memory {
-    probe_due: Timestamp,
+    probe_due: Moment,
     /// The write of the state at which there was nothing to analyse.
     idle_at: Option<CasToken>,
     warned: bool,
@@ -71,12 +71,12 @@ pub fn sample(context: &Context, index: DeploymentIndex, deployment: &Deployment
 }
 
 /// Probes both colours, each on a flow of its own.
-fn probe_if_due(context: &Rc<Context>, index: DeploymentIndex, deployment: &Deployment, due: &mut Timestamp) {
+fn probe_if_due(context: &Rc<Context>, index: DeploymentIndex, deployment: &Deployment, due: &mut Moment) {
     let Some(probe) = &deployment.readiness.probe else { return };
-    if *due > context.host.now() {
+    if *due > context.host.moment() {
         return;
     }
-    *due = context.host.now().plus(probe.interval);
+    *due = context.host.moment().plus(probe.interval);
     let Ok(loaded) = record::load(context.host.store(), &deployment.name, deployment.initial, context.host.now())
     else {
         return;

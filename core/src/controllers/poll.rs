@@ -14,7 +14,7 @@ use crate::deployment::Deployments;
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::host::next_tick;
 use crate::model::author::Source;
-use crate::model::time::Timestamp;
+use crate::model::time::{Moment, Timestamp};
 use crate::store::record::Effect;
 use crate::store::{Store, source_status};
 
@@ -61,13 +61,13 @@ const SLACK: Duration = Duration::from_millis(125);
 /// Polls a source while this instance holds the lease under this key.
 pub async fn poll(context: &Context, submissions: &Rc<Submissions>, mut source: Box<dyn PolledSource>, lease: &str) {
     let (host, deployments) = (&*context.host, &context.deployments);
-    let mut due = Timestamp::default();
+    let mut due = Moment::default();
     loop {
         next_tick(host).await;
         if !context.instance.leads(host.store(), lease, host.now()) {
             continue;
         }
-        let now = host.now();
+        let now = host.moment();
         let wants_poll_now = source.wants_poll_now(deployments, host.store());
         if due > now.plus(SLACK) && !wants_poll_now {
             continue;

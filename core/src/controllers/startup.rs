@@ -30,10 +30,10 @@ pub async fn hurry(context: &Context) {
         return host.tick_every(TICK);
     }
     host.tick_every(FIRST_TICKS);
-    let until = host.now().plus(STARTUP_WINDOW);
+    let until = host.moment().plus(STARTUP_WINDOW);
     loop {
         next_tick(host).await;
-        if until <= host.now() || context.is_synced() {
+        if until <= host.moment() || context.is_synced() {
             return host.tick_every(TICK);
         }
     }
@@ -58,9 +58,9 @@ pub async fn check_active(context: &Context, index: DeploymentIndex) {
     if is_first != Ok(true) {
         return;
     }
-    let until = host.now().plus(STARTUP_WINDOW);
+    let until = host.moment().plus(STARTUP_WINDOW);
     let mut failed_before = false;
-    while host.now() <= until {
+    while host.moment() <= until {
         let Ok(loaded) = record::load(host.store(), &deployment.name, deployment.initial, host.now()) else { return };
         if loaded.state.revision != Revision::ZERO {
             return;

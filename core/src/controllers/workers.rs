@@ -27,7 +27,8 @@ struct Machine {
     vm: u64,
     members: Vec<Member>,
     since: Timestamp,
-    last_seen: Timestamp,
+    /// The highest number of a member when it was last heard of.
+    newest: u64,
     silent: bool,
     replaces: bool,
 }
@@ -107,8 +108,8 @@ impl Watch {
         let Some((gone, new)) = machines.iter().find_map(|gone| {
             let follows = |new: &&Machine| {
                 // Those that began together are threads of their own.
-                let is_later = new.since.since(gone.since) > ONE_START;
-                is_later && new.since > gone.last_seen && !new.silent && !new.replaces
+                let is_later = new.since.apart(gone.since) > ONE_START;
+                is_later && new.vm > gone.newest && !new.silent && !new.replaces
             };
             Some((gone.clone(), machines.iter().find(follows).filter(|_| gone.silent)?.vm))
         }) else {
@@ -167,12 +168,12 @@ pub fn inspect(context: &Context, deployment: &Deployment, state: &State) {
 fn machines(members: &[Member], heartbeats: &[Option<Heartbeat>]) -> Vec<Machine> {
     let mut machines: Vec<Machine> = Vec::new();
     for (member, heartbeat) in members.iter().zip(heartbeats) {
-        let last_seen = heartbeat.map_or(member.since, |heartbeat| heartbeat.seen);
+        let newest = heartbeat.map_or(member.number, |heartbeat| heartbeat.newest);
         match machines.iter_mut().find(|machine| machine.vm == member.vm) {
             Some(machine) => {
                 machine.members.push(*member);
                 machine.since = machine.since.min(member.since);
-                machine.last_seen = machine.last_seen.max(last_seen);
+                machine.newest = machine.newest.max(newest);
                 machine.silent |= member.silent;
                 machine.replaces |= member.replaces;
             }
@@ -180,7 +181,7 @@ fn machines(members: &[Member], heartbeats: &[Option<Heartbeat>]) -> Vec<Machine
                 vm: member.vm,
                 members: vec![*member],
                 since: member.since,
-                last_seen,
+                newest,
                 silent: member.silent,
                 replaces: member.replaces,
             }),

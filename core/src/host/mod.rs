@@ -21,14 +21,17 @@ use crate::deployment::DeploymentIndex;
 use crate::metrics::counters::ColourMetric;
 use crate::model::colour::Colour;
 use crate::model::name::ClusterName;
-use crate::model::time::Timestamp;
+use crate::model::time::{Moment, Timestamp};
 use crate::state::State;
 use crate::store::Store;
 
 /// The Envoy around a flow: one worker thread of it, with what its threads share.
 pub trait Host {
-    /// The wall clock.
+    /// The wall clock, to be shown and kept. Whoever sets it makes it jump: nothing waits for it.
     fn now(&self) -> Timestamp;
+
+    /// The clock that only goes forward.
+    fn moment(&self) -> Moment;
 
     /// What the worker threads share.
     fn store(&self) -> &dyn Store;
@@ -43,8 +46,8 @@ pub trait Host {
     /// when it is dropped.
     fn grpc_stream(&self, request: &GrpcRequest) -> GrpcStream;
 
-    /// Ready at the first tick at or after `at`.
-    fn sleep_until(&self, at: Timestamp) -> Reply<()>;
+    /// Ready at the first tick after this much time has passed.
+    fn sleep(&self, span: Duration) -> Reply<()>;
 
     /// Starts a flow at the next event of the root context: calls made for a stream would end with it.
     fn spawn(&self, flow: Flow) -> TaskId;
@@ -85,5 +88,5 @@ pub trait Host {
 
 /// Until the next tick.
 pub fn next_tick(host: &dyn Host) -> Reply<()> {
-    host.sleep_until(Timestamp::default())
+    host.sleep(Duration::ZERO)
 }

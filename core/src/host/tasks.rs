@@ -1,35 +1,43 @@
 //! The flows that are under way, and when each is polled.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
 /// A flow that runs on its own.
 pub type Flow = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Names a flow among those of one [`Tasks`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TaskId(u64);
 
 /// The flows of one thread. They are polled from the host's events only, never from within one another.
 #[derive(Default)]
 pub struct Tasks {
-    list: RefCell<Vec<Task>>,
+    flows: RefCell<BTreeMap<TaskId, Task>>,
+    woken: Arc<Woken>,
     last: Cell<u64>,
 }
 
 struct Task {
-    id: TaskId,
-    woken: Arc<Woken>,
+    waker: Waker,
     /// `None` while it is being polled.
     flow: Option<Flow>,
 }
 
-/// Whether a flow has to be polled.
-struct Woken(AtomicBool);
+/// The flows that have to be polled. A waker has to be one that could be sent to another thread, hence the lock, which
+/// nobody ever waits for.
+#[derive(Default)]
+struct Woken(Mutex<BTreeSet<TaskId>>);
+
+/// Wakes one flow.
+struct WakeOne {
+    id: TaskId,
+    woken: Arc<Woken>,
+}
 
 // === impl Tasks ===
 
@@ -38,94 +46,88 @@ impl Tasks {
     pub fn add(&self, flow: Flow) -> TaskId {
         let id = TaskId(self.last.get().wrapping_add(1));
         self.last.set(id.0);
-        self.list.borrow_mut().push(Task { id, woken: Arc::new(Woken(AtomicBool::new(true))), flow: Some(flow) });
+        let waker = Waker::from(Arc::new(WakeOne { id, woken: Arc::clone(&self.woken) }));
+        self.flows.borrow_mut().insert(id, Task { waker, flow: Some(flow) });
+        self.woken.with(|woken| woken.insert(id));
         id
     }
 
     /// Drops a flow, unless it has ended.
     pub fn cancel(&self, id: TaskId) {
-        let mut list = self.list.borrow_mut();
-        let cancelled = list.iter().position(|task| task.id == id).map(|place| list.remove(place));
-        drop(list);
-        // What a flow holds may look at the list as it is dropped.
+        let cancelled = self.flows.borrow_mut().remove(&id);
+        // What a flow holds may look at the others as it is dropped.
         drop(cancelled);
     }
 
     /// Drops all flows.
     pub fn clear(&self) {
-        // Out of the list first, as in `cancel`.
-        drop(self.list.take());
+        // Out of the table first, as in `cancel`.
+        drop(self.flows.take());
     }
 
     /// Polls the flows that may go on, in the order in which they were added, until none may.
     pub fn run(&self) {
-        while let Some(id) = self.first_woken() {
+        while let Some(id) = self.woken.with(BTreeSet::pop_first).flatten() {
             self.poll(id);
         }
     }
 
     /// Polls one flow if it may go on.
     pub fn run_only(&self, id: TaskId) {
-        while self.list.borrow().iter().any(|task| task.id == id && task.woken.is_set()) {
+        while self.woken.with(|woken| woken.remove(&id)) == Some(true) {
             self.poll(id);
         }
     }
 
     /// How many flows have not ended.
     pub fn len(&self) -> usize {
-        self.list.borrow().len()
+        self.flows.borrow().len()
     }
 
     /// Whether all flows have ended.
     pub fn is_empty(&self) -> bool {
-        self.list.borrow().is_empty()
-    }
-
-    fn first_woken(&self) -> Option<TaskId> {
-        self.list.borrow().iter().find(|task| task.woken.is_set()).map(|task| task.id)
+        self.flows.borrow().is_empty()
     }
 
     fn poll(&self, id: TaskId) {
-        let Some((mut flow, woken)) = self.take(id) else { return };
-        let waker = Waker::from(woken);
+        let Some((mut flow, waker)) = self.take(id) else { return };
         let polled = flow.as_mut().poll(&mut Context::from_waker(&waker));
-        let mut list = self.list.borrow_mut();
-        let Some(place) = list.iter().position(|task| task.id == id) else {
-            // It cancelled itself.
-            drop(list);
-            return;
-        };
-        match polled {
-            Poll::Ready(()) => {
-                list.remove(place);
-            }
+        let mut flows = self.flows.borrow_mut();
+        let ended = match polled {
+            Poll::Ready(()) => flows.remove(&id),
             Poll::Pending => {
-                if let Some(task) = list.get_mut(place) {
+                // One that is not there any more has cancelled itself.
+                if let Some(task) = flows.get_mut(&id) {
                     task.flow = Some(flow);
+                    return;
                 }
+                None
             }
-        }
+        };
+        drop(flows);
+        drop(ended);
     }
 
-    fn take(&self, id: TaskId) -> Option<(Flow, Arc<Woken>)> {
-        let mut list = self.list.borrow_mut();
-        let task = list.iter_mut().find(|task| task.id == id)?;
-        task.woken.0.store(false, Ordering::Relaxed);
-        Some((task.flow.take()?, Arc::clone(&task.woken)))
+    fn take(&self, id: TaskId) -> Option<(Flow, Waker)> {
+        let mut flows = self.flows.borrow_mut();
+        let task = flows.get_mut(&id)?;
+        Some((task.flow.take()?, task.waker.clone()))
     }
 }
 
 // === impl Woken ===
 
 impl Woken {
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    fn with<R>(&self, change: impl FnOnce(&mut BTreeSet<TaskId>) -> R) -> Option<R> {
+        self.0.lock().ok().map(|mut woken| change(&mut woken))
     }
 }
 
-impl Wake for Woken {
+// === impl WakeOne ===
+
+impl Wake for WakeOne {
     fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
+        self.woken.with(|woken| woken.insert(self.id));
     }
 }
 

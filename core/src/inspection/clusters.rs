@@ -8,13 +8,13 @@ use crate::clusters;
 use crate::config::{Config, DeploymentConfig};
 use crate::deployment::DeploymentIndex;
 use crate::model::name::ClusterName;
-use crate::model::time::Timestamp;
+use crate::model::time::Moment;
 
 /// The clusters of a configuration.
 pub struct Clusters {
     /// Of each deployment, with the fields that name them, and whether they have to be looked for.
     named: Vec<Vec<(&'static str, ClusterName, bool)>>,
-    due: Timestamp,
+    due: Moment,
     /// The deployments that lack one.
     lacking: Vec<DeploymentIndex>,
     is_first: bool,
@@ -44,12 +44,12 @@ impl Clusters {
             all.filter_map(|(field, cluster, is_sought)| Some((field, cluster?.clone(), is_sought))).collect()
         };
         let named = config.deployments.values().map(of_deployment).collect();
-        Self { named, due: Timestamp::default(), lacking: Vec::new(), is_first: true }
+        Self { named, due: Moment::default(), lacking: Vec::new(), is_first: true }
     }
 
     /// Looks for all clusters the first time, and later for those that were not there. Called at each tick.
     pub fn look(&mut self, context: &Context) {
-        let (host, now) = (&*context.host, context.host.now());
+        let (host, now) = (&*context.host, context.host.moment());
         let look_at: Vec<DeploymentIndex> = match self.is_first {
             true => (0..self.named.len()).collect(),
             false if self.lacking.is_empty() || self.due > now => return,

@@ -1,4 +1,8 @@
 //! Points in time and spans of time, as numbers that the host hands in.
+//!
+//! There are two kinds. A [`Timestamp`] is what a clock on the wall says: people read it, it can be kept, and whoever sets the
+//! machine's clock makes it jump. A [`Moment`] only goes forward, counts for one instance of the filter, and can neither be
+//! shown nor kept. Whatever waits for time to pass waits for a moment: the host sleeps for a span, never until a timestamp.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,9 +14,46 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(u64);
 
+/// A point in the life of one instance of the filter: milliseconds since it began. It never goes back, and no jump of the wall
+/// clock moves it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
+
+/// Both clocks of an instance, from nothing but the wall clock of its machine, which the host reads at each tick.
+///
+/// A tick at which it stands before the last one, or far behind it, is a jump. Then as much time has passed as there is between
+/// two ticks; and the time that was shown goes on as if nothing had happened until the jump has lasted for [`DOUBTED_FOR`], so
+/// that a glitch of some ticks leaves no trace.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    moment: Moment,
+    /// What the wall clock said at the last tick.
+    read: Timestamp,
+    /// What of that was believed.
+    shown: Timestamp,
+    doubted_for: Duration,
+}
+
 /// How often an instance of the filter looks after what waits for time to pass: whether it leads, calls that wait, sources
 /// that are due. No period can be shorter.
 pub const TICK: Duration = Duration::from_millis(250);
+
+/// By how many milliseconds a wall clock was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockStep(i64);
+
+/// A thread that was held up for longer than this cannot be told from one whose clock was set.
+const LONGEST_TICK: Duration = Duration::from_secs(5);
+
+/// So far a clock may be off what was expected of it: one that is kept right is moved by less.
+const BELIEVED: Duration = Duration::from_secs(5);
+
+/// How long a clock is not believed that has jumped.
+const DOUBTED_FOR: Duration = Duration::from_secs(3);
+
+/// The clocks of the Envoys of a fleet differ by less than this. A point that lies further ahead was noted by a clock that was
+/// set back since.
+pub const SKEW: Duration = Duration::from_secs(60);
 
 // === impl Timestamp ===
 
@@ -33,6 +74,22 @@ impl Timestamp {
     /// Time from `earlier` to this; zero when the clock was set back in between.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// How far this is from `other`, in either direction.
+    pub const fn apart(self, other: Self) -> Duration {
+        Duration::from_millis(self.0.abs_diff(other.0))
+    }
+
+    /// This point, moved along with a clock that was set.
+    #[must_use]
+    pub const fn set_along(self, step: ClockStep) -> Self {
+        Self::from_millis(self.0.saturating_add_signed(step.0))
+    }
+
+    /// Whether this was noted by a clock that was set back since.
+    pub fn is_ahead_of(self, now: Self) -> bool {
+        self > now.plus(SKEW)
     }
 
     /// This point plus `span`.
@@ -69,6 +126,79 @@ impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_rfc3339(&text).map(Self::from).map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
+    }
+}
+
+// === impl Moment ===
+
+impl Moment {
+    /// When the instance began.
+    pub const BEGIN: Self = Self(0);
+
+    /// This moment plus `span`.
+    #[must_use]
+    pub fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(millis(span)))
+    }
+
+    /// Time from `earlier` to this; zero if that is later.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+// === impl Clock ===
+
+impl Clock {
+    /// That of an instance that begins now.
+    pub const fn new(wall: Timestamp) -> Self {
+        Self { moment: Moment(0), read: wall, shown: wall, doubted_for: Duration::ZERO }
+    }
+
+    /// The moment of the last tick.
+    pub const fn moment(&self) -> Moment {
+        self.moment
+    }
+
+    /// The moment at which the wall clock says this after the last tick.
+    pub fn moment_at(&self, wall: Timestamp) -> Moment {
+        let passed = wall.since(self.read);
+        if passed > LONGEST_TICK { self.moment } else { self.moment.plus(passed) }
+    }
+
+    /// The time, where the wall clock says this between two ticks.
+    pub fn time(&self, wall: Timestamp) -> Timestamp {
+        let is_near = self.doubted_for.is_zero() && wall.apart(self.read) <= LONGEST_TICK;
+        if is_near { wall } else { self.shown }
+    }
+
+    /// A tick has come, `period` or more after the last one, at which the wall clock says this. The time.
+    pub fn tick(&mut self, wall: Timestamp, period: Duration) -> Timestamp {
+        let moved = wall.since(self.read);
+        let jumped = wall < self.read || moved > LONGEST_TICK;
+        let passed = if jumped { period } else { moved };
+        let expected = self.shown.plus(passed);
+        self.moment = self.moment.plus(passed);
+        self.read = wall;
+        self.doubted_for = self.doubted_for.saturating_add(passed);
+        if wall.apart(expected) <= BELIEVED || self.doubted_for > DOUBTED_FOR {
+            self.shown = wall;
+            self.doubted_for = Duration::ZERO;
+        } else {
+            self.shown = expected;
+        }
+        self.shown
+    }
+}
+
+// === impl ClockStep ===
+
+impl ClockStep {
+    /// By how much the wall clock was set between two looks at both clocks; none when it just went on.
+    pub fn between((then, then_moment): (Timestamp, Moment), (now, moment): (Timestamp, Moment)) -> Option<Self> {
+        let expected = then.plus(moment.since(then_moment));
+        let step = i64::try_from(now.apart(expected).as_millis()).unwrap_or(i64::MAX);
+        (now.apart(expected) > BELIEVED).then_some(Self(if now < expected { step.saturating_neg() } else { step }))
     }
 }
 
@@ -142,5 +272,79 @@ mod tests {
         let (early, late) = (Timestamp::from_millis(1), Timestamp::from_millis(5));
         assert_eq!(early.since(late), Duration::ZERO);
         assert_eq!(late.since(early), Duration::from_millis(4));
+    }
+
+    const HOUR: u64 = 3_600_000;
+    const CENTURY: u64 = 100 * 365 * 24 * HOUR;
+    const NOON: u64 = 1_795_446_000_000;
+
+    /// A clock after ticks at which the wall clock was off by these many milliseconds.
+    fn after(offsets: &[i64]) -> (Clock, Timestamp) {
+        let mut clock = Clock::new(Timestamp::from_millis(NOON));
+        let mut wall = NOON;
+        let mut shown = Timestamp::from_millis(NOON);
+        for offset in offsets {
+            wall += 250;
+            shown = clock.tick(Timestamp::from_millis(wall.saturating_add_signed(*offset)), TICK);
+        }
+        (clock, shown)
+    }
+
+    #[test]
+    fn no_jump_of_the_wall_clock_hurries_or_holds_up_what_waits() {
+        for jump in [0, 1, -1, HOUR as i64, -(HOUR as i64), CENTURY as i64, -(CENTURY as i64) / 2] {
+            for offsets in [[0, jump, jump, jump], [0, jump, 0, 0], [jump, 0, jump, 0]] {
+                let (clock, _) = after(&offsets);
+                let off = clock.moment().since(Moment::BEGIN).as_millis().abs_diff(1_000);
+                assert!(off <= 4, "{offsets:?}: {off} ms");
+            }
+        }
+    }
+
+    #[test]
+    fn a_glitch_is_not_believed_and_a_clock_that_stays_where_it_was_set_is() {
+        for jump in [HOUR as i64, -(HOUR as i64), CENTURY as i64, -(CENTURY as i64) / 2] {
+            let (_, shown) = after(&[0, jump]);
+            assert_eq!(shown.as_millis(), NOON + 500, "{jump}");
+            let (clock, shown) = after(&[0, jump, 0]);
+            assert_eq!(shown.as_millis(), NOON + 750, "{jump}");
+            let next = Timestamp::from_millis(NOON + 800);
+            assert_eq!(clock.time(next), next);
+            let (clock, shown) = after(&[jump; 14]);
+            let set = (NOON + 14 * 250).saturating_add_signed(jump);
+            assert_eq!(shown.as_millis(), Timestamp::from_millis(set).as_millis(), "{jump}");
+            assert_eq!(clock.time(shown.plus(TICK)), shown.plus(TICK));
+        }
+    }
+
+    #[test]
+    fn between_ticks_a_glitch_is_not_believed_either() {
+        let (clock, shown) = after(&[0]);
+        assert_eq!(clock.time(Timestamp::from_millis(NOON + CENTURY)), shown);
+        assert_eq!(clock.time(Timestamp::from_millis(NOON + 400)).as_millis(), NOON + 400);
+    }
+
+    #[test]
+    fn a_thread_that_was_held_up_for_some_seconds_has_that_time_behind_it() {
+        let (clock, shown) = after(&[0, 4_000]);
+        assert_eq!(clock.moment().since(Moment::BEGIN), Duration::from_millis(4_500));
+        assert_eq!(shown.as_millis(), NOON + 4_500);
+    }
+
+    #[test]
+    fn what_a_clock_was_set_by_is_known_from_the_other_clock() {
+        let look = |wall, moment| (Timestamp::from_millis(wall), Moment(moment));
+        for (wall, expected) in [
+            (NOON + 250, None),
+            (NOON + 3_000, None),
+            (NOON + HOUR + 250, Some(ClockStep(HOUR as i64))),
+            (NOON - HOUR + 250, Some(ClockStep(-(HOUR as i64)))),
+        ] {
+            let step = ClockStep::between(look(NOON, 1_000), look(wall, 1_250));
+            assert_eq!(step, expected);
+            if let Some(step) = step {
+                assert_eq!(Timestamp::from_millis(NOON).set_along(step).apart(Timestamp::from_millis(wall)), TICK);
+            }
+        }
     }
 }

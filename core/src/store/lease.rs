@@ -107,9 +107,10 @@ impl Instance {
             let known: Option<Lease> = serde_json::from_slice(&known.value.unwrap_or_default()).ok();
             // A lease that ends later than any could was written before the clock was set back, or by another plugin.
             let valid = |lease: &Lease| lease.until > now && lease.until <= now.plus(span);
+            // Numbers tell which came first: the clock may have been set in between.
             let earlier = |lease: &Lease| {
                 let is_other = lease.configuration != self.configuration;
-                lease.since.plus(ONE_CONFIGURATION) < self.since || (is_other && lease.since < self.since)
+                lease.holder < self.number && (is_other || lease.since.apart(self.since) > ONE_CONFIGURATION)
             };
             if known.is_some_and(|lease| lease.holder != self.number && valid(&lease) && !earlier(&lease)) {
                 return None;

@@ -20,7 +20,7 @@ use crate::host::tasks::{Flow, TaskId, Tasks};
 use crate::metrics::counters::ColourMetric;
 use crate::model::colour::Colour;
 use crate::model::name::ClusterName;
-use crate::model::time::Timestamp;
+use crate::model::time::{Moment, Timestamp};
 use crate::state::State;
 use crate::store::Store;
 use crate::store::key::Key;
@@ -44,7 +44,8 @@ pub struct TestHost {
     pub messages: RefCell<BTreeMap<u32, VecDeque<Vec<u8>>>>,
     queues: RefCell<Vec<String>>,
     now: Cell<Timestamp>,
-    sleeps: RefCell<Vec<(Timestamp, Sender<()>)>>,
+    moment: Cell<Moment>,
+    sleeps: RefCell<Vec<(Moment, Sender<()>)>>,
     log: RefCell<Vec<String>>,
     lacking: RefCell<Vec<String>>,
     keeps_stats: Cell<bool>,
@@ -56,6 +57,7 @@ impl TestHost {
     /// Moves time on, without a tick.
     pub fn pass(&self, span: Duration) {
         self.now.set(self.now.get().plus(span));
+        self.moment.set(self.moment.get().plus(span));
     }
 
     /// It knows all clusters but these.
@@ -68,7 +70,7 @@ impl TestHost {
         self.keeps_stats.set(keeps);
     }
 
-    /// Sets the clock.
+    /// Sets the wall clock. No time passes.
     pub fn set_now(&self, now: Timestamp) {
         self.now.set(now);
     }
@@ -82,9 +84,9 @@ impl TestHost {
     /// Wakes those whose time has come.
     pub fn wake_sleepers(&self) {
         let sleeps = self.sleeps.take();
-        let (due, rest) = sleeps.into_iter().partition(|(at, _)| *at <= self.now.get());
+        let (due, rest) = sleeps.into_iter().partition(|(at, _)| *at <= self.moment.get());
         *self.sleeps.borrow_mut() = rest;
-        let due: Vec<(Timestamp, Sender<()>)> = due;
+        let due: Vec<(Moment, Sender<()>)> = due;
         for (_, sender) in due {
             let _: Result<(), ()> = sender.send(());
         }
@@ -113,6 +115,7 @@ impl Default for TestHost {
             messages: RefCell::default(),
             queues: RefCell::default(),
             now: Cell::new(START),
+            moment: Cell::default(),
             sleeps: RefCell::default(),
             log: RefCell::default(),
             lacking: RefCell::default(),
@@ -124,6 +127,10 @@ impl Default for TestHost {
 impl Host for TestHost {
     fn now(&self) -> Timestamp {
         self.now.get()
+    }
+
+    fn moment(&self) -> Moment {
+        self.moment.get()
     }
 
     fn store(&self) -> &dyn Store {
@@ -148,9 +155,9 @@ impl Host for TestHost {
         stream
     }
 
-    fn sleep_until(&self, at: Timestamp) -> Reply<()> {
+    fn sleep(&self, span: Duration) -> Reply<()> {
         let (sender, reply) = Reply::pending();
-        self.sleeps.borrow_mut().push((at, sender));
+        self.sleeps.borrow_mut().push((self.moment.get().plus(span), sender));
         reply
     }
 

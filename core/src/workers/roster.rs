@@ -45,6 +45,9 @@ pub struct Heartbeat {
     pub beats: u64,
     /// When it came.
     pub seen: Timestamp,
+    /// The highest number of a member by then. Those with a higher one began later, whatever the clock says.
+    #[serde(default)]
+    pub newest: u64,
     /// When a request last began there.
     pub last_stream: Option<Timestamp>,
 }
@@ -69,13 +72,25 @@ pub const SILENT_AFTER: u32 = 12;
 impl Roster {
     /// All members; none while the store is out of reach.
     pub fn read(store: &dyn Store) -> Self {
-        store.read(&key()).map(|stored| decode(stored.value)).unwrap_or_default()
+        Self::try_read(store).unwrap_or_default()
+    }
+
+    /// All members.
+    ///
+    /// # Errors
+    /// The store is out of reach.
+    pub fn try_read(store: &dyn Store) -> Result<Self, StoreError> {
+        store.read(&key()).map(|stored| decode(stored.value))
     }
 
     /// Whether an instance that had enrolled is missing: another plugin has written over the roster.
-    pub fn lacks(store: &dyn Store, number: u64) -> bool {
-        let is_there = |roster: Self| roster.members.iter().any(|member| member.number == number);
-        store.read(&key()).is_ok_and(|stored| !is_there(decode(stored.value)))
+    pub fn lacks(&self, number: u64) -> bool {
+        self.members.iter().all(|member| member.number != number)
+    }
+
+    /// The highest number of a member: instances that enrol later have higher ones.
+    pub fn newest(&self) -> u64 {
+        self.members.iter().map(|member| member.number).max().unwrap_or_default()
     }
 
     /// In the order of their slots.
@@ -85,7 +100,7 @@ impl Roster {
 
     /// Whether members may be missing, because another plugin has written over it a moment ago.
     pub fn may_be_incomplete(&self, now: Timestamp) -> bool {
-        self.begun_anew.is_some_and(|at| now.since(at) < INCOMPLETE)
+        self.begun_anew.is_some_and(|at| now.apart(at) < INCOMPLETE)
     }
 
     /// Changes the roster.
@@ -152,8 +167,16 @@ impl Member {
     }
 
     /// Writes a sign of life down.
-    pub fn beat(&self, store: &dyn Store, beats: u64, seen: Timestamp, last_stream: Option<Timestamp>) {
-        let heartbeat = Heartbeat { number: self.number, beats, seen, last_stream };
+    pub fn beat(
+        &self,
+        store: &dyn Store,
+        roster: &Roster,
+        beats: u64,
+        seen: Timestamp,
+        last_stream: Option<Timestamp>,
+    ) {
+        let newest = roster.newest().max(self.number);
+        let heartbeat = Heartbeat { number: self.number, beats, seen, newest, last_stream };
         // Without the store nobody could read it either.
         let _: Result<bool, StoreError> =
             update(store, &heartbeat_key(self.slot), &mut |_| serde_json::to_vec(&heartbeat).ok());
@@ -215,7 +238,7 @@ mod tests {
         let host = TestHost::default();
         let member = enrol(&host);
         assert_eq!(member.heartbeat(&host.store), None);
-        member.beat(&host.store, 3, NOW, None);
+        member.beat(&host.store, &Roster::default(), 3, NOW, None);
         assert_eq!(member.heartbeat(&host.store).map(|heartbeat| heartbeat.beats), Some(3));
         assert_eq!(Member { number: 99, ..member }.heartbeat(&host.store), None);
     }

@@ -298,14 +298,14 @@ impl Worker {
         if self.member.get().is_none() {
             self.enrol(host);
         }
-        self.mend_roster(host);
+        let roster = self.mend_roster(host);
         let Some(member) = self.member.get() else { return };
         let now = host.now();
         if self.has_begun.take() {
             self.last_stream.set(Some(now));
         }
         self.beats.set(self.beats.get().wrapping_add(1));
-        member.beat(host.store(), self.beats.get(), now, self.last_stream.get());
+        member.beat(host.store(), &roster, self.beats.get(), now, self.last_stream.get());
         self.bring_up_to_date(host, deployments, None);
     }
 
@@ -318,11 +318,14 @@ impl Worker {
         dismiss(host, deployments, &member);
     }
 
-    /// Enrols again where another plugin has written over the roster. The others do so at their next ticks.
-    fn mend_roster(&self, host: &dyn Host) {
-        if self.member.get().is_some_and(|member| Roster::lacks(host.store(), member.number)) {
+    /// Enrols again where another plugin has written over the roster. The others do so at their next ticks. The roster as it
+    /// stood before that.
+    fn mend_roster(&self, host: &dyn Host) -> Roster {
+        let Ok(roster) = Roster::try_read(host.store()) else { return Roster::default() };
+        if self.member.get().is_some_and(|member| roster.lacks(member.number)) {
             self.enrol(host);
         }
+        roster
     }
 
     fn enrol(&self, host: &dyn Host) {

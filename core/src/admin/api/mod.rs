@@ -120,7 +120,7 @@ impl Call {
     pub async fn answer(self, context: Rc<Context>, body: impl Future<Output = Body>) -> Response {
         let host = Rc::clone(&context.host);
         let too_late = async {
-            host.sleep_until(host.now().plus(BODY_ARRIVES_WITHIN)).await;
+            host.sleep(BODY_ARRIVES_WITHIN).await;
             Err(Problem::BodyMissing)
         };
         let arrived = future::or(async { Ok(body.await) }, too_late).await;

@@ -149,7 +149,7 @@ impl<'f> Follower<'f> {
             if end == WatchEnd::BackOff {
                 self.failures = self.failures.saturating_add(1);
                 let now = self.host.now();
-                self.host.sleep_until(now.plus(backoff(self.failures, self.instance, now))).await;
+                self.host.sleep(backoff(self.failures, self.instance, now)).await;
             }
         }
     }
@@ -191,7 +191,7 @@ impl<'f> Follower<'f> {
         let (mut failed_heartbeats, mut missed) = (0_u32, 0_u32);
         let mut watch = Watch {
             stream: self.host.grpc_stream(&self.etcd.watch(listed)),
-            heartbeat_due: self.host.sleep_until(self.host.now().plus(HEARTBEAT)),
+            heartbeat_due: self.host.sleep(HEARTBEAT),
             heartbeat: None,
             creation: None,
         };
@@ -224,7 +224,7 @@ impl<'f> Follower<'f> {
                 }
                 WatchEvent::Message(None) => return WatchEnd::BackOff,
                 WatchEvent::HeartbeatDue => {
-                    watch.heartbeat_due = self.host.sleep_until(self.host.now().plus(HEARTBEAT));
+                    watch.heartbeat_due = self.host.sleep(HEARTBEAT);
                     self.send_heartbeat(&mut watch);
                     self.create_next(&mut watch);
                 }

@@ -140,7 +140,7 @@ pub async fn commit<E>(
     time_left: &mut Duration,
     decide: &mut dyn FnMut(&State) -> Result<Option<State>, E>,
 ) -> Result<Committed, TxnError<E>> {
-    let deadline = Deadline::after(*time_left, host.now());
+    let deadline = Deadline::after(*time_left, host.moment());
     let mut transaction = Transaction { etcd, host, name, known, deadline, policy: ReplacePolicy::IfNewer };
     let mut current = transaction.read(CallKind::Read).await?;
     let mut turn: Option<QueueTurn> = None;
@@ -155,7 +155,7 @@ pub async fn commit<E>(
             Ok(Some(after)) => after,
             Ok(None) => return Ok(Committed::Unchanged(current)),
             Err(rule) => {
-                *time_left = deadline.time_left(host.now());
+                *time_left = deadline.time_left(host.moment());
                 return Err(TxnError::Rejected(rule, current));
             }
         };
@@ -196,8 +196,8 @@ impl Transaction<'_> {
 
     /// Waits for a turn among others, for as long as there is time for a put.
     async fn turn(&self) -> Result<QueueTurn, Stopped> {
-        let left = self.deadline.time_for(CallKind::Put, self.host.now()).ok_or(NotCommitted::Late)?;
-        let late = self.host.sleep_until(self.host.now().plus(left));
+        let left = self.deadline.time_for(CallKind::Put, self.host.moment()).ok_or(NotCommitted::Late)?;
+        let late = self.host.sleep(left);
         let turn = future::or(async { Some(self.etcd.turn(self.host).await) }, async {
             late.await;
             None
@@ -260,7 +260,7 @@ impl Transaction<'_> {
     /// A call with the time that it may take; none when it is too late for one.
     fn grant(&self, kind: CallKind, call: GrpcRequest) -> Option<GrpcRequest> {
         let call = GrpcRequest { timeout: self.etcd.timeout, ..call };
-        self.deadline.grant(kind, call, self.host.now())
+        self.deadline.grant(kind, call, self.host.moment())
     }
 
     fn current(&self, key: KeyState) -> Box<Current> {
