@@ -12,6 +12,7 @@ use bluegreen_core::host::queue::QueueToken;
 use bluegreen_core::metrics::comparison::Sample;
 use bluegreen_core::model::name::DeploymentName;
 use bluegreen_core::store::source_status::SourceStatus;
+use bluegreen_core::testing::host::START;
 use bluegreen_core::workers::message::Message;
 use bluegreen_core::workers::report::Report;
 use bluegreen_core::{guard, readiness, setup, state, workers};
@@ -48,6 +49,7 @@ fuzz_target!(|input: &[u8]| {
         for _ in 0..4 {
             world.tick(Duration::from_secs(3));
         }
+        world.host.set_now(START);
         switch(&world);
     });
 });

@@ -118,7 +118,8 @@ impl Chaos {
         }
         let quota = (faults::QUOTA << 20).to_string();
         let etcd = Etcd::start_with(3, &["--quota-backend-bytes", &quota]).await?;
-        let fleet = Fleet::around(etcd, ENVOYS, &bootstrap, |options| options.binary(&prepared.envoy)).await?;
+        let fleet =
+            Fleet::around(etcd, ENVOYS, &bootstrap, |options| options.binary(&prepared.envoy).fake_clock()).await?;
         let chooser = Chooser::new(seed);
         Ok(Self { fleet, watched, upstreams, ledger: Ledger::default(), chooser, writes: Arc::default() })
     }

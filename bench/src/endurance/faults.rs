@@ -30,6 +30,8 @@ pub enum Fault {
     Cut(usize),
     /// Nothing passes between an Envoy and etcd, and nobody is told.
     Silence(usize),
+    /// An Envoy's wall clock is set ahead by so many seconds, or back.
+    SetClock(usize, i64),
     /// There is no room left in etcd.
     Full,
     /// Listeners are pushed anew to all Envoys, with a configuration that changes nothing about traffic.
@@ -39,10 +41,13 @@ pub enum Fault {
 }
 
 /// How many kinds there are.
-const KINDS: usize = 10;
+const KINDS: usize = 11;
 
-/// The most room that etcd has, in MiB: a history of a thousand changes takes half of it.
-pub const QUOTA: usize = 32;
+/// The most room that etcd has, in MiB: the changes of a round take a tenth of it.
+pub const QUOTA: usize = 12;
+
+/// By how much clocks are set: an hour, and three centuries, as after a glitch.
+const JUMPS: [i64; 3] = [3_600, -3_600, 300 * 365 * 86_400];
 
 /// A fault that is going on: how it ends.
 #[derive(Debug)]
@@ -51,6 +56,7 @@ pub enum Healing {
     Process(u32),
     Members(Vec<usize>),
     Line(usize),
+    Clock(usize),
     Room,
     Nothing,
 }
@@ -72,6 +78,7 @@ impl Fault {
                 6 => Self::Silence(envoy),
                 7 => Self::Full,
                 8 => Self::Push,
+                9 => Self::SetClock(envoy, chooser.one_of(&JUMPS).unwrap_or_default()),
                 _ => Self::PushInitial,
             }
         });
@@ -84,7 +91,11 @@ impl Fault {
         let of_etcd =
             |fault: Self| matches!(fault, Self::KillMember(_) | Self::KillQuorum(_) | Self::StopMember(_) | Self::Full);
         let of_an_envoy = |fault: Self| match fault {
-            Self::KillEnvoy(index) | Self::StopEnvoy(index) | Self::Cut(index) | Self::Silence(index) => Some(index),
+            Self::KillEnvoy(index)
+            | Self::StopEnvoy(index)
+            | Self::Cut(index)
+            | Self::Silence(index)
+            | Self::SetClock(index, _) => Some(index),
             _ => None,
         };
         let of_a_push = |fault: Self| matches!(fault, Self::Push | Self::PushInitial);
@@ -119,6 +130,10 @@ impl Fault {
                 fleet.set_line(index, Line::Silent);
                 Healing::Line(index)
             }
+            Self::SetClock(index, seconds) => {
+                fleet.envoy(index)?.set_clock(seconds)?;
+                Healing::Clock(index)
+            }
             Self::Full => {
                 fill(fleet)?;
                 Healing::Room
@@ -150,6 +165,7 @@ impl fmt::Display for Fault {
             Self::StopMember(index) => write!(f, "SIGSTOP of etcd {index}"),
             Self::Cut(index) => write!(f, "Envoy {index} cut off"),
             Self::Silence(index) => write!(f, "silence before Envoy {index}"),
+            Self::SetClock(index, seconds) => write!(f, "the clock of Envoy {index} set by {seconds} s"),
             Self::Full => write!(f, "etcd full"),
             Self::Push => write!(f, "listeners pushed"),
             Self::PushInitial => write!(f, "another initial pushed"),
@@ -171,6 +187,7 @@ impl Healing {
                 }
             }
             Self::Line(index) => fleet.set_line(index, Line::Open),
+            Self::Clock(index) => fleet.envoy(index)?.set_clock(0)?,
             Self::Room => make_room(fleet).await?,
             Self::Nothing => {}
         }
