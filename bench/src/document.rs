@@ -18,6 +18,8 @@ Measured, not estimated: `cargo xtask bench` makes this file, every figure in it
 subject out without touching this file. Everything runs on the loopback interface of one machine, so absolute figures
 are this machine's; ratios between variants, measured in turn in the same minutes, carry over better.
 
+What holds for millions of requests, and whatever goes wrong around a fleet, is in [hardening.md](hardening.md).
+
 Figures are medians; in parentheses the quartiles, between which the middle half of the rounds lies.
 ";
 

@@ -8,6 +8,7 @@
 //! and [`run_metadata`] ask the kernel.
 
 mod document;
+mod endurance;
 mod ext_proc;
 mod fleet;
 mod gateway;
@@ -38,6 +39,7 @@ use bluegreen_programs::prepared::Prepared;
 use bluegreen_programs::{Checkout, task};
 use clap::{Parser, ValueEnum};
 
+use endurance::Endurance;
 use lab::Lab;
 use report::{BenchReport, Record};
 use run_metadata::RunMetadata;
@@ -45,7 +47,10 @@ use run_metadata::RunMetadata;
 /// Measure the filter against what people would use instead
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask bench")]
+#[command(args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    endurance: Option<Endurance>,
     /// What to measure; everything if not said
     subjects: Vec<Subject>,
     /// A short run to try things out, with an unoptimised load generator: nothing to rely on, and docs/benchmarks.md stays
@@ -89,6 +94,10 @@ const SUBJECTS: [Subject; 8] = [
 fn main() -> ExitCode {
     let options = Options::parse();
     task::run(|checkout| {
+        if let Some(endurance) = &options.endurance {
+            endurance.run(checkout)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         // Load and external processor are part of this program: unoptimised, they would measure themselves.
         ensure!(
             !cfg!(debug_assertions) || options.quick,

@@ -69,5 +69,5 @@ pub mod controllers;
 
 pub mod admin;
 
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

@@ -61,6 +61,11 @@ impl Checkout {
         self.target.join("bench")
     }
 
+    /// The fuzz targets, the inputs that they have grown, and the crashes.
+    pub fn fuzz(&self) -> PathBuf {
+        self.target.join("fuzz")
+    }
+
     /// A program of this workspace, as `cargo build` leaves it.
     pub fn debug_binary(&self, name: &str) -> PathBuf {
         self.target.join("debug").join(name)

@@ -17,6 +17,7 @@ use crate::wait;
 pub struct Etcd {
     members: Vec<Member>,
     folder: TempDir,
+    /// More options of each member.
     options: Vec<String>,
     http: reqwest::Client,
 }
@@ -58,6 +59,17 @@ impl Etcd {
     /// Where clients reach the members.
     pub fn clients(&self) -> Vec<SocketAddr> {
         self.members.iter().map(|member| member.client).collect()
+    }
+
+    /// How many members there are.
+    pub fn members(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The process of a member that runs.
+    pub fn id(&self, index: usize) -> Result<u32> {
+        let process = self.members.get(index).and_then(|member| member.process.as_ref());
+        Ok(process.with_context(|| format!("no member {index} runs"))?.id())
     }
 
     /// Kills a member, as an out-of-memory killer would. What it has written stays.

@@ -1,4 +1,4 @@
-//! Runs the demo and the benches: this process becomes theirs, so that the terminal and every signal are theirs too.
+//! Runs the demo, the benches and what lasts: this process becomes theirs, so that the terminal and every signal are theirs too.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -18,6 +18,16 @@ pub fn bench(checkout: &Checkout, arguments: &[OsString]) -> Result<ExitCode> {
     let unoptimised = |argument: &OsString| argument == "--quick" || argument == "--help" || argument == "-h";
     let profile: &[&str] = if arguments.iter().any(unoptimised) { &[] } else { &["--profile", "bench-tools"] };
     become_cargo_run(checkout, "bluegreen-bench", profile, arguments)
+}
+
+/// `cargo xtask soak`: optimised like a bench.
+pub fn soak(checkout: &Checkout, arguments: &[OsString]) -> Result<ExitCode> {
+    bench(checkout, &[&["soak".into()], arguments].concat())
+}
+
+/// `cargo xtask chaos`: it waits for what others do, and measures nothing.
+pub fn chaos(checkout: &Checkout, arguments: &[OsString]) -> Result<ExitCode> {
+    become_cargo_run(checkout, "bluegreen-bench", &[], &[&["chaos".into()], arguments].concat())
 }
 
 fn become_cargo_run(checkout: &Checkout, package: &str, options: &[&str], arguments: &[OsString]) -> Result<ExitCode> {

@@ -25,7 +25,9 @@ pub fn run(checkout: &Checkout) -> Result<()> {
 /// `cargo fmt --check`.
 pub fn format(checkout: &Checkout) -> Result<()> {
     require(checkout, "fmt", "rustfmt")?;
-    process::show(checkout.cargo("fmt").args(["--all", "--check"]))
+    process::show(checkout.cargo("fmt").args(["--all", "--check"]))?;
+    // A workspace of its own.
+    process::show(checkout.cargo("fmt").args(["--manifest-path", "fuzz/Cargo.toml", "--check"]))
 }
 
 /// clippy for everything that this machine runs itself.

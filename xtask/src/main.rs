@@ -17,6 +17,7 @@ mod deny;
 mod digest;
 mod dist;
 mod forward;
+mod fuzz;
 mod image;
 mod imports;
 mod lint;
@@ -52,6 +53,12 @@ enum Task {
     /// Measure the filter against what people would use instead
     #[command(disable_help_flag = true)]
     Bench(Forwarded),
+    /// Count millions of requests through switches, canaries, shadows and clients that leave
+    #[command(disable_help_flag = true)]
+    Soak(Forwarded),
+    /// Break everything around a fleet, and look for lost writes
+    #[command(disable_help_flag = true)]
+    Chaos(Forwarded),
 }
 
 /// What another program of this workspace is given as it is; `--help` says what it takes.
@@ -67,6 +74,8 @@ fn main() -> ExitCode {
         match task {
             Task::Demo(Forwarded { arguments }) => return forward::demo(checkout, &arguments),
             Task::Bench(Forwarded { arguments }) => return forward::bench(checkout, &arguments),
+            Task::Soak(Forwarded { arguments }) => return forward::soak(checkout, &arguments),
+            Task::Chaos(Forwarded { arguments }) => return forward::chaos(checkout, &arguments),
             Task::Test(options) => return test::run(checkout, &options),
             Task::Build => drop(module::build(checkout, &WasmToolchain::obtain(checkout)?)?),
             Task::Lint => lint::run(checkout)?,

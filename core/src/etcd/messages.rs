@@ -1,6 +1,8 @@
 //! The part of etcd's gRPC API that is used here, field by field as in `rpc.proto` and `kv.proto` of etcd 3.4
 //! (packages `etcdserverpb` and `mvccpb`). Later versions of etcd only add to it.
 
+#![allow(missing_docs, reason = "the fields are etcd's, whose documentation has them")]
+
 use prost::{Enumeration, Message, Oneof};
 
 /// `etcdserverpb.KV`

@@ -7,7 +7,7 @@
 //! etcd refuses is told as refused ([`refusal`]).
 
 pub mod deadline;
-pub(crate) mod messages;
+pub mod messages;
 pub mod refusal;
 pub mod store;
 

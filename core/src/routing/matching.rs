@@ -121,7 +121,9 @@ impl PathTable {
     fn find<'r>(&'r self, headers: &mut ReadOnce<'r>) -> Option<DeploymentIndex> {
         let path = if self.0.needs_text() { headers.get(":path").map(path_of).unwrap_or_default() } else { Vec::new() };
         // KServe and TensorFlow Serving put the verb behind a colon: `/v1/models/iris:predict`.
-        let on_a_boundary = |length: usize| path.get(length).is_none_or(|next| matches!(next, b'/' | b':'));
+        // The empty prefix covers every path, also the `*` of an OPTIONS request.
+        let on_a_boundary =
+            |length: usize| length == 0 || path.get(length).is_none_or(|next| matches!(next, b'/' | b':'));
         let prefixes = self.0.longest_first(|length| path.get(..length).filter(|_| on_a_boundary(length)));
         prefixes.into_iter().find_map(|(_, table)| table.find(headers))
     }
@@ -302,6 +304,8 @@ mod tests {
             ("h", "/a:predict", &[], "path"),
             ("h", "/a/b:explain?c", &[], "longer"),
             ("h", "/ab:predict", &[], "all"),
+            ("h", "*", &[], "all"),
+            ("h", "", &[], "all"),
             ("iris.example.com", "/a/b", &[], "exact"),
             ("IRIS.example.com:8443", "/a/b", &[], "exact"),
             ("iris.example.com.", "/a/b", &[], "exact"),

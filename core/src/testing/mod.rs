@@ -1,4 +1,13 @@
-//! What the tests of several modules need: a store in memory, and short ways to write values.
+//! What the tests of several modules need, and the fuzzing around this crate: an Envoy in memory, and short ways to write
+//! values.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::panic_in_result_fn,
+    reason = "nothing here runs in the VM"
+)]
 
 pub mod host;
 

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: runs the suites of [`suites::SUITES`] and ends with a table and the totals.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use bluegreen_programs::Checkout;
@@ -31,7 +32,14 @@ pub struct TestOptions {
     /// Run only this suite (repeatable); it then fails where it would otherwise be skipped
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(SUITES.iter().map(|suite| suite.name)))]
     suite: Vec<String>,
+    /// How long each fuzz target runs; 0 for its seeds alone. By default a minute when the suite is named, less among all
+    #[arg(long, value_name = "SECONDS")]
+    time: Option<u64>,
 }
+
+/// How long a fuzz target runs when its suite is named, and when all suites run, one of many.
+const NAMED: Duration = Duration::from_secs(60);
+const AMONG_ALL_SUITES: Duration = Duration::from_secs(20);
 
 /// Runs the chosen suites; the very last line of the output is `N passed, N failed`.
 pub fn run(checkout: &Checkout, options: &TestOptions) -> Result<ExitCode> {
@@ -42,7 +50,7 @@ pub fn run(checkout: &Checkout, options: &TestOptions) -> Result<ExitCode> {
     let mut report = Report::new(!options.suite.is_empty());
     let suites = || SUITES.iter().filter(|suite| options.chooses(suite));
     let chosen = (!options.suite.is_empty()).then(|| suites().flat_map(|suite| suite.tests).copied().collect());
-    let session = Session::new(checkout, options.filter.clone(), chosen);
+    let session = Session::new(checkout, options.filter.clone(), chosen, options.fuzz_time());
     let mut built = false;
     for suite in suites() {
         if !suite.tests.is_empty() && !built {
@@ -57,6 +65,11 @@ pub fn run(checkout: &Checkout, options: &TestOptions) -> Result<ExitCode> {
 // === impl TestOptions ===
 
 impl TestOptions {
+    fn fuzz_time(&self) -> Duration {
+        let default = if self.suite.is_empty() { AMONG_ALL_SUITES } else { NAMED };
+        self.time.map_or(default, Duration::from_secs)
+    }
+
     fn chooses(&self, suite: &suites::Suite) -> bool {
         if self.suite.is_empty() {
             // A suite without tests has none of that name.

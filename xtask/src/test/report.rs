@@ -1,6 +1,9 @@
 //! Keeps the outcome of each row and prints the table and the totals.
 
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -50,6 +53,15 @@ impl Outcome {
         }
     }
 
+    /// Says at once what the table will say in short.
+    fn complain(&self) {
+        match self {
+            Self::Failed(reason) => eprintln!("failed: {reason}"),
+            Self::Skipped(reason) => eprintln!("skipped: {reason}"),
+            Self::Counted(_) | Self::Fine => {}
+        }
+    }
+
     fn totals(&self) -> Totals {
         match self {
             Self::Counted(totals) => *totals,
@@ -94,6 +106,34 @@ impl Report {
         self.add(title, || run().map(|()| Outcome::Fine)) == &Outcome::Fine
     }
 
+    /// Runs tests that count as one each, so many at a time: the title of each, and what `run` is given.
+    pub fn tests_side_by_side<T: Copy + Sync>(
+        &mut self,
+        tests: &[(String, T)],
+        at_a_time: usize,
+        run: impl Fn(T) -> Result<()> + Sync,
+    ) {
+        let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        thread::scope(|scope| {
+            for _ in 0..at_a_time {
+                scope.spawn(|| {
+                    while let Some((place, (title, given))) = numbered(tests, next.fetch_add(1, Ordering::Relaxed)) {
+                        println!("\n── {title}");
+                        let start = Instant::now();
+                        let one = Totals { passed: 1, ..Totals::default() };
+                        let outcome = Outcome::of(run(*given).map(|()| Outcome::Counted(one)), self.asked_for);
+                        outcome.complain();
+                        let row = Row { title: title.clone(), outcome, took: start.elapsed() };
+                        rows.lock().unwrap_or_else(PoisonError::into_inner).push((place, row));
+                    }
+                });
+            }
+        });
+        let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+        rows.sort_by_key(|(place, _)| *place);
+        self.rows.extend(rows.into_iter().map(|(_, row)| row));
+    }
+
     /// Notes what cannot run because of something that the report already tells.
     pub fn skip(&mut self, title: &str, reason: &str) {
         let outcome = Outcome::Skipped(reason.to_owned());
@@ -104,11 +144,7 @@ impl Report {
         println!("\n── {title}");
         let start = Instant::now();
         let outcome = Outcome::of(run(), self.asked_for);
-        match &outcome {
-            Outcome::Failed(reason) => eprintln!("failed: {reason}"),
-            Outcome::Skipped(reason) => eprintln!("skipped: {reason}"),
-            Outcome::Counted(_) | Outcome::Fine => {}
-        }
+        outcome.complain();
         let row = Row { title: title.to_owned(), outcome, took: start.elapsed() };
         &self.rows.push_mut(row).outcome
     }
@@ -154,6 +190,10 @@ impl Report {
     }
 }
 
+fn numbered<T>(all: &[T], place: usize) -> Option<(usize, &T)> {
+    Some((place, all.get(place)?))
+}
+
 /// A failure's first line says what happened; the rest stands above the table.
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or(text)
@@ -183,6 +223,23 @@ mod tests {
         let mut report = Report::new(true);
         assert!(!report.check("clippy", || Err(Unavailable::error("install clippy"))));
         assert_eq!(report.rows[0].outcome.totals().failed, 1);
+    }
+
+    #[test]
+    fn tests_that_run_side_by_side_are_shown_in_their_order() {
+        let mut report = Report::new(false);
+        let (ended, wait) = std::sync::mpsc::channel();
+        let (ended, wait) = (Mutex::new(ended), Mutex::new(wait));
+        // The first one ends after the second.
+        report.tests_side_by_side(&[("one".to_owned(), 1), ("two".to_owned(), 2)], 2, |check| {
+            if check == 1 {
+                return Ok(wait.lock().unwrap().recv()?);
+            }
+            ended.lock().unwrap().send(())?;
+            Err(anyhow!("broken"))
+        });
+        let remarks: Vec<_> = report.rows.iter().map(|row| (row.title.as_str(), row.outcome.remark())).collect();
+        assert_eq!(remarks, [("one", String::new()), ("two", "broken".to_owned())]);
     }
 
     #[test]

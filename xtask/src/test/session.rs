@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::io::{IsTerminal, stdout};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow};
 use bluegreen_programs::toolchain::WasmToolchain;
@@ -16,7 +17,10 @@ use super::totals::{Tally, Totals};
 /// One run of the tests.
 pub struct Session<'a> {
     pub checkout: &'a Checkout,
-    filter: Option<String>,
+    /// What the names of tests have to contain.
+    pub filter: Option<String>,
+    /// How long each fuzz target runs.
+    pub fuzz_time: Duration,
     /// The tests of the chosen suites; `None` for those of all suites.
     chosen: Option<Vec<Tests>>,
     programs: OnceCell<Result<Programs>>,
@@ -26,8 +30,13 @@ pub struct Session<'a> {
 // === impl Session ===
 
 impl<'a> Session<'a> {
-    pub fn new(checkout: &'a Checkout, filter: Option<String>, chosen: Option<Vec<Tests>>) -> Self {
-        Self { checkout, filter, chosen, programs: OnceCell::new(), toolchain: OnceCell::new() }
+    pub fn new(
+        checkout: &'a Checkout,
+        filter: Option<String>,
+        chosen: Option<Vec<Tests>>,
+        fuzz_time: Duration,
+    ) -> Self {
+        Self { checkout, filter, fuzz_time, chosen, programs: OnceCell::new(), toolchain: OnceCell::new() }
     }
 
     pub fn toolchain(&self) -> Result<&WasmToolchain<'a>> {

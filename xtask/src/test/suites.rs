@@ -13,6 +13,7 @@ use bluegreen_programs::{etcd, packages, process};
 
 use crate::deny;
 use crate::dist;
+use crate::fuzz::Targets;
 use crate::imports;
 use crate::lint;
 use crate::workflows;
@@ -39,12 +40,14 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "core", has_tests: true, tests: CORE, run: core },
     Suite { name: "filter", has_tests: true, tests: FILTER, run: filter },
     Suite { name: "tools", has_tests: true, tests: TOOLS, run: tools },
+    Suite { name: "fuzz", has_tests: false, tests: &[], run: fuzz },
     Suite { name: "wasm", has_tests: true, tests: &[], run: wasm },
     Suite { name: "e2e", has_tests: true, tests: END_TO_END, run: end_to_end },
     Suite { name: "mlflow", has_tests: true, tests: MLFLOW, run: mlflow },
     Suite { name: "image", has_tests: true, tests: IMAGE, run: image },
     Suite { name: "compose", has_tests: true, tests: COMPOSE, run: docker_compose },
     Suite { name: "fleet", has_tests: true, tests: FLEET, run: fleet },
+    Suite { name: "endurance", has_tests: false, tests: &[], run: endurance },
     Suite { name: "bench", has_tests: false, tests: &[], run: bench },
 ];
 
@@ -68,6 +71,9 @@ const FLEET: &[Tests] = &[Tests::Program("fleet")];
 
 /// Names the folder with the CustomResourceDefinitions that manifests are checked against.
 const DEFINITIONS: &str = "BLUEGREEN_CRDS";
+
+/// How many fuzz targets run at the same time.
+const AT_A_TIME: usize = 2;
 
 /// How many tests of a program run at the same time.
 const TEST_THREADS: &str = "RUST_TEST_THREADS";
@@ -97,6 +103,26 @@ fn filter(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
 
 fn tools(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
     report.tests("tools", || session.run(TOOLS, |_| ()));
+}
+
+/// What comes from outside, made up: a row for each target.
+fn fuzz(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
+    let mut targets = None;
+    let built = report.check("build of the fuzz targets", || {
+        targets = Some(Targets::build(session.checkout)?);
+        Ok(())
+    });
+    let Some(targets) = targets.filter(|_| built) else {
+        return report.skip("fuzz", "there is nothing to run");
+    };
+    let for_so_long = match session.fuzz_time.as_secs() {
+        0 => "seeds".to_owned(),
+        seconds => format!("{seconds} s"),
+    };
+    let names = targets.named(session.filter.as_deref());
+    let rows: Vec<_> = names.iter().map(|name| (format!("fuzz {name}, {for_so_long}"), *name)).collect();
+    let time = session.fuzz_time;
+    report.tests_side_by_side(&rows, AT_A_TIME, |name| targets.run(name, time));
 }
 
 /// The core as the wasm32 code it is in Envoy, executed by Node.
@@ -201,6 +227,17 @@ fn fleet(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
             program.env(ENVOY, &envoy).env(TEST_THREADS, "1");
         })
     });
+}
+
+/// A few of the requests and faults that hold for hours: enough to see that they are counted and survived.
+fn endurance(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    for task in ["soak", "chaos"] {
+        report.check(&format!("{task} --quick, {}", envoy.name()), || {
+            let mut cargo = session.checkout.cargo("xtask");
+            process::show(cargo.args([task, "--quick"]).env(ENVOY, envoy.obtain(session.checkout)?))
+        });
+    }
 }
 
 /// The benches run at all; what they measure in so short a time, beside the tests, says nothing.
