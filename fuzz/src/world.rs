@@ -8,7 +8,7 @@
 //! | `put KEY` | another plugin writes under a key of the shared data, `bluegreen/v1/` being left out |
 //! | `message QUEUE` | another plugin writes into a queue |
 //! | `grpc` | the bytes that the next call of etcd is answered with |
-//! | `failed` | the next call of etcd fails |
+//! | `failed CODE` | the next call of etcd fails, with this code of gRPC and these words |
 //! | `stream` | the bytes that etcd says on its streams |
 //! | `end` | etcd's streams end |
 //! | `tick MILLISECONDS` | so much time passes, and a tick comes |
@@ -22,12 +22,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bluegreen_core::admin::api::{Api, Body, Head};
+use bluegreen_core::admin::refusals::Refusal;
 use bluegreen_core::admin::response::Response;
 use bluegreen_core::change::context::Context;
 use bluegreen_core::config::Config;
 use bluegreen_core::controllers::{self, submissions::Submissions};
 use bluegreen_core::host::Host;
-use bluegreen_core::host::grpc::GrpcReply;
+use bluegreen_core::host::grpc::{GrpcReply, GrpcStatus};
 use bluegreen_core::host::http::HttpReply;
 use bluegreen_core::host::reply::Reply;
 use bluegreen_core::model::time::Timestamp;
@@ -56,6 +57,9 @@ const LONGEST_LINE: usize = 8 * 1024;
 const STEPS: usize = 64;
 /// What one event may ask of the outside.
 const CALLS_PER_EVENT: usize = 64;
+
+/// gRPC's code for an answer that did not come.
+const UNAVAILABLE: u32 = 14;
 
 /// The operator's token in [`configuration`].
 pub const OPERATOR: &str = "op";
@@ -116,8 +120,9 @@ impl World {
             }
             "grpc" => self.etcd_replies.borrow_mut().push_back(GrpcReply::Answered(section.rest.to_vec())),
             "failed" => {
-                let words = String::from_utf8_lossy(section.rest).into_owned();
-                self.etcd_replies.borrow_mut().push_back(GrpcReply::Failed(words));
+                let code = words.trim().parse().unwrap_or(UNAVAILABLE);
+                let message = String::from_utf8_lossy(section.rest).into_owned();
+                self.etcd_replies.borrow_mut().push_back(GrpcReply::Failed(GrpcStatus { code, message }));
             }
             "stream" => {
                 self.host.streams.borrow().iter().for_each(|(_, stream)| stream.send(section.rest.to_vec()));
@@ -153,7 +158,7 @@ impl World {
             path: path.into(),
             authorization: token.map(|token| format!("Bearer {token}").into_bytes()),
             if_match,
-            delivery: None,
+            ..Head::default()
         };
         let before = self.states();
         let answer = self.call(&head, body);
@@ -172,12 +177,14 @@ impl World {
 
     /// The answer to a call; none when it waits for too long.
     pub fn call(&self, head: &Head, body: &[u8]) -> Option<Response> {
-        let call = match self.api.receive(head) {
-            Ok(call) => call,
-            Err(refusal) => return Some(self.checked(refusal)),
+        let mut flow: Pin<Box<dyn Future<Output = Response>>> = match self.api.receive(&self.context, head) {
+            Ok(call) => {
+                let body = if call.takes_body() { body.to_vec() } else { Vec::new() };
+                Box::pin(call.answer(Rc::clone(&self.context), Reply::ready(Body::Complete(body))))
+            }
+            Err(Refusal::AtOnce(refusal)) => return Some(self.checked(refusal)),
+            Err(Refusal::Slowly(answer)) => answer,
         };
-        let body = Reply::ready(Body::Complete(body.to_vec()));
-        let mut flow: Pin<Box<dyn Future<Output = Response>>> = Box::pin(call.answer(Rc::clone(&self.context), body));
         for _ in 0..STEPS {
             if let Poll::Ready(response) = poll_once(flow.as_mut()) {
                 return Some(self.checked(response));
@@ -222,7 +229,10 @@ impl World {
         let asked = self.host.grpc.borrow_mut().pop();
         let Some((_, waiter)) = asked else { return false };
         let reply = self.etcd_replies.borrow_mut().pop_front();
-        let _given_up = waiter.send(reply.unwrap_or_else(|| GrpcReply::Failed("no answer".to_owned())));
+        let _given_up =
+            waiter.send(reply.unwrap_or_else(|| {
+                GrpcReply::Failed(GrpcStatus { code: UNAVAILABLE, message: "no answer".to_owned() })
+            }));
         true
     }
 
