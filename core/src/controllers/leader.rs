@@ -52,8 +52,17 @@ struct Turns {
 const PROBES_PER_TICK: usize = 16;
 const SAMPLES_PER_TICK: usize = 32;
 
-/// Does what is due at each tick at which this instance holds the lease under this key.
-pub async fn lead(context: &Rc<Context>, submissions: &Rc<Submissions>, mut inspection: Inspection, lease: &str) {
+/// Within this time each instance notices by itself that the clock was set.
+const SEEN_BY_ALL: Duration = Duration::from_secs(10);
+
+/// Does what is due at each tick at which this instance holds the lease under this key, and what is due when the clock was
+/// set, which the first one does that notices it and comes to the key `clock`.
+pub async fn lead(
+    context: &Rc<Context>,
+    submissions: &Rc<Submissions>,
+    mut inspection: Inspection,
+    (lease, clock): (&str, &str),
+) {
     let host = &*context.host;
     let mut memories = vec![Memory::default(); context.deployments.all().len()];
     let mut turns = Turns::default();
@@ -61,13 +70,15 @@ pub async fn lead(context: &Rc<Context>, submissions: &Rc<Submissions>, mut insp
     let mut clocks = None;
     loop {
         next_tick(host).await;
-        if !context.instance.leads(host.store(), lease, host.now()) {
-            clocks = None;
-            continue;
-        }
+        // Whoever leads: when the clock is set, leases that were taken by the old time end, and so who leads may change.
         let now = (host.now(), host.moment());
-        if let Some(step) = clocks.replace(now).and_then(|then| ClockStep::between(then, now)) {
+        if let Some(step) = clocks.replace(now).and_then(|then| ClockStep::between(then, now))
+            && context.instance.is_first(host.store(), clock, SEEN_BY_ALL, host.now())
+        {
             on_clock_set(context, step);
+        }
+        if !context.instance.leads(host.store(), lease, host.now()) {
+            continue;
         }
         watch.look(context);
         inspection.look(context);
