@@ -1,6 +1,6 @@
 //! The benches: bluegreen beside what people would use instead, in a real Envoy.
 //!
-//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`size`], [`guard`], [`fleet`]) measures and returns a
+//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`idle`], [`size`], [`guard`], [`fleet`]) measures and returns a
 //! [`report`], which is printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md`
 //! ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is
 //! what all subjects measure with; [`wrk`] and [`open_loop`] are the loads, [`processors`] keeps them off Envoy's, [`proc`]
@@ -11,6 +11,7 @@ mod ext_proc;
 mod fleet;
 mod gateway;
 mod guard;
+mod idle;
 mod lab;
 mod lean_filter;
 mod open_loop;
@@ -63,6 +64,8 @@ enum Subject {
     Split,
     /// One to a thousand deployments: processor time, memory, configuration time
     Scale,
+    /// One to ten thousand deployments without a request: processor time, memory, and what waits for a tick
+    Idle,
     /// Bytes of the module, and what loading it takes
     Size,
     /// Simulated canaries, healthy and not, judged by the guard and by the rules of today's controllers
@@ -71,8 +74,16 @@ enum Subject {
     Fleet,
 }
 
-const SUBJECTS: [Subject; 7] =
-    [Subject::Overhead, Subject::Switch, Subject::Split, Subject::Scale, Subject::Size, Subject::Guard, Subject::Fleet];
+const SUBJECTS: [Subject; 8] = [
+    Subject::Overhead,
+    Subject::Switch,
+    Subject::Split,
+    Subject::Scale,
+    Subject::Idle,
+    Subject::Size,
+    Subject::Guard,
+    Subject::Fleet,
+];
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -144,6 +155,7 @@ impl Subject {
             Self::Switch => "switch",
             Self::Split => "split",
             Self::Scale => "scale",
+            Self::Idle => "idle",
             Self::Size => "size",
             Self::Guard => "guard",
             Self::Fleet => "fleet",
@@ -156,6 +168,7 @@ impl Subject {
             Self::Switch => switch::run(lab).await,
             Self::Split => split::run(lab).await,
             Self::Scale => scale::run(lab).await,
+            Self::Idle => idle::run(lab).await,
             Self::Size => size::run(lab).await,
             Self::Guard => guard::run(lab),
             Self::Fleet => fleet::run(lab).await,
