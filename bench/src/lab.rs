@@ -13,6 +13,10 @@ use serde_json::{Value, json};
 
 use crate::processors;
 
+/// What MLflow answers about a model.
+const REGISTERED: &str = r#"{"registered_model": {"name": "m", "aliases": [{"alias": "production", "version": "1"},
+    {"alias": "blue", "version": "1"}, {"alias": "green", "version": "2"}]}}"#;
+
 /// Everything that is needed to measure, and how thoroughly to do it.
 pub struct Lab {
     pub binary: PathBuf,
@@ -20,6 +24,8 @@ pub struct Lab {
     pub quick: bool,
     pub blue: SocketAddr,
     pub green: SocketAddr,
+    /// A model registry that says of any model that blue is in production.
+    pub registry: SocketAddr,
     /// Answers for both colours; ends with this value.
     _upstream: Envoy,
 }
@@ -28,7 +34,9 @@ pub struct Lab {
 
 impl Lab {
     pub async fn open(prepared: &Prepared, quick: bool) -> Result<Self> {
-        let listeners = [upstream_listener("blue"), upstream_listener("green")];
+        // The testbed's load reads the colour from a body like this one.
+        let coloured = |colour: &str| upstream_listener(colour, &format!("{{\"colour\": \"{colour}\"}}"));
+        let listeners = [coloured("blue"), coloured("green"), upstream_listener("registry", REGISTERED)];
         let bootstrap = Bootstrap::parse(
             &json!({
                 "admin": {"address": socket(0)},
@@ -45,6 +53,7 @@ impl Lab {
             quick,
             blue: upstream.listener("blue")?,
             green: upstream.listener("green")?,
+            registry: upstream.listener("registry")?,
             _upstream: upstream,
         })
     }
@@ -78,7 +87,7 @@ fn socket(port: u16) -> Value {
     json!({"socket_address": {"address": "127.0.0.1", "port_value": port}})
 }
 
-fn upstream_listener(colour: &str) -> Value {
+fn upstream_listener(colour: &str, body: &str) -> Value {
     json!({
         "name": colour,
         "address": socket(0),
@@ -100,11 +109,7 @@ fn upstream_listener(colour: &str) -> Value {
                     "domains": ["*"],
                     "routes": [{
                         "match": {"prefix": "/"},
-                        // The testbed's load reads the colour from a body like this one.
-                        "direct_response": {
-                            "status": 200,
-                            "body": {"inline_string": format!("{{\"colour\": \"{colour}\"}}")},
-                        },
+                        "direct_response": {"status": 200, "body": {"inline_string": body}},
                     }],
                 }]},
             },

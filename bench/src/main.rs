@@ -1,7 +1,7 @@
 //! The benches: bluegreen beside what people would use instead, in a real Envoy.
 //!
-//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`size`], [`guard`], [`hostile`],
-//! [`fleet`]) measures and returns a
+//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`idle`], [`size`], [`guard`], [`hostile`], [`fleet`])
+//! measures and returns a
 //! [`report`], which is printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md`
 //! ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is
 //! what all subjects measure with; [`wrk`] and [`open_loop`] are the loads, [`processors`] keeps them off Envoy's, [`proc`]
@@ -14,6 +14,7 @@ mod fleet;
 mod gateway;
 mod guard;
 mod hostile;
+mod idle;
 mod lab;
 mod lean_filter;
 mod open_loop;
@@ -70,6 +71,8 @@ enum Subject {
     Split,
     /// One to a thousand deployments: processor time, memory, configuration time
     Scale,
+    /// One to ten thousand deployments without a request: processor time, memory, and what waits for a tick
+    Idle,
     /// Bytes of the module, and what loading it takes
     Size,
     /// Simulated canaries, healthy and not, judged by the guard and by the rules of today's controllers
@@ -80,11 +83,12 @@ enum Subject {
     Fleet,
 }
 
-const SUBJECTS: [Subject; 8] = [
+const SUBJECTS: [Subject; 9] = [
     Subject::Overhead,
     Subject::Switch,
     Subject::Split,
     Subject::Scale,
+    Subject::Idle,
     Subject::Size,
     Subject::Guard,
     Subject::Hostile,
@@ -165,6 +169,7 @@ impl Subject {
             Self::Switch => "switch",
             Self::Split => "split",
             Self::Scale => "scale",
+            Self::Idle => "idle",
             Self::Size => "size",
             Self::Guard => "guard",
             Self::Hostile => "hostile",
@@ -178,6 +183,7 @@ impl Subject {
             Self::Switch => switch::run(lab).await,
             Self::Split => split::run(lab).await,
             Self::Scale => scale::run(lab).await,
+            Self::Idle => idle::run(lab).await,
             Self::Size => size::run(lab).await,
             Self::Guard => guard::run(lab),
             Self::Hostile => hostile::run(lab).await,

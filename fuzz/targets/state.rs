@@ -6,7 +6,7 @@ use bluegreen_core::config::Config;
 use bluegreen_core::model::author::{Author, Source};
 use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::identity::Identity;
-use bluegreen_core::model::name::{DeploymentName, Reason};
+use bluegreen_core::model::name::{DeploymentName, HolderName, Reason};
 use bluegreen_core::model::percent::Percent;
 use bluegreen_core::model::split::Split;
 use bluegreen_core::model::time::Timestamp;
@@ -38,7 +38,8 @@ fn run(input: &[u8]) {
     for part in parts.iter().skip(1) {
         for bytes in part.chunks(4).take(64) {
             let command = command(bytes, &identities.blue, &identities.green);
-            let author = Author::new("alice", Source::Admin, Reason::none());
+            let alice = HolderName::new("alice").expect("valid");
+            let author = Author::new(alice, Source::Admin, Reason::none());
             let Ok(Some(after)) = state.after(&command, author, now) else { continue };
             assert!(after.revision >= state.revision, "{command:?}");
             assert!(after.history.changes().count() <= History::LIMIT, "{command:?}");

@@ -117,7 +117,7 @@ fn one_of_all_workers_takes_the_samples_and_no_unused_bucket_becomes_a_stat() {
     let exchange = call(workers[2], "GET", "/comparison");
     exchange.send_headers(true);
     let body = exchange.replies()[0].body.clone();
-    assert!(body.contains(r#""blue":{"requests":25,"#), "{body}");
+    assert!(body.contains(r#""blue":{"requests":30,"#), "{body}");
     let buckets = envoy.metric_names().iter().filter(|name| name.contains("bucket_us")).count();
     assert_eq!(buckets, 2, "{:?}", envoy.metric_names());
 }

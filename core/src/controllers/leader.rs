@@ -43,6 +43,8 @@ struct Memory {
 #[derive(Debug, Default)]
 struct Turns {
     next: DeploymentIndex,
+    /// From when on a point that lies ahead is none that is about to be set along.
+    mends_from: Moment,
     probes_left: usize,
     samples_left: usize,
 }
@@ -52,8 +54,20 @@ struct Turns {
 const PROBES_PER_TICK: usize = 16;
 const SAMPLES_PER_TICK: usize = 32;
 
-/// Does what is due at each tick at which this instance holds the lease under this key.
-pub async fn lead(context: &Rc<Context>, submissions: &Rc<Submissions>, mut inspection: Inspection, lease: &str) {
+/// Within this time each instance notices by itself that the clock was set.
+const SEEN_BY_ALL: Duration = Duration::from_secs(10);
+
+/// Each thread believes at a tick of its own that the clock was set. Within this time all do.
+const BELIEVED_BY_ALL: Duration = Duration::from_secs(2);
+
+/// Does what is due at each tick at which this instance holds the lease under this key, and what is due when the clock was
+/// set, which the first one does that notices it and comes to the key `clock`.
+pub async fn lead(
+    context: &Rc<Context>,
+    submissions: &Rc<Submissions>,
+    mut inspection: Inspection,
+    (lease, clock): (&str, &str),
+) {
     let host = &*context.host;
     let mut memories = vec![Memory::default(); context.deployments.all().len()];
     let mut turns = Turns::default();
@@ -61,13 +75,16 @@ pub async fn lead(context: &Rc<Context>, submissions: &Rc<Submissions>, mut insp
     let mut clocks = None;
     loop {
         next_tick(host).await;
-        if !context.instance.leads(host.store(), lease, host.now()) {
-            clocks = None;
-            continue;
-        }
+        // Whoever leads: when the clock is set, leases that were taken by the old time end, and so who leads may change.
         let now = (host.now(), host.moment());
         if let Some(step) = clocks.replace(now).and_then(|then| ClockStep::between(then, now)) {
-            on_clock_set(context, step);
+            turns.mends_from = host.moment().plus(SEEN_BY_ALL);
+            if context.instance.is_first(host.store(), clock, SEEN_BY_ALL, host.now()) {
+                on_clock_set(context, step);
+            }
+        }
+        if !context.instance.leads(host.store(), lease, host.now()) {
+            continue;
         }
         watch.look(context);
         inspection.look(context);
@@ -79,7 +96,7 @@ fn look_after_all(context: &Rc<Context>, submissions: &Rc<Submissions>, memories
     let (host, count) = (&*context.host, memories.len());
     let (now, moment, mut roster) = (host.now(), host.moment(), None);
     let first = turns.next;
-    *turns = Turns { next: first, probes_left: PROBES_PER_TICK, samples_left: SAMPLES_PER_TICK };
+    (turns.probes_left, turns.samples_left) = (PROBES_PER_TICK, SAMPLES_PER_TICK);
     for index in (first..count).chain(0..first) {
         let (Some(deployment), Some(memory)) = (context.deployments.get(index), memories.get_mut(index)) else {
             continue;
@@ -88,7 +105,8 @@ fn look_after_all(context: &Rc<Context>, submissions: &Rc<Submissions>, memories
         if is_sample_due(deployment, memory.sampled, now) && take_one(&mut turns.samples_left) {
             memory.sampled = Some(period_of(now));
             let roster = roster.get_or_insert_with(|| Roster::read(host.store()));
-            if sample(context, index, deployment, roster, &mut memory.warned) {
+            let is_ahead = sample(context, index, deployment, roster, &mut memory.warned);
+            if is_ahead && turns.mends_from <= moment {
                 restamp(context, index, deployment, Restamp::NotAhead);
             }
         }
@@ -136,9 +154,18 @@ fn on_clock_set(context: &Rc<Context>, step: ClockStep) {
     if context.etcd.is_some() {
         return;
     }
-    for (index, deployment) in context.deployments.all().iter().enumerate() {
-        restamp(context, index, deployment, Restamp::Along(step));
-    }
+    // To a thread that goes by the other time still, a bake window must not look over: a point that is set back waits until
+    // all have come to the new time.
+    let wait = if step.is_back() { BELIEVED_BY_ALL } else { Duration::ZERO };
+    let cx = Rc::clone(context);
+    context.host.spawn(Box::pin(async move {
+        if !wait.is_zero() {
+            cx.host.sleep(wait).await;
+        }
+        for (index, deployment) in cx.deployments.all().iter().enumerate() {
+            restamp(&cx, index, deployment, Restamp::Along(step));
+        }
+    }));
 }
 
 /// Moves the points that spans are measured from.

@@ -49,9 +49,10 @@ pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Conf
     host.spawn(Box::pin(async move { workers::beat(&cx).await }));
     inspection::begin(context, config);
 
-    let (cx, requests, key) = (Rc::clone(context), Rc::clone(submissions), lease(LeaseRole::Leader));
+    let (cx, requests) = (Rc::clone(context), Rc::clone(submissions));
+    let (leads, clock) = (lease(LeaseRole::Leader), lease(LeaseRole::ClockSet));
     let inspection = Inspection::of(config);
-    host.spawn(Box::pin(async move { leader::lead(&cx, &requests, inspection, &key).await }));
+    host.spawn(Box::pin(async move { leader::lead(&cx, &requests, inspection, (&leads, &clock)).await }));
 
     if let Some(id) = context.etcd.as_ref().map(EtcdStore::id) {
         let (cx, key) = (Rc::clone(context), lease(LeaseRole::Follower(id)));

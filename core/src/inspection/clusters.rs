@@ -1,6 +1,8 @@
 //! Looks for the clusters that a configuration names and that nothing else asks: colours without a probe, and what the
 //! sources need.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::change::context::Context;
@@ -17,7 +19,6 @@ pub struct Clusters {
     due: Moment,
     /// The deployments that lack one.
     lacking: Vec<DeploymentIndex>,
-    is_first: bool,
 }
 
 /// How soon a cluster that is not known is looked for again. One that is known is not, nor is one that an earlier
@@ -44,37 +45,38 @@ impl Clusters {
             all.filter_map(|(field, cluster, is_sought)| Some((field, cluster?.clone(), is_sought))).collect()
         };
         let named = config.deployments.values().map(of_deployment).collect();
-        Self { named, due: Moment::default(), lacking: Vec::new(), is_first: true }
+        Self { named, due: Moment::default(), lacking: Vec::new() }
     }
 
-    /// Looks for all clusters the first time, and later for those that were not there. Called at each tick.
-    pub fn look(&mut self, context: &Context) {
+    /// Looks for the clusters of those that are new, and again for those that were not there. Called at each tick.
+    pub fn look(&mut self, context: &Context, new: Range<DeploymentIndex>) {
         let (host, now) = (&*context.host, context.host.moment());
-        let look_at: Vec<DeploymentIndex> = match self.is_first {
-            true => (0..self.named.len()).collect(),
-            false if self.lacking.is_empty() || self.due > now => return,
-            false => std::mem::take(&mut self.lacking),
-        };
-        self.due = now.plus(AGAIN);
-        for index in look_at {
+        let again = if self.due <= now { std::mem::take(&mut self.lacking) } else { Vec::new() };
+        if self.due <= now || !new.is_empty() {
+            self.due = now.plus(AGAIN);
+        }
+        // Many deployments may name the same cluster.
+        let mut sought: BTreeMap<ClusterName, bool> = BTreeMap::new();
+        for index in again.into_iter().chain(new.clone()) {
             let (Some(deployment), Some(named)) = (context.deployments.get(index), self.named.get(index)) else {
                 continue;
             };
-            if self.is_first {
+            if new.contains(&index) {
                 let fields: Vec<&str> = named.iter().map(|(field, ..)| *field).collect();
                 clusters::keep_only(host, deployment, &fields);
             }
             for (field, cluster, _) in named.iter().filter(|(.., is_sought)| *is_sought) {
                 if !clusters::is_there(host.store(), deployment, field, cluster) {
-                    let is_there = host.knows_cluster(cluster);
+                    let known = sought.get(cluster).copied();
+                    let is_there = known.unwrap_or_else(|| host.knows_cluster(cluster));
+                    sought.insert(cluster.clone(), is_there);
                     clusters::saw(host, deployment, field, cluster, is_there);
-                    if !is_there && !self.lacking.contains(&index) {
+                    if !is_there && self.lacking.last() != Some(&index) {
                         self.lacking.push(index);
                     }
                 }
             }
         }
-        self.is_first = false;
     }
 }
 
@@ -106,21 +108,21 @@ mod tests {
         let detail =
             || noted(&host.store, &iris()).get(&SetupProblem::ClusterUnknown).map(|noted| noted.detail.clone());
         host.lack_clusters(&["gren", "envoy_admn"]);
-        clusters.look(&context);
+        clusters.look(&context, 0..1);
         let seen = detail().expect("noted");
         assert!(seen.contains(r#"colours.green.cluster "gren", runtime.cluster "envoy_admn""#), "{seen}");
         host.lack_clusters(&["gren", "blue"]);
-        clusters.look(&context);
+        clusters.look(&context, 1..1);
         assert_eq!(detail().expect("not asked yet"), seen);
         host.pass(AGAIN);
-        clusters.look(&context);
+        clusters.look(&context, 1..1);
         assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren";"#));
         // Nor by the next configuration.
-        Clusters::of(&config).look(&context);
+        Clusters::of(&config).look(&context, 0..1);
         assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren";"#));
         host.lack_clusters(&[]);
         host.pass(AGAIN);
-        clusters.look(&context);
+        clusters.look(&context, 1..1);
         assert_eq!(detail(), None);
     }
 
@@ -130,7 +132,7 @@ mod tests {
         let host = Rc::new(TestHost::default());
         let context = Context::new(Rc::<TestHost>::clone(&host), &config, None);
         host.lack_clusters(&["gren", "blue"]);
-        Clusters::of(&config).look(&context);
+        Clusters::of(&config).look(&context, 0..1);
         assert!(noted(&host.store, &iris()).is_empty());
     }
 }

@@ -11,19 +11,25 @@ pub mod stats;
 pub mod tokens;
 pub mod unmatched;
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use self::clusters::Clusters;
 use crate::change::context::Context;
 use crate::config::Config;
+use crate::deployment::DeploymentIndex;
 use crate::host::next_tick;
 use crate::setup::SetupProblem;
 
 /// What one instance finds out for all, without a request.
 pub struct Inspection {
     clusters: Clusters,
-    is_first: bool,
+    /// The deployments that were not looked at yet.
+    unseen: Range<DeploymentIndex>,
 }
+
+/// So many deployments are looked at for the first time at one tick.
+const LOOKS_PER_TICK: usize = 64;
 
 /// Begins what each instance looks at in its own configuration.
 pub fn begin(context: &Rc<Context>, config: &Config) {
@@ -41,16 +47,17 @@ pub fn begin(context: &Rc<Context>, config: &Config) {
 impl Inspection {
     /// Of a configuration that has just been loaded.
     pub fn of(config: &Config) -> Self {
-        Self { clusters: Clusters::of(config), is_first: true }
+        Self { clusters: Clusters::of(config), unseen: 0..config.deployments.len() }
     }
 
     /// Looks, at a tick at which this instance leads.
     pub fn look(&mut self, context: &Context) {
-        if std::mem::take(&mut self.is_first) {
-            earlier::forget(context, SetupProblem::UnmatchedRequests);
-            stats::look(context);
-        }
-        self.clusters.look(context);
+        let begin = self.unseen.start;
+        self.unseen.start = begin.saturating_add(LOOKS_PER_TICK).min(self.unseen.end);
+        let new = context.deployments.all().get(begin..self.unseen.start).unwrap_or_default();
+        earlier::forget(context, new, SetupProblem::UnmatchedRequests);
+        stats::look(context, new);
+        self.clusters.look(context, begin..self.unseen.start);
     }
 }
 

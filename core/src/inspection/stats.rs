@@ -1,12 +1,13 @@
 //! Stats that Envoy does not keep: Prometheus sees nothing of the filter then.
 
 use crate::change::context::Context;
+use crate::deployment::Deployment;
 use crate::setup::{self, SetupProblem};
 
-/// Sets a gauge of each deployment and reads it back, the only time that a metric is read.
-pub fn look(context: &Context) {
+/// Sets a gauge of each of these deployments and reads it back, the only time that a metric is read.
+pub fn look(context: &Context, deployments: &[Deployment]) {
     let host = &*context.host;
-    for deployment in context.deployments.all() {
+    for deployment in deployments {
         let problem = SetupProblem::StatsFiltered;
         let is_known = setup::noted(host.store(), &deployment.name).contains_key(&problem);
         if host.keeps_stats(&problem.metric(&deployment.name), is_known) {
@@ -34,7 +35,7 @@ mod tests {
         let (host, context) = context_of("");
         for kept in [true, false, true] {
             host.set_keeps_stats(kept);
-            look(&context);
+            look(&context, context.deployments.all());
             assert_eq!(noted(&host.store, &iris()).contains_key(&SetupProblem::StatsFiltered), !kept);
         }
     }

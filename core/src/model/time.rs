@@ -194,6 +194,11 @@ impl Clock {
 // === impl ClockStep ===
 
 impl ClockStep {
+    /// Whether it was set back.
+    pub const fn is_back(self) -> bool {
+        self.0 < 0
+    }
+
     /// By how much the wall clock was set between two looks at both clocks; none when it just went on.
     pub fn between((then, then_moment): (Timestamp, Moment), (now, moment): (Timestamp, Moment)) -> Option<Self> {
         let expected = then.plus(moment.since(then_moment));

@@ -65,6 +65,8 @@ pub enum Key<'n> {
 pub enum LeaseRole {
     /// Probes, samples, and takes rollouts and guards further.
     Leader,
+    /// Moves what is measured along with a clock that was set.
+    ClockSet,
     /// Polls a source.
     Poller(Source),
     /// Follows the fleet with this number.
@@ -104,6 +106,9 @@ impl fmt::Display for Key<'_> {
             Self::Heartbeat(slot) => write!(f, "{PREFIX}/{OWN}/worker/{slot}"),
             Self::Writes => write!(f, "{PREFIX}/{OWN}/writes"),
             Self::Lease(deployments, LeaseRole::Leader) => write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}"),
+            Self::Lease(deployments, LeaseRole::ClockSet) => {
+                write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}/clock")
+            }
             Self::Lease(deployments, LeaseRole::Poller(source)) => {
                 write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}/source/{}", source.as_str())
             }
@@ -150,7 +155,8 @@ mod tests {
             Some(Key::Workers) => Key::Heartbeat(0),
             Some(Key::Heartbeat(_)) => Key::Writes,
             Some(Key::Writes) => Key::Lease(0, LeaseRole::Leader),
-            Some(Key::Lease(number, LeaseRole::Leader)) => Key::Lease(number, LeaseRole::Poller(Source::Mlflow)),
+            Some(Key::Lease(number, LeaseRole::Leader)) => Key::Lease(number, LeaseRole::ClockSet),
+            Some(Key::Lease(number, LeaseRole::ClockSet)) => Key::Lease(number, LeaseRole::Poller(Source::Mlflow)),
             Some(Key::Lease(number, LeaseRole::Poller(_))) => Key::Lease(number, LeaseRole::Follower(0)),
             Some(Key::Lease(_, LeaseRole::Follower(_))) => Key::Liveness(0),
             Some(Key::Liveness(_)) => return None,

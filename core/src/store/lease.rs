@@ -104,26 +104,45 @@ impl Instance {
     /// The same with a lease that lasts for `span`.
     pub fn holds(self, store: &dyn Store, key: &str, span: Duration, now: Timestamp) -> bool {
         let taken = update(store, key, &mut |known| {
-            let known: Option<Lease> = serde_json::from_slice(&known.value.unwrap_or_default()).ok();
-            // A lease that ends later than any could was written before the clock was set back, or by another plugin.
-            let valid = |lease: &Lease| lease.until > now && lease.until <= now.plus(span);
+            let known = Lease::decode(known.value);
             // Numbers tell which came first: the clock may have been set in between.
             let earlier = |lease: &Lease| {
                 let is_other = lease.configuration != self.configuration;
                 lease.holder < self.number && (is_other || lease.since.apart(self.since) > ONE_CONFIGURATION)
             };
-            if known.is_some_and(|lease| lease.holder != self.number && valid(&lease) && !earlier(&lease)) {
+            if known.is_some_and(|lease| lease.holder != self.number && lease.is_valid(span, now) && !earlier(&lease)) {
                 return None;
             }
-            serde_json::to_vec(&Lease {
-                holder: self.number,
-                since: self.since,
-                configuration: self.configuration,
-                until: now.plus(span),
-            })
-            .ok()
+            self.lease(span, now)
         });
         taken == Ok(true)
+    }
+
+    /// Whether this instance is the first that comes to `key` within `span`, whoever it is: for what has to be done once.
+    pub fn is_first(self, store: &dyn Store, key: &str, span: Duration, now: Timestamp) -> bool {
+        let taken = update(store, key, &mut |known| {
+            let known = Lease::decode(known.value).filter(|lease| lease.is_valid(span, now));
+            if known.is_some() { None } else { self.lease(span, now) }
+        });
+        taken == Ok(true)
+    }
+
+    fn lease(self, span: Duration, now: Timestamp) -> Option<Vec<u8>> {
+        let (holder, since, configuration) = (self.number, self.since, self.configuration);
+        serde_json::to_vec(&Lease { holder, since, configuration, until: now.plus(span) }).ok()
+    }
+}
+
+// === impl Lease ===
+
+impl Lease {
+    fn decode(value: Option<Vec<u8>>) -> Option<Self> {
+        serde_json::from_slice(&value.unwrap_or_default()).ok()
+    }
+
+    /// One that ends later than any could was written before the clock was set back, or by another plugin.
+    fn is_valid(&self, span: Duration, now: Timestamp) -> bool {
+        self.until > now && self.until <= now.plus(span)
     }
 }
 
@@ -205,6 +224,26 @@ mod tests {
         let store = MemoryStore::default();
         store.before_next_swap(|store| assert!(member(2).leads(store, "lease", at(0))));
         assert!(!member(1).leads(&store, "lease", at(0)));
+    }
+
+    #[test]
+    fn what_has_to_be_done_once_is_done_by_the_first_and_again_when_the_clock_was_set_again() {
+        let store = MemoryStore::default();
+        let is_first = |number, second| member(number).is_first(&store, "clock", LEASE, at(second));
+        assert!(is_first(1, 3_600) && !is_first(2, 3_601) && !is_first(1, 3_601));
+        assert!(is_first(2, 2) && !is_first(1, 3));
+        assert!(is_first(2, 3_602));
+    }
+
+    #[test]
+    fn a_configuration_that_comes_after_the_clock_was_set_back_takes_over_all_the_same() {
+        let store = MemoryStore::default();
+        let old = Instance { number: 1, since: at(3_600), configuration: 1 };
+        let new = Instance { number: 2, since: at(0), configuration: 2 };
+        assert!(old.leads(&store, "lease", at(0)));
+        assert!(new.leads(&store, "lease", at(1)) && !old.leads(&store, "lease", at(1)));
+        let pushed = Instance { number: 3, since: at(10), ..new };
+        assert!(pushed.leads(&store, "lease", at(10)) && !new.leads(&store, "lease", at(10)));
     }
 
     #[test]

@@ -10,8 +10,13 @@ use crate::host::queue::QueueToken;
 /// What one worker tells another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'m> {
-    /// Something was written about this deployment.
-    Changed(&'m str),
+    /// Something was written.
+    Changed {
+        /// How many writes the workers have been told of, with this one.
+        write: u64,
+        /// The deployment's name.
+        about: &'m str,
+    },
     /// Take over what stands in the store about this deployment, or about all where it is empty, report what you have
     /// counted, and confirm.
     Asked {
@@ -38,7 +43,7 @@ impl<'m> Message<'m> {
     pub fn parse(bytes: &'m [u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(bytes).ok()?.splitn(4, ' ');
         Some(match words.next()? {
-            "changed" => Self::Changed(words.next()?),
+            "changed" => Self::Changed { write: words.next()?.parse().ok()?, about: words.next()? },
             "asked" => Self::Asked {
                 reply_to: QueueToken(words.next()?.parse().ok()?),
                 ticket: words.next()?.parse().ok()?,
@@ -53,7 +58,7 @@ impl<'m> Message<'m> {
 impl fmt::Display for Message<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Changed(name) => write!(f, "changed {name}"),
+            Self::Changed { write, about } => write!(f, "changed {write} {about}"),
             Self::Asked { reply_to: QueueToken(queue), ticket, about } => write!(f, "asked {queue} {ticket} {about}"),
             Self::Confirmed { ticket, number } => write!(f, "confirmed {ticket} {number}"),
         }
@@ -70,7 +75,7 @@ mod tests {
     #[test]
     fn a_message_is_read_as_it_was_written() {
         for message in [
-            Message::Changed("iris"),
+            Message::Changed { write: u64::MAX, about: "iris" },
             Message::Asked { reply_to: QueueToken(7), ticket: u64::MAX, about: "iris" },
             Message::Asked { reply_to: QueueToken(7), ticket: 0, about: "" },
             Message::Confirmed { ticket: 3, number: 1 },

@@ -37,6 +37,8 @@ pub struct Worker {
     /// The number of writes up to which everything was taken over.
     writes: Cell<u64>,
     memories: Vec<Memory>,
+    /// The deployments about which there is something that the reports do not say.
+    news: RefCell<Vec<DeploymentIndex>>,
     questions: RefCell<Vec<Question>>,
     last_ticket: Cell<u64>,
 }
@@ -98,6 +100,7 @@ impl Worker {
             beats: Cell::new(0),
             writes: Cell::new(0),
             memories: deployments.all().iter().map(remember).collect(),
+            news: RefCell::default(),
             questions: RefCell::default(),
             last_ticket: Cell::new(0),
         }
@@ -139,7 +142,7 @@ impl Worker {
             let mut counts = memory.counts.take();
             counts.get_mut(colour).add(metric, by);
             memory.counts.set(counts);
-            memory.is_news.set(true);
+            self.note_news(index, memory);
         }
     }
 
@@ -147,8 +150,10 @@ impl Worker {
 
     /// Tells all that something was written about a deployment, and takes it over.
     pub fn announce(&self, host: &dyn Host, index: DeploymentIndex, deployment: &Deployment) {
+        let mut write = 0;
         let counted = update(host.store(), &Key::Writes.to_string(), &mut |before| {
-            Some(number(before.value).wrapping_add(1).to_string().into_bytes())
+            write = number(before.value).wrapping_add(1);
+            Some(write.to_string().into_bytes())
         });
         if counted.is_err() {
             host.warn(&format!(
@@ -157,7 +162,16 @@ impl Worker {
             ));
         }
         self.take_over(host, index, deployment);
-        self.tell(host, &Message::Changed(deployment.name.as_str()));
+        self.has_taken_over(write);
+        self.tell(host, &Message::Changed { write, about: deployment.name.as_str() });
+    }
+
+    /// Takes note that a write was taken over. If it is the next one after those that all were, there is nothing to look for:
+    /// reading a thousand states again takes a while.
+    fn has_taken_over(&self, write: u64) {
+        if self.writes.get().wrapping_add(1) == write {
+            self.writes.set(write);
+        }
     }
 
     /// Has all members take over and report what concerns a deployment, or all deployments, and waits for them, for a second
@@ -247,10 +261,11 @@ impl Worker {
         for _ in 0..MESSAGES_PER_EVENT {
             let Some(bytes) = host.queues().dequeue(queue) else { return };
             match Message::parse(&bytes) {
-                Some(Message::Changed(name)) => {
-                    if let Some((index, deployment)) = deployments.named(name) {
+                Some(Message::Changed { write, about }) => {
+                    if let Some((index, deployment)) = deployments.named(about) {
                         self.take_over(host, index, deployment);
                     }
+                    self.has_taken_over(write);
                 }
                 Some(Message::Asked { reply_to, ticket, about }) => {
                     let about = deployments.named(about).map(|(index, _)| index);
@@ -337,17 +352,23 @@ impl Worker {
 
     /// Takes over and reports what concerns a deployment; without one, what has changed of all.
     fn bring_up_to_date(&self, host: &dyn Host, deployments: &Deployments, about: Option<DeploymentIndex>) {
-        let has_missed = about.is_none() && self.has_missed_writes(host);
-        let member = self.member.get();
-        for (index, deployment) in deployments.all().iter().enumerate() {
-            if about.is_some_and(|about| about != index) {
-                continue;
+        if let Some((index, deployment)) = about.and_then(|index| Some((index, deployments.get(index)?))) {
+            self.take_over(host, index, deployment);
+            if let Some(member) = self.member.get() {
+                self.report(host, index, deployment, &member);
             }
-            if about.is_some() || has_missed {
+            return;
+        }
+        if self.has_missed_writes(host) {
+            for (index, deployment) in deployments.all().iter().enumerate() {
                 self.take_over(host, index, deployment);
             }
-            if let Some(member) = &member {
-                self.report(host, index, deployment, member);
+        }
+        let Some(member) = self.member.get() else { return };
+        // Those that cannot be written down stay news.
+        for index in self.news.take() {
+            if let Some(deployment) = deployments.get(index) {
+                self.report(host, index, deployment, &member);
             }
         }
     }
@@ -368,7 +389,13 @@ impl Worker {
             }
         }
         if memory.state.known_revision() != before {
-            memory.is_news.set(true);
+            self.note_news(index, memory);
+        }
+    }
+
+    fn note_news(&self, index: DeploymentIndex, memory: &Memory) {
+        if !memory.is_news.replace(true) {
+            self.news.borrow_mut().push(index);
         }
     }
 
@@ -389,7 +416,7 @@ impl Worker {
         let revision = memory.state.known_revision().unwrap_or(Revision::ZERO);
         let report = Report::new(member, revision, deployment.digest, counts);
         if report.write(host.store(), &deployment.name, member.slot).is_err() {
-            memory.is_news.set(true);
+            self.note_news(index, memory);
         }
     }
 }
