@@ -325,7 +325,7 @@ async fn a_deployment_is_created_once_from_initial_and_the_next_change_replaces_
     for index in 0..2 {
         let log = env.fleet.envoy(index)?.log();
         let warnings = || async { Ok(log.lines_with("is not a state").len()) };
-        wait::until("another warning", warnings, |count| *count == 2).await?;
+        wait::until("a second warning", warnings, |count| *count == 2).await?;
         ensure!(log.lines_with("forged").is_empty(), "{:?}", log.lines_with("forged"));
         ensure!(env.deployment(index).await?.revision == 3, "the last state is kept");
     }
