@@ -75,6 +75,7 @@ fn records(bytes: &[u8]) {
     same::<state::State>(bytes);
     same::<Report>(bytes);
     same::<workers::roster::Roster>(bytes);
+    same::<workers::roster::Heartbeat>(bytes);
     same::<Sample>(bytes);
     same::<readiness::probe::Health>(bytes);
     same::<SourceStatus>(bytes);
