@@ -5,7 +5,7 @@
 //! [`report`], which is printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md`
 //! ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is
 //! what all subjects measure with; [`wrk`] and [`open_loop`] are the loads, [`processors`] keeps them off Envoy's, [`proc`]
-//! and [`run_metadata`] ask the kernel.
+//! and [`run_metadata`] ask the kernel. [`endurance`] measures nothing: it passes or fails.
 
 mod document;
 mod endurance;

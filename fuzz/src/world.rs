@@ -263,3 +263,10 @@ impl World {
         }
     }
 }
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // A flow holds the context, which holds the host, which holds the flow.
+        self.host.tasks.clear();
+    }
+}
