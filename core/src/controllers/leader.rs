@@ -148,23 +148,25 @@ fn take_one(left: &mut usize) -> bool {
 /// The wall clock was set, by more than clocks are that are kept right. What is measured is measured on: the points from which it
 /// is are set along. Those of a fleet come from many clocks, of which this is one.
 fn on_clock_set(context: &Rc<Context>, step: ClockStep) {
-    context.host.warn(&format!(
-        "bluegreen: the clock was set {step}: what waits for time to pass goes on as if it had not been"
-    ));
+    let set_along = move |context: &Rc<Context>| {
+        for (index, deployment) in context.deployments.all().iter().enumerate() {
+            restamp(context, index, deployment, Restamp::Along(step));
+        }
+        let rest = "what waits for time to pass goes on as if it had not been";
+        context.host.warn(&format!("bluegreen: the clock was set {step}: {rest}"));
+    };
     if context.etcd.is_some() {
         return;
     }
+    if !step.is_back() {
+        return set_along(context);
+    }
     // To a thread that goes by the other time still, a bake window must not look over: a point that is set back waits until
     // all have come to the new time.
-    let wait = if step.is_back() { BELIEVED_BY_ALL } else { Duration::ZERO };
     let cx = Rc::clone(context);
     context.host.spawn(Box::pin(async move {
-        if !wait.is_zero() {
-            cx.host.sleep(wait).await;
-        }
-        for (index, deployment) in cx.deployments.all().iter().enumerate() {
-            restamp(&cx, index, deployment, Restamp::Along(step));
-        }
+        cx.host.sleep(BELIEVED_BY_ALL).await;
+        set_along(&cx);
     }));
 }
 
