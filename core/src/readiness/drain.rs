@@ -7,6 +7,7 @@ use crate::deployment::{DeploymentIndex, Deployments};
 use crate::host::Host;
 use crate::metrics::counters::ColourMetric;
 use crate::model::colour::Colour;
+use crate::model::identity::Identity;
 use crate::model::name::DeploymentName;
 use crate::model::percent::Percent;
 use crate::model::time::Timestamp;
@@ -74,10 +75,10 @@ pub fn blockers_elsewhere<'d>(
     colour: Colour,
 ) -> impl Iterator<Item = DrainBlocker> + 'd {
     let (store, now) = (host.store(), host.now());
-    let own = worker.state(index).map(|state| state.with_identity(colour, |served| served.cluster.clone()));
+    let own = worker.state(index).map(|state| state.with_identity(colour, Identity::clone));
     let is_shared = move |other: DeploymentIndex, of: Colour| {
         let state = worker.state(other).zip(own.as_ref()).filter(|_| other != index);
-        state.is_some_and(|(state, own)| state.with_identity(of, |served| served.cluster == *own))
+        state.is_some_and(|(state, own)| state.with_identity(of, |served| may_be_the_same(served, own)))
     };
     let users = deployments.all().iter().enumerate().flat_map(move |(other, deployment)| {
         let shared = Colour::ALL.map(|of| is_shared(other, of).then_some((deployment, of)));
@@ -93,6 +94,12 @@ pub fn blockers_elsewhere<'d>(
         let used_by = move |blocker| DrainBlocker::UsedBy(deployment.name.clone(), of, Box::new(blocker));
         needs.unwrap_or_default().into_iter().map(used_by)
     })
+}
+
+/// Whether both may be one model server. Behind a gateway that routes by host each authority is another one.
+fn may_be_the_same(one: &Identity, other: &Identity) -> bool {
+    let is_elsewhere = one.authority.is_some() && other.authority.is_some() && one.authority != other.authority;
+    one.cluster == other.cluster && !is_elsewhere
 }
 
 /// Until when `colour` is held as the way back.
@@ -157,10 +164,10 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::model::author::{Author, Source};
-    use crate::model::name::Reason;
+    use crate::model::name::{ClusterName, HostName, Reason};
     use crate::state::Command;
     use crate::testing::host::TestHost;
-    use crate::testing::{percent, split};
+    use crate::testing::{identity, percent, split};
 
     const SWITCH: Timestamp = Timestamp::from_millis(10_000_000);
 
@@ -241,6 +248,24 @@ mod tests {
         );
         let mut blockers = blockers_elsewhere(&host, &worker, &deployments, 0, Colour::Blue);
         assert!(blockers.all(|blocker| blocker.ends_before(SWITCH)));
+    }
+
+    #[test]
+    fn behind_a_gateway_that_routes_by_host_each_authority_is_a_server_of_its_own() {
+        let of = |cluster: &str, authority: Option<&str>| Identity {
+            cluster: ClusterName::new(cluster).expect("valid"),
+            authority: authority.map(|host| HostName::new(host).expect("valid")),
+            ..identity("1")
+        };
+        for (one, other, expected) in [
+            (of("gateway", Some("iris.example.com")), of("gateway", Some("iris.example.com")), true),
+            (of("gateway", Some("iris.example.com")), of("gateway", Some("rose.example.com")), false),
+            (of("gateway", Some("iris.example.com")), of("gateway", None), true),
+            (of("gateway", None), of("gateway", None), true),
+            (of("gateway", None), of("other", None), false),
+        ] {
+            assert_eq!(may_be_the_same(&one, &other), expected, "{one:?} {other:?}");
+        }
     }
 
     #[test]
