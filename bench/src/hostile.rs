@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use bluegreen_programs::Progress;
 use bluegreen_testbed::raw::Connection;
 use bluegreen_testbed::{Bootstrap, Envoy};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::lab::Lab;
 use crate::proc;
@@ -57,8 +57,7 @@ fn bootstrap(lab: &Lab, with_filter: bool) -> Result<Bootstrap> {
     let bootstrap = Bootstrap::shipped()?.with_cluster("blue", lab.blue).with_cluster("green", lab.green);
     let bootstrap = bootstrap.deployment("iris", |iris| {
         iris["match"]["headers"] = json!({"x-tenant": "a"});
-        iris["sticky"] = json!({"cookie": {"name": "user"}});
-        iris["probe"] = Value::Null;
+        iris["sticky"] = json!({"cookie": {"name": "user", "max_age": "3600s"}});
         iris["initial"]["canary_percent"] = json!(10);
     });
     Ok(bootstrap.edit(|tree| {
@@ -135,6 +134,10 @@ async fn send(address: SocketAddr, input: &Input, requests: usize) -> Result<()>
         connection.write(&input.request).await?;
         let answer = connection.answer().await?;
         ensure!(answer.status < 500, "{}: {answer:?}", input.name);
+        // Envoy closes a connection on which a filter has answered 400.
+        if answer.headers.contains(&("connection".to_owned(), "close".to_owned())) {
+            connection = Connection::open(address).await?;
+        }
     }
     Ok(())
 }
@@ -165,7 +168,7 @@ fn report(samples: &[Samples], rounds: usize, requests: usize) -> BenchReport {
     BenchReport {
         title: "Hostile: what a caller without a token can take up".to_owned(),
         method: vec![format!(
-            "{rounds} rounds of {requests} requests for each input, one after the other on one connection, with headers of up \
+            "{rounds} rounds of {requests} requests for each input, one after the other, with headers of up \
              to 60,000 bytes: user and system time of an Envoy with one worker, with the filter and without it. The deployment has a \
              header match, a sticky cookie, an override header and a canary."
         )],

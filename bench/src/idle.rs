@@ -137,7 +137,7 @@ fn report(all: &[Standing], span: Duration) -> BenchReport {
         if one.deployments == 1_000 {
             let why = "what a tick does holds up the requests of its thread";
             targets.push(Target::at_most("1,000 deployments: longest request", 15.0, one.longest_ms, "ms", why));
-            let why = "128 probes and 32 polls a second are asked, each through Envoy's whole client";
+            let why = "40 probes and 8 polls a second are asked, each through Envoy's whole client";
             targets.push(Target::at_most("1,000 deployments: idle", 1.0, one.idle_percent, "%", why));
         }
     }

@@ -9,7 +9,7 @@ use percent_encoding::percent_decode;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::problems::Problem;
+use super::problems::{Problem, beginning};
 use crate::model::name::Reason;
 
 /// Names and values, each name once.
@@ -48,7 +48,9 @@ impl Params {
                 Some(at) => (pair.get(..at).unwrap_or_default(), pair.get(at.saturating_add(1)..).unwrap_or_default()),
                 None => (pair, &b""[..]),
             };
-            params.add(decode(name)?, known, || decode(value))?;
+            // What is too long to be known is not decoded.
+            let name = if name.len() > LONGEST { beginning(name) } else { decode(name)? };
+            params.add(name, known, || decode(value))?;
         }
         Ok(params)
     }

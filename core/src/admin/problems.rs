@@ -113,6 +113,9 @@ pub const MAX_BODY: usize = 64 * 1024;
 /// What a client sent, quoted: of something long the beginning.
 struct Shortened<'t>(&'t str);
 
+/// So many bytes of what a client sent are kept to be shown.
+const MOST_SHOWN: usize = 1_024;
+
 /// How an operator gets past a rule about readiness.
 const OVERRIDE: &str = "force=true switches all the same, and is recorded as forced.";
 
@@ -349,6 +352,11 @@ impl fmt::Display for Shortened<'_> {
 impl Shortened<'_> {
     /// In characters. Names and paths that mean something are shorter.
     const MOST: usize = 200;
+}
+
+/// Of something long, which is shown to whoever sent it, as much as is of use.
+pub fn beginning(text: &[u8]) -> String {
+    String::from_utf8_lossy(text.get(..MOST_SHOWN).unwrap_or(text)).into_owned()
 }
 
 const fn kind_of_refusal(refusal: Refusal) -> (u32, &'static str, &'static str) {

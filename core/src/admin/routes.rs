@@ -7,7 +7,7 @@ use percent_encoding::percent_decode;
 
 use super::handlers::{self, RolloutAction};
 use super::parameters::check_encoding;
-use super::problems::Problem;
+use super::problems::{Problem, beginning};
 use super::request::{Answer, Request};
 use crate::config::{PathPrefix, Role};
 use crate::model::name::DeploymentName;
@@ -46,6 +46,9 @@ pub struct Target {
 
 /// More segments than any endpoint has: the rest of such a path is not read.
 const LONGEST: usize = 8;
+
+/// More bytes than any path has: a deployment's name has at most 63 characters.
+const LONGEST_PATH: usize = 1_024;
 
 /// Stands in a path for a deployment's name.
 const DEPLOYMENT: &str = "{name}";
@@ -111,7 +114,10 @@ pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
 /// # Errors
 /// The path is malformed, or none is there.
 pub fn find(prefix: &PathPrefix, path: &[u8]) -> Result<Target, Problem> {
-    let unknown = || Problem::UnknownPath(String::from_utf8_lossy(path).into_owned());
+    let unknown = || Problem::UnknownPath(beginning(path));
+    if path.len() > LONGEST_PATH {
+        return Err(unknown());
+    }
     let text = std::str::from_utf8(path).map_err(|_| Problem::MalformedPath("it is not UTF-8"))?;
     let rest = prefix.strip(text).ok_or_else(unknown)?;
     let segments = rest.split('/').skip(1);

@@ -51,7 +51,7 @@ struct Turns {
 
 /// So many deployments are probed at one tick, and so many samples taken. Those on which a decision may depend at any moment
 /// are always probed when they are due.
-const PROBES_PER_TICK: usize = 16;
+const PROBES_PER_TICK: usize = 5;
 const SAMPLES_PER_TICK: usize = 32;
 
 /// Within this time each instance notices by itself that the clock was set.

@@ -67,7 +67,7 @@ const SLACK: Duration = Duration::from_millis(125);
 
 /// So many of the sources that are due are asked at one tick, the others at the next ones: what a tick does holds up the
 /// requests of its thread.
-const POLLS_PER_TICK: usize = 8;
+const POLLS_PER_TICK: usize = 2;
 
 /// Polls these sources while this instance holds the lease under this key.
 pub async fn poll(
