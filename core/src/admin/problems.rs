@@ -354,7 +354,7 @@ impl Shortened<'_> {
     const MOST: usize = 200;
 }
 
-/// Of something long, which is shown to whoever sent it, as much as is of use.
+/// Of something long, which is shown to the one who sent it, as much as is of use.
 pub fn beginning(text: &[u8]) -> String {
     String::from_utf8_lossy(text.get(..MOST_SHOWN).unwrap_or(text)).into_owned()
 }

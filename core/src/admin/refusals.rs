@@ -1,6 +1,6 @@
 //! What remains of refused calls: a counter, now and then a line in the log, and patience with those who guess.
 //!
-//! Whoever guesses tokens waits for each answer once there were several wrong ones. A right token is never waited for, so
+//! A caller who guesses tokens waits for each answer once there were several wrong ones. A right token is never waited for, so
 //! nobody is locked out. It slows a guesser down and does not stop one: only a token that cannot be guessed does.
 
 use std::cell::{Cell, RefCell};

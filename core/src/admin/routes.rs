@@ -170,7 +170,7 @@ impl Route {
         }
     }
 
-    /// Whether it answers at once, whatever the caller announces and whoever else waits.
+    /// Whether it answers at once, whatever the caller announces and however many wait.
     pub const fn is_health(&self) -> bool {
         self.role.is_none() && matches!(self.input, Input::Parameters(_))
     }

@@ -90,7 +90,7 @@ impl fmt::Display for ChangeError {
             Self::Rejected(rejection, _) => rejection.fmt(f),
             Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
             Self::EtcdUnavailable(why @ NotCommitted::Refused(_)) => {
-                write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call once that is mended.")
+                write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call once that is fixed.")
             }
             Self::EtcdUnavailable(why) => write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call."),
             Self::OutcomeUnknown => f.write_str(

@@ -75,7 +75,7 @@ pub async fn lead(
     let mut clocks = None;
     loop {
         next_tick(host).await;
-        // Whoever leads: when the clock is set, leases that were taken by the old time end, and so who leads may change.
+        // Leader or not: when the clock is set, leases that were taken by the old time end, and so who leads may change.
         let now = (host.now(), host.moment());
         if let Some(step) = clocks.replace(now).and_then(|then| ClockStep::between(then, now)) {
             turns.mends_from = host.moment().plus(SEEN_BY_ALL);

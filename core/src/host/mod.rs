@@ -27,7 +27,7 @@ use crate::store::Store;
 
 /// The Envoy around a flow: one worker thread of it, with what its threads share.
 pub trait Host {
-    /// The wall clock, to be shown and kept. Whoever sets it makes it jump: nothing waits for it.
+    /// The wall clock, to be shown and kept. It jumps when it is set: nothing waits for it.
     fn now(&self) -> Timestamp;
 
     /// The clock that only goes forward.
