@@ -30,7 +30,8 @@ fuzz_target!(|input: &[u8]| {
     let expected = there.clone().unwrap_or(Value::Bool(true));
     request["expect"] = json!({"status": 200, "json": {"pointer": pointer, "equals": expected}});
     let Some(deployments) = configured(&request) else { return };
-    let reply = HttpReply::Answered { status: 200, body: body.to_vec() };
+    // As it is written anew: a number with more digits than a double has is read as one that is not always written the same.
+    let reply = HttpReply::Answered { status: 200, body: document.to_string().into_bytes() };
     // `equals: null` is as if nothing had been said.
     assert_eq!(judge(&deployments, &reply, &request), there.is_some(), "{request} {document}");
 });
