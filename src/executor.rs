@@ -409,7 +409,6 @@ impl Host for Executor {
     }
 
     fn count(&self, name: &str) {
-        // Rarely called, too.
         if let Some(id) = host::define_metric(name, false) {
             host::add_to_metric(id, 1);
         }

@@ -159,9 +159,7 @@ impl Route {
         let all = segments.iter().all(|segment| parts.next().is_some_and(|part| part == DEPLOYMENT || part == segment));
         all && parts.next().is_none()
     }
-}
 
-impl Route {
     /// The parameters that it knows, in the query or in a JSON body.
     pub const fn parameters(&self) -> &'static [&'static str] {
         match self.input {

@@ -1,6 +1,6 @@
 //! Points in time and spans of time, as numbers that the host hands in.
 //!
-//! There are two kinds. A [`Timestamp`] is what a clock on the wall says: people read it, it can be kept, and whoever sets the
+//! There are two kinds. A [`Timestamp`] is what a clock on the wall says: people read it, it can be kept, and setting the
 //! machine's clock makes it jump. A [`Moment`] only goes forward, counts for one instance of the filter, and can neither be
 //! shown nor kept. Whatever waits for time to pass waits for a moment: the host sleeps for a span, never until a timestamp.
 

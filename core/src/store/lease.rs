@@ -118,7 +118,7 @@ impl Instance {
         taken == Ok(true)
     }
 
-    /// Whether this instance is the first that comes to `key` within `span`, whoever it is: for what has to be done once.
+    /// Whether this instance is the first that comes to `key` within `span`: for what has to be done once.
     pub fn is_first(self, store: &dyn Store, key: &str, span: Duration, now: Timestamp) -> bool {
         let taken = update(store, key, &mut |known| {
             let known = Lease::decode(known.value).filter(|lease| lease.is_valid(span, now));
