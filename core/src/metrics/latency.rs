@@ -82,6 +82,11 @@ impl Histogram {
         }
     }
 
+    /// Adds what another worker has counted.
+    pub fn merge(&mut self, other: &Self) {
+        other.0.iter().for_each(|(bucket, count)| self.add(*bucket, *count));
+    }
+
     /// What was counted since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         let mut difference = Self::default();

@@ -4,4 +4,5 @@ pub mod latency;
 pub mod counters;
 pub mod tally;
 pub mod answer;
+pub mod cohorts;
 pub mod comparison;

@@ -1,0 +1,453 @@
+//! What became of the requests that began at the same time.
+//!
+//! Counters say what *ended* in a span of time. A colour that is slower then has the errors of another minute in it, and what
+//! hangs is in none. So while a canary is compared, each worker also keeps a cohort for each quarter of a second: the requests
+//! that chance shared out between the colours in it, and what became of them, whenever that was. As in a trial, both arms of a
+//! cohort lived through the same world.
+//!
+//! A cohort is kept until nothing of it is under way and a while has passed for all to read it. What is not known by then is
+//! known to be unanswered.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::latency::{Bucket, Histogram};
+use crate::model::colour::{Colour, PerColour};
+use crate::model::percent::Percent;
+use crate::model::split::Revision;
+use crate::model::time::{Timestamp, millis};
+
+/// A quarter of a second, counted from 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(u64);
+
+/// Cohorts in the order in which they began.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Cohorts(Vec<Cohort>);
+
+/// Requests of one epoch that were shared out in the same way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cohort {
+    /// When they began.
+    pub epoch: Epoch,
+    /// The state that they followed.
+    pub revision: Revision,
+    /// The candidate's share in it.
+    pub share: Percent,
+    /// What became of those of each colour.
+    pub colours: PerColour<Fates>,
+}
+
+/// What became of one colour's requests in a cohort.
+///
+/// *Units* are the requests that are evidence each for itself: those that chance shared out one by one, and the first of
+/// each key. The others of a key are where the key is, so only their failures are looked at, and only the first of those.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Fates {
+    /// All requests.
+    pub total: u64,
+    /// Those that are not over.
+    pub open: u64,
+    /// Units that chance shared out one by one.
+    pub drawn: u64,
+    /// Units that are the first of their key.
+    pub firsts: u64,
+    /// Units without the head of an answer that are not over.
+    pub waiting: u64,
+    /// Units whose latency is not known yet.
+    pub untimed: u64,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bad: Vec<Bad>,
+    /// Latencies of units: to the first byte or to the last, as the guard's rule says.
+    #[serde(default)]
+    pub latency: Histogram,
+    /// How long units waited whose client left before their latency was known.
+    #[serde(default)]
+    pub gone: Histogram,
+}
+
+/// So many requests that went wrong in the same way at the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(Kind, Host, Option<Slot>, u64)", into = "(Kind, Host, Option<Slot>, u64)")]
+pub struct Bad {
+    /// In which way.
+    pub kind: Kind,
+    /// Which host of the cluster did it.
+    pub host: Host,
+    /// Whose requests they were, where keys are shared out and not requests.
+    pub key: Option<Slot>,
+    /// How many.
+    pub count: u64,
+}
+
+/// How a request went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// A 5xx, a colour that was not reached, an answer that the model server broke off.
+    #[serde(rename = "f")]
+    Failed,
+    /// A 4xx.
+    #[serde(rename = "j")]
+    Rejected,
+    /// Answered well in the end, but not at the first attempt.
+    #[serde(rename = "r")]
+    Retried,
+    /// The client left before the head of an answer.
+    #[serde(rename = "l")]
+    Left,
+}
+
+/// A host of a cluster, by a number made of its address; 0 where it is not known. Two hosts may share one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Host(pub u16);
+
+/// A place for keys, by their hash: [`Slot::COUNT`] in all. Keys that share one are taken for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Slot(u16);
+
+/// What chance shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draw {
+    /// This request.
+    Request,
+    /// The key with this hash, and all its requests with it.
+    Key(u64),
+}
+
+/// What a request under way remembers of its cohort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    epoch: Epoch,
+    revision: Revision,
+    colour: Colour,
+    key: Option<Slot>,
+    is_unit: bool,
+    has_head: bool,
+    is_timed: bool,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The colour answered, or failed to.
+    Answered {
+        /// What was wrong with it; nothing: it was well.
+        wrong: Option<Kind>,
+        /// Who answered; looked up only where something was wrong.
+        host: Host,
+        /// To the last byte.
+        latency: Duration,
+    },
+    /// The client left.
+    Left {
+        /// Whom it waited for.
+        host: Host,
+        /// So long it had waited.
+        after: Duration,
+    },
+    /// Nobody can be blamed: another filter answered, or another cluster did.
+    Void,
+}
+
+/// The keys of which a worker has seen a request.
+#[derive(Clone, Debug, Default)]
+pub struct SeenKeys(Vec<u64>);
+
+/// A cohort that is over is kept for so long: each of those who read it does so several times a second.
+const KEPT: Duration = Duration::from_secs(3);
+/// And one that is not over for so long: above the longest horizon.
+const LONGEST: Duration = Duration::from_secs(150);
+/// So many cohorts a worker keeps, the newest.
+const MOST: usize = 640;
+/// So many places and ways of failing a cohort tells apart in a colour.
+const MOST_BAD: usize = 512;
+
+// === impl Epoch ===
+
+impl Epoch {
+    /// How long one is.
+    pub const LENGTH: Duration = Duration::from_millis(250);
+
+    /// The one that a moment lies in.
+    pub fn of(at: Timestamp) -> Self {
+        Self(at.as_millis() / millis(Self::LENGTH))
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    /// When it is over.
+    pub fn end(self) -> Timestamp {
+        Timestamp::from_millis(self.0.saturating_add(1).saturating_mul(millis(Self::LENGTH)))
+    }
+}
+
+// === impl Host ===
+
+impl Host {
+    /// The number of the host with this address.
+    pub fn of(address: &[u8]) -> Self {
+        if address.is_empty() {
+            return Self::default();
+        }
+        let hash = xxhash_rust::xxh64::xxh64(address, 0);
+        Self(u16::try_from(hash >> 48).unwrap_or_default().max(1))
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    /// How many there are.
+    pub const COUNT: usize = 4_096;
+
+    /// The place of the key with this hash.
+    pub fn of(hash: u64) -> Self {
+        Self(u16::try_from(hash >> 52).unwrap_or_default())
+    }
+
+    /// Its number, below [`Slot::COUNT`].
+    pub fn index(self) -> usize {
+        usize::from(self.0) % Self::COUNT
+    }
+}
+
+// === impl Bad ===
+
+impl From<(Kind, Host, Option<Slot>, u64)> for Bad {
+    fn from((kind, host, key, count): (Kind, Host, Option<Slot>, u64)) -> Self {
+        Self { kind, host, key, count }
+    }
+}
+
+impl From<Bad> for (Kind, Host, Option<Slot>, u64) {
+    fn from(bad: Bad) -> Self {
+        (bad.kind, bad.host, bad.key, bad.count)
+    }
+}
+
+// === impl Cohorts ===
+
+impl Cohorts {
+    /// All of them, in their order.
+    pub fn all(&self) -> &[Cohort] {
+        &self.0
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A request begins that chance sent to `colour`, where the candidate has this `share`. `seen` are the keys that this
+    /// worker knows.
+    pub fn begin(
+        &mut self,
+        (now, revision, share): (Timestamp, Revision, Percent),
+        colour: Colour,
+        draw: Draw,
+        seen: &mut SeenKeys,
+    ) -> Ticket {
+        let (key, is_unit) = match draw {
+            Draw::Request => (None, true),
+            Draw::Key(hash) => (Some(Slot::of(hash)), seen.is_first(hash)),
+        };
+        let epoch = Epoch::of(now);
+        let ticket = Ticket { epoch, revision, colour, key, is_unit, has_head: false, is_timed: false };
+        let Some(cohort) = self.cohort(epoch, revision, share) else { return ticket };
+        let fates = cohort.colours.get_mut(colour);
+        fates.total = fates.total.saturating_add(1);
+        fates.open = fates.open.saturating_add(1);
+        if is_unit {
+            let units = if key.is_some() { &mut fates.firsts } else { &mut fates.drawn };
+            *units = units.saturating_add(1);
+            fates.waiting = fates.waiting.saturating_add(1);
+            fates.untimed = fates.untimed.saturating_add(1);
+        }
+        ticket
+    }
+
+    /// The head of its answer has come. `latency` is the time to it, where that is what the guard's rule is about.
+    pub fn on_head(&mut self, ticket: &mut Ticket, latency: Option<Duration>) {
+        let had_head = std::mem::replace(&mut ticket.has_head, true);
+        let timed = latency.filter(|_| !ticket.is_timed);
+        ticket.is_timed |= timed.is_some();
+        let Some(fates) = self.fates(ticket).filter(|_| ticket.is_unit) else { return };
+        if !had_head {
+            fates.waiting = fates.waiting.saturating_sub(1);
+        }
+        if let Some(latency) = timed {
+            fates.untimed = fates.untimed.saturating_sub(1);
+            fates.latency.add(Bucket::of(latency), 1);
+        }
+    }
+
+    /// It is over.
+    pub fn end(&mut self, ticket: Ticket, ending: Ending) {
+        // It may have been under way for longer than cohorts are kept.
+        let Some(fates) = self.fates(&ticket) else { return };
+        fates.open = fates.open.saturating_sub(1);
+        if ticket.is_unit && !ticket.has_head {
+            fates.waiting = fates.waiting.saturating_sub(1);
+        }
+        let is_untimed = ticket.is_unit && !ticket.is_timed;
+        if is_untimed {
+            fates.untimed = fates.untimed.saturating_sub(1);
+        }
+        match ending {
+            Ending::Answered { wrong, host, latency } => {
+                if is_untimed {
+                    fates.latency.add(Bucket::of(latency), 1);
+                }
+                if let Some(kind) = wrong {
+                    fates.add(Bad { kind, host, key: ticket.key, count: 1 });
+                }
+            }
+            Ending::Left { host, after } => {
+                if is_untimed {
+                    fates.gone.add(Bucket::of(after), 1);
+                }
+                if !ticket.has_head {
+                    fates.add(Bad { kind: Kind::Left, host, key: ticket.key.filter(|_| !ticket.is_unit), count: 1 });
+                }
+            }
+            Ending::Void => {
+                fates.total = fates.total.saturating_sub(1);
+                if ticket.is_unit {
+                    let units = if ticket.key.is_some() { &mut fates.firsts } else { &mut fates.drawn };
+                    *units = units.saturating_sub(1);
+                }
+            }
+        }
+    }
+
+    /// Lets go of those that all have read. Whether there were any.
+    pub fn retire(&mut self, now: Timestamp) -> bool {
+        let before = self.0.len();
+        let is_kept = |cohort: &Cohort| {
+            let kept = if cohort.is_over() { KEPT } else { LONGEST };
+            // What lies ahead was noted by a clock that was set back since.
+            now < cohort.epoch.end().plus(kept) && !cohort.epoch.end().is_ahead_of(now)
+        };
+        self.0.retain(is_kept);
+        self.0.drain(..self.0.len().saturating_sub(MOST));
+        self.0.len() < before
+    }
+
+    /// What remains of those of a worker that goes: what is under way there nobody will hear of.
+    #[must_use]
+    pub fn only_over(mut self) -> Self {
+        self.0.retain(Cohort::is_over);
+        self
+    }
+
+    /// Adds those of another worker.
+    pub fn merge(&mut self, other: &Self) {
+        for cohort in &other.0 {
+            let Some(into) = self.cohort(cohort.epoch, cohort.revision, cohort.share) else { continue };
+            for colour in Colour::ALL {
+                into.colours.get_mut(colour).merge(cohort.colours.get(colour));
+            }
+        }
+    }
+
+    fn cohort(&mut self, epoch: Epoch, revision: Revision, share: Percent) -> Option<&mut Cohort> {
+        let key = (epoch, revision);
+        let place = self.0.partition_point(|cohort| (cohort.epoch, cohort.revision) < key);
+        let is_there = self.0.get(place).is_some_and(|cohort| (cohort.epoch, cohort.revision) == key);
+        if !is_there {
+            self.0.insert(place, Cohort { epoch, revision, share, colours: PerColour::default() });
+        }
+        self.0.get_mut(place)
+    }
+
+    fn fates(&mut self, ticket: &Ticket) -> Option<&mut Fates> {
+        let key = (ticket.epoch, ticket.revision);
+        let place = self.0.binary_search_by_key(&key, |cohort| (cohort.epoch, cohort.revision)).ok()?;
+        Some(self.0.get_mut(place)?.colours.get_mut(ticket.colour))
+    }
+}
+
+// === impl Cohort ===
+
+impl Cohort {
+    /// Whether nothing of it is under way.
+    pub fn is_over(&self) -> bool {
+        Colour::ALL.into_iter().all(|colour| self.colours.get(colour).open == 0)
+    }
+}
+
+// === impl Fates ===
+
+impl Fates {
+    /// All units.
+    pub const fn units(&self) -> u64 {
+        self.drawn.saturating_add(self.firsts)
+    }
+
+    fn add(&mut self, bad: Bad) {
+        let is_full = self.bad.len() >= MOST_BAD;
+        let same = |other: &&mut Bad| {
+            let is_same_place = (other.host, other.key) == (bad.host, bad.key);
+            // So much goes wrong in a quarter of a second that it matters little where.
+            other.kind == bad.kind && (is_same_place || is_full)
+        };
+        match self.bad.iter_mut().find(same) {
+            Some(known) => known.count = known.count.saturating_add(bad.count),
+            None => self.bad.push(bad),
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        let sums = [
+            (&mut self.total, other.total),
+            (&mut self.open, other.open),
+            (&mut self.drawn, other.drawn),
+            (&mut self.firsts, other.firsts),
+            (&mut self.waiting, other.waiting),
+            (&mut self.untimed, other.untimed),
+        ];
+        for (sum, more) in sums {
+            *sum = sum.saturating_add(more);
+        }
+        other.bad.iter().for_each(|bad| self.add(*bad));
+        self.latency.merge(&other.latency);
+        self.gone.merge(&other.gone);
+    }
+}
+
+// === impl SeenKeys ===
+
+impl SeenKeys {
+    /// 65,536 places: keys that share one are taken for one.
+    const WORDS: usize = 1_024;
+
+    /// Whether this is the first request of the key with this hash. It is not from now on.
+    fn is_first(&mut self, hash: u64) -> bool {
+        if self.0.is_empty() {
+            self.0.resize(Self::WORDS, 0);
+        }
+        let place = usize::try_from(hash >> 48).unwrap_or_default();
+        let bit = 1_u64 << (place % 64);
+        match self.0.get_mut(place / 64) {
+            Some(word) if *word & bit == 0 => {
+                *word |= bit;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Another release has its own draw.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
