@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
+use crate::model::percent::Percent;
 use crate::model::time::{deserialize_optional_span, deserialize_span};
 
 /// Rules that compare the candidate with the active colour.
@@ -14,8 +15,12 @@ pub struct Guard {
     /// One less the chance that a candidate which is no worse is ever accused in one canary, by all rules together.
     #[serde(deserialize_with = "confidence")]
     pub confidence: f64,
+    /// What is left out at the beginning.
+    pub warm_up: WarmUp,
     /// The rule about errors.
     pub error: ErrorRule,
+    /// The rule about requests that get no answer.
+    pub unanswered: UnansweredRule,
     /// The rule about latency; absent: none.
     pub slow: Option<SlowRule>,
     /// What follows when a rule is broken.
@@ -23,6 +28,41 @@ pub struct Guard {
     /// How long the candidate is watched after its promotion; absent: not at all.
     #[serde(deserialize_with = "deserialize_optional_span")]
     pub also_after_promote: Option<Duration>,
+    /// The share of the requests that the former colour keeps meanwhile, to be compared with.
+    #[serde(deserialize_with = "kept")]
+    pub keep_percent: Percent,
+}
+
+/// What is left out at the beginning of a canary, while caches and connections are cold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WarmUp {
+    /// So many of the candidate's first requests.
+    pub requests: u64,
+    /// And all that begin in this time.
+    #[serde(deserialize_with = "any_span")]
+    pub r#for: Duration,
+}
+
+/// How many more requests than with the active colour may get no answer from the candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UnansweredRule {
+    /// After this time without the head of an answer a request counts as unanswered.
+    pub after: Horizon,
+    /// By how much the candidate's share of them may be above the active colour's.
+    #[serde(deserialize_with = "share")]
+    pub max_increase: f64,
+}
+
+/// How long an answer is waited for before the guard takes it for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Horizon {
+    /// Three times as long as 95 of 100 of the active colour's answers take, and at least ten seconds.
+    #[default]
+    Auto,
+    /// So long.
+    After(Duration),
 }
 
 /// How many more errors than the active colour the candidate may make.
@@ -39,26 +79,40 @@ pub struct ErrorRule {
     pub after: u64,
     /// Whether a 4xx is an error too.
     pub count_4xx: bool,
+    /// Whether a request counts as an error whose first attempt failed, however well Envoy's retries ended.
+    pub count_retries: bool,
 }
 
-/// How many more slow answers than the active colour the candidate may give.
+/// How much slower than the active colour the candidate may be.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "RawSlowRule")]
 pub struct SlowRule {
     /// Above which latency an answer is slow.
     pub over: Over,
     /// Which latency.
-    #[serde(default)]
     pub of: LatencyOf,
+    /// How many times as long the candidate may take; 1 for a latency that is given, which is the same for both.
+    pub max_ratio: f64,
     /// By how much its share of slow answers may be above the active colour's.
-    #[serde(default = "two_percent", deserialize_with = "share")]
     pub max_increase: f64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSlowRule {
+    over: Over,
+    #[serde(default)]
+    of: LatencyOf,
+    #[serde(default, deserialize_with = "ratio")]
+    max_ratio: Option<f64>,
+    #[serde(default, deserialize_with = "optional_share")]
+    max_increase: Option<f64>,
 }
 
 /// Above which latency an answer is slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
-    /// Above the 95th percentile of the active colour's first answers in the canary.
+    /// Above several percentiles of the active colour's first answers in the canary, each a bound of its own.
     Auto,
     /// Above this.
     Latency(Duration),
@@ -84,14 +138,19 @@ pub enum OnBreach {
     Rollback,
     /// The rollout waits for an operator.
     Pause,
+    /// Nothing. It is said what would have followed.
+    Observe,
 }
 
-const fn two_percent() -> f64 {
-    0.02
-}
+/// With a candidate that may take this many times as long, the difference is one that users may notice.
+const MAX_RATIO: f64 = 1.25;
+/// The additional share of answers above a given latency that is allowed.
+const MAX_SLOW_INCREASE: f64 = 0.02;
+/// Waiting longer than this is no horizon any more.
+const LONGEST_HORIZON: Duration = Duration::from_secs(120);
 
 /// Reads a number, which Envoy hands over as a text when it has decimals.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+pub(super) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     let value = Value::deserialize(deserializer)?;
     let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
     number.ok_or_else(|| de::Error::custom(format!("{value} is not a number")))
@@ -104,6 +163,37 @@ fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     } else {
         Err(de::Error::custom(format!("{share} is not a share: use 0 or more, below 1, such as 0.02 for 2 %")))
     }
+}
+
+fn optional_share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    share(deserializer).map(Some)
+}
+
+fn ratio<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    let ratio = number(deserializer)?;
+    if (1.0..=100.0).contains(&ratio) {
+        Ok(Some(ratio))
+    } else {
+        Err(de::Error::custom(format!("{ratio} is not between 1 and 100: 1.25 allows a quarter more time")))
+    }
+}
+
+fn kept<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
+    let share = Percent::deserialize(deserializer)?;
+    if share > Percent::ZERO && share.hundredths() <= 5_000 {
+        Ok(share)
+    } else {
+        Err(de::Error::custom(format!("{share} is not above 0 and at most 50: nothing could be compared")))
+    }
+}
+
+/// A span that may be none at all.
+fn any_span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == "0s" {
+        return Ok(Duration::ZERO);
+    }
+    deserialize_span(de::value::StringDeserializer::<D::Error>::new(text))
 }
 
 fn positive_share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
@@ -127,10 +217,14 @@ fn confidence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Erro
 // === impl Guard ===
 
 impl Guard {
+    /// The chance that a candidate which is no worse is ever accused, by all rules together.
+    pub fn alpha(&self) -> f64 {
+        1.0 - self.confidence
+    }
+
     /// How likely a candidate that is no worse may be accused by one rule: all of them share the whole equally.
     pub fn alpha_per_rule(&self) -> f64 {
-        let rules = if self.slow.is_some() { 2.0 } else { 1.0 };
-        (1.0 - self.confidence) / rules
+        self.alpha() / 2.0
     }
 }
 
@@ -138,11 +232,46 @@ impl Default for Guard {
     fn default() -> Self {
         Self {
             confidence: 0.99,
+            warm_up: WarmUp::default(),
             error: ErrorRule::default(),
+            unanswered: UnansweredRule::default(),
             slow: None,
             on_breach: OnBreach::default(),
             also_after_promote: None,
+            keep_percent: Percent::from_hundredths(200).unwrap_or(Percent::ZERO),
         }
+    }
+}
+
+// === impl WarmUp ===
+
+impl Default for WarmUp {
+    fn default() -> Self {
+        Self { requests: 10, r#for: Duration::ZERO }
+    }
+}
+
+// === impl UnansweredRule ===
+
+impl Default for UnansweredRule {
+    fn default() -> Self {
+        Self { after: Horizon::Auto, max_increase: 0.05 }
+    }
+}
+
+// === impl Horizon ===
+
+impl<'de> Deserialize<'de> for Horizon {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let after = deserialize_span(de::value::StringDeserializer::<D::Error>::new(text))?;
+        if after > LONGEST_HORIZON {
+            return Err(de::Error::custom(format!("{after:?} is longer than {LONGEST_HORIZON:?}")));
+        }
+        Ok(Self::After(after))
     }
 }
 
@@ -150,7 +279,31 @@ impl Default for Guard {
 
 impl Default for ErrorRule {
     fn default() -> Self {
-        Self { max_increase: 0.0, max_rate: None, after: 50, count_4xx: false }
+        Self { max_increase: 0.0, max_rate: None, after: 50, count_4xx: false, count_retries: true }
+    }
+}
+
+// === impl SlowRule ===
+
+impl TryFrom<RawSlowRule> for SlowRule {
+    type Error = &'static str;
+
+    fn try_from(raw: RawSlowRule) -> Result<Self, Self::Error> {
+        let RawSlowRule { over, of, max_ratio, max_increase } = raw;
+        match (over, max_ratio) {
+            (Over::Latency(_), Some(_)) => {
+                Err("max_ratio goes with `over: auto`; a latency is the same for both colours")
+            }
+            (Over::Latency(_), None) => {
+                Ok(Self { over, of, max_ratio: 1.0, max_increase: max_increase.unwrap_or(MAX_SLOW_INCREASE) })
+            }
+            (Over::Auto, _) => Ok(Self {
+                over,
+                of,
+                max_ratio: max_ratio.unwrap_or(MAX_RATIO),
+                max_increase: max_increase.unwrap_or_default(),
+            }),
+        }
     }
 }
 
@@ -177,18 +330,24 @@ mod tests {
     fn what_is_left_out_takes_its_documented_default() {
         assert_eq!(serde_json::from_str::<Guard>("{}").expect("valid"), Guard::default());
         let slow: SlowRule = serde_json::from_str(r#"{"over": "auto"}"#).expect("valid");
-        assert_eq!((slow.over, slow.of, slow.max_increase), (Over::Auto, LatencyOf::Total, 0.02));
+        assert_eq!((slow.over, slow.of), (Over::Auto, LatencyOf::Total));
+        assert_eq!((slow.max_ratio, slow.max_increase), (1.25, 0.0));
+        let slow: SlowRule = serde_json::from_str(r#"{"over": "250ms"}"#).expect("valid");
+        assert_eq!((slow.max_ratio, slow.max_increase), (1.0, 0.02));
     }
 
     #[test]
     fn numbers_may_be_texts_as_envoy_writes_fractions() {
         let json = r#"{"confidence": "0.995", "error": {"max_increase": "0.01", "max_rate": 0.2},
-            "slow": {"over": "250ms"}, "also_after_promote": "10m"}"#;
+            "slow": {"over": "250ms"}, "also_after_promote": "10m", "keep_percent": "0.5",
+            "warm_up": {"requests": 0, "for": "0s"}, "unanswered": {"after": "2s", "max_increase": "0.1"}}"#;
         let guard: Guard = serde_json::from_str(json).expect("valid");
         assert_eq!((guard.error.max_increase, guard.error.max_rate, guard.error.after), (0.01, Some(0.2), 50));
-        assert!((guard.alpha_per_rule() - 0.0025).abs() < 1e-12);
+        assert!((guard.alpha() - 0.005).abs() < 1e-12);
         assert_eq!(guard.slow.expect("given").over, Over::Latency(Duration::from_millis(250)));
         assert_eq!(guard.also_after_promote, Some(Duration::from_secs(600)));
+        assert_eq!((guard.keep_percent.hundredths(), guard.warm_up.requests), (50, 0));
+        assert_eq!(guard.unanswered.after, Horizon::After(Duration::from_secs(2)));
     }
 
     #[test]
@@ -202,6 +361,13 @@ mod tests {
             (r#"{"slow": {"over": "soon"}}"#, "not a time"),
             (r#"{"on_breach": "panic"}"#, "unknown variant"),
             (r#"{"also_after_promote": "0s"}"#, "no time at all"),
+            (r#"{"keep_percent": 0}"#, "not above 0 and at most 50"),
+            (r#"{"keep_percent": 51}"#, "not above 0 and at most 50"),
+            (r#"{"slow": {"over": "1s", "max_ratio": 2}}"#, "goes with `over: auto`"),
+            (r#"{"slow": {"over": "auto", "max_ratio": 0.5}}"#, "not between 1 and 100"),
+            (r#"{"unanswered": {"after": "3m"}}"#, "longer than 120s"),
+            (r#"{"unanswered": {"after": "never"}}"#, "not a time"),
+            (r#"{"warm_up": {"for": "soon"}}"#, "not a time"),
         ];
         for (json, reason) in cases {
             let error = serde_json::from_str::<Guard>(json).expect_err(reason).to_string();

@@ -8,8 +8,8 @@ mod pattern;
 mod token_sum;
 mod access;
 mod readiness;
-mod rollout;
 mod guard;
+mod rollout;
 mod sources;
 mod mlflow;
 mod etcd;
@@ -26,7 +26,7 @@ pub use self::deployment::{
 };
 use self::document::NoDocument;
 pub use self::etcd::{Etcd, KeyPrefix};
-pub use self::guard::{ErrorRule, Guard, LatencyOf, OnBreach, Over, SlowRule};
+pub use self::guard::{ErrorRule, Guard, Horizon, LatencyOf, OnBreach, Over, SlowRule, UnansweredRule, WarmUp};
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
 pub use self::pattern::{Authority, JsonPointer, MatchRules, PathPrefix, RequestPath};
 pub use self::readiness::{

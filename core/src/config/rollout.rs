@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
+use super::guard::number;
 use crate::model::percent::Percent;
-use crate::model::time::deserialize_span;
+use crate::model::time::deserialize_optional_span;
 
 /// A series of canary steps.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RolloutPlan {
     /// The steps, each with a larger share than the one before.
@@ -20,17 +21,34 @@ pub struct RolloutPlan {
 }
 
 /// One step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "RawRolloutStep")]
 pub struct RolloutStep {
     /// The candidate's share.
     pub canary_percent: Percent,
     /// How long the step lasts at least.
-    #[serde(deserialize_with = "deserialize_span")]
     pub hold: Duration,
     /// How many answers of the candidate the step waits for.
-    #[serde(default)]
     pub min_requests: u64,
+    /// The step waits until it is shown that the candidate's error rate is above the active colour's by less than this share
+    /// of the requests.
+    pub no_worse_than: Option<f64>,
+    /// But no longer than so long.
+    pub hold_at_most: Option<Duration>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRolloutStep {
+    canary_percent: Percent,
+    #[serde(default, deserialize_with = "deserialize_optional_span")]
+    hold: Option<Duration>,
+    #[serde(default = "a_hundred")]
+    min_requests: u64,
+    #[serde(default, deserialize_with = "margin")]
+    no_worse_than: Option<f64>,
+    #[serde(default, deserialize_with = "deserialize_optional_span")]
+    hold_at_most: Option<Duration>,
 }
 
 /// What follows the last step.
@@ -46,6 +64,20 @@ pub enum Then {
 
 /// More would not be told apart.
 const MOST_STEPS: usize = 50;
+
+/// Without answers there is nothing to conclude from.
+const fn a_hundred() -> u64 {
+    100
+}
+
+fn margin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    let margin = number(deserializer)?;
+    if margin > 0.0 && margin < 1.0 {
+        Ok(Some(margin))
+    } else {
+        Err(de::Error::custom(format!("{margin} is not above 0 and below 1, such as 0.01 for one point")))
+    }
+}
 
 fn growing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RolloutStep>, D::Error> {
     let steps = Vec::<RolloutStep>::deserialize(deserializer)?;
@@ -63,6 +95,24 @@ fn growing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RolloutStep
     Ok(steps)
 }
 
+// === impl RolloutStep ===
+
+impl TryFrom<RawRolloutStep> for RolloutStep {
+    type Error = &'static str;
+
+    fn try_from(raw: RawRolloutStep) -> Result<Self, Self::Error> {
+        let RawRolloutStep { canary_percent, hold, min_requests, no_worse_than, hold_at_most } = raw;
+        match (hold, no_worse_than, hold_at_most) {
+            (None, None, _) => {
+                Err("missing field `hold`: how long the step lasts, unless `no_worse_than` says when it ends")
+            }
+            (_, None, Some(_)) => Err("`hold_at_most` goes with `no_worse_than`: without it a step ends after `hold`"),
+            (Some(least), _, Some(most)) if most < least => Err("`hold_at_most` is shorter than `hold`"),
+            _ => Ok(Self { canary_percent, hold: hold.unwrap_or_default(), min_requests, no_worse_than, hold_at_most }),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[cfg(target_arch = "wasm32")]
@@ -74,7 +124,10 @@ mod tests {
     fn what_is_left_out_takes_its_documented_default() {
         let plan: RolloutPlan =
             serde_json::from_str(r#"{"steps": [{"canary_percent": 1, "hold": "60s"}]}"#).expect("valid");
-        assert_eq!((plan.then, plan.steps[0].min_requests), (Then::Promote, 0));
+        assert_eq!((plan.then, plan.steps[0].min_requests), (Then::Promote, 100));
+        let json = r#"{"steps": [{"canary_percent": 1, "no_worse_than": "0.01"}]}"#;
+        let plan: RolloutPlan = serde_json::from_str(json).expect("valid");
+        assert_eq!((plan.steps[0].hold, plan.steps[0].no_worse_than), (Duration::ZERO, Some(0.01)));
     }
 
     #[test]
@@ -85,6 +138,12 @@ mod tests {
             (r#"[{"canary_percent": 5, "hold": "1s"}, {"canary_percent": 5, "hold": "1s"}]"#, "5 is not above 5"),
             (r#"[{"canary_percent": 5, "hold": "0s"}]"#, "no time at all"),
             (r#"[{"canary_percent": 5}]"#, "missing field `hold`"),
+            (r#"[{"canary_percent": 5, "no_worse_than": 0}]"#, "not above 0"),
+            (r#"[{"canary_percent": 5, "hold": "1s", "hold_at_most": "2s"}]"#, "goes with `no_worse_than`"),
+            (
+                r#"[{"canary_percent": 5, "hold": "3s", "no_worse_than": 0.1, "hold_at_most": "2s"}]"#,
+                "shorter than `hold`",
+            ),
         ];
         for (steps, reason) in cases {
             let json = format!(r#"{{"steps": {steps}}}"#);

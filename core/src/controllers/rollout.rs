@@ -72,6 +72,7 @@ fn on_breach(analysis: &CanaryAnalysis, guard: &Guard, state: &State) -> Option<
             Some(Command::Patch(Patch { canary_percent: Some(Percent::ZERO), ..Patch::default() }))
         }
         (OnBreach::Rollback, Baseline::Promoted(_)) => state.rollback_to.map(|_| Command::RollBack(None)),
+        (OnBreach::Observe, _) => None,
         (OnBreach::Pause, _) => {
             let running = state.rollout.filter(|rollout| rollout.phase == Phase::Running);
             running.map(|rollout| Command::Rollout(RolloutCommand::Breach(rollout)))

@@ -10,6 +10,7 @@
 //! | part | what it does |
 //! | --- | --- |
 //! | [`outcomes`] | a block of outcomes of both colours, the unit that is bet on |
+//! | [`evidence`] | what the cohorts of requests say to each test |
 //! | [`odds`] | the bet when the margin is 0: which colour did the block's bad outcomes fall on? |
 //! | [`margin`] | the bet with a margin |
 //! | [`fixed`] | the bet after a promotion, when there is only one colour left |
@@ -22,6 +23,7 @@
 //! The rules of one deployment share α equally (union bound): with two rules at 99 % each has a threshold of 200.
 
 pub mod outcomes;
+pub mod evidence;
 pub mod capital;
 pub mod fixed;
 pub mod interval;

@@ -176,7 +176,7 @@ impl Epoch {
 
     /// The one that a moment lies in.
     pub fn of(at: Timestamp) -> Self {
-        Self(at.as_millis() / millis(Self::LENGTH))
+        Self(at.as_millis().checked_div(millis(Self::LENGTH)).unwrap_or_default())
     }
 
     /// Its number.
