@@ -62,6 +62,9 @@ pub struct Fates {
     /// What went wrong.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bad: Vec<Bad>,
+    /// The hosts that were asked, as far as they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<Host>,
     /// Latencies of units: to the first byte or to the last, as the guard's rule says.
     #[serde(default)]
     pub latency: Histogram,
@@ -72,7 +75,7 @@ pub struct Fates {
 
 /// So many requests that went wrong in the same way at the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "(Kind, Host, Option<Slot>, u64)", into = "(Kind, Host, Option<Slot>, u64)")]
+#[serde(from = "BadParts", into = "BadParts")]
 pub struct Bad {
     /// In which way.
     pub kind: Kind,
@@ -80,9 +83,13 @@ pub struct Bad {
     pub host: Host,
     /// Whose requests they were, where keys are shared out and not requests.
     pub key: Option<Slot>,
+    /// Whether they were units.
+    pub is_unit: bool,
     /// How many.
     pub count: u64,
 }
+
+type BadParts = (Kind, Host, Option<Slot>, bool, u64);
 
 /// How a request went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +174,8 @@ const LONGEST: Duration = Duration::from_secs(150);
 const MOST: usize = 640;
 /// So many places and ways of failing a cohort tells apart in a colour.
 const MOST_BAD: usize = 512;
+/// So many hosts.
+const MOST_HOSTS: usize = 64;
 
 // === impl Epoch ===
 
@@ -222,15 +231,15 @@ impl Slot {
 
 // === impl Bad ===
 
-impl From<(Kind, Host, Option<Slot>, u64)> for Bad {
-    fn from((kind, host, key, count): (Kind, Host, Option<Slot>, u64)) -> Self {
-        Self { kind, host, key, count }
+impl From<BadParts> for Bad {
+    fn from((kind, host, key, is_unit, count): BadParts) -> Self {
+        Self { kind, host, key, is_unit, count }
     }
 }
 
-impl From<Bad> for (Kind, Host, Option<Slot>, u64) {
+impl From<Bad> for BadParts {
     fn from(bad: Bad) -> Self {
-        (bad.kind, bad.host, bad.key, bad.count)
+        (bad.kind, bad.host, bad.key, bad.is_unit, bad.count)
     }
 }
 
@@ -302,13 +311,16 @@ impl Cohorts {
         if is_untimed {
             fates.untimed = fates.untimed.saturating_sub(1);
         }
+        if let Ending::Answered { host, .. } | Ending::Left { host, .. } = ending {
+            fates.add_host(host);
+        }
         match ending {
             Ending::Answered { wrong, host, latency } => {
                 if is_untimed {
                     fates.latency.add(Bucket::of(latency), 1);
                 }
                 if let Some(kind) = wrong {
-                    fates.add(Bad { kind, host, key: ticket.key, count: 1 });
+                    fates.add(Bad { kind, host, key: ticket.key, is_unit: ticket.is_unit, count: 1 });
                 }
             }
             Ending::Left { host, after } => {
@@ -316,7 +328,8 @@ impl Cohorts {
                     fates.gone.add(Bucket::of(after), 1);
                 }
                 if !ticket.has_head {
-                    fates.add(Bad { kind: Kind::Left, host, key: ticket.key.filter(|_| !ticket.is_unit), count: 1 });
+                    let (key, is_unit) = (ticket.key, ticket.is_unit);
+                    fates.add(Bad { kind: Kind::Left, host, key, is_unit, count: 1 });
                 }
             }
             Ending::Void => {
@@ -396,13 +409,19 @@ impl Fates {
     fn add(&mut self, bad: Bad) {
         let is_full = self.bad.len() >= MOST_BAD;
         let same = |other: &&mut Bad| {
-            let is_same_place = (other.host, other.key) == (bad.host, bad.key);
+            let is_same_place = (other.host, other.key, other.is_unit) == (bad.host, bad.key, bad.is_unit);
             // So much goes wrong in a quarter of a second that it matters little where.
             other.kind == bad.kind && (is_same_place || is_full)
         };
         match self.bad.iter_mut().find(same) {
             Some(known) => known.count = known.count.saturating_add(bad.count),
             None => self.bad.push(bad),
+        }
+    }
+
+    fn add_host(&mut self, host: Host) {
+        if host != Host::default() && self.hosts.len() < MOST_HOSTS && !self.hosts.contains(&host) {
+            self.hosts.push(host);
         }
     }
 
@@ -419,6 +438,7 @@ impl Fates {
             *sum = sum.saturating_add(more);
         }
         other.bad.iter().for_each(|bad| self.add(*bad));
+        other.hosts.iter().for_each(|host| self.add_host(*host));
         self.latency.merge(&other.latency);
         self.gone.merge(&other.gone);
     }
