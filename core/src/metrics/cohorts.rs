@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::answer::Attribution;
 use super::counters::Class;
 use super::latency::{Bucket, Histogram};
 use crate::config::ErrorRule;
@@ -199,6 +200,15 @@ impl Epoch {
     }
 }
 
+// === impl Ticket ===
+
+impl Ticket {
+    /// The colour that it was sent to.
+    pub const fn colour(&self) -> Colour {
+        self.colour
+    }
+}
+
 // === impl Kind ===
 
 impl Kind {
@@ -254,6 +264,36 @@ impl From<BadParts> for Bad {
 impl From<Bad> for BadParts {
     fn from(bad: Bad) -> Self {
         (bad.kind, bad.host, bad.key, bad.is_unit, bad.count)
+    }
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// How a request to `colour` ended that took so long, by what counts as an error. The host is looked up where it
+    /// matters: of all that went wrong, and of others where one is wanted.
+    pub fn of(
+        colour: Colour,
+        attribution: &Attribution,
+        latency: Duration,
+        rule: &ErrorRule,
+        wants_host: bool,
+        host: impl FnOnce() -> Host,
+    ) -> Self {
+        if attribution.colour != Some(colour) {
+            return Self::Void;
+        }
+        if attribution.class == Class::Unanswered {
+            return Self::Left { host: host(), after: latency };
+        }
+        let wrong = Kind::of(attribution.class, attribution.retries, rule);
+        let host = match wrong {
+            // The one that is known is the last that was asked, and it did well.
+            Some(Kind::Retried) => Host::default(),
+            None if !wants_host => Host::default(),
+            _ => host(),
+        };
+        Self::Answered { wrong, host, latency }
     }
 }
 
@@ -356,7 +396,7 @@ impl Cohorts {
         }
     }
 
-    /// Whether the host is worth a look-up that answers this request well; one that does not always is.
+    /// Whether the host is worth a look-up that answers this request well.
     pub fn wants_host(&self, ticket: &Ticket) -> bool {
         let fates = self.place(ticket.epoch, ticket.revision).ok().and_then(|place| self.0.get(place));
         fates.is_some_and(|cohort| {

@@ -2,10 +2,14 @@
 //!
 //! It is written at ticks and while there is something to say. A deployment without a canary costs nothing.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::roster::{Gone, Member, Roster};
-use crate::metrics::cohorts::{Cohorts, Draw, SeenKeys, Ticket};
+use crate::config::ErrorRule;
+use crate::metrics::answer::Attribution;
+use crate::metrics::cohorts::{Cohorts, Draw, Ending, Host, SeenKeys, Ticket};
 use crate::model::colour::Colour;
 use crate::model::name::DeploymentName;
 use crate::model::percent::Percent;
@@ -106,15 +110,37 @@ impl Recorder {
         self.cohorts.begin(when, colour, draw, &mut self.seen)
     }
 
-    /// What it has noted. Who changes it says something new.
-    pub const fn cohorts_mut(&mut self) -> &mut Cohorts {
+    /// The head of its answer has come, which counts for what `attribution` says. `latency` is the time to it, where that is
+    /// what is compared. There is no ticket any more when the answer is not its colour's.
+    #[must_use]
+    pub fn on_head(
+        &mut self,
+        mut ticket: Ticket,
+        attribution: &Attribution,
+        latency: Option<Duration>,
+    ) -> Option<Ticket> {
         self.is_news = true;
-        &mut self.cohorts
+        if attribution.colour != Some(ticket.colour()) {
+            self.cohorts.end(ticket, Ending::Void);
+            return None;
+        }
+        self.cohorts.on_head(&mut ticket, latency);
+        Some(ticket)
     }
 
-    /// What it has noted.
-    pub const fn cohorts(&self) -> &Cohorts {
-        &self.cohorts
+    /// It is over: it counts for what `attribution` says, by what counts as an error, and took so long.
+    pub fn end(
+        &mut self,
+        ticket: Ticket,
+        attribution: &Attribution,
+        latency: Duration,
+        rule: &ErrorRule,
+        host: impl FnOnce() -> Host,
+    ) {
+        self.is_news = true;
+        let wants_host = self.cohorts.wants_host(&ticket);
+        let ending = Ending::of(ticket.colour(), attribution, latency, rule, wants_host, host);
+        self.cohorts.end(ticket, ending);
     }
 
     /// There is no canary any more. The next one's keys are drawn anew.

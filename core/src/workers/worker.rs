@@ -16,7 +16,8 @@ use super::roster::{Member, Roster};
 use crate::deployment::{Deployment, DeploymentIndex, Deployments};
 use crate::host::reply::Reply;
 use crate::host::{Host, next_tick};
-use crate::metrics::cohorts::{Draw, Ending, Ticket};
+use crate::metrics::answer::Attribution;
+use crate::metrics::cohorts::{self, Draw, Ticket};
 use crate::metrics::counters::ColourMetric;
 use crate::metrics::tally::Tally;
 use crate::model::colour::{Colour, PerColour};
@@ -181,19 +182,29 @@ impl Worker {
         Some(ticket)
     }
 
-    /// The head of its answer has come. `latency` is the time to it, where that is what is compared.
-    pub fn on_head(&self, index: DeploymentIndex, ticket: &mut Ticket, latency: Option<Duration>) {
-        self.record(index, |recorder| recorder.cohorts_mut().on_head(ticket, latency));
+    /// The head of its answer has come, after this time. What remains of the ticket.
+    #[must_use]
+    pub fn on_head(
+        &self,
+        (index, deployment): (DeploymentIndex, &Deployment),
+        ticket: Ticket,
+        attribution: &Attribution,
+        after: Duration,
+    ) -> Option<Ticket> {
+        let latency = deployment.compares_first_bytes().then_some(after);
+        self.record(index, |recorder| recorder.on_head(ticket, attribution, latency)).flatten()
     }
 
-    /// It is over.
-    pub fn end(&self, index: DeploymentIndex, ticket: Ticket, ending: Ending) {
-        self.record(index, |recorder| recorder.cohorts_mut().end(ticket, ending));
-    }
-
-    /// Whether the host is worth a look-up that answers this request well.
-    pub fn wants_host(&self, index: DeploymentIndex, ticket: &Ticket) -> bool {
-        self.record(index, |recorder| recorder.cohorts().wants_host(ticket)).unwrap_or_default()
+    /// It is over, after this time. `host` looks up who answered.
+    pub fn end(
+        &self,
+        (index, deployment): (DeploymentIndex, &Deployment),
+        ticket: Ticket,
+        attribution: &Attribution,
+        after: Duration,
+        host: impl FnOnce() -> cohorts::Host,
+    ) {
+        self.record(index, |recorder| recorder.end(ticket, attribution, after, &deployment.error_rule(), host));
     }
 
     fn record<R>(&self, index: DeploymentIndex, note: impl FnOnce(&mut Recorder) -> R) -> Option<R> {
