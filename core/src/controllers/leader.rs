@@ -239,7 +239,7 @@ fn analyse(
     memory: &mut Memory,
 ) -> Option<ChangeRequest> {
     let (host, now) = (&*context.host, context.host.now());
-    if deployment.guard.is_none() && deployment.rollout.is_none() {
+    if !deployment.compares() {
         return None;
     }
     let write = context.worker.state(index).and_then(WorkerState::known_write);
