@@ -24,8 +24,8 @@ use crate::routing::worker::WorkerState;
 use crate::state::{Command, Restamp};
 use crate::store::record::{self, Applied};
 use crate::store::{CasToken, StoreError};
-use crate::workers::{recorder, report};
 use crate::workers::roster::Roster;
+use crate::workers::{recorder, report};
 
 /// What the leader remembers of a deployment from tick to tick.
 #[derive(Clone, Copy, Default)]
