@@ -239,7 +239,9 @@ fn analyse(
     memory: &mut Memory,
 ) -> Option<ChangeRequest> {
     let (host, now) = (&*context.host, context.host.now());
-    if deployment.guard.is_none() && deployment.rollout.is_none() {
+    // A share that is kept ends in any case.
+    let is_kept = context.worker.state(index).is_some_and(WorkerState::is_kept);
+    if deployment.guard.is_none() && deployment.rollout.is_none() && !is_kept {
         return None;
     }
     let write = context.worker.state(index).and_then(WorkerState::known_write);
@@ -258,7 +260,9 @@ fn analyse(
         }
         if let (Some((rule, _)), false, Some(guard)) = (analysis.breach, was_breached, &deployment.guard) {
             let (name, rule, what) = (&deployment.name, rule.as_str(), verdict::sentence(analysis, guard));
-            host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
+            let untaken = verdict::untaken(analysis, guard, loaded.state.split.active);
+            let untaken = untaken.map_or_else(String::new, |untaken| format!("; {untaken}"));
+            host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}{untaken}"));
         }
     }
     memory.idle_at = Some(loaded.token).filter(|_| rollout::is_idle(&loaded.state, &step));

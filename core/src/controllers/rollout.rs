@@ -1,7 +1,7 @@
 //! What the leader does for a rollout and its guard at each tick: analyse the canary, ask the guard, ask for the next move.
 
 use crate::change::request::ChangeRequest;
-use crate::config::{Guard, OnBreach};
+use crate::config::{Guard, OnBreach, RolloutStep};
 use crate::deployment::Deployment;
 use crate::deployment::DeploymentIndex;
 use crate::guard::analysis::{Baseline, CanaryAnalysis};
@@ -33,13 +33,13 @@ pub fn step(
     now: Timestamp,
 ) -> Step {
     let guard = deployment.guard.as_ref();
-    let before = analysis.filter(|analysis| !resumed_after_breach(analysis, state));
+    let before = analysis.filter(|analysis| !resumed_after_breach(analysis, guard, state));
     let Some(mut analysis) = CanaryAnalysis::advance(before, state, guard, counts, now) else { return Step::default() };
     if !analysis.over {
         analysis.observe(state, guard, counts, now);
     }
     let breach = guard.and_then(|guard| on_breach(&analysis, guard, state));
-    let change = breach.or_else(|| next_move(deployment, state, &analysis, now));
+    let change = breach.or_else(|| end_of_kept(state, now)).or_else(|| next_move(deployment, state, &analysis, now));
     let request = change.map(|(command, source, reason)| {
         let reason = Reason::new(reason).unwrap_or_else(|_| Reason::none());
         let author = Author::automatic(source, reason);
@@ -57,7 +57,11 @@ pub fn is_idle(state: &State, step: &Step) -> bool {
 }
 
 /// An operator who lets a rollout go on after a breach wants to see new evidence.
-fn resumed_after_breach(analysis: &CanaryAnalysis, state: &State) -> bool {
+fn resumed_after_breach(analysis: &CanaryAnalysis, guard: Option<&Guard>, state: &State) -> bool {
+    // What is only observed stops no rollout, and is said once.
+    if guard.is_some_and(|guard| guard.on_breach == OnBreach::Observe) {
+        return false;
+    }
     let running = state.rollout.filter(|rollout| rollout.phase == Phase::Running);
     analysis.breach.zip(running).is_some_and(|((_, at), rollout)| rollout.since > at)
 }
@@ -66,14 +70,14 @@ type Change = (Command, Source, String);
 
 fn on_breach(analysis: &CanaryAnalysis, guard: &Guard, state: &State) -> Option<Change> {
     analysis.breach.filter(|_| !analysis.over)?;
-    let command = match (guard.on_breach, analysis.stage) {
-        // Not a rollback of the state: before its first promotion that could lead to the candidate itself.
-        (OnBreach::Rollback, Baseline::Canary) => {
-            Some(Command::Patch(Patch { canary_percent: Some(Percent::ZERO), ..Patch::default() }))
+    let command = match guard.on_breach {
+        OnBreach::Rollback if analysis.candidate == state.split.active => {
+            state.rollback_to.map(|_| Command::RollBack(None))
         }
-        (OnBreach::Rollback, Baseline::Promoted(_)) => state.rollback_to.map(|_| Command::RollBack(None)),
-        (OnBreach::Observe, _) => None,
-        (OnBreach::Pause, _) => {
+        // Not a rollback of the state: before its first promotion that could lead to the candidate itself.
+        OnBreach::Rollback => Some(without_share()),
+        OnBreach::Observe => None,
+        OnBreach::Pause => {
             let running = state.rollout.filter(|rollout| rollout.phase == Phase::Running);
             running.map(|rollout| Command::Rollout(RolloutCommand::Breach(rollout)))
         }
@@ -81,20 +85,78 @@ fn on_breach(analysis: &CanaryAnalysis, guard: &Guard, state: &State) -> Option<
     command.map(|command| (command, Source::Guard, sentence(analysis, guard)))
 }
 
+fn without_share() -> Command {
+    Command::Patch(Patch { canary_percent: Some(Percent::ZERO), ..Patch::default() })
+}
+
+/// The end of what a promotion left with the former colour, once its time is over.
+fn end_of_kept(state: &State, now: Timestamp) -> Option<Change> {
+    state.kept.filter(|kept| kept.until <= now)?;
+    let (former, promoted, share) = (state.split.candidate(), state.split.active, state.split.canary_percent);
+    let reason = format!("{former} kept {share} % since the promotion of {promoted}, and that time is over");
+    Some((without_share(), Source::Guard, reason))
+}
+
 /// The next move of a rollout whose step is done.
 fn next_move(deployment: &Deployment, state: &State, analysis: &CanaryAnalysis, now: Timestamp) -> Option<Change> {
     let plan = deployment.rollout.as_ref()?;
-    let rollout = state.rollout.filter(|rollout| rollout.phase == Phase::Running && analysis.breach.is_none())?;
+    let is_observed = deployment.guard.is_some_and(|guard| guard.on_breach == OnBreach::Observe);
+    let is_stopped = analysis.breach.is_some() && !is_observed;
+    let rollout = state.rollout.filter(|rollout| rollout.phase == Phase::Running && !is_stopped)?;
     if !waits_for(rollout, deployment, Some(analysis), now)?.is_empty() {
         return None;
     }
     let next = rollout.next(plan);
     let steps = plan.steps.len();
-    let reason = match next {
+    let mut reason = match next {
         Next::Step(_) => format!("step {} of {steps}", rollout.step.saturating_add(2)),
         Next::Promote | Next::Wait => format!("all {steps} steps done"),
     };
+    let proof = plan.steps.get(rollout.step).and_then(|step| proof(rollout, step, deployment, Some(analysis)));
+    if let Some(Proof { what, e_value, threshold }) = proof {
+        reason.push_str(&if e_value >= threshold {
+            format!(": {what} (e-value {e_value:.0})")
+        } else {
+            format!(": hold_at_most is over, without evidence that {what}")
+        });
+    }
     Some((Command::Rollout(RolloutCommand::Next(rollout, next)), Source::Rollout, reason))
+}
+
+/// What a step wants to be shown.
+struct Proof {
+    what: String,
+    /// How much speaks for it.
+    e_value: f64,
+    /// How much is enough.
+    threshold: f64,
+}
+
+/// What a step wants to be shown about the candidate, if it does.
+fn proof(
+    rollout: Rollout,
+    step: &RolloutStep,
+    deployment: &Deployment,
+    analysis: Option<&CanaryAnalysis>,
+) -> Option<Proof> {
+    let margin = step.no_worse_than?;
+    let points = format!("{:.2}", margin * 100.0);
+    let points = points.trim_end_matches('0').trim_end_matches('.');
+    let noun = if points == "1" { "point" } else { "points" };
+    let e_value = analysis
+        .filter(|analysis| is_about(analysis, rollout))
+        .and_then(|analysis| analysis.e_value_of_no_worse(margin));
+    Some(Proof {
+        what: format!("{} is worse by less than {points} {noun}", rollout.candidate),
+        e_value: e_value.unwrap_or(1.0),
+        threshold: 1.0 / deployment.guard.unwrap_or_default().alpha(),
+    })
+}
+
+/// Whether what was counted is about the canary of this rollout.
+fn is_about(analysis: &CanaryAnalysis, rollout: Rollout) -> bool {
+    let of_this = analysis.candidate == rollout.candidate && analysis.began >= rollout.began;
+    of_this && analysis.stage == Baseline::Canary && !analysis.over
 }
 
 /// What a running step still waits for; nothing: it is done. `None` when the configuration has no such step any more:
@@ -112,13 +174,16 @@ pub fn waits_for(
         waits.push(format!("until {until}"));
     }
     let answers = analysis
-        .filter(|analysis| {
-            let of_this = analysis.candidate == rollout.candidate && analysis.began >= rollout.began;
-            of_this && analysis.stage == Baseline::Canary && !analysis.over
-        })
+        .filter(|analysis| is_about(analysis, rollout))
         .map_or(0, |analysis| analysis.since_set.get(rollout.candidate).errors.total);
     if answers < step.min_requests {
         waits.push(format!("for {} more answers of {}", step.min_requests.saturating_sub(answers), rollout.candidate));
+    }
+    let latest = step.hold_at_most.map(|most| rollout.since.plus(most));
+    let proof = proof(rollout, step, deployment, analysis).filter(|_| latest.is_none_or(|latest| now < latest));
+    if let Some(Proof { what, e_value, threshold }) = proof.filter(|proof| proof.e_value < proof.threshold) {
+        let latest = latest.map_or_else(String::new, |latest| format!(", until {latest} at the latest"));
+        waits.push(format!("for evidence that {what} (e-value {e_value:.0} of {threshold:.0}){latest}"));
     }
     Some(waits)
 }
@@ -168,7 +233,8 @@ mod tests {
 
         fn operate(&mut self, command: Command) {
             let alice = Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
-            let after = self.state.after(&command, alice, self.now).expect("allowed");
+            let keep = self.deployments.all()[0].keep();
+            let after = self.state.after_keeping(keep, &command, alice, self.now).expect("allowed");
             self.state = after.unwrap_or_else(|| self.state.clone());
         }
 
@@ -196,7 +262,8 @@ mod tests {
                 step((0, deployment), &self.state, self.analysis.take(), &self.counts, self.now);
             self.analysis = analysis;
             if let Some(request) = request {
-                let after = self.state.after(&request.command, request.author, self.now).expect("allowed");
+                let after = self.state.after_keeping(deployment.keep(), &request.command, request.author, self.now);
+                let after = after.expect("allowed");
                 self.state = after.unwrap_or_else(|| self.state.clone());
             }
         }
@@ -224,10 +291,19 @@ mod tests {
         world.run(61, 0.01, 0.01);
         assert_eq!(world.state.split, split("blue", "10", "0"));
         world.run(120, 0.01, 0.01);
+        assert_eq!((world.state.split, world.phase()), (split("green", "2", "0"), Some(Phase::Promoted)));
+        let sources = |world: &World| -> Vec<Source> {
+            world.state.history.changes().map(|change| change.author.source).collect()
+        };
+        assert_eq!(sources(&world), [Source::Rollout, Source::Rollout, Source::Rollout, Source::Admin]);
+        world.run(590, 0.01, 0.01);
+        assert_eq!(world.state.split, split("green", "2", "0"));
+        world.run(20, 0.01, 0.01);
         assert_eq!((world.state.split, world.phase()), (split("green", "0", "0"), Some(Phase::Promoted)));
-        let sources: Vec<Source> = world.state.history.changes().map(|change| change.author.source).collect();
-        assert_eq!(sources, [Source::Rollout, Source::Rollout, Source::Rollout, Source::Admin]);
-        world.run(900, 0.01, 0.01);
+        assert_eq!(sources(&world)[0], Source::Guard);
+        let reason = world.state.author.reason.as_str();
+        assert_eq!(reason, "blue kept 2 % since the promotion of green, and that time is over");
+        world.run(10, 0.01, 0.01);
         assert_eq!(world.state.split.active, Colour::Green);
         assert_eq!(world.analysis.map(|analysis| analysis.over), Some(true));
     }
@@ -244,6 +320,59 @@ mod tests {
         assert!(waits.len() == 1 && waits[0].contains("more answers of green"), "{waits:?}");
         world.run(101, 0.0, 0.0);
         assert_eq!(world.state.split, split("blue", "10", "0"));
+    }
+
+    const BY_EVIDENCE: &str = r#""rollout": {"steps": [
+        {"canary_percent": 10, "no_worse_than": 0.01, "hold": "2s", "hold_at_most": "20m"},
+        {"canary_percent": 50, "no_worse_than": 0.005, "hold_at_most": "5s"}], "then": "pause"}"#;
+
+    impl World {
+        fn waits(&self) -> Vec<String> {
+            let rollout = self.state.rollout.expect("under way");
+            waits_for(rollout, &self.deployments.all()[0], self.analysis.as_ref(), self.now).expect("a step")
+        }
+    }
+
+    #[test]
+    fn a_step_that_wants_evidence_says_of_what_and_how_much_there_is_and_waits_no_longer_than_it_may() {
+        for (guard, threshold) in [("", "100"), (r#", "guard": {"confidence": 0.95}"#, "20")] {
+            let mut world =
+                World::new(&BY_EVIDENCE.replace("20m", "30s").replace(r#""pause"}"#, &format!(r#""pause"}}{guard}"#)));
+            world.start();
+            world.run(5, 0.3, 0.3);
+            let waits = world.waits();
+            let until = START.plus(Duration::from_secs(30));
+            assert_eq!(waits.len(), 2, "{waits:?}");
+            assert!(waits[0].ends_with("more answers of green"), "{waits:?}");
+            let (what, rest) = waits[1].split_once(" (e-value ").expect("an e-value");
+            assert_eq!(what, "for evidence that green is worse by less than 1 point");
+            assert!(rest.ends_with(&format!(" of {threshold}), until {until} at the latest")), "{rest}");
+            world.run(26, 0.3, 0.3);
+            assert_eq!(world.state.split.canary_percent, percent("50"));
+            assert_eq!(
+                world.state.author.reason.as_str(),
+                "step 2 of 2: hold_at_most is over, without evidence that green is worse by less than 1 point"
+            );
+            assert!(world.waits().iter().any(|wait| wait.contains("less than 0.5 points")), "{:?}", world.waits());
+            world.operate(Command::Rollout(RolloutCommand::Pause));
+            world.run(10, 0.3, 0.3);
+            // Its time begins anew.
+            world.operate(Command::Rollout(RolloutCommand::Resume));
+            world.run(4, 0.3, 0.3);
+            assert_eq!(world.phase(), Some(Phase::Running));
+            world.run(2, 0.3, 0.3);
+            assert_eq!(world.phase(), Some(Phase::Complete));
+        }
+    }
+
+    #[test]
+    fn too_few_answers_hold_a_step_up_however_long_it_has_lasted() {
+        let mut world = World::new(&BY_EVIDENCE.replace("20m", "2s"));
+        world.start();
+        world.run(9, 0.0, 0.0);
+        assert_eq!((world.waits().len(), world.state.split.canary_percent), (1, percent("10")));
+        world.run(3, 0.0, 0.0);
+        assert_eq!(world.state.split.canary_percent, percent("50"));
     }
 
     #[test]
@@ -291,7 +420,49 @@ mod tests {
         world.run(60, 0.01, 0.2);
         assert_eq!((world.state.split.active, world.phase()), (Colour::Blue, Some(Phase::RolledBack)));
         let newest = world.state.history.newest().expect("a change");
-        assert!(newest.author.reason.as_str().contains("since its promotion"), "{:?}", newest.author);
+        assert!(newest.author.reason.as_str().starts_with("green fails"), "{:?}", newest.author);
+        assert_eq!((newest.from, newest.to), (split("green", "2", "0"), split("blue", "0", "0")));
+    }
+
+    #[test]
+    fn what_fails_for_both_alike_after_a_promotion_blames_neither() {
+        let mut world = World::new(PLAN);
+        world.start();
+        world.run(185, 0.01, 0.01);
+        for _ in 0..20 {
+            world.run(10, 0.01, 0.01);
+            world.run(1, 1.0, 1.0);
+        }
+        assert_eq!((world.state.split, world.phase()), (split("green", "2", "0"), Some(Phase::Promoted)));
+    }
+
+    #[test]
+    fn what_is_kept_ends_without_a_guard_too_and_under_another_leader() {
+        let mut world = World::new(PLAN);
+        world.operate(Command::Promote(None));
+        assert_eq!(world.state.split, split("green", "2", "0"));
+        world.deployments = World::new(r#""sticky": {"header": "x-user"}"#).deployments;
+        world.analysis = None;
+        world.now = world.now.plus(Duration::from_secs(601));
+        world.tick(PerColour::default());
+        assert_eq!((world.state.split, world.state.kept), (split("green", "0", "0"), None));
+    }
+
+    #[test]
+    fn a_guard_that_only_observes_changes_nothing_and_holds_no_rollout_up() {
+        let mut world = World::new(&PLAN.replace(r#""guard": {"#, r#""guard": {"on_breach": "observe", "#));
+        world.start();
+        let mut breaches = Vec::new();
+        for _ in 0..190 {
+            world.run(1, 0.01, 0.3);
+            breaches.extend(world.analysis.as_ref().and_then(|analysis| analysis.breach));
+        }
+        assert_eq!((world.state.split, world.phase()), (split("green", "2", "0"), Some(Phase::Promoted)));
+        breaches.dedup();
+        // One canary, one breach: it is said once.
+        assert_eq!(breaches.len(), 1, "{breaches:?}");
+        world.run(605, 0.01, 0.3);
+        assert_eq!(world.state.split, split("green", "0", "0"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::analysis::{Baseline, CanaryAnalysis, Rule, Threshold};
 use super::interval::interval;
 use super::outcomes::Outcomes;
-use crate::config::Guard;
+use crate::config::{Guard, OnBreach};
 use crate::metrics::latency::Bucket;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::time::Timestamp;
@@ -164,6 +164,17 @@ pub fn sentence(analysis: &CanaryAnalysis, guard: &Guard) -> String {
         return format!("{finding}; that says little against {candidate} so far");
     }
     format!("{finding}; the chance of seeing this if {candidate} {no_worse} is below 1 in {}", grouped(e_value))
+}
+
+/// What would have followed on a breach, where the configuration says that it is only observed.
+pub fn untaken(analysis: &CanaryAnalysis, guard: &Guard, active: Colour) -> Option<String> {
+    analysis.breach.filter(|_| guard.on_breach == OnBreach::Observe)?;
+    let candidate = analysis.candidate;
+    Some(if candidate == active {
+        format!("`on_breach: rollback` would have made {} active again", candidate.other())
+    } else {
+        format!("`on_breach: rollback` would have taken the traffic from {candidate}")
+    })
 }
 
 /// A share as a percentage with two digits that matter.
