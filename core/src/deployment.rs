@@ -1,8 +1,8 @@
 //! A configuration, compiled: each deployment with everything that has to be known about it.
 
 use crate::config::{
-    Bake, Config, DeploymentConfig, Failover, Guard, MatchRules, Mlflow, Probe, RolloutPlan, Salt, SmokeTest,
-    WhenUnhealthy,
+    Bake, Config, DeploymentConfig, ErrorRule, Failover, Guard, LatencyOf, MatchRules, Mlflow, Probe, RolloutPlan,
+    Salt, SmokeTest, WhenUnhealthy,
 };
 use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
@@ -123,6 +123,22 @@ impl Deployment {
             sources,
             digest: config.digest,
         }
+    }
+
+    /// Whether the colours are compared while the candidate has a share.
+    pub const fn compares(&self) -> bool {
+        self.guard.is_some() || self.rollout.is_some()
+    }
+
+    /// Whether their times to the first byte are, and not those to the last.
+    pub fn compares_first_bytes(&self) -> bool {
+        let slow = self.guard.as_ref().and_then(|guard| guard.slow.as_ref());
+        slow.is_some_and(|slow| slow.of == LatencyOf::FirstByte)
+    }
+
+    /// What counts as an error when they are.
+    pub fn error_rule(&self) -> ErrorRule {
+        self.guard.map(|guard| guard.error).unwrap_or_default()
     }
 
     /// What is behind a colour in this state.

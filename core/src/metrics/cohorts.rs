@@ -5,18 +5,22 @@
 //! that chance shared out between the colours in it, and what became of them, whenever that was. As in a trial, both arms of a
 //! cohort lived through the same world.
 //!
-//! A cohort is kept until nothing of it is under way and a while has passed for all to read it. What is not known by then is
-//! known to be unanswered.
+//! A cohort is kept until nothing of it is under way and a while has passed for all to read that. What is under way for longer
+//! than anybody waits is let go: it is known to be unanswered.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::answer::Attribution;
+use super::counters::Class;
 use super::latency::{Bucket, Histogram};
+use crate::config::ErrorRule;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::percent::Percent;
 use crate::model::split::Revision;
 use crate::model::time::{Timestamp, millis};
+pub use crate::routing::decision::Draw;
 
 /// A quarter of a second, counted from 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -39,6 +43,9 @@ pub struct Cohort {
     pub share: Percent,
     /// What became of those of each colour.
     pub colours: PerColour<Fates>,
+    /// When nothing of it was under way any more, as far as its own worker has noticed.
+    #[serde(skip)]
+    over_since: Option<Timestamp>,
 }
 
 /// What became of one colour's requests in a cohort.
@@ -46,6 +53,7 @@ pub struct Cohort {
 /// *Units* are the requests that are evidence each for itself: those that chance shared out one by one, and the first of
 /// each key. The others of a key are where the key is, so only their failures are looked at, and only the first of those.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "FatesParts", into = "FatesParts")]
 pub struct Fates {
     /// All requests.
     pub total: u64,
@@ -60,18 +68,17 @@ pub struct Fates {
     /// Units whose latency is not known yet.
     pub untimed: u64,
     /// What went wrong.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bad: Vec<Bad>,
     /// The hosts that were asked, as far as they are known.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<Host>,
     /// Latencies of units: to the first byte or to the last, as the guard's rule says.
-    #[serde(default)]
     pub latency: Histogram,
     /// How long units waited whose client left before their latency was known.
-    #[serde(default)]
     pub gone: Histogram,
 }
+
+/// As they are written, several times a second: without names.
+type FatesParts = ([u64; 6], Vec<Bad>, Vec<Host>, Histogram, Histogram);
 
 /// So many requests that went wrong in the same way at the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,15 +125,6 @@ pub struct Host(pub u16);
 #[serde(transparent)]
 pub struct Slot(u16);
 
-/// What chance shared out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Draw {
-    /// This request.
-    Request,
-    /// The key with this hash, and all its requests with it.
-    Key(u64),
-}
-
 /// What a request under way remembers of its cohort.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
@@ -166,12 +164,15 @@ pub enum Ending {
 #[derive(Clone, Debug, Default)]
 pub struct SeenKeys(Vec<u64>);
 
-/// A cohort that is over is kept for so long: each of those who read it does so several times a second.
+/// A cohort that is over is kept for so long after that: each of those who read it does so several times a second.
 const KEPT: Duration = Duration::from_secs(3);
-/// And one that is not over for so long: above the longest horizon.
+/// And none for longer: above the longest horizon.
 const LONGEST: Duration = Duration::from_secs(150);
-/// So many cohorts a worker keeps, the newest.
+/// So many cohorts a worker keeps, the newest: a few more than there are epochs in [`LONGEST`].
 const MOST: usize = 640;
+/// The hosts of so many of a colour's answers that were well are looked up in a cohort: a look-up costs a request more than
+/// all that is noted of it.
+const LOOKED_UP: u64 = 16;
 /// So many places and ways of failing a cohort tells apart in a colour.
 const MOST_BAD: usize = 512;
 /// So many hosts.
@@ -196,6 +197,29 @@ impl Epoch {
     /// When it is over.
     pub fn end(self) -> Timestamp {
         Timestamp::from_millis(self.0.saturating_add(1).saturating_mul(millis(Self::LENGTH)))
+    }
+}
+
+// === impl Ticket ===
+
+impl Ticket {
+    /// The colour that it was sent to.
+    pub const fn colour(&self) -> Colour {
+        self.colour
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// What was wrong with an answer of this class after so many `retries`, by what counts as an error.
+    pub const fn of(class: Class, retries: u64, rule: &ErrorRule) -> Option<Self> {
+        match class {
+            Class::Status(5) | Class::Aborted => Some(Self::Failed),
+            Class::Status(4) if rule.count_4xx => Some(Self::Rejected),
+            _ if retries > 0 && rule.count_retries => Some(Self::Retried),
+            _ => None,
+        }
     }
 }
 
@@ -240,6 +264,36 @@ impl From<BadParts> for Bad {
 impl From<Bad> for BadParts {
     fn from(bad: Bad) -> Self {
         (bad.kind, bad.host, bad.key, bad.is_unit, bad.count)
+    }
+}
+
+// === impl Ending ===
+
+impl Ending {
+    /// How a request to `colour` ended that took so long, by what counts as an error. The host is looked up where it
+    /// matters: of all that went wrong, and of others where one is wanted.
+    pub fn of(
+        colour: Colour,
+        attribution: &Attribution,
+        latency: Duration,
+        rule: &ErrorRule,
+        wants_host: bool,
+        host: impl FnOnce() -> Host,
+    ) -> Self {
+        if attribution.colour != Some(colour) {
+            return Self::Void;
+        }
+        if attribution.class == Class::Unanswered {
+            return Self::Left { host: host(), after: latency };
+        }
+        let wrong = Kind::of(attribution.class, attribution.retries, rule);
+        let host = match wrong {
+            // The one that is known is the last that was asked, and it did well.
+            Some(Kind::Retried) => Host::default(),
+            None if !wants_host => Host::default(),
+            _ => host(),
+        };
+        Self::Answered { wrong, host, latency }
     }
 }
 
@@ -342,16 +396,26 @@ impl Cohorts {
         }
     }
 
-    /// Lets go of those that all have read. Whether there were any.
+    /// Whether the host is worth a look-up that answers this request well.
+    pub fn wants_host(&self, ticket: &Ticket) -> bool {
+        let fates = self.place(ticket.epoch, ticket.revision).ok().and_then(|place| self.0.get(place));
+        fates.is_some_and(|cohort| {
+            let Fates { total, open, .. } = *cohort.colours.get(ticket.colour);
+            total.saturating_sub(open) < LOOKED_UP
+        })
+    }
+
+    /// Lets go of those that all have read, and of those that are too old. Whether there were any.
     pub fn retire(&mut self, now: Timestamp) -> bool {
         let before = self.0.len();
-        let is_kept = |cohort: &Cohort| {
-            let kept = if cohort.is_over() { KEPT } else { LONGEST };
+        self.0.retain_mut(|cohort| {
+            let over_since = cohort.is_over().then(|| cohort.over_since.unwrap_or(now));
+            cohort.over_since = over_since;
+            let end = cohort.epoch.end();
+            let is_read = over_since.is_some_and(|since| since.max(end).plus(KEPT) <= now);
             // What lies ahead was noted by a clock that was set back since.
-            now < cohort.epoch.end().plus(kept) && !cohort.epoch.end().is_ahead_of(now)
-        };
-        self.0.retain(is_kept);
-        self.0.drain(..self.0.len().saturating_sub(MOST));
+            !is_read && now < end.plus(LONGEST) && !end.is_ahead_of(now)
+        });
         self.0.len() < before
     }
 
@@ -372,20 +436,32 @@ impl Cohorts {
         }
     }
 
+    /// The one of this epoch and revision, begun if need be; none where it is older than all that are kept.
     fn cohort(&mut self, epoch: Epoch, revision: Revision, share: Percent) -> Option<&mut Cohort> {
-        let key = (epoch, revision);
-        let place = self.0.partition_point(|cohort| (cohort.epoch, cohort.revision) < key);
-        let is_there = self.0.get(place).is_some_and(|cohort| (cohort.epoch, cohort.revision) == key);
-        if !is_there {
-            self.0.insert(place, Cohort { epoch, revision, share, colours: PerColour::default() });
-        }
+        let place = match self.place(epoch, revision) {
+            Ok(place) => place,
+            Err(0) if self.0.len() >= MOST => return None,
+            Err(mut place) => {
+                if self.0.len() >= MOST {
+                    self.0.remove(0);
+                    place = place.saturating_sub(1);
+                }
+                let cohort = Cohort { epoch, revision, share, colours: PerColour::default(), over_since: None };
+                self.0.insert(place, cohort);
+                place
+            }
+        };
         self.0.get_mut(place)
     }
 
     fn fates(&mut self, ticket: &Ticket) -> Option<&mut Fates> {
-        let key = (ticket.epoch, ticket.revision);
-        let place = self.0.binary_search_by_key(&key, |cohort| (cohort.epoch, cohort.revision)).ok()?;
+        let place = self.place(ticket.epoch, ticket.revision).ok()?;
         Some(self.0.get_mut(place)?.colours.get_mut(ticket.colour))
+    }
+
+    /// Where it is, or where it belongs.
+    fn place(&self, epoch: Epoch, revision: Revision) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&(epoch, revision), |cohort| (cohort.epoch, cohort.revision))
     }
 }
 
@@ -395,6 +471,11 @@ impl Cohort {
     /// Whether nothing of it is under way.
     pub fn is_over(&self) -> bool {
         Colour::ALL.into_iter().all(|colour| self.colours.get(colour).open == 0)
+    }
+
+    /// Whether each unit of it has the head of an answer, or is over.
+    pub fn has_heads(&self) -> bool {
+        Colour::ALL.into_iter().all(|colour| self.colours.get(colour).waiting == 0)
     }
 }
 
@@ -409,9 +490,9 @@ impl Fates {
     fn add(&mut self, bad: Bad) {
         let is_full = self.bad.len() >= MOST_BAD;
         let same = |other: &&mut Bad| {
-            let is_same_place = (other.host, other.key, other.is_unit) == (bad.host, bad.key, bad.is_unit);
-            // So much goes wrong in a quarter of a second that it matters little where.
-            other.kind == bad.kind && (is_same_place || is_full)
+            // When it is full so much goes wrong in a quarter of a second that it matters little where.
+            let is_same_place = is_full || (other.host, other.key) == (bad.host, bad.key);
+            (other.kind, other.is_unit) == (bad.kind, bad.is_unit) && is_same_place
         };
         match self.bad.iter_mut().find(same) {
             Some(known) => known.count = known.count.saturating_add(bad.count),
@@ -444,6 +525,20 @@ impl Fates {
     }
 }
 
+impl From<FatesParts> for Fates {
+    fn from((counts, bad, hosts, latency, gone): FatesParts) -> Self {
+        let [total, open, drawn, firsts, waiting, untimed] = counts;
+        Self { total, open, drawn, firsts, waiting, untimed, bad, hosts, latency, gone }
+    }
+}
+
+impl From<Fates> for FatesParts {
+    fn from(fates: Fates) -> Self {
+        let Fates { total, open, drawn, firsts, waiting, untimed, bad, hosts, latency, gone } = fates;
+        ([total, open, drawn, firsts, waiting, untimed], bad, hosts, latency, gone)
+    }
+}
+
 // === impl SeenKeys ===
 
 impl SeenKeys {
@@ -466,8 +561,8 @@ impl SeenKeys {
         }
     }
 
-    /// Another release has its own draw.
+    /// Forgets them: another release has its own draw.
     pub fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 }
