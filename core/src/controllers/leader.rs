@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::rollout::{self, Step};
+use super::rollout;
 use super::submissions::Submissions;
 use super::workers::{self, Watch};
 use crate::change::context::Context;
@@ -250,9 +250,14 @@ fn analyse(
     let loaded = record::load(host.store(), &deployment.name, deployment.initial, now).ok()?;
     let before = analysis::read(host.store(), &deployment.name);
     let was_breached = before.as_ref().is_some_and(|analysis| analysis.breach.is_some());
-    let counts = report::counts(host.store(), &deployment.name);
-    let step: Step = rollout::step((index, deployment), &loaded.state, before, &counts, now);
-    if let Some(analysis) = &step.analysis {
+    let state = &loaded.state;
+    let mut analysis = rollout::analysed(deployment, state, before, now);
+    if let Some(analysis) = analysis.as_mut().filter(|analysis| !analysis.over) {
+        let cohorts = crate::metrics::cohorts::Cohorts::default();
+        let evidence = analysis.collect(&cohorts, &deployment.guard.unwrap_or_default(), now);
+        rollout::play(deployment, state, analysis, &evidence, now);
+    }
+    if let Some(analysis) = &analysis {
         if analysis::record(host.store(), &deployment.name, analysis).is_err() {
             warn_once(context, deployment, "the guard's evidence cannot be kept", &mut memory.warned);
         }
@@ -261,8 +266,11 @@ fn analyse(
             host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
         }
     }
-    memory.idle_at = Some(loaded.token).filter(|_| rollout::is_idle(&loaded.state, &step));
-    step.request
+    let request =
+        analysis.as_ref().and_then(|analysis| rollout::next_change((index, deployment), state, analysis, now));
+    let is_idle = request.is_none() && rollout::is_idle(state, analysis.as_ref());
+    memory.idle_at = Some(loaded.token).filter(|_| is_idle);
+    request
 }
 
 // === impl Turns ===

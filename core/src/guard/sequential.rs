@@ -1,41 +1,53 @@
-//! The sequential test of one rule: takes outcomes as they come, and says at any time how much speaks against the
-//! candidate.
+//! The sequential test of one rule: takes evidence as it comes, and says at any time how much speaks against the watched
+//! colour.
 
 use serde::{Deserialize, Serialize};
 
+use super::bursts::Bursts;
 use super::capital::Capital;
+use super::evidence::{Evidence, Test};
+use super::keys::{self, Keys};
 use super::outcomes::{Block, Outcomes};
-use super::{fixed, margin, odds};
+use super::{margin, odds};
+use crate::metrics::cohorts::Host;
+use crate::model::colour::Colour;
 
 /// A test under way.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SequentialTest {
     capital: Capital,
-    /// The largest that the capital ever was: what has been shown stays shown.
+    keys: Keys,
+    bursts: Bursts,
+    /// The largest e-value that there ever was.
     peak: f64,
-    /// What the candidate has done worse up to now, and up to the moment of the peak.
-    #[serde(default)]
-    excess: Excess,
-    #[serde(default)]
-    excess_at_peak: Excess,
-    /// Outcomes that are not played yet, because only one colour has any.
+    /// What the watched colour has done worse up to now, and up to the moment of the peak.
+    running: Excess,
+    at_peak: Excess,
+    /// Outcomes that are not played yet, because only one colour has any, and how many of them are not credited.
     pending: Block,
-    /// The active colour's recent outcomes before them.
+    surplus: u64,
+    /// The other colour's recent outcomes before them.
     recent: Recent,
 }
 
-/// The candidate's outcomes since it last was no worse in sum, with as many bad ones as were due: by the active colour's
-/// rate in the same blocks, or by the rate that is allowed. Rates over the whole canary can say the opposite of the
-/// capital: when the share changed while the rate of both did, or when a fault began late.
+/// Bad outcomes of the watched colour beside those that were due: its part of the bad ones of both, by the number of requests
+/// or keys, and what it is allowed beyond that.
+///
+/// Counted since the watched colour last was no worse in sum: rates over the whole canary can say the opposite of the capital,
+/// when the share changed while the rate of both did, or when a fault began late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Excess {
-    outcomes: Outcomes,
-    due: f64,
+pub struct Excess {
+    /// Outcomes of the watched colour.
+    pub outcomes: u64,
+    /// Bad ones.
+    pub bad: u64,
+    /// How many of them were due.
+    pub due: f64,
 }
 
 /// A rate that forgets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Recent {
+pub struct Recent {
     total: f64,
     bad: f64,
 }
@@ -46,54 +58,106 @@ const MEMORY: f64 = 2_000.0;
 // === impl SequentialTest ===
 
 impl SequentialTest {
-    /// Takes the outcomes since the last call, under the margin `delta` (0 or more, below 1).
+    /// Takes the evidence of an epoch about the `watched` colour, under the margin `delta` (0 or more, below 1). Where keys are
+    /// shared out, it has this `share` of them (0 to 1).
     ///
-    /// When to call must not depend on what the outcomes are; on their number it may. Within a call's span the share of
-    /// the requests that the candidate gets should not change.
-    pub fn observe(&mut self, delta: f64, outcomes: Block) {
-        let block = self.pending.and(outcomes);
+    /// It comes in the order in which the requests began. When it comes, and how it is cut, may depend on how many they
+    /// were, and not on what became of them.
+    pub fn observe(&mut self, delta: f64, evidence: &Evidence, (watched, share): (Colour, f64)) {
+        let asked = evidence.hosts.iter().filter(|(colour, ..)| *colour == watched);
+        self.bursts.asked(evidence.epoch, asked.clone().map(|(_, host, _)| *host));
+        let bad: Vec<(Host, u64)> = asked.map(|(_, host, bad)| (*host, *bad)).filter(|(_, bad)| *bad > 0).collect();
+        self.surplus = self.surplus.saturating_add(self.bursts.surplus(evidence.epoch, &bad));
+        // Nobody says which hosts gave slow answers.
+        let is_unknown = matches!(evidence.test, Test::Slow(_)) || bad.iter().any(|(host, _)| *host == Host::default());
+        let limited_at = (is_unknown || self.bursts.is_single()).then_some(evidence.epoch);
+
+        let units = |colour| *evidence.units.get(colour);
+        let block = self.pending.and(Block { active: units(watched.other()), candidate: units(watched) });
+        self.observe_keys(delta, evidence, (watched, share));
         if !block.compares() {
             self.pending = block;
             return;
         }
         self.pending = Block::default();
+        let surplus = std::mem::take(&mut self.surplus).min(block.candidate.bad);
+        let rate = self.recent.rate();
         let ln_factors =
-            if delta > 0.0 { margin::ln_factors(block, delta, self.recent.rate()) } else { odds::ln_factors(block) };
-        self.capital.play(block.candidate.total, &ln_factors);
-        self.weigh(block.candidate, block.active.share().unwrap_or_default());
+            |block| if delta > 0.0 { margin::ln_factors(block, delta, rate) } else { odds::ln_factors(block) };
+        let mut factors = ln_factors(block);
+        if surplus > 0 {
+            let credited = Outcomes {
+                total: block.candidate.total.saturating_sub(surplus),
+                bad: block.candidate.bad.saturating_sub(surplus),
+            };
+            let less = ln_factors(Block { candidate: credited, ..block });
+            for (factor, less) in factors.iter_mut().zip(less) {
+                // Nothing that is held back may turn a loss into a gain.
+                *factor = factor.min(less);
+            }
+        }
+        self.capital.play(block.candidate.total, &factors, limited_at);
+        let due = if delta > 0.0 {
+            (block.active.share().unwrap_or_default() + delta) * block.candidate.total as f64
+        } else {
+            let all = block.candidate.and(block.active);
+            all.share().unwrap_or_default() * block.candidate.total as f64
+        };
+        self.weigh(block.candidate, due);
         self.recent.add(block.active);
     }
 
-    /// Takes the outcomes since the last call of a candidate that is alone, and bad with at most the rate `allowed` if
-    /// nothing is wrong.
-    pub fn observe_alone(&mut self, allowed: f64, outcomes: Outcomes) {
-        self.capital.play(outcomes.total, &fixed::ln_factors(outcomes, allowed));
-        self.weigh(outcomes, allowed);
+    /// Plays the first failures of keys.
+    fn observe_keys(&mut self, delta: f64, evidence: &Evidence, (watched, share): (Colour, f64)) {
+        if evidence.keys.is_empty() {
+            return;
+        }
+        let allowed = self.recent.allowed_odds(delta);
+        for (colour, key, host) in &evidence.keys {
+            if !self.keys.is_first(*key) {
+                continue;
+            }
+            let is_watched = *colour == watched;
+            let mut limited_at = None;
+            if is_watched {
+                if self.bursts.surplus(evidence.epoch, &[(*host, 1)]) > 0 {
+                    continue;
+                }
+                limited_at = (*host == Host::default() || self.bursts.is_single()).then_some(evidence.epoch);
+            }
+            self.capital.play(u64::from(is_watched), &keys::ln_factors(is_watched, share, allowed), limited_at);
+            let outcomes = if is_watched { Outcomes::new(1, 1) } else { Outcomes::default() };
+            self.weigh(outcomes, share * allowed / (1.0 - share + share * allowed));
+            if self.keys.is_full() {
+                self.keys.begin_era(self.capital.total());
+                self.capital = Capital::default();
+            }
+        }
+        self.recent.add(*evidence.all.get(watched.other()));
     }
 
-    /// Takes note of outcomes that were played, of which a share was `due` to be bad.
+    /// Takes note of outcomes that were played, of which so many were `due` to be bad.
     fn weigh(&mut self, outcomes: Outcomes, due: f64) {
-        self.excess.add(outcomes, due);
-        if self.capital.total() > self.peak {
-            self.peak = self.capital.total();
-            self.excess_at_peak = self.excess;
+        self.running.add(outcomes, due);
+        if self.now() > self.peak {
+            self.peak = self.now();
+            self.at_peak = self.running;
         }
     }
 
-    /// The candidate's share of bad outcomes, and the share that was due, where the e-value comes from.
-    pub fn shares(&self) -> Option<(f64, f64)> {
-        let Excess { outcomes, due } = self.excess_at_peak;
-        Some((outcomes.share()?, due / outcomes.total as f64))
+    /// How many bad outcomes there were, and how many were due, where the largest e-value comes from.
+    pub const fn excess(&self) -> Excess {
+        self.at_peak
     }
 
-    /// Leaves out what is not played yet: the share of the requests that the candidate gets has changed.
-    pub fn cut(&mut self) {
-        self.pending = Block::default();
+    /// The e-value as it stands.
+    pub fn now(&self) -> f64 {
+        self.keys.e_value(self.capital.total())
     }
 
-    /// The e-value: the largest capital so far.
+    /// The largest e-value so far, 1 at least.
     ///
-    /// As long as the candidate is within the margin, the chance that this ever reaches `1/α` is at most `α`.
+    /// As long as the watched colour is within the margin, the chance that this ever reaches `1/α` is at most `α`.
     pub fn e_value(&self) -> f64 {
         self.peak.max(1.0)
     }
@@ -103,9 +167,10 @@ impl SequentialTest {
 
 impl Excess {
     fn add(&mut self, outcomes: Outcomes, due: f64) {
-        self.outcomes = self.outcomes.and(outcomes);
-        self.due += due * outcomes.total as f64;
-        if self.outcomes.bad as f64 <= self.due {
+        self.outcomes = self.outcomes.saturating_add(outcomes.total);
+        self.bad = self.bad.saturating_add(outcomes.bad);
+        self.due += due;
+        if self.bad as f64 <= self.due {
             *self = Self::default();
         }
     }
@@ -115,13 +180,20 @@ impl Excess {
 
 impl Recent {
     /// Never 0 and never 1: half an outcome of each kind is imagined before all others.
-    fn rate(self) -> f64 {
+    pub fn rate(self) -> f64 {
         (self.bad + 0.5) / (self.total + 1.0)
     }
 
-    fn add(&mut self, outcomes: Outcomes) {
+    /// Adds outcomes that are more recent.
+    pub fn add(&mut self, outcomes: Outcomes) {
         let kept = (MEMORY / (MEMORY + outcomes.total as f64)).min(1.0);
         self.total = self.total * kept + outcomes.total as f64;
         self.bad = self.bad * kept + outcomes.bad as f64;
+    }
+
+    /// The odds ratio that `delta` points more come to at this rate.
+    fn allowed_odds(self, delta: f64) -> f64 {
+        let odds = |rate: f64| rate / (1.0 - rate);
+        if delta > 0.0 { odds((self.rate() + delta).min(0.999_999)) / odds(self.rate()) } else { 1.0 }
     }
 }

@@ -472,6 +472,11 @@ impl Cohort {
     pub fn is_over(&self) -> bool {
         Colour::ALL.into_iter().all(|colour| self.colours.get(colour).open == 0)
     }
+
+    /// Whether each unit of it has the head of an answer, or is over.
+    pub fn has_heads(&self) -> bool {
+        Colour::ALL.into_iter().all(|colour| self.colours.get(colour).waiting == 0)
+    }
 }
 
 // === impl Fates ===
