@@ -3,8 +3,8 @@
 use super::*;
 
 const ROLLOUT: &str = r#", "rollout": {"steps": [
-    {"canary_percent": 20, "hold": "1s", "min_requests": 5}, {"canary_percent": 50, "hold": "1s"}]},
-    "guard": {"error": {"max_rate": 0.5, "after": 4}}"#;
+    {"canary_percent": 20, "hold": "1s", "min_requests": 5}, {"canary_percent": 50, "hold": "1s", "min_requests": 5}]},
+    "guard": {"warm_up": {"requests": 0}, "error": {"max_rate": 0.5, "after": 4}}"#;
 
 fn configured() -> String {
     let tokens =
@@ -62,7 +62,7 @@ fn a_new_leader_goes_on_where_the_last_one_was() {
     // The first worker is gone; its lease runs out.
     let second = worker(&envoy, &configured());
     envoy.advance(Duration::from_secs(6));
-    run(&envoy, &[second], 1, "200");
+    run(&envoy, &[second], 4, "200");
     let seen = state(second, "");
     assert!(seen.contains(r#""canary_percent":50"#), "{seen}");
 }

@@ -24,8 +24,8 @@ use crate::routing::worker::WorkerState;
 use crate::state::{Command, Restamp};
 use crate::store::record::{self, Applied};
 use crate::store::{CasToken, StoreError};
-use crate::workers::report;
 use crate::workers::roster::Roster;
+use crate::workers::{recorder, report};
 
 /// What the leader remembers of a deployment from tick to tick.
 #[derive(Clone, Copy, Default)]
@@ -253,7 +253,7 @@ fn analyse(
     let state = &loaded.state;
     let mut analysis = rollout::analysed(deployment, state, before, now);
     if let Some(analysis) = analysis.as_mut().filter(|analysis| !analysis.over) {
-        let cohorts = crate::metrics::cohorts::Cohorts::default();
+        let cohorts = recorder::gathered(host.store(), &Roster::read(host.store()), &deployment.name, now);
         let evidence = analysis.collect(&cohorts, &deployment.guard.unwrap_or_default(), now);
         rollout::play(deployment, state, analysis, &evidence, now);
     }

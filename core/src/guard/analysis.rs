@@ -208,7 +208,7 @@ impl CanaryAnalysis {
             self.since_set = PerColour::default();
         }
         self.count(evidence);
-        if !self.is_warm(evidence, guard) {
+        if !self.is_after_warm_up(evidence, guard) {
             return;
         }
         self.test(evidence, guard);
@@ -252,8 +252,13 @@ impl CanaryAnalysis {
         self.bounds.slow.iter().position(|bound| bound.permille == Some(950)).unwrap_or_default()
     }
 
+    /// Whether the warm-up is over.
+    pub const fn is_warm(&self) -> bool {
+        self.warmed.at.is_some()
+    }
+
     /// Whether a cold start is over before this epoch.
-    fn is_warm(&mut self, evidence: &Evidence, guard: &Guard) -> bool {
+    fn is_after_warm_up(&mut self, evidence: &Evidence, guard: &Guard) -> bool {
         let warmed = &mut self.warmed;
         if warmed.at.is_none() && (warmed.since.is_none() || evidence.epoch > warmed.up_to) {
             let since = *warmed.since.get_or_insert(evidence.epoch);

@@ -14,10 +14,14 @@ pub struct LastAnswers(Vec<Block>);
 const TIMES: u64 = 5;
 /// So many pieces make up `after` answers.
 const PIECES: u64 = 10;
-/// So many answers of the other colour are needed to say that it does better.
+/// So many answers of the other colour are needed to say that it does better, or `after` if that is less.
 const LEAST_OF_OTHER: u64 = 10;
 /// So many pieces are kept, however few answers are in them.
 const MOST: usize = 256;
+
+fn least_of_other(rule: ErrorRule) -> u64 {
+    rule.after.min(LEAST_OF_OTHER)
+}
 
 // === impl LastAnswers ===
 
@@ -34,7 +38,7 @@ impl LastAnswers {
         }
         let most = rule.after.saturating_mul(TIMES);
         let mut newest = Block::default();
-        let enough = |sum: Block| sum.candidate.total >= most && sum.active.total >= LEAST_OF_OTHER;
+        let enough = |sum: Block| sum.candidate.total >= most && sum.active.total >= least_of_other(rule);
         let kept = self.0.iter().rev().take(MOST).take_while(|piece| {
             let is_wanted = !enough(newest);
             newest = newest.and(**piece);
@@ -69,12 +73,12 @@ impl LastAnswers {
         }
         let mut found = is_beyond?;
         // The other colour may have so few requests that its last ones are older.
-        while found.active.total < LEAST_OF_OTHER {
+        while found.active.total < least_of_other(rule) {
             let Some(piece) = pieces.next() else { break };
             found.active = found.active.and(piece.active);
         }
         let is_better = beside < 0.5 * limit * found.candidate.total as f64;
-        let is_known = found.active.total >= LEAST_OF_OTHER;
+        let is_known = found.active.total >= least_of_other(rule);
         (is_better && (is_known || is_alone)).then_some(found)
     }
 

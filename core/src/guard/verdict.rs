@@ -195,7 +195,6 @@ pub fn sentence(analysis: &CanaryAnalysis, guard: &Guard) -> String {
             "{candidate} fails {own} of its last {last} requests, {active} {other}: at the limit of {most} (max_rate)"
         );
     }
-    let seen = |colour: Colour| analysis.since_began.get(colour).share();
     let rule = match analysis.breach {
         Some((rule, _)) => rule,
         None => {
@@ -210,18 +209,22 @@ pub fn sentence(analysis: &CanaryAnalysis, guard: &Guard) -> String {
         _ => (analysis.error.e_value(), &analysis.error, guard.error.max_increase),
     };
     if e_value < TELLING {
-        return match (seen(candidate), seen(active)) {
-            (None, _) => format!("{candidate} has answered nothing yet"),
-            (Some(own), None) => {
-                format!("{candidate} fails {} of requests, {active} has none to compare with", percent(own))
-            }
-            (Some(own), Some(other)) => {
-                let (own, other) = (percent(own), percent(other));
-                format!(
-                    "{candidate} fails {own} of requests, {active} {other}; so far little speaks against {candidate}"
-                )
-            }
+        let of = |colour: Colour| *analysis.since_began.get(colour);
+        let (own, other) = (of(candidate), of(active));
+        let Some(rate) = own.share().map(percent) else {
+            return format!("{candidate} has answered nothing yet");
         };
+        let beside = match other.share().map(percent) {
+            Some(rate) => format!("{active} {rate} of {}", other.total),
+            None => format!("{active} has none to compare with"),
+        };
+        let so_far = if analysis.is_warm() {
+            let (found, acts) = (significant(analysis.combined(guard).max(1.0)), significant(1.0 / guard.alpha()));
+            format!("an e-value of {found} against {candidate}, and the guard acts at {acts}")
+        } else {
+            format!("the first {} of {candidate} are its warm-up", guard.warm_up.requests)
+        };
+        return format!("{candidate} fails {rate} of {} requests, {beside}: {so_far}", own.total);
     }
     let Excess { bad, due, .. } = test.excess();
     let what = match rule {
@@ -373,16 +376,19 @@ mod tests {
     #[test]
     fn while_little_speaks_against_the_candidate_the_rates_are_told() {
         let rules = guard("{}");
-        let cases: [(&[[(u64, u64); 2]], &str); 3] = [
-            (&[], "green has answered nothing yet"),
-            (&[[(0, 0), (10, 1)]], "green fails 10 % of requests, blue has none to compare with"),
+        let cases = [
+            (vec![], "green has answered nothing yet"),
             (
-                &[[(1_000, 10), (100, 1)]; 2],
-                "green fails 1.0 % of requests, blue 1.0 %; so far little speaks against green",
+                vec![[(0, 0), (10, 1)]],
+                "green fails 10 % of 10 requests, blue has none to compare with: the first 10 of green are its warm-up",
+            ),
+            (
+                vec![[(1_000, 10), (100, 1)]; 2],
+                "green fails 1.0 % of 200 requests, blue 1.0 % of 2000: an e-value of 1 against green, and the guard acts at 100",
             ),
         ];
         for (blocks, expected) in cases {
-            assert_eq!(sentence(&after(Test::Error, &rules, blocks), &rules), expected);
+            assert_eq!(sentence(&after(Test::Error, &rules, &blocks), &rules), expected);
         }
     }
 
