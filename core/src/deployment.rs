@@ -10,6 +10,7 @@ use crate::model::identity::Identity;
 use crate::model::name::{DeploymentName, HeaderName, HostName};
 use crate::model::split::Split;
 use crate::state::State;
+use crate::state::kept::Keep;
 
 /// The place of a deployment in the order of their names.
 pub type DeploymentIndex = usize;
@@ -143,6 +144,12 @@ impl Deployment {
     /// What is behind a colour in this state.
     pub fn identity<'a>(&'a self, state: &'a State, colour: Colour) -> &'a Identity {
         state.identities.get(colour).as_ref().unwrap_or_else(|| self.colours.get(colour))
+    }
+
+    /// What a promotion leaves with the former colour.
+    pub fn keep(&self) -> Option<Keep> {
+        let guard = self.guard.as_ref()?;
+        guard.also_after_promote.map(|r#for| Keep { share: guard.keep_percent, r#for })
     }
 
     /// The host that a request of the filter's own to a colour asks for: its `own`, or the colour's, or the deployment's

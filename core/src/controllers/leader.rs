@@ -239,7 +239,9 @@ fn analyse(
     memory: &mut Memory,
 ) -> Option<ChangeRequest> {
     let (host, now) = (&*context.host, context.host.now());
-    if !deployment.compares() {
+    // A share that is kept ends in any case.
+    let is_kept = context.worker.state(index).is_some_and(WorkerState::is_kept);
+    if !deployment.compares() && !is_kept {
         return None;
     }
     let write = context.worker.state(index).and_then(WorkerState::known_write);
@@ -263,7 +265,9 @@ fn analyse(
         }
         if let (Some((rule, _)), false, Some(guard)) = (analysis.breach, was_breached, &deployment.guard) {
             let (name, rule, what) = (&deployment.name, rule.as_str(), verdict::sentence(analysis, guard));
-            host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
+            let would = verdict::would(analysis, guard);
+            let would = would.map_or_else(String::new, |would| format!(" (on_breach: rollback would {would})"));
+            host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}{would}"));
         }
     }
     let request =

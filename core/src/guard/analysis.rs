@@ -116,10 +116,6 @@ pub fn record(store: &dyn Store, name: &DeploymentName, analysis: &CanaryAnalysi
     update(store, &key(name), &mut |_| serde_json::to_vec(analysis).ok()).map(|_| ())
 }
 
-const fn is_kept(_: &State) -> bool {
-    false
-}
-
 fn key(name: &DeploymentName) -> String {
     Key::CanaryAnalysis(name).to_string()
 }
@@ -135,7 +131,7 @@ impl CanaryAnalysis {
         if state.split.canary_percent == Percent::ZERO {
             return before.map(|analysis| Self { over: true, ..analysis });
         }
-        let is_kept = is_kept(state);
+        let is_kept = state.kept.is_some();
         let watched = if is_kept { state.split.active } else { state.split.candidate() };
         let is_earlier =
             |analysis: &Self| state.rollout.is_some_and(|rollout| rollout.is_live() && analysis.began < rollout.began);

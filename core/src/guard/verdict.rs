@@ -150,18 +150,19 @@ impl Verdict {
             slow_bounds: bounds(analysis, guard),
             breached: analysis.breach.map(|(rule, _)| rule.as_str()),
             breached_at: analysis.breach.map(|(_, at)| at),
-            would: analysis.breach.filter(|_| guard.on_breach == OnBreach::Observe).map(|_| would(analysis)),
+            would: would(analysis, guard),
             sentence: sentence(analysis, guard),
         }
     }
 }
 
-/// What a guard that only observes would have done.
-const fn would(analysis: &CanaryAnalysis) -> &'static str {
-    match analysis.stage {
+/// What a guard that only observes would have done about a breach.
+pub fn would(analysis: &CanaryAnalysis, guard: &Guard) -> Option<&'static str> {
+    analysis.breach.filter(|_| guard.on_breach == OnBreach::Observe)?;
+    Some(match analysis.stage {
         Stage::Canary => "end the canary",
         Stage::Promoted(_) => "roll back",
-    }
+    })
 }
 
 fn bounds(analysis: &CanaryAnalysis, guard: &Guard) -> Vec<BoundView> {
