@@ -298,7 +298,7 @@ mod tests {
         for (guard, judge, advice) in [
             ("", ": comparison and failover judge", ". Watch"),
             (
-                r#""guard": {}"#,
+                r#", "guard": {}"#,
                 ": while a canary runs the guard takes that for an error, but comparison and",
                 ". Watch",
             ),
