@@ -134,3 +134,69 @@ impl Bound {
         cohort.epoch > self.since || self.permille.is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::metrics::cohorts::{Draw, Ending, Host, SeenKeys};
+    use crate::model::split::Revision;
+    use crate::testing::percent;
+
+    const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
+
+    fn guard(json: &str) -> Guard {
+        serde_json::from_str(json).expect("valid")
+    }
+
+    /// What is learned from so many answers of blue, which take 1 to 100 ms, evenly.
+    fn learned(guard: &Guard, answers: u64, times: u64) -> Bounds {
+        let (mut cohorts, mut bounds) = (Cohorts::default(), Bounds::new(Some(guard)));
+        for number in 0..answers {
+            let at = START.plus(Duration::from_millis(number / 4));
+            let when = (at, Revision::ZERO, percent("10"));
+            let ticket = cohorts.begin(when, Colour::Blue, Draw::Request, &mut SeenKeys::default());
+            let latency = Duration::from_millis(times * (number % 100 + 1));
+            cohorts.end(ticket, Ending::Answered { wrong: None, host: Host(1), latency });
+        }
+        let now = START.plus(Duration::from_millis(answers / 4 + 1_000));
+        bounds.learn(&cohorts, guard, Colour::Green, now);
+        bounds
+    }
+
+    #[test]
+    fn percentiles_are_settled_as_soon_as_enough_answers_lie_above_them() {
+        let rules = guard(r#"{"slow": {"over": "auto"}}"#);
+        for (answers, settled) in [(150, 0), (200, 2), (990, 2), (1_000, 3), (10_000, 4)] {
+            assert_eq!(learned(&rules, answers, 1).slow.len(), settled, "{answers}");
+        }
+        assert!(learned(&guard("{}"), 10_000, 1).slow.is_empty());
+    }
+
+    #[test]
+    fn the_watched_colour_may_take_longer_by_the_ratio_at_least_and_by_little_more() {
+        for ratio in [1.0, 1.25, 2.0] {
+            let rules = guard(&format!(r#"{{"slow": {{"over": "auto", "max_ratio": {ratio}}}}}"#));
+            let bounds = learned(&rules, 10_000, 1);
+            for bound in &bounds.slow {
+                let end = |colour: Colour| bound.above.get(colour).end_micros().expect("not the last") as f64;
+                let allowed = end(Colour::Green) / end(Colour::Blue);
+                assert!(allowed >= ratio && allowed < 1.25 * ratio, "{ratio}: {allowed}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_horizon_follows_the_active_colour_and_is_ten_seconds_at_least() {
+        let rules = guard("{}");
+        let seconds = |bounds: &Bounds| bounds.horizon(&rules).as_secs_f64();
+        assert!((seconds(&learned(&rules, 100, 1)) - 30.0).abs() < 1e-9);
+        assert!((seconds(&learned(&rules, 400, 1)) - 10.0).abs() < 1e-9);
+        let long = seconds(&learned(&rules, 400, 100));
+        assert!((28.0..36.0).contains(&long), "{long}");
+        let given = guard(r#"{"unanswered": {"after": "2s"}}"#);
+        assert_eq!(learned(&given, 400, 100).horizon(&given), Duration::from_secs(2));
+    }
+}

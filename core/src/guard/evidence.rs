@@ -256,3 +256,150 @@ pub fn evidence(test: Test, number: u64, blue: Outcomes, green: Outcomes) -> Evi
         keys: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use std::time::Duration;
+
+    use super::*;
+    use crate::metrics::cohorts::{Draw, Ending, SeenKeys, Ticket};
+    use crate::testing::percent;
+
+    const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
+
+    fn guard(json: &str) -> Guard {
+        serde_json::from_str(json).expect("valid")
+    }
+
+    #[derive(Default)]
+    struct World {
+        cohorts: Cohorts,
+        seen: SeenKeys,
+        collector: Collector,
+    }
+
+    impl World {
+        fn begin(&mut self, at: u64, colour: Colour, draw: Draw) -> Ticket {
+            let when = (later(at), Revision::ZERO, percent("10"));
+            self.cohorts.begin(when, colour, draw, &mut self.seen)
+        }
+
+        fn answer(&mut self, ticket: Ticket, wrong: Option<Kind>, millis: u64) {
+            let latency = Duration::from_millis(millis);
+            self.cohorts.end(ticket, Ending::Answered { wrong, host: Host(1), latency });
+        }
+
+        fn collect(&mut self, guard: &Guard, at: u64) -> Vec<Evidence> {
+            self.collector.collect(&self.cohorts, Revision::ZERO, (guard, &Bounds::new(Some(guard))), later(at))
+        }
+
+        fn green(&mut self, guard: &Guard, at: u64, test: Test) -> Vec<Outcomes> {
+            let of_test = |evidence: Evidence| (evidence.test == test).then_some(evidence.units.green);
+            self.collect(guard, at).into_iter().filter_map(of_test).collect()
+        }
+    }
+
+    fn later(millis: u64) -> Timestamp {
+        START.plus(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn what_ends_late_counts_where_it_began_and_what_began_later_waits() {
+        let (rules, mut world) = (guard("{}"), World::default());
+        let slow = world.begin(0, Colour::Green, Draw::Request);
+        let quick = world.begin(300, Colour::Green, Draw::Request);
+        world.answer(quick, None, 5);
+        assert!(world.green(&rules, 2_000, Test::Error).is_empty());
+        world.answer(slow, Some(Kind::Failed), 3_000);
+        assert_eq!(world.green(&rules, 3_000, Test::Error), [Outcomes::new(1, 1), Outcomes::new(1, 0)]);
+        // And each only once.
+        assert!(world.collect(&rules, 9_000).iter().all(|evidence| evidence.test != Test::Error));
+    }
+
+    #[test]
+    fn nothing_is_taken_before_all_workers_have_said_it() {
+        let (rules, mut world) = (guard("{}"), World::default());
+        let quick = world.begin(0, Colour::Green, Draw::Request);
+        world.answer(quick, None, 5);
+        assert!(world.collect(&rules, 500).is_empty());
+        assert!(!world.collect(&rules, 1_000).is_empty());
+    }
+
+    #[test]
+    fn silence_is_an_outcome_at_the_horizon_and_so_is_a_client_that_left() {
+        let (rules, mut world) = (guard(r#"{"unanswered": {"after": "2s"}}"#), World::default());
+        world.begin(0, Colour::Green, Draw::Request);
+        let left = world.begin(0, Colour::Green, Draw::Request);
+        world.cohorts.end(left, Ending::Left { host: Host(1), after: Duration::from_millis(500) });
+        let mut streaming = world.begin(0, Colour::Green, Draw::Request);
+        world.cohorts.on_head(&mut streaming, None);
+        assert!(world.collect(&rules, 2_000).is_empty());
+        let found = world.collect(&rules, 2_300);
+        let units =
+            |test: Test| found.iter().find(|evidence| evidence.test == test).map(|evidence| evidence.units.green);
+        assert_eq!(units(Test::Unanswered), Some(Outcomes::new(3, 2)));
+        // They have not failed, as far as anybody knows.
+        assert_eq!(units(Test::Error), Some(Outcomes::new(3, 0)));
+    }
+
+    #[test]
+    fn what_is_under_way_for_longer_than_the_bound_is_slow_already() {
+        let (rules, mut world) = (guard(r#"{"slow": {"over": "500ms"}}"#), World::default());
+        world.begin(0, Colour::Green, Draw::Request);
+        for (millis, gone) in [(5, false), (700, false), (100, true), (900, true)] {
+            let ticket = world.begin(0, Colour::Green, Draw::Request);
+            let after = Duration::from_millis(millis);
+            let ending = if gone {
+                Ending::Left { host: Host(1), after }
+            } else {
+                Ending::Answered { wrong: None, host: Host(1), latency: after }
+            };
+            world.cohorts.end(ticket, ending);
+        }
+        // Of five one left before it could be told.
+        assert_eq!(world.green(&rules, 1_000, Test::Slow(0)), [Outcomes::new(4, 3)]);
+    }
+
+    #[test]
+    fn what_is_an_error_is_what_the_rule_says() {
+        let cases =
+            [("{}", 2), (r#"{"error": {"count_4xx": true}}"#, 3), (r#"{"error": {"count_retries": false}}"#, 1)];
+        for (json, bad) in cases {
+            let (rules, mut world) = (guard(json), World::default());
+            for wrong in [None, Some(Kind::Failed), Some(Kind::Rejected), Some(Kind::Retried)] {
+                let ticket = world.begin(0, Colour::Green, Draw::Request);
+                world.answer(ticket, wrong, 5);
+            }
+            assert_eq!(world.green(&rules, 1_000, Test::Error), [Outcomes::new(4, bad)], "{json}");
+        }
+    }
+
+    #[test]
+    fn of_a_key_the_first_request_is_a_unit_and_every_failure_is_told() {
+        let (rules, mut world) = (guard("{}"), World::default());
+        for (key, wrong) in [(1_u64, None), (1, Some(Kind::Failed)), (2, Some(Kind::Failed))] {
+            let ticket = world.begin(0, Colour::Green, Draw::Key(key << 52));
+            world.answer(ticket, wrong, 5);
+        }
+        let found = world.collect(&rules, 1_000);
+        let errors = found.iter().find(|evidence| evidence.test == Test::Error).expect("settled");
+        assert_eq!((errors.units.green, errors.firsts.green), (Outcomes::default(), Outcomes::new(2, 1)));
+        assert_eq!((errors.all.green, errors.keys.len()), (Outcomes::new(3, 2), 2));
+        let silence = found.iter().find(|evidence| evidence.test == Test::Unanswered).expect("settled");
+        assert_eq!(silence.units.green, Outcomes::new(2, 0));
+    }
+
+    #[test]
+    fn envoys_add_up() {
+        let mut sum = evidence(Test::Error, 1, Outcomes::new(10, 1), Outcomes::new(5, 1));
+        let mut other = evidence(Test::Error, 1, Outcomes::new(20, 0), Outcomes::new(1, 0));
+        other.hosts = vec![(Colour::Green, Host(1), 2), (Colour::Green, Host(11), 0)];
+        sum.merge(&other);
+        assert_eq!((sum.units.blue, sum.units.green), (Outcomes::new(30, 1), Outcomes::new(6, 1)));
+        assert_eq!(sum.hosts.len(), 21);
+        assert!(sum.hosts.contains(&(Colour::Green, Host(1), 2)));
+    }
+}

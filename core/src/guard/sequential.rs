@@ -197,3 +197,134 @@ impl Recent {
         if delta > 0.0 { odds((self.rate() + delta).min(0.999_999)) / odds(self.rate()) } else { 1.0 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use xxhash_rust::xxh64::xxh64;
+
+    use super::*;
+    use crate::guard::evidence::{Test, evidence};
+    use crate::metrics::cohorts::Slot;
+
+    /// Numbers from 0 to 1 that look drawn by chance.
+    struct Chance(u64);
+
+    impl Chance {
+        fn next(&mut self) -> f64 {
+            self.0 += 1;
+            (xxh64(&self.0.to_le_bytes(), 7) >> 11) as f64 / (1_u64 << 53) as f64
+        }
+
+        fn of(&mut self, total: u64, rate: f64) -> Outcomes {
+            Outcomes::new(total, (0..total).filter(|_| self.next() < rate).count() as u64)
+        }
+    }
+
+    const GREEN: (Colour, f64) = (Colour::Green, 0.1);
+
+    /// The mean e-value after so many epochs, over so many canaries, each of which is played by `epoch`.
+    fn mean(canaries: u64, epochs: u64, mut epoch: impl FnMut(&mut SequentialTest, u64, &mut Chance)) -> f64 {
+        let sum: f64 = (0..canaries)
+            .map(|canary| {
+                let (mut test, mut chance) = (SequentialTest::default(), Chance(canary << 32));
+                (0..epochs).for_each(|number| epoch(&mut test, number, &mut chance));
+                test.now()
+            })
+            .sum();
+        sum / canaries as f64
+    }
+
+    /// The capital's distribution has a long tail, so the mean of a sample is off by a few hundredths.
+    const FAIR: f64 = 1.1;
+
+    #[test]
+    fn the_mean_of_the_e_value_is_at_most_one_if_the_colours_are_alike() {
+        // The rate of both rises and falls.
+        let rate = |number: u64| if number % 3 == 0 { 0.2 } else { 0.02 };
+        let requests = mean(6_000, 6, |test, number, chance| {
+            let (blue, green) = (chance.of(20, rate(number)), chance.of(3, rate(number)));
+            test.observe(0.0, &evidence(Test::Error, number, blue, green), GREEN);
+        });
+        assert!((0.8..FAIR).contains(&requests), "{requests}");
+        let limited = mean(6_000, 6, |test, number, chance| {
+            let (blue, green) = (chance.of(20, rate(number)), chance.of(3, rate(number)));
+            test.observe(0.0, &evidence(Test::Slow(0), number, blue, green), GREEN);
+        });
+        assert!(limited < FAIR, "{limited}");
+        let margin = mean(6_000, 6, |test, number, chance| {
+            let (blue, green) = (chance.of(20, 0.02), chance.of(3, 0.07));
+            test.observe(0.05, &evidence(Test::Unanswered, number, blue, green), GREEN);
+        });
+        assert!(margin < FAIR, "{margin}");
+        let keys = mean(6_000, 6, |test, number, chance| {
+            let mut piece = evidence(Test::Error, number, Outcomes::default(), Outcomes::default());
+            // Whoever fails fails again and again.
+            for _ in 0..2 {
+                let key = (chance.next() * 300.0) as u64;
+                let colour = if xxh64(&[(chance.0 >> 32) as u8, key as u8], key) % 10 == 0 {
+                    Colour::Green
+                } else {
+                    Colour::Blue
+                };
+                piece.keys.push((colour, Slot::of(key << 52), Host(1 + (key % 10) as u16)));
+            }
+            test.observe(0.0, &piece, GREEN);
+        });
+        assert!(keys < FAIR, "{keys}");
+    }
+
+    /// A canary in which a fifth of green's requests fail, on two hosts in turns or on one of the two.
+    fn failing(hosts: [u16; 2], seconds: u64) -> f64 {
+        let mut test = SequentialTest::default();
+        for number in 0..4 * seconds {
+            let bad = u64::from(number % 2 == 0);
+            let mut piece = evidence(Test::Error, number, Outcomes::new(22, 0), Outcomes::new(3, bad));
+            piece.hosts = vec![
+                (Colour::Green, Host(1), 0),
+                (Colour::Green, Host(2), 0),
+                (Colour::Green, Host(hosts[number as usize / 2 % 2]), bad),
+            ];
+            test.observe(0.0, &piece, GREEN);
+        }
+        test.e_value()
+    }
+
+    #[test]
+    fn what_one_host_of_two_does_for_three_seconds_ends_nothing_and_what_both_do_is_found_at_once() {
+        assert!(failing([1, 1], 3) < 12.0, "{}", failing([1, 1], 3));
+        assert!(failing([1, 2], 4) > 200.0, "{}", failing([1, 2], 4));
+        // And one host that goes on failing is found in time.
+        assert!(failing([1, 1], 30) > 200.0, "{}", failing([1, 1], 30));
+    }
+
+    #[test]
+    fn one_user_who_always_fails_counts_once_and_many_who_fail_count_each() {
+        let seen = |users: u64, colour: Colour| {
+            let mut test = SequentialTest::default();
+            for number in 0..40 {
+                let mut piece = evidence(Test::Error, number, Outcomes::default(), Outcomes::default());
+                let user = number % users;
+                piece.keys.push((colour, Slot::of(user << 52), Host(1 + (user % 10) as u16)));
+                test.observe(0.0, &piece, GREEN);
+            }
+            test.e_value()
+        };
+        assert!(seen(1, Colour::Green) < 10.0, "{}", seen(1, Colour::Green));
+        assert!(seen(10, Colour::Green) > 1_000.0, "{}", seen(10, Colour::Green));
+        assert!(seen(10, Colour::Blue) <= 1.0);
+    }
+
+    #[test]
+    fn what_is_told_is_how_many_were_bad_and_how_many_were_due() {
+        let mut test = SequentialTest::default();
+        for number in 0..10 {
+            test.observe(0.0, &evidence(Test::Error, number, Outcomes::new(90, 1), Outcomes::new(10, 1)), GREEN);
+        }
+        let Excess { outcomes, bad, due } = test.excess();
+        assert_eq!((outcomes, bad), (100, 10));
+        assert!((due - 2.0).abs() < 1e-9, "{due}");
+    }
+}

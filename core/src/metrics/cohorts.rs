@@ -566,3 +566,363 @@ impl SeenKeys {
         *self = Self::default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::metrics::answer::Reach;
+    use crate::testing::percent;
+
+    /// The beginning of an epoch.
+    const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
+    const HOST: Host = Host(7);
+    const WELL: Ending = answered(None);
+
+    const fn answered(wrong: Option<Kind>) -> Ending {
+        Ending::Answered { wrong, host: HOST, latency: Duration::from_millis(100) }
+    }
+
+    const fn left(after: u64) -> Ending {
+        Ending::Left { host: HOST, after: Duration::from_secs(after) }
+    }
+
+    fn after(millis: u64) -> Timestamp {
+        START.plus(Duration::from_millis(millis))
+    }
+
+    /// A worker's cohorts, and what it needs to begin one.
+    #[derive(Default)]
+    struct Worker {
+        cohorts: Cohorts,
+        seen: SeenKeys,
+    }
+
+    impl Worker {
+        fn begins(&mut self, at: Timestamp, revision: u64, colour: Colour, draw: Draw) -> Ticket {
+            self.cohorts.begin((at, Revision::new(revision), percent("10")), colour, draw, &mut self.seen)
+        }
+
+        fn green(&mut self, at: Timestamp, draw: Draw) -> Ticket {
+            self.begins(at, 1, Colour::Green, draw)
+        }
+
+        /// A green request that begins at the start and ends at once.
+        fn serves(&mut self, draw: Draw, ending: Ending) {
+            let mut ticket = self.green(START, draw);
+            if !matches!(ending, Ending::Left { .. }) {
+                self.cohorts.on_head(&mut ticket, None);
+            }
+            self.cohorts.end(ticket, ending);
+        }
+
+        fn fates(&self) -> &Fates {
+            let [cohort] = self.cohorts.all() else { panic!("{:?}", self.cohorts) };
+            &cohort.colours.green
+        }
+    }
+
+    fn bad(kind: Kind, key: Option<Slot>, is_unit: bool, count: u64) -> Bad {
+        Bad { kind, host: HOST, key, is_unit, count }
+    }
+
+    #[test]
+    fn every_request_is_in_the_cohort_of_its_beginning_and_its_state_and_in_no_other() {
+        let mut worker = Worker::default();
+        // Not in order: the state may change within an epoch, and clocks go back a little.
+        let begun = [(0, 1), (249, 1), (250, 1), (100, 2), (900, 2), (260, 1)];
+        for colour in Colour::ALL {
+            begun.iter().for_each(|(at, revision)| _ = worker.begins(after(*at), *revision, colour, Draw::Request));
+        }
+        let seen: Vec<_> = worker
+            .cohorts
+            .all()
+            .iter()
+            .map(|cohort| {
+                (cohort.epoch.number() - Epoch::of(START).number(), cohort.revision.get(), cohort.colours.blue.total)
+            })
+            .collect();
+        assert_eq!(seen, [(0, 1, 2), (0, 2, 1), (1, 1, 2), (3, 2, 1)]);
+        assert!(worker.cohorts.all().iter().all(|cohort| cohort.colours.blue == cohort.colours.green));
+    }
+
+    #[test]
+    fn an_end_finds_the_cohort_of_its_beginning_however_late_it_comes() {
+        let mut worker = Worker::default();
+        let tickets: Vec<Ticket> = (0..100).map(|n| worker.green(after(n * 250), Draw::Request)).collect();
+        for (n, ticket) in tickets.into_iter().enumerate().rev() {
+            let is_over = worker.cohorts.all()[n].is_over();
+            worker.cohorts.end(ticket, answered(Some(Kind::Failed)));
+            assert_eq!((is_over, worker.cohorts.all()[n].is_over()), (false, true));
+        }
+        let failed = [bad(Kind::Failed, None, true, 1)];
+        assert!(worker.cohorts.all().iter().all(|cohort| cohort.colours.green.bad == failed));
+    }
+
+    #[test]
+    fn what_nobody_can_be_blamed_for_is_taken_back_whenever_that_is_found_out() {
+        for draw in [Draw::Request, Draw::Key(1)] {
+            for has_head in [false, true] {
+                let mut worker = Worker::default();
+                worker.serves(draw, Ending::Void);
+                let mut ticket = worker.green(START, draw);
+                if has_head {
+                    worker.cohorts.on_head(&mut ticket, None);
+                }
+                worker.cohorts.end(ticket, Ending::Void);
+                assert_eq!(worker.fates(), &Fates::default());
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_that_comes_twice_counts_once() {
+        let mut worker = Worker::default();
+        let mut ticket = worker.green(START, Draw::Request);
+        let waiting =
+            |worker: &Worker| (worker.fates().waiting, worker.fates().untimed, worker.fates().latency.total());
+        assert_eq!(waiting(&worker), (1, 1, 0));
+        worker.green(START, Draw::Request);
+        worker.cohorts.on_head(&mut ticket, None);
+        assert_eq!(waiting(&worker), (1, 2, 0));
+        for _ in 0..2 {
+            worker.cohorts.on_head(&mut ticket, Some(Duration::from_millis(5)));
+            assert_eq!(waiting(&worker), (1, 1, 1));
+        }
+        // Nor is the time to the last byte counted beside that to the first.
+        worker.cohorts.end(ticket, WELL);
+        assert_eq!(waiting(&worker), (1, 1, 1));
+        assert_eq!(worker.fates().open, 1);
+    }
+
+    #[test]
+    fn a_client_that_leaves_blames_the_colour_only_while_there_is_no_head() {
+        let mut worker = Worker::default();
+        worker.serves(Draw::Request, left(2));
+        assert_eq!(worker.fates().bad, [bad(Kind::Left, None, true, 1)]);
+        let mut ticket = worker.green(START, Draw::Request);
+        worker.cohorts.on_head(&mut ticket, None);
+        worker.cohorts.end(ticket, left(3));
+        let Fates { bad, gone, latency, open, waiting, untimed, .. } = worker.fates();
+        assert_eq!((bad.len(), gone.total(), latency.total()), (1, 2, 0));
+        assert_eq!((*open, *waiting, *untimed), (0, 0, 0));
+    }
+
+    #[test]
+    fn of_a_key_the_first_request_is_a_unit_and_the_failures_of_all_are_known() {
+        let mut worker = Worker::default();
+        let (alice, bob) = (0x1234_5678_9abc_def0, 0xf234_5678_9abc_def0);
+        let failed = answered(Some(Kind::Failed));
+        for (key, ending) in [(alice, WELL), (alice, failed), (bob, failed), (alice, failed), (alice, left(1))] {
+            worker.serves(Draw::Key(key), ending);
+        }
+        let fates = worker.fates();
+        assert_eq!((fates.total, fates.firsts, fates.drawn, fates.units()), (5, 2, 0, 2));
+        assert_eq!((fates.latency.total(), fates.gone.total()), (2, 0));
+        let (alice, bob) = (Some(Slot::of(alice)), Some(Slot::of(bob)));
+        let expected =
+            [bad(Kind::Failed, alice, false, 2), bad(Kind::Failed, bob, true, 1), bad(Kind::Left, alice, false, 1)];
+        assert_eq!(fates.bad, expected);
+        worker.seen.clear();
+        worker.serves(Draw::Key(0x1234_5678_9abc_def0), WELL);
+        assert_eq!(worker.fates().firsts, 3);
+    }
+
+    #[test]
+    fn every_slot_is_some_keys_and_does_not_follow_from_the_bucket() {
+        let slots: std::collections::BTreeSet<usize> =
+            (0..=u64::MAX).step_by(1 << 52).map(|hash| Slot::of(hash).index()).collect();
+        assert_eq!((slots.len(), slots.first(), slots.last()), (Slot::COUNT, Some(&0), Some(&(Slot::COUNT - 1))));
+        assert_eq!(Slot::of(1), Slot::of(9_999));
+    }
+
+    #[test]
+    fn a_cohort_that_is_over_is_kept_until_all_have_read_that_however_late_it_ended() {
+        let mut worker = Worker::default();
+        worker.serves(Draw::Request, WELL);
+        let slow = worker.green(after(250), Draw::Request);
+        let kept = |worker: &mut Worker, at: u64| {
+            let went = worker.cohorts.retire(after(at));
+            (worker.cohorts.all().len(), went)
+        };
+        assert_eq!(kept(&mut worker, 250), (2, false));
+        assert_eq!(kept(&mut worker, 3_249), (2, false));
+        assert_eq!(kept(&mut worker, 3_250), (1, true));
+        worker.cohorts.end(slow, WELL);
+        assert_eq!(kept(&mut worker, 60_000), (1, false));
+        assert_eq!(kept(&mut worker, 62_999), (1, false));
+        assert_eq!(kept(&mut worker, 63_000), (0, true));
+    }
+
+    #[test]
+    fn one_to_which_another_request_comes_is_not_over_any_more() {
+        let mut worker = Worker::default();
+        worker.serves(Draw::Request, WELL);
+        worker.cohorts.retire(after(10));
+        let open = worker.green(after(20), Draw::Request);
+        worker.cohorts.retire(after(60_000));
+        worker.cohorts.end(open, WELL);
+        assert!(!worker.cohorts.retire(after(60_250)));
+        assert!(worker.cohorts.retire(after(63_250)));
+    }
+
+    #[test]
+    fn what_is_under_way_is_let_go_when_nobody_waits_for_it_any_more_and_its_end_is_no_harm() {
+        let mut worker = Worker::default();
+        let hanging = worker.green(START, Draw::Request);
+        assert!(!worker.cohorts.retire(after(150_000)));
+        assert!(worker.cohorts.retire(after(150_250)));
+        let mut late = hanging;
+        worker.cohorts.on_head(&mut late, None);
+        worker.cohorts.end(late, answered(Some(Kind::Failed)));
+        assert!(worker.cohorts.is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_takes_what_lies_ahead_with_it() {
+        let mut worker = Worker::default();
+        let ahead = worker.green(after(600_000), Draw::Request);
+        // So far the clocks of two machines may be apart.
+        worker.green(after(30_000), Draw::Request);
+        worker.green(START, Draw::Request);
+        assert!(worker.cohorts.retire(START));
+        assert_eq!(worker.cohorts.all().len(), 2);
+        worker.cohorts.end(ahead, WELL);
+        assert!(worker.cohorts.all().iter().all(|cohort| cohort.colours.green.open == 1));
+    }
+
+    #[test]
+    fn however_much_begins_and_fails_only_so_much_is_kept() {
+        let mut worker = Worker::default();
+        for n in 0..2_000 {
+            worker.green(after(n * 250), Draw::Request);
+        }
+        // Older than all that are kept.
+        worker.green(START, Draw::Request);
+        assert_eq!(worker.cohorts.all().len(), MOST);
+        assert_eq!(worker.cohorts.all()[0].epoch.number(), Epoch::of(START).number() + 2_000 - MOST as u64);
+
+        let mut worker = Worker::default();
+        for n in 0..10_000_u64 {
+            let host = Host(u16::try_from(n % 5_000 + 1).expect("small"));
+            let ending = Ending::Answered { wrong: Some(Kind::Failed), host, latency: Duration::ZERO };
+            // Every second one is another request of a key.
+            worker.serves(Draw::Key((n / 2) << 48), ending);
+        }
+        let fates = worker.fates();
+        assert!(fates.bad.len() <= MOST_BAD + 1 && fates.hosts.len() == MOST_HOSTS, "{}", fates.bad.len());
+        let of_units =
+            |is_unit: bool| -> u64 { fates.bad.iter().filter(|bad| bad.is_unit == is_unit).map(|bad| bad.count).sum() };
+        assert_eq!((of_units(true), of_units(false)), (5_000, 5_000), "units stay units");
+    }
+
+    #[test]
+    fn workers_add_up_whatever_the_order() {
+        let mut workers: [Worker; 3] = Default::default();
+        for (n, worker) in workers.iter_mut().enumerate() {
+            let n = n as u64;
+            worker.serves(Draw::Request, answered(Some(Kind::Failed)));
+            worker.serves(Draw::Key(n << 52), left(n));
+            worker.green(START, Draw::Request);
+            worker.begins(after(250 * n), n, Colour::Blue, Draw::Request);
+        }
+        let sum = |order: [usize; 3]| {
+            let mut sum = Cohorts::default();
+            order.into_iter().for_each(|n| sum.merge(&workers[n].cohorts));
+            sum
+        };
+        let all = sum([0, 1, 2]);
+        assert_eq!(all.all().len(), 4);
+        let green = &all.all().iter().find(|cohort| cohort.colours.green.total > 0).expect("begun").colours.green;
+        assert_eq!((green.total, green.open, green.drawn, green.firsts), (9, 3, 6, 3));
+        assert_eq!((green.waiting, green.untimed, green.latency.total(), green.gone.total()), (3, 3, 3, 3));
+        assert_eq!((green.bad[0], green.bad.len(), &green.hosts), (bad(Kind::Failed, None, true, 3), 4, &vec![HOST]));
+        let mut other = sum([2, 1, 0]).all().to_vec();
+        let mut all = all.all().to_vec();
+        for cohort in all.iter_mut().chain(&mut other) {
+            cohort.colours.green.bad.sort_by_key(|bad| bad.key);
+        }
+        assert_eq!(all, other);
+    }
+
+    #[test]
+    fn what_goes_with_its_worker_leaves_what_is_over() {
+        let mut worker = Worker::default();
+        worker.serves(Draw::Request, WELL);
+        worker.green(after(250), Draw::Request);
+        let over = worker.cohorts.only_over();
+        assert_eq!(over.all().len(), 1);
+        assert!(over.all()[0].is_over());
+    }
+
+    #[test]
+    fn the_hosts_of_the_first_answers_are_looked_up_and_those_of_all_that_went_wrong() {
+        let rule = ErrorRule::default();
+        let ending = |class, retries, wants_host| {
+            let attribution = Attribution { reach: Reach::Reached, colour: Some(Colour::Green), class, retries };
+            Ending::of(Colour::Green, &attribution, Duration::ZERO, &rule, wants_host, || HOST)
+        };
+        let latency = Duration::ZERO;
+        for (class, retries, wrong, with, without) in [
+            (Class::Status(2), 0, None, HOST, Host::default()),
+            (Class::Status(5), 2, Some(Kind::Failed), HOST, HOST),
+            (Class::Aborted, 0, Some(Kind::Failed), HOST, HOST),
+            // Who failed at first is not known.
+            (Class::Status(2), 2, Some(Kind::Retried), Host::default(), Host::default()),
+        ] {
+            assert_eq!(ending(class, retries, true), Ending::Answered { wrong, host: with, latency }, "{class:?}");
+            assert_eq!(ending(class, retries, false), Ending::Answered { wrong, host: without, latency }, "{class:?}");
+        }
+        assert_eq!(ending(Class::Unanswered, 2, false), Ending::Left { host: HOST, after: latency });
+
+        let mut worker = Worker::default();
+        let wants = |worker: &mut Worker| {
+            let ticket = worker.green(START, Draw::Request);
+            let wants = worker.cohorts.wants_host(&ticket);
+            worker.cohorts.end(ticket, WELL);
+            wants
+        };
+        assert_eq!((0..100).filter(|_| wants(&mut worker)).count() as u64, LOOKED_UP);
+    }
+
+    #[test]
+    fn what_counts_as_wrong_is_what_the_rule_says() {
+        let rule = |count_4xx, count_retries| ErrorRule { count_4xx, count_retries, ..ErrorRule::default() };
+        let (ok, rejected, failed) = (Class::Status(2), Class::Status(4), Class::Status(5));
+        let cases = [
+            (ok, 0, rule(true, true), None),
+            (ok, 1, rule(false, true), Some(Kind::Retried)),
+            (ok, 1, rule(true, false), None),
+            (Class::Status(3), 0, rule(true, true), None),
+            (rejected, 0, rule(false, true), None),
+            (rejected, 0, rule(true, false), Some(Kind::Rejected)),
+            (rejected, 1, rule(false, true), Some(Kind::Retried)),
+            (rejected, 1, rule(true, true), Some(Kind::Rejected)),
+            (failed, 1, rule(false, false), Some(Kind::Failed)),
+            (Class::Aborted, 0, rule(false, false), Some(Kind::Failed)),
+        ];
+        for (class, retries, rule, expected) in cases {
+            assert_eq!(Kind::of(class, retries, &rule), expected, "{class:?} {retries} {rule:?}");
+        }
+    }
+
+    #[test]
+    fn as_json_it_is_what_it_was_and_short() {
+        let mut worker = Worker::default();
+        for n in 0..25 {
+            worker.serves(Draw::Request, if n == 0 { answered(Some(Kind::Failed)) } else { WELL });
+            let ticket = worker.begins(START, 1, Colour::Blue, Draw::Key(n << 52));
+            worker.cohorts.end(ticket, if n == 0 { left(1) } else { WELL });
+        }
+        let json = serde_json::to_string(&worker.cohorts).expect("can be written");
+        assert!(json.len() < 250, "{} bytes: {json}", json.len());
+        assert_eq!(serde_json::from_str::<Cohorts>(&json).expect("as written"), worker.cohorts);
+        let plain = r#"[{"epoch":7181784000,"revision":1,"share":10.0,"colours":{"blue":[[1,0,1,0,0,0],[],[],{},{}],"green":[[0,0,0,0,0,0],[],[],{},{}]}}]"#;
+        assert!(serde_json::from_str::<Cohorts>(plain).is_ok());
+        for damaged in ["{}", "[1]", r#"[{"epoch":1}]"#] {
+            assert!(serde_json::from_str::<Cohorts>(damaged).is_err(), "{damaged}");
+        }
+    }
+}

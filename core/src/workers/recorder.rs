@@ -166,3 +166,151 @@ impl Recorder {
         self.is_news || !self.cohorts.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::metrics::counters::Class;
+    use crate::model::name::Version;
+    use crate::store::lease::Instance;
+    use crate::testing::host::{START, TestHost};
+    use crate::testing::{iris, percent};
+
+    fn member(host: &TestHost) -> Member {
+        let instance = Instance::register(&host.store, START);
+        Member::enrol(&host.store, host, instance, instance.get(), START).expect("in reach")
+    }
+
+    fn after(millis: u64) -> Timestamp {
+        START.plus(Duration::from_millis(millis))
+    }
+
+    fn candidate(colour: Colour, version: &str) -> (Colour, Buckets) {
+        (colour, Buckets::new(&iris(), &Version::new(version).expect("valid"), None))
+    }
+
+    fn begin(recorder: &mut Recorder, at: Timestamp, draw: Draw) -> Ticket {
+        recorder.begin((at, Revision::ZERO, percent("10")), candidate(Colour::Green, "2"), Colour::Green, draw)
+    }
+
+    fn end(recorder: &mut Recorder, ticket: Ticket) {
+        let attribution = Attribution::expected(Colour::Green, Class::Status(2));
+        recorder.end(ticket, &attribution, Duration::ZERO, &ErrorRule::default(), Host::default);
+    }
+
+    /// All green requests and those under way, as the leader knows them.
+    fn known(host: &TestHost, now: Timestamp) -> (u64, u64) {
+        let cohorts = gathered(&host.store, &Roster::read(&host.store), &iris(), now);
+        let of = |count: fn(&crate::metrics::cohorts::Fates) -> u64| {
+            cohorts.all().iter().map(|cohort| count(&cohort.colours.green)).sum()
+        };
+        (of(|fates| fates.total), of(|fates| fates.open))
+    }
+
+    #[test]
+    fn the_leader_knows_what_all_workers_have_written() {
+        let host = TestHost::default();
+        let workers = [member(&host), member(&host)];
+        let mut recorders: [Recorder; 2] = Default::default();
+        assert_eq!(known(&host, START), (0, 0));
+        for (recorder, member) in recorders.iter_mut().zip(&workers) {
+            let ticket = begin(recorder, START, Draw::Request);
+            assert!(recorder.write(&host.store, &iris(), member, START));
+            begin(recorder, START, Draw::Request);
+            end(recorder, ticket);
+        }
+        assert_eq!(known(&host, START), (2, 2), "what is not written is not known");
+        recorders[0].write(&host.store, &iris(), &workers[0], START);
+        assert_eq!(known(&host, START), (3, 2));
+    }
+
+    #[test]
+    fn nothing_is_written_while_nothing_is_new_and_an_empty_record_when_all_is_read() {
+        let host = TestHost::default();
+        let (member, mut recorder) = (member(&host), Recorder::default());
+        let key = Key::Cohorts(&iris(), member.slot).to_string();
+        let stands = || host.store.read(&key).expect("in reach");
+        assert!(!recorder.write(&host.store, &iris(), &member, START));
+        assert_eq!(stands().value, None);
+        let ticket = begin(&mut recorder, START, Draw::Request);
+        recorder.write(&host.store, &iris(), &member, START);
+        let first = stands();
+        assert!(recorder.write(&host.store, &iris(), &member, after(250)));
+        assert_eq!(stands(), first);
+        end(&mut recorder, ticket);
+        host.store.set_reachable(false);
+        recorder.write(&host.store, &iris(), &member, after(500));
+        host.store.set_reachable(true);
+        assert!(recorder.write(&host.store, &iris(), &member, after(750)), "what was not written stays news");
+        assert_eq!(known(&host, after(750)), (1, 0));
+        assert!(!recorder.write(&host.store, &iris(), &member, after(10_000)));
+        assert_eq!(stands().value, Some(Vec::new()));
+        let last = stands();
+        assert!(!recorder.write(&host.store, &iris(), &member, after(10_250)));
+        assert_eq!(stands(), last);
+    }
+
+    #[test]
+    fn what_a_worker_leaves_behind_counts_once_and_without_what_was_under_way() {
+        let host = TestHost::default();
+        let (first, mut recorder) = (member(&host), Recorder::default());
+        let ticket = begin(&mut recorder, START, Draw::Request);
+        end(&mut recorder, ticket);
+        begin(&mut recorder, after(250), Draw::Request);
+        recorder.write(&host.store, &iris(), &first, after(250));
+        // A read between these must not count it twice.
+        for _ in 0..2 {
+            keep(&host.store, &iris(), &first, after(250)).expect("in reach");
+            assert_eq!(known(&host, after(250)), (1, 0));
+        }
+        Roster::change(&host.store, START, &mut Vec::clear).expect("in reach");
+        let second = member(&host);
+        assert_eq!((second.slot, known(&host, after(250))), (first.slot, (1, 0)));
+        let mut recorder = Recorder::default();
+        begin(&mut recorder, after(500), Draw::Request);
+        recorder.write(&host.store, &iris(), &second, after(500));
+        assert_eq!(known(&host, after(500)), (2, 1));
+        assert_eq!(known(&host, after(150_500)), (1, 1), "what is too old is of no use");
+    }
+
+    #[test]
+    fn those_who_noted_nothing_leave_nothing_behind() {
+        let host = TestHost::default();
+        let member = member(&host);
+        keep(&host.store, &iris(), &member, START).expect("in reach");
+        assert_eq!(host.store.read(&Key::DepartedCohorts(&iris()).to_string()).expect("in reach").value, None);
+    }
+
+    #[test]
+    fn what_others_wrote_under_these_keys_is_no_evidence() {
+        let host = TestHost::default();
+        let member = member(&host);
+        for bytes in [&b"{}"[..], b"\xff", b"[1]", br#"{"number":99,"cohorts":[]}"#] {
+            host.store.put(&Key::Cohorts(&iris(), member.slot).to_string(), bytes);
+            host.store.put(&Key::DepartedCohorts(&iris()).to_string(), bytes);
+            assert_eq!(known(&host, START), (0, 0), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn the_keys_of_another_candidate_are_all_new() {
+        let firsts = |change: &dyn Fn(&mut Recorder), then: (Colour, Buckets)| {
+            let mut recorder = Recorder::default();
+            let begin = |recorder: &mut Recorder, candidate| {
+                recorder.begin((START, Revision::ZERO, percent("10")), candidate, Colour::Green, Draw::Key(7));
+            };
+            begin(&mut recorder, candidate(Colour::Green, "2"));
+            change(&mut recorder);
+            begin(&mut recorder, then);
+            recorder.cohorts.all().iter().map(|cohort| cohort.colours.green.firsts).sum::<u64>()
+        };
+        let same = candidate(Colour::Green, "2");
+        assert_eq!(firsts(&|_| {}, same), 1);
+        assert_eq!(firsts(&Recorder::on_no_canary, same), 2);
+        assert_eq!(firsts(&|_| {}, candidate(Colour::Green, "3")), 2);
+        assert_eq!(firsts(&|_| {}, candidate(Colour::Blue, "2")), 2);
+    }
+}
