@@ -60,7 +60,7 @@ async fn rolled_back(env: &Environment, load: Running, fault: Instant, rule: &st
     let verdict = &comparison["verdict"];
     ensure!(verdict["breached"] == rule, "{verdict:#}");
     let sentence = verdict["sentence"].as_str().context("no sentence")?;
-    ensure!(sentence.contains(" green ") && change.reason == sentence, "{sentence:?}, but {:?}", change.reason);
+    ensure!(sentence.contains("green ") && change.reason == sentence, "{sentence:?}, but {:?}", change.reason);
     let after = env.load()?.at_most(100).run().await;
     ensure!(after.count("blue") == 100, "{:?}", after.colours());
     env.ensure_no_trap()
@@ -212,7 +212,7 @@ async fn a_step_ends_by_evidence_long_before_it_has_to() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_that_observes_says_once_what_it_would_have_done_and_the_rollout_goes_on() -> Result<()> {
-    let env = environment(json!({"on_breach": "observe", "also_after_promote": "10m"}), "4s").await?;
+    let env = environment(json!({"on_breach": "observe", "also_after_promote": "10m"}), "9s").await?;
     env.green.behave(Behaviour::Sometimes { status: 500, one_in: 3 });
     let load = traffic(&env)?;
     env.envoy.admin()?.rollout(IRIS, "start").await?;
