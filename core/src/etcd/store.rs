@@ -51,6 +51,10 @@ struct Queue {
 #[derive(Debug)]
 pub struct QueueTurn(Rc<Queue>);
 
+/// Stands where states have the name of a deployment, in the keys of what is no state: whoever may use the keys under the
+/// prefix may use these, and who follows the states does not hear of them.
+const BESIDE: &[u8] = b"~";
+
 /// How many keys are read at once: a state with its whole history has some 15 KB.
 const PAGE: i64 = 64;
 
@@ -83,12 +87,9 @@ impl EtcdStore {
         std::str::from_utf8(key.strip_prefix(self.prefix.as_slice())?).ok()
     }
 
-    /// The first key after all that begin with the prefix. The prefix ends with a slash, and the byte after that is 0.
+    /// The first key after all states. What is kept beside them begins with [`BESIDE`], which comes after every name.
     pub fn end(&self) -> Vec<u8> {
-        let mut end = self.prefix.clone();
-        end.pop();
-        end.push(b'0');
-        end
+        [self.prefix.as_slice(), BESIDE].concat()
     }
 
     /// Reads one key.
@@ -230,13 +231,16 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use crate::etcd::model::fleet;
+    use crate::model::name::DeploymentName;
     use crate::testing::host::{TestHost, poll_once};
     use crate::testing::iris;
 
     #[test]
     fn a_prefix_covers_its_own_keys_and_no_others() {
         let fleet = fleet();
-        assert_eq!((fleet.key(&iris()), fleet.end()), (b"/bluegreen/iris".to_vec(), b"/bluegreen0".to_vec()));
+        assert_eq!((fleet.key(&iris()), fleet.end()), (b"/bluegreen/iris".to_vec(), b"/bluegreen/~".to_vec()));
+        let last = DeploymentName::new("z".repeat(63)).expect("valid");
+        assert!(fleet.key(&last) < fleet.end(), "names end before what is kept beside the states");
         let cases: [(&[u8], _); 4] = [
             (b"/bluegreen/iris", Some("iris")),
             (b"/bluegreen", None),
