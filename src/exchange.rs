@@ -7,6 +7,7 @@ use bluegreen_core::controllers::failover;
 use bluegreen_core::deployment::DeploymentIndex;
 use bluegreen_core::inspection::seeding;
 use bluegreen_core::metrics::answer::{Attribution, Explanation, Reach};
+use bluegreen_core::metrics::cohorts::{Host, Ticket};
 use bluegreen_core::metrics::counters::{Class, ColourMetric, DeploymentMetric, of_exchange};
 use bluegreen_core::model::colour::{Colour, PerColour};
 use bluegreen_core::routing::decision::ByOverride;
@@ -32,14 +33,15 @@ pub struct Exchange {
     is_sent: bool,
     answered: Option<Answered>,
     set_cookie: Option<String>,
+    /// With which to say what became of it, where chance has shared it out between colours that are compared.
+    ticket: Option<Ticket>,
 }
 
 /// An answer whose head has come.
 struct Answered {
-    class: Class,
+    /// Whom it counts for, as what.
+    attribution: Attribution,
     after: Duration,
-    /// The colour that it counts for.
-    colour: Option<Colour>,
     /// Whether all of it has come.
     is_complete: bool,
 }
@@ -100,6 +102,12 @@ impl Exchange {
             is_sent: end_of_stream,
             answered: None,
             set_cookie: decision.set_cookie,
+            ticket: plugin.context.worker.begin(
+                (index, deployment),
+                &split,
+                (decision.colour, decision.draw),
+                began.into(),
+            ),
         };
         exchange.count(plugin, exchange.colour, ColourMetric::InFlight, 1);
         Some(exchange)
@@ -116,8 +124,10 @@ impl Exchange {
         let attribution = self.attribute(plugin);
         self.count_request(plugin, &attribution);
         self.count_foreign(plugin, &attribution);
-        let Attribution { class, colour, .. } = attribution;
-        self.answered = Some(Answered { class, after, colour, is_complete: end_of_stream });
+        if let Some((ticket, deployment)) = self.ticket.zip(plugin.context.deployments.get(self.deployment)) {
+            self.ticket = plugin.context.worker.on_head((self.deployment, deployment), ticket, &attribution, after);
+        }
+        self.answered = Some(Answered { attribution, after, is_complete: end_of_stream });
         if end_of_stream {
             // A gRPC answer without a message has its status here; others do not end with their head.
             self.on_grpc_status(false);
@@ -152,32 +162,38 @@ impl Exchange {
     pub fn on_grpc_status(&mut self, in_trailers: bool) {
         if let Some(answered) = &mut self.answered
             && let Some(status) = host::grpc_status(in_trailers)
-            && answered.class == Class::Status(2)
+            && answered.attribution.class == Class::Status(2)
         {
-            answered.class = Class::of_grpc(&status);
+            answered.attribution.class = Class::of_grpc(&status);
         }
     }
 
     /// Counts the exchange, which is over.
     pub fn end(self, plugin: &Plugin) {
         self.count(plugin, self.colour, ColourMetric::InFlight, -1);
-        let (colour, class, first_byte) = match &self.answered {
-            Some(Answered { colour, class, after, is_complete: true }) => (*colour, *class, Some(*after)),
-            Some(Answered { colour, class, after, .. }) => {
-                (*colour, class.at_the_end(&explanation().code_details), Some(*after))
+        let (attribution, first_byte) = match &self.answered {
+            Some(Answered { attribution, after, is_complete: true }) => (*attribution, Some(*after)),
+            Some(Answered { attribution, after, .. }) => {
+                let class = attribution.class.at_the_end(&explanation().code_details);
+                (Attribution { class, ..*attribution }, Some(*after))
             }
             None => {
                 let attribution = self.attribute_without_answer(plugin);
                 self.count_request(plugin, &attribution);
-                (attribution.colour, attribution.class, None)
+                (attribution, None)
             }
         };
-        let Some(colour) = colour else { return };
-        if self.is_override {
+        let Attribution { colour, class, .. } = attribution;
+        if let Some(colour) = colour.filter(|_| self.is_override) {
             self.count(plugin, colour, ColourMetric::OverrideResponses(class), 1);
             return;
         }
-        for metric in of_exchange(class, first_byte, since(self.began)) {
+        let total = if colour.is_some() { since(self.began) } else { Duration::ZERO };
+        if let Some((ticket, deployment)) = self.ticket.zip(plugin.context.deployments.get(self.deployment)) {
+            plugin.context.worker.end((self.deployment, deployment), ticket, &attribution, total, upstream_host);
+        }
+        let Some(colour) = colour else { return };
+        for metric in of_exchange(class, first_byte, total) {
             self.count(plugin, colour, metric, 1);
         }
     }
@@ -288,6 +304,11 @@ fn look_at_seed(plugin: &Plugin, index: DeploymentIndex, header: &str) {
         let has_route = finding == Finding::Missing && host::route_cluster().is_some();
         seeding::found(&plugin.context, index, header, finding, has_route);
     }
+}
+
+/// Who was asked last.
+fn upstream_host() -> Host {
+    Host::of(host::text_property(["upstream", "address"]).as_bytes())
 }
 
 /// Time since `began`; none when the clock was set back in between.

@@ -1,8 +1,8 @@
 //! A configuration, compiled: each deployment with everything that has to be known about it.
 
 use crate::config::{
-    Bake, Config, DeploymentConfig, Failover, Guard, MatchRules, Mlflow, Probe, RolloutPlan, Salt, SmokeTest,
-    WhenUnhealthy,
+    Bake, Config, DeploymentConfig, ErrorRule, Failover, Guard, LatencyOf, MatchRules, Mlflow, Probe, RolloutPlan,
+    Salt, SmokeTest, WhenUnhealthy,
 };
 use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
@@ -10,6 +10,7 @@ use crate::model::identity::Identity;
 use crate::model::name::{DeploymentName, HeaderName, HostName};
 use crate::model::split::Split;
 use crate::state::State;
+use crate::state::kept::Keep;
 
 /// The place of a deployment in the order of their names.
 pub type DeploymentIndex = usize;
@@ -124,9 +125,31 @@ impl Deployment {
         }
     }
 
+    /// Whether the colours are compared while the candidate has a share.
+    pub const fn compares(&self) -> bool {
+        self.guard.is_some() || self.rollout.is_some()
+    }
+
+    /// Whether their times to the first byte are, and not those to the last.
+    pub fn compares_first_bytes(&self) -> bool {
+        let slow = self.guard.as_ref().and_then(|guard| guard.slow.as_ref());
+        slow.is_some_and(|slow| slow.of == LatencyOf::FirstByte)
+    }
+
+    /// What counts as an error when they are.
+    pub fn error_rule(&self) -> ErrorRule {
+        self.guard.map(|guard| guard.error).unwrap_or_default()
+    }
+
     /// What is behind a colour in this state.
     pub fn identity<'a>(&'a self, state: &'a State, colour: Colour) -> &'a Identity {
         state.identities.get(colour).as_ref().unwrap_or_else(|| self.colours.get(colour))
+    }
+
+    /// What a promotion leaves with the former colour.
+    pub fn keep(&self) -> Option<Keep> {
+        let guard = self.guard.as_ref()?;
+        guard.also_after_promote.map(|r#for| Keep { share: guard.keep_percent, r#for })
     }
 
     /// The host that a request of the filter's own to a colour asks for: its `own`, or the colour's, or the deployment's

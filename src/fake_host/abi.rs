@@ -366,6 +366,8 @@ unsafe extern "C" fn proxy_get_property(
                 cluster.into_bytes()
             }
             ["upstream", "request_attempt_count"] => host.attempts.to_le_bytes().to_vec(),
+            ["upstream", "address"] if host.upstream.is_empty() => return NOT_FOUND,
+            ["upstream", "address"] => host.upstream.clone().into_bytes(),
             // Unlike the calls for maps, which give the first value, the property joins all of them.
             [side @ ("request" | "response"), "headers", name] => {
                 let map = if side == "request" { 0 } else { 2 };

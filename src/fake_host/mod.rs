@@ -91,6 +91,7 @@ struct Host {
     /// The cluster that answers; the one that the filter asks for if not said.
     serving: Option<String>,
     attempts: u64,
+    upstream: String,
     expressions: Vec<String>,
     expressions_refused: bool,
     reached_at: String,
@@ -318,6 +319,11 @@ impl FakeEnvoy {
     /// Which cluster answers from now on, and at which attempt: `None` for the one that the filter asks for.
     pub fn serve_from(&self, cluster: Option<&str>, attempts: u64) {
         host(|host| (host.serving, host.attempts) = (cluster.map(str::to_owned), attempts));
+    }
+
+    /// The address of the host that is asked from now on.
+    pub fn set_upstream(&self, address: &str) {
+        host(|host| host.upstream = address.to_owned());
     }
 
     /// Whether expressions cannot be compiled, as in an Envoy without their parser.

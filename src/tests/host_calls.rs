@@ -120,11 +120,38 @@ fn an_exchange_with_everything_turned_on_makes_12() {
     assert_eq!(of_exchange(everything, &[("cookie", b"c=2")]).len(), 12);
 }
 
-/// While a canary runs: whether the request is a preflight.
+/// While a canary runs: whether the request is a preflight. Of the first answers of a quarter of a second, and of those that
+/// went wrong, also who gave them.
 #[test]
-fn a_guarded_exchange_makes_10_and_11_while_a_canary_runs() {
+fn a_guarded_exchange_makes_10_and_11_while_a_canary_runs_and_12_when_it_is_looked_up_who_answered() {
     assert_eq!(of_exchange(r#", "guard": {}"#, &[]).len(), 10);
-    assert_eq!(of_exchange(r#", "guard": {}, "initial": {"canary_percent": 10}"#, &[]).len(), 11);
+    let canary = r#", "guard": {}, "initial": {"canary_percent": 50}"#;
+    assert_eq!(of_exchange(canary, &[]).len(), 11);
+    let envoy = FakeEnvoy::start();
+    let worker = worker(&envoy, &config(canary, ""));
+    (0..300).for_each(|_| drop(cluster(worker, &[])));
+    for (after, status, calls) in [(0, "200", 5), (0, "503", 10), (1, "200", 6)] {
+        envoy.advance(Duration::from_secs(after));
+        let exchange = infer(worker, &[]);
+        envoy.take_calls();
+        exchange.answer(status);
+        exchange.end();
+        let seen = envoy.take_calls();
+        assert_eq!(seen.len(), calls, "{status}: {seen:?}");
+        assert_eq!(seen.last() == Some(&"get_property"), calls != 5, "{seen:?}");
+    }
+}
+
+#[test]
+fn nothing_is_written_about_requests_while_nobody_compares_colours() {
+    for in_deployment in ["", r#", "guard": {}"#, r#", "initial": {"canary_percent": 10}"#] {
+        let envoy = FakeEnvoy::start();
+        let worker = worker(&envoy, &config(in_deployment, ""));
+        (0..40).for_each(|_| drop(cluster(worker, &[])));
+        envoy.tick_all();
+        let keys = envoy.shared_keys();
+        assert!(!keys.iter().any(|key| key.contains("/cohorts")), "{in_deployment}: {keys:?}");
+    }
 }
 
 /// The status, and the three facts of the explanation.

@@ -3,6 +3,7 @@
 mod admin_calls;
 mod answers;
 mod bounds;
+mod cohorts;
 mod cookie;
 mod executor;
 mod failure;

@@ -3,8 +3,8 @@
 use super::*;
 
 const ROLLOUT: &str = r#", "rollout": {"steps": [
-    {"canary_percent": 20, "hold": "1s", "min_requests": 5}, {"canary_percent": 50, "hold": "1s"}]},
-    "guard": {"error": {"max_rate": 0.5, "after": 4}}"#;
+    {"canary_percent": 20, "hold": "1s", "min_requests": 5}, {"canary_percent": 50, "hold": "1s", "min_requests": 5}]},
+    "guard": {"warm_up": {"requests": 0}, "error": {"max_rate": 0.5, "after": 4}}"#;
 
 fn configured() -> String {
     let tokens =
@@ -62,7 +62,7 @@ fn a_new_leader_goes_on_where_the_last_one_was() {
     // The first worker is gone; its lease runs out.
     let second = worker(&envoy, &configured());
     envoy.advance(Duration::from_secs(6));
-    run(&envoy, &[second], 1, "200");
+    run(&envoy, &[second], 4, "200");
     let seen = state(second, "");
     assert!(seen.contains(r#""canary_percent":50"#), "{seen}");
 }
@@ -136,4 +136,67 @@ fn requests_by_override_neither_end_a_canary_nor_take_a_rollout_on() {
     }
     run(&envoy, &workers, 6, "200");
     assert!(!state(workers[0], "").contains(r#""canary_percent":20,"#));
+}
+
+/// A worker of a deployment with this guard, whose green was promoted.
+fn promoted(envoy: &FakeEnvoy, guard: &str) -> Worker {
+    let configured = configured().replace(
+        r#""guard": {"warm_up": {"requests": 0}, "error": {"max_rate": 0.5, "after": 4}}"#,
+        &format!(r#""guard": {guard}"#),
+    );
+    let worker = worker(envoy, &configured);
+    assert_eq!(operate(worker, "POST", "/promote"), 200);
+    worker
+}
+
+#[test]
+fn what_the_former_colour_keeps_after_a_promotion_is_routed_and_ends_in_time() {
+    let envoy = FakeEnvoy::start();
+    let worker = promoted(&envoy, r#"{"also_after_promote": "20s", "keep_percent": 20}"#);
+    let routed = |seconds: usize| {
+        let mut to_blue = 0;
+        for request in 0..seconds * 10 {
+            let exchange = infer(worker, &[]);
+            to_blue += usize::from(exchange.request_header("x-bluegreen-cluster") == ["b1"]);
+            exchange.answer("200");
+            exchange.end();
+            envoy.advance(Duration::from_millis(100));
+            if request % 2 == 0 {
+                worker.tick();
+            }
+        }
+        to_blue
+    };
+    let kept = state(worker, "");
+    assert!(kept.contains(r#""kept":{"percent":20,"until":"2026-11-23T15:00:20"#), "{kept}");
+    let to_blue = routed(19);
+    assert!((36..=40).contains(&to_blue), "{to_blue} of 190");
+    routed(2);
+    let over = state(worker, "");
+    assert!(over.contains(r#""active":"green","candidate":"blue","canary_percent":0"#), "{over}");
+    assert!(!over.contains(r#""kept""#) && over.contains("blue kept 20 % since the promotion of green"), "{over}");
+    assert_eq!(routed(2), 0);
+}
+
+#[test]
+fn a_promoted_colour_that_fails_gives_the_traffic_back_to_the_one_that_kept_a_share() {
+    let envoy = FakeEnvoy::start();
+    let worker = promoted(&envoy, r#"{"also_after_promote": "10m", "keep_percent": 20}"#);
+    run(&envoy, &[worker], 20, "503");
+    let seen = state(worker, "");
+    assert!(seen.contains(r#""active":"blue","candidate":"green","canary_percent":0"#), "{seen}");
+    assert!(seen.contains(r#""source":"guard""#) && seen.contains("errors of green"), "{seen}");
+}
+
+#[test]
+fn a_guard_that_observes_says_once_what_it_would_have_done_and_does_nothing() {
+    let envoy = FakeEnvoy::start();
+    let worker = promoted(&envoy, r#"{"on_breach": "observe", "also_after_promote": "10m", "keep_percent": 20}"#);
+    run(&envoy, &[worker], 30, "503");
+    let seen = state(worker, "");
+    assert!(seen.contains(r#""revision":1,"active":"green""#), "{seen}");
+    let verdict = state(worker, "/comparison");
+    assert!(verdict.contains(r#""breached":"error""#) && verdict.contains(r#""would":"roll back""#), "{verdict}");
+    let lines: Vec<String> = envoy.logs().into_iter().filter(|line| line.contains("guard rule=")).collect();
+    assert!(lines.len() == 1 && lines[0].ends_with("(on_breach: rollback would roll back)"), "{lines:?}");
 }

@@ -56,6 +56,9 @@ pub struct Deployment {
     pub canary_percent: f64,
     /// Share of the active colour's requests that are copied to the candidate.
     pub shadow_percent: f64,
+    /// The canary share is what the former colour keeps after a promotion.
+    #[serde(default)]
+    pub kept: Option<Kept>,
     /// Cluster and version of each colour.
     pub colours: BTreeMap<String, Colour>,
     /// How many workers follow this revision.
@@ -85,6 +88,15 @@ pub struct Deployment {
     /// The rollout under way, or the last one.
     #[serde(default)]
     pub rollout: Option<Rollout>,
+}
+
+/// A share that the former colour keeps.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+pub struct Kept {
+    /// How large it is.
+    pub percent: f64,
+    /// When it ends.
+    pub until: String,
 }
 
 /// How many workers follow the state.

@@ -53,7 +53,7 @@ impl RolloutView {
             Phase::Running => {
                 let refusal =
                     source_status::read(store, &deployment.name, Source::Rollout).and_then(|status| status.refusal);
-                match (waits_for(rollout, deployment, analysis, now), refusal) {
+                match (waits_for(deployment, state, analysis, now), refusal) {
                     (None, _) => operator("the configuration has no such step"),
                     (Some(waits), Some(refusal)) if waits.is_empty() => {
                         vec![format!("the next step is refused: {refusal}")]

@@ -43,6 +43,8 @@ pub struct DeploymentView<'a> {
     candidate: Colour,
     canary_percent: Percent,
     shadow_percent: Percent,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<KeptView>,
     colours: PerColour<ColourView<'a>>,
     in_force: InForceView,
     workers: Vec<WorkerView>,
@@ -59,6 +61,13 @@ pub struct DeploymentView<'a> {
     sources: BTreeMap<&'static str, SourceStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rollout: Option<RolloutView>,
+}
+
+/// The canary share is what the former colour keeps after a promotion.
+#[derive(Clone, Debug, Serialize)]
+struct KeptView {
+    percent: Percent,
+    until: Timestamp,
 }
 
 /// A colour as configured, and as it is now.
@@ -218,6 +227,7 @@ impl<'a> DeploymentView<'a> {
             candidate: state.split.candidate(),
             canary_percent: state.split.canary_percent,
             shadow_percent: state.split.shadow_percent,
+            kept: state.kept.map(|kept| KeptView { percent: state.split.canary_percent, until: kept.until }),
             colours,
             in_force: InForceView::new(state.revision, confirmation),
             workers: WorkerView::all(store, &deployment.name),

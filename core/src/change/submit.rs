@@ -126,8 +126,9 @@ fn apply_here(
 
 /// Says that nothing but this Envoy's memory holds a state which differs from the one that a start begins with.
 fn note_durability(host: &dyn Host, deployment: &Deployment, applied: &Applied) {
-    let Split { active, canary_percent, shadow_percent } = applied.state.split;
-    if applied.state.split == deployment.initial {
+    let lasting = applied.state.lasting_split();
+    let Split { active, canary_percent, shadow_percent } = lasting;
+    if lasting == deployment.initial {
         // A first configuration has nothing to take back.
         if applied.effect != Effect::None {
             setup::clear(host, deployment, SetupProblem::NotDurable);
@@ -243,9 +244,14 @@ fn decide(
         return Err(Obstacle::Rejected(Rejection::Superseded));
     }
     let before = &before.knowing(&deployment.colours);
+    // A promotion may be the way out of a colour that is down.
+    let is_down = |colour| probe::health(store, deployment, before).get(colour).as_ref().is_some_and(|of| !of.healthy);
+    let keep = deployment.keep().filter(|_| !is_down(before.split.active));
     let after = |forced: bool| {
         let author = Author { forced, ..request.author.clone() };
-        before.after(&request.command, author, now).map_err(|refusal| Obstacle::Rejected(Rejection::Refused(refusal)))
+        before
+            .after_keeping(keep, &request.command, author, now)
+            .map_err(|refusal| Obstacle::Rejected(Rejection::Refused(refusal)))
     };
     let Some(unforced) = after(false)? else { return Ok(None) };
     if request.checks == Checks::Enforce {

@@ -221,11 +221,6 @@ impl Guard {
     pub fn alpha(&self) -> f64 {
         1.0 - self.confidence
     }
-
-    /// How likely a candidate that is no worse may be accused by one rule: all of them share the whole equally.
-    pub fn alpha_per_rule(&self) -> f64 {
-        self.alpha() / 2.0
-    }
 }
 
 impl Default for Guard {

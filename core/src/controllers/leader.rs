@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::rollout::{self, Step};
+use super::rollout;
 use super::submissions::Submissions;
 use super::workers::{self, Watch};
 use crate::change::context::Context;
@@ -24,8 +24,8 @@ use crate::routing::worker::WorkerState;
 use crate::state::{Command, Restamp};
 use crate::store::record::{self, Applied};
 use crate::store::{CasToken, StoreError};
-use crate::workers::report;
 use crate::workers::roster::Roster;
+use crate::workers::{recorder, report};
 
 /// What the leader remembers of a deployment from tick to tick.
 #[derive(Clone, Copy, Default)]
@@ -239,7 +239,9 @@ fn analyse(
     memory: &mut Memory,
 ) -> Option<ChangeRequest> {
     let (host, now) = (&*context.host, context.host.now());
-    if deployment.guard.is_none() && deployment.rollout.is_none() {
+    // A share that is kept ends in any case.
+    let is_kept = context.worker.state(index).is_some_and(WorkerState::is_kept);
+    if !deployment.compares() && !is_kept {
         return None;
     }
     let write = context.worker.state(index).and_then(WorkerState::known_write);
@@ -250,19 +252,29 @@ fn analyse(
     let loaded = record::load(host.store(), &deployment.name, deployment.initial, now).ok()?;
     let before = analysis::read(host.store(), &deployment.name);
     let was_breached = before.as_ref().is_some_and(|analysis| analysis.breach.is_some());
-    let counts = report::counts(host.store(), &deployment.name);
-    let step: Step = rollout::step((index, deployment), &loaded.state, before, &counts, now);
-    if let Some(analysis) = &step.analysis {
+    let state = &loaded.state;
+    let mut analysis = rollout::analysed(deployment, state, before, now);
+    if let Some(analysis) = analysis.as_mut().filter(|analysis| !analysis.over) {
+        let cohorts = recorder::gathered(host.store(), &Roster::read(host.store()), &deployment.name, now);
+        let evidence = analysis.collect(&cohorts, &deployment.guard.unwrap_or_default(), now);
+        rollout::play(deployment, state, analysis, &evidence, now);
+    }
+    if let Some(analysis) = &analysis {
         if analysis::record(host.store(), &deployment.name, analysis).is_err() {
             warn_once(context, deployment, "the guard's evidence cannot be kept", &mut memory.warned);
         }
         if let (Some((rule, _)), false, Some(guard)) = (analysis.breach, was_breached, &deployment.guard) {
             let (name, rule, what) = (&deployment.name, rule.as_str(), verdict::sentence(analysis, guard));
-            host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
+            let would = verdict::would(analysis, guard);
+            let would = would.map_or_else(String::new, |would| format!(" (on_breach: rollback would {would})"));
+            host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}{would}"));
         }
     }
-    memory.idle_at = Some(loaded.token).filter(|_| rollout::is_idle(&loaded.state, &step));
-    step.request
+    let request =
+        analysis.as_ref().and_then(|analysis| rollout::next_change((index, deployment), state, analysis, now));
+    let is_idle = request.is_none() && rollout::is_idle(state, analysis.as_ref());
+    memory.idle_at = Some(loaded.token).filter(|_| is_idle);
+    request
 }
 
 // === impl Turns ===

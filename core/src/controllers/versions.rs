@@ -99,7 +99,7 @@ pub fn is_waiting(waiting: &PerColour<Option<Waiting>>) -> bool {
 pub fn holds_back(waiting: &PerColour<Option<Waiting>>, initial: Split, state: &State) -> bool {
     let gains = |colour| {
         (colour == initial.active && colour != state.split.active)
-            || (colour == initial.candidate() && initial.canary_percent > state.split.canary_percent)
+            || (colour == initial.candidate() && initial.canary_percent > state.lasting_split().canary_percent)
     };
     Colour::ALL.into_iter().any(|colour| gains(colour) && waiting.get(colour).is_some())
 }

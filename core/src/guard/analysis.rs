@@ -1,16 +1,18 @@
-//! The guard of one canary: what it has counted, what its tests say, and whether a rule is broken.
+//! The guard of one canary: what it has seen, what its tests say, and whether a rule is broken.
 //!
 //! It is written by the leader after each tick under a key of its own, so that a new leader goes on where the last one
 //! was, and any worker can show it.
 
 use serde::{Deserialize, Serialize};
 
-use super::interval::interval;
+use super::bounds::Bounds;
+use super::evidence::{Collector, Evidence, Test};
+use super::no_worse::NoWorse;
 use super::outcomes::{Block, Outcomes};
+use super::rate_limit::LastAnswers;
 use super::sequential::SequentialTest;
-use crate::config::{ErrorRule, Guard, LatencyOf, Over, SlowRule};
-use crate::metrics::counters::ColourCounts;
-use crate::metrics::latency::{Bucket, Histogram};
+use crate::config::{Guard, Over};
+use crate::metrics::cohorts::{Cohorts, Epoch};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::identity::Identity;
 use crate::model::name::DeploymentName;
@@ -21,76 +23,58 @@ use crate::state::{Restamp, State};
 use crate::store::key::Key;
 use crate::store::{Store, StoreError, update};
 
-/// A canary, from its first request to its end.
+/// A canary, from its first request to its end, or to that of the time after its promotion.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CanaryAnalysis {
     /// The colour that is watched.
     pub candidate: Colour,
     /// How far it has come.
-    pub stage: Baseline,
+    pub stage: Stage,
     /// Whether it is not watched any more: what is here is how it ended.
     pub over: bool,
     /// When it began.
     pub began: Timestamp,
-    /// Since the canary began.
-    pub since_began: PerColour<Totals>,
-    /// Since the traffic was last set.
-    pub since_set: PerColour<Totals>,
+    /// Requests since the canary began; the bad ones are errors.
+    pub since_began: PerColour<Outcomes>,
+    /// Requests since the traffic was last set.
+    pub since_set: PerColour<Outcomes>,
+    /// Units without an answer since the canary began.
+    pub unanswered: PerColour<Outcomes>,
+    /// Slow ones, at the bound that is shown.
+    pub slow_shares: PerColour<Outcomes>,
     /// The rule about errors.
     pub error: SequentialTest,
-    /// The rule about latency.
-    pub slow: SequentialTest,
-    /// What is slow.
-    pub bound: Threshold,
+    /// The rule about requests without an answer.
+    pub no_answer: SequentialTest,
+    /// The rule about latency, at each bound.
+    pub slow: Vec<SequentialTest>,
+    /// What is slow, and how long an answer is waited for.
+    pub bounds: Bounds,
     /// The rule that was broken, and when. It stays so.
     pub breach: Option<(Rule, Timestamp)>,
     /// What the limit on the error rate was compared with at that moment.
-    #[serde(default)]
-    pub at_breach: PerColour<Totals>,
+    pub at_limit: Option<Block>,
+    /// Whether the step in force has shown what it waits for.
+    pub no_worse: Option<NoWorse>,
+    last_answers: LastAnswers,
+    warmed: Warmed,
+    collector: Collector,
     /// What is compared.
     identities: PerColour<Option<Identity>>,
-    /// The revision at the last tick.
+    /// Requests that follow an earlier revision are of another canary.
+    from: Revision,
+    /// The revision that the newest evidence follows.
     revision: Revision,
-    /// What was counted up to the last tick.
-    seen: PerColour<Totals>,
 }
 
 /// How far a canary has come.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Baseline {
-    /// Both colours have traffic.
+pub enum Stage {
+    /// The watched colour is the candidate.
     Canary,
-    /// The candidate was promoted, and is compared with what the other colour was like before.
-    Promoted(Allowed),
-}
-
-/// The shares that a promoted candidate is allowed; 1 where nothing is known.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Allowed {
-    /// Of errors.
-    pub error: f64,
-    /// Of slow answers.
-    pub slow: f64,
-}
-
-/// What is counted about one colour.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Totals {
-    /// Answers; the bad ones are errors.
-    pub errors: Outcomes,
-    /// Answers with a latency; the bad ones are slow.
-    pub slow: Outcomes,
-}
-
-/// Above which bucket an answer is slow.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Threshold {
-    /// The active colour's answers are awaited; this is what was counted before the first.
-    Calibrating(Histogram),
-    /// Above this one.
-    Above(Bucket),
+    /// It was promoted by this revision, and the other one keeps a share to be compared with.
+    Promoted(Revision),
 }
 
 /// The rules.
@@ -99,16 +83,25 @@ pub enum Threshold {
 pub enum Rule {
     /// The test of error rates.
     Error,
-    /// The test of slow shares.
+    /// The test of requests without an answer.
+    Unanswered,
+    /// The tests of slow answers.
     Slow,
     /// The limit on the error rate.
     MaxRate,
 }
 
-/// So many answers of the active colour say what `over: auto` is.
-const LEARNED: u64 = 200;
-/// The percentile of them above which an answer is slow: of p95 and p99 the one with more to count.
-const SLOW_PERCENT: u8 = 95;
+/// What a cold start may spoil is left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Warmed {
+    /// The watched colour's requests, up to an epoch.
+    requests: u64,
+    up_to: Epoch,
+    /// When the first of them began.
+    since: Option<Epoch>,
+    /// The epoch after which evidence counts.
+    at: Option<Epoch>,
+}
 
 /// What is known of a deployment's canary; none before the first, and while the store is out of reach.
 pub fn read(store: &dyn Store, name: &DeploymentName) -> Option<CanaryAnalysis> {
@@ -130,55 +123,35 @@ fn key(name: &DeploymentName) -> String {
 // === impl CanaryAnalysis ===
 
 impl CanaryAnalysis {
-    /// The analysis over the state as it is now, which is `before` or a new one. `None`: there is nothing to analysis, and
+    /// The analysis over the state as it is now, which is `before` or a new one. `None`: there is nothing to analyse, and
     /// there was nothing.
-    pub fn advance(
-        before: Option<Self>,
-        state: &State,
-        guard: Option<&Guard>,
-        counts: &PerColour<ColourCounts>,
-        now: Timestamp,
-    ) -> Option<Self> {
-        let (active, candidate) = (state.split.active, state.split.candidate());
+    pub fn advance(before: Option<Self>, state: &State, guard: Option<&Guard>, now: Timestamp) -> Option<Self> {
         // What another version did, or an earlier rollout saw, is no evidence.
         let before = before.map(|analysis| Self { over: analysis.over || !analysis.is_about(state), ..analysis });
+        if state.split.canary_percent == Percent::ZERO {
+            return before.map(|analysis| Self { over: true, ..analysis });
+        }
+        let is_kept = state.kept.is_some();
+        let watched = if is_kept { state.split.active } else { state.split.candidate() };
         let is_earlier =
             |analysis: &Self| state.rollout.is_some_and(|rollout| rollout.is_live() && analysis.began < rollout.began);
-        if state.split.canary_percent > Percent::ZERO {
-            let same = |analysis: &Self| {
-                analysis.candidate == candidate
-                    && analysis.stage == Baseline::Canary
-                    && !analysis.over
-                    && !is_earlier(analysis)
+        let same = |analysis: &Self| {
+            let goes_on = match analysis.stage {
+                Stage::Canary => true,
+                Stage::Promoted(_) => is_kept,
             };
-            return Some(before.filter(same).unwrap_or_else(|| Self::begin(candidate, state, guard, counts, now)));
+            analysis.candidate == watched && goes_on && !analysis.over && !is_earlier(analysis)
+        };
+        let mut analysis = before.filter(same).unwrap_or_else(|| Self::begin(watched, state, guard, now));
+        if is_kept && analysis.stage == Stage::Canary {
+            analysis.stage = Stage::Promoted(state.revision);
         }
-        let watched_for = guard.and_then(|guard| guard.also_after_promote);
-        let promoted = state.rollback_to == Some(candidate)
-            && state.switched_at.zip(watched_for).is_some_and(|(at, span)| now < at.plus(span));
-        match before {
-            Some(analysis)
-                if promoted && analysis.candidate == active && analysis.stage == Baseline::Canary && !analysis.over =>
-            {
-                Some(analysis.promoted(guard, now))
-            }
-            Some(analysis) if promoted && analysis.candidate == active && !analysis.over => Some(analysis),
-            // Promoted without a canary: there is the limit at least.
-            _ if promoted && before.as_ref().is_none_or(|analysis| analysis.candidate != active) => {
-                Some(Self::begin(active, state, guard, counts, now).promoted(guard, now))
-            }
-            Some(analysis) => Some(Self { over: true, ..analysis }),
-            None => None,
-        }
+        Some(analysis)
     }
 
-    /// Whether what was counted is about what is behind the colours in this state. A promoted candidate is compared with
-    /// what was counted before.
+    /// Whether what was seen is about what is behind the colours in this state.
     pub fn is_about(&self, state: &State) -> bool {
-        match self.stage {
-            Baseline::Canary => self.identities == state.identities,
-            Baseline::Promoted(_) => self.identities.get(self.candidate) == state.identities.get(self.candidate),
-        }
+        self.identities == state.identities
     }
 
     /// The same analysis, as [`State::restamped`].
@@ -188,189 +161,226 @@ impl CanaryAnalysis {
         Self { began: how.moves(self.began, now), breach, ..self.clone() }
     }
 
-    fn begin(
-        candidate: Colour,
-        state: &State,
-        guard: Option<&Guard>,
-        counts: &PerColour<ColourCounts>,
-        now: Timestamp,
-    ) -> Self {
-        let slow = guard.and_then(|guard| guard.slow);
-        let bound = match slow.map(|rule| rule.over) {
-            Some(Over::Latency(bound)) => Threshold::Above(Bucket::of(bound)),
-            Some(Over::Auto) | None => Threshold::Calibrating(
-                slow.map_or_else(Histogram::default, |rule| counts.get(candidate.other()).latency(rule.of).clone()),
-            ),
-        };
-        let mut analysis = Self {
+    fn begin(candidate: Colour, state: &State, guard: Option<&Guard>, now: Timestamp) -> Self {
+        Self {
             candidate,
-            stage: Baseline::Canary,
+            stage: Stage::Canary,
             over: false,
             began: now,
             since_began: PerColour::default(),
             since_set: PerColour::default(),
+            unanswered: PerColour::default(),
+            slow_shares: PerColour::default(),
             error: SequentialTest::default(),
-            slow: SequentialTest::default(),
-            bound,
+            no_answer: SequentialTest::default(),
+            slow: Vec::new(),
+            bounds: Bounds::new(guard),
             breach: None,
-            at_breach: PerColour::default(),
+            at_limit: None,
+            no_worse: None,
+            last_answers: LastAnswers::default(),
+            warmed: Warmed::default(),
+            collector: Collector::default(),
             identities: state.identities.clone(),
+            from: state.revision,
             revision: state.revision,
-            seen: PerColour::default(),
-        };
-        analysis.seen = PerColour::from_fn(|colour| analysis.tally(counts.get(colour), guard));
-        analysis
+        }
     }
 
-    /// The analysis once the candidate is active: the tests begin anew, against what the other colour may have been like.
-    fn promoted(self, guard: Option<&Guard>, now: Timestamp) -> Self {
-        let before = self.since_began.get(self.candidate.other());
-        // Half of a rule's chance is spent here, the other half on the test.
-        let alpha = guard.map_or(1.0, Guard::alpha_per_rule) / 2.0;
-        let allowed = |outcomes: Outcomes, margin: f64| (interval(outcomes, alpha).1 + margin).min(1.0);
-        let stage = Baseline::Promoted(Allowed {
-            error: guard.map_or(1.0, |guard| allowed(before.errors, guard.error.max_increase)),
-            slow: guard.and_then(|guard| guard.slow).map_or(1.0, |rule| allowed(before.slow, rule.max_increase)),
-        });
-        let (error, slow) = (SequentialTest::default(), SequentialTest::default());
-        Self { stage, began: now, since_began: PerColour::default(), error, slow, breach: None, ..self }
+    /// Learns from this Envoy's cohorts what is slow, and gives the evidence that they have become.
+    pub fn collect(&mut self, cohorts: &Cohorts, guard: &Guard, now: Timestamp) -> Vec<Evidence> {
+        self.bounds.learn(cohorts, guard, self.candidate, now);
+        self.collector.collect(cohorts, self.from, (guard, &self.bounds), now)
     }
 
-    /// Takes what was counted since the last tick.
-    pub fn observe(&mut self, state: &State, guard: Option<&Guard>, counts: &PerColour<ColourCounts>, now: Timestamp) {
-        let learned = self.learn(guard, counts);
-        let tallies = PerColour::from_fn(|colour| self.tally(counts.get(colour), guard));
-        let new = PerColour::from_fn(|colour| {
-            let new = tallies.get(colour).since(self.seen.get(colour));
-            // Until this tick nothing was called slow.
-            if learned { Totals { slow: Outcomes::default(), ..new } } else { new }
-        });
-        self.seen = tallies;
-        let set = self.revision != state.revision;
-        if set {
-            // These requests were shared out in two ways: they count, and nothing is concluded from them.
-            self.revision = state.revision;
+    /// Takes a piece of evidence, and concludes. `margin` is what the step in force waits for, if it does.
+    pub fn play(&mut self, evidence: &Evidence, guard: &Guard, margin: Option<f64>, now: Timestamp) {
+        if self.over || evidence.revision < self.from {
+            return;
+        }
+        if evidence.revision > self.revision {
+            // The traffic was set.
+            self.revision = evidence.revision;
             self.since_set = PerColour::default();
-            self.error.cut();
-            self.slow.cut();
         }
-        self.count(&new);
-        if let (Some(guard), false) = (guard, set) {
-            self.conclude(guard, &new, now);
+        self.count(evidence);
+        if !self.is_after_warm_up(evidence, guard) {
+            return;
         }
-    }
-
-    /// Adds to what has been counted.
-    pub fn count(&mut self, new: &PerColour<Totals>) {
-        for colour in Colour::ALL {
-            let add = |tally: &mut Totals| *tally = tally.and(new.get(colour));
-            add(self.since_began.get_mut(colour));
-            add(self.since_set.get_mut(colour));
+        self.test(evidence, guard);
+        if evidence.test == Test::Error {
+            self.show(evidence, margin);
+            let limit = Block {
+                active: *evidence.all.get(self.candidate.other()),
+                candidate: *evidence.all.get(self.candidate),
+            };
+            self.last_answers.add(limit, guard.error);
         }
-    }
-
-    /// Lets the tests see what was counted last, and says whether a rule is broken.
-    pub fn conclude(&mut self, guard: &Guard, new: &PerColour<Totals>, now: Timestamp) {
-        self.test(guard, new);
         if self.breach.is_none() {
-            self.breach = self.violated_rule(guard).map(|rule| (rule, now));
-            self.at_breach = self.since_set;
+            self.breach = self.broken(evidence, guard).map(|rule| (rule, now));
         }
     }
 
-    /// Settles what is slow, once enough is known. Whether it was settled now.
-    fn learn(&mut self, guard: Option<&Guard>, counts: &PerColour<ColourCounts>) -> bool {
-        let (Threshold::Calibrating(before), Some(rule)) = (&self.bound, guard.and_then(|guard| guard.slow)) else {
-            return false;
-        };
-        let bound = match rule.over {
-            Over::Latency(bound) => Some(Bucket::of(bound)),
-            Over::Auto => {
-                let answers = counts.get(self.candidate.other()).latency(rule.of).since(before);
-                answers.percentile_bucket(SLOW_PERCENT).filter(|_| answers.total() >= LEARNED)
+    fn count(&mut self, evidence: &Evidence) {
+        let add = |sums: &mut PerColour<Outcomes>, more: &PerColour<Outcomes>| {
+            for colour in Colour::ALL {
+                let sum = sums.get_mut(colour);
+                *sum = sum.and(*more.get(colour));
             }
         };
-        if let Some(bound) = bound {
-            self.bound = Threshold::Above(bound);
-        }
-        bound.is_some()
-    }
-
-    fn test(&mut self, guard: &Guard, new: &PerColour<Totals>) {
-        let (active, candidate) = (new.get(self.candidate.other()), new.get(self.candidate));
-        match self.stage {
-            Baseline::Canary => {
-                let errors = Block { active: active.errors, candidate: candidate.errors };
-                self.error.observe(guard.error.max_increase, errors);
-                if let Some(rule) = guard.slow {
-                    self.slow.observe(rule.max_increase, Block { active: active.slow, candidate: candidate.slow });
+        match evidence.test {
+            Test::Error => {
+                add(&mut self.since_began, &evidence.all);
+                if evidence.revision == self.revision {
+                    add(&mut self.since_set, &evidence.all);
                 }
             }
-            Baseline::Promoted(allowed) => {
-                self.error.observe_alone(allowed.error, candidate.errors);
-                if guard.slow.is_some() {
-                    self.slow.observe_alone(allowed.slow, candidate.slow);
+            Test::Unanswered => add(&mut self.unanswered, &evidence.units),
+            Test::Slow(number) if usize::from(number) == self.shown_bound() => {
+                add(&mut self.slow_shares, &evidence.units);
+            }
+            Test::Slow(_) => {}
+        }
+    }
+
+    /// The bound at which slow answers are shown: the 95th percentile, or the one that was given.
+    pub fn shown_bound(&self) -> usize {
+        self.bounds.slow.iter().position(|bound| bound.permille == Some(950)).unwrap_or_default()
+    }
+
+    /// Whether the warm-up is over.
+    pub const fn is_warm(&self) -> bool {
+        self.warmed.at.is_some()
+    }
+
+    /// Whether a cold start is over before this epoch.
+    fn is_after_warm_up(&mut self, evidence: &Evidence, guard: &Guard) -> bool {
+        let warmed = &mut self.warmed;
+        if warmed.at.is_none() && (warmed.since.is_none() || evidence.epoch > warmed.up_to) {
+            let since = *warmed.since.get_or_insert(evidence.epoch);
+            let more = evidence.all.get(self.candidate).total;
+            let is_long_enough = evidence.epoch.end() >= since.end().plus(guard.warm_up.r#for);
+            if warmed.requests >= guard.warm_up.requests && is_long_enough {
+                // The one before was the last that is left out.
+                warmed.at = Some(if warmed.requests == 0 { Epoch::default() } else { warmed.up_to });
+            }
+            warmed.requests = warmed.requests.saturating_add(more);
+            warmed.up_to = evidence.epoch;
+        }
+        warmed.at.is_some_and(|at| evidence.epoch > at)
+    }
+
+    fn test(&mut self, evidence: &Evidence, guard: &Guard) {
+        let share = f64::from(evidence.share.hundredths()) / 10_000.0;
+        let share = match self.stage {
+            Stage::Promoted(at) if evidence.revision >= at => 1.0 - share,
+            _ => share,
+        };
+        let watched = (self.candidate, share);
+        match evidence.test {
+            Test::Error => self.error.observe(guard.error.max_increase, evidence, watched),
+            Test::Unanswered => self.no_answer.observe(guard.unanswered.max_increase, evidence, watched),
+            Test::Slow(number) => {
+                let (Some(rule), place) = (guard.slow, usize::from(number)) else { return };
+                if self.slow.len() <= place {
+                    self.slow.resize_with(place.saturating_add(1), SequentialTest::default);
+                }
+                if let Some(test) = self.slow.get_mut(place) {
+                    test.observe(rule.max_increase, evidence, watched);
                 }
             }
         }
     }
 
-    fn violated_rule(&self, guard: &Guard) -> Option<Rule> {
-        let threshold = self.threshold(guard);
-        if self.over {
-            None
-        } else if self.is_beyond_limit(guard.error) {
-            Some(Rule::MaxRate)
-        } else if self.error.e_value() >= threshold {
-            Some(Rule::Error)
-        } else {
-            (guard.slow.is_some() && self.slow.e_value() >= threshold).then_some(Rule::Slow)
-        }
-    }
-
-    /// The e-value at which a rule is broken. After the promotion half of its chance has been spent on what is allowed.
-    pub fn threshold(&self, guard: &Guard) -> f64 {
-        match self.stage {
-            Baseline::Promoted(_) => 2.0 / guard.alpha_per_rule(),
-            Baseline::Canary => 1.0 / guard.alpha_per_rule(),
-        }
-    }
-
-    /// Whether the candidate's error rate since the traffic was last set is at the limit, and the active colour's is not
-    /// even half way there: when both fail, neither is to blame.
-    fn is_beyond_limit(&self, rule: ErrorRule) -> bool {
-        let Some(limit) = rule.max_rate else { return false };
-        let candidate = self.since_set.get(self.candidate).errors;
-        let active = self.since_set.get(self.candidate.other()).errors;
-        candidate.total >= rule.after
-            && candidate.share().is_some_and(|rate| rate >= limit)
-            && active.share().is_none_or(|rate| rate < 0.5 * limit)
-    }
-
-    /// What the counters of a colour say under the rules.
-    fn tally(&self, counts: &ColourCounts, guard: Option<&Guard>) -> Totals {
-        let count_4xx = guard.is_some_and(|guard| guard.error.count_4xx);
-        let errors = counts.failed.saturating_add(if count_4xx { counts.rejected } else { 0 });
-        let slow = match (&self.bound, guard.and_then(|guard| guard.slow)) {
-            (Threshold::Above(bound), Some(SlowRule { of, .. })) => {
-                let latency = counts.latency(of);
-                Outcomes::new(latency.total(), latency.above(*bound))
-            }
-            _ => Outcomes::default(),
+    fn show(&mut self, evidence: &Evidence, margin: Option<f64>) {
+        let Some(margin) = margin else {
+            self.no_worse = None;
+            return;
         };
-        Totals { errors: Outcomes::new(counts.answered, errors), slow }
+        let is_same = |bet: &NoWorse| bet.margin.to_bits() == margin.to_bits() && bet.revision == evidence.revision;
+        if !self.no_worse.as_ref().is_some_and(is_same) {
+            self.no_worse = Some(NoWorse::new(margin, evidence.revision));
+        }
+        if let Some(bet) = &mut self.no_worse {
+            bet.observe(evidence, self.candidate);
+        }
+    }
+
+    /// How much has been shown, for requests that follow `revision`, of the candidate being worse by less than `margin`: an
+    /// e-value.
+    pub fn shown_no_worse(&self, margin: f64, revision: Revision) -> f64 {
+        let of_this = |bet: &&NoWorse| bet.margin.to_bits() == margin.to_bits() && bet.revision == revision;
+        self.no_worse.as_ref().filter(of_this).map_or(1.0, NoWorse::e_value)
+    }
+
+    fn broken(&mut self, evidence: &Evidence, guard: &Guard) -> Option<Rule> {
+        if evidence.test == Test::Error {
+            self.at_limit = self.last_answers.beyond(guard.error, evidence.share == Percent::ALL);
+            if self.at_limit.is_some() {
+                return Some(Rule::MaxRate);
+            }
+        }
+        if self.combined(guard) < 1.0 / guard.alpha() {
+            return None;
+        }
+        let part = |rule: Rule| weight(rule, guard) * self.now(rule, guard);
+        let tested = [Rule::Error, Rule::Unanswered, Rule::Slow];
+        tested.into_iter().max_by(|one, other| part(*one).total_cmp(&part(*other)))
+    }
+
+    /// The e-value of all rules together: the mean of theirs, by their weights. A rule is broken when it reaches one over the
+    /// chance that is allowed.
+    pub fn combined(&self, guard: &Guard) -> f64 {
+        [Rule::Error, Rule::Unanswered, Rule::Slow].map(|rule| weight(rule, guard) * self.now(rule, guard)).iter().sum()
+    }
+
+    /// The e-value of a rule as it stands.
+    fn now(&self, rule: Rule, guard: &Guard) -> f64 {
+        match rule {
+            Rule::Error => self.error.now(),
+            Rule::Unanswered => self.no_answer.now(),
+            Rule::Slow => {
+                let bounds = slow_bounds(guard);
+                let begun: f64 = self.slow.iter().map(SequentialTest::now).sum();
+                (begun + bounds - self.slow.len() as f64) / bounds
+            }
+            Rule::MaxRate => 0.0,
+        }
+    }
+
+    /// The largest e-value that a rule has had, 1 at least.
+    pub fn e_value(&self, rule: Rule, guard: &Guard) -> f64 {
+        match rule {
+            Rule::Error => self.error.e_value(),
+            Rule::Unanswered => self.no_answer.e_value(),
+            Rule::Slow => {
+                let bounds = slow_bounds(guard);
+                let begun: f64 = self.slow.iter().map(SequentialTest::e_value).sum();
+                (begun + bounds - self.slow.len() as f64) / bounds
+            }
+            Rule::MaxRate => 0.0,
+        }
+    }
+
+    /// The test of slow answers that says most against the watched colour, with its place among the bounds.
+    pub fn slowest(&self) -> Option<(usize, &SequentialTest)> {
+        self.slow.iter().enumerate().max_by(|(_, one), (_, other)| one.e_value().total_cmp(&other.e_value()))
     }
 }
 
-// === impl Totals ===
+/// How many bounds the rule about slow answers has, or will have. Of those that are not settled yet each counts 1.
+fn slow_bounds(guard: &Guard) -> f64 {
+    if guard.slow.is_some_and(|rule| rule.over == Over::Auto) { Bounds::AUTO as f64 } else { 1.0 }
+}
 
-impl Totals {
-    const fn since(&self, earlier: &Self) -> Self {
-        Self { errors: self.errors.since(earlier.errors), slow: self.slow.since(earlier.slow) }
-    }
-
-    const fn and(&self, other: &Self) -> Self {
-        Self { errors: self.errors.and(other.errors), slow: self.slow.and(other.slow) }
+/// What a rule's e-value counts in the mean. All weights add up to 1.
+pub fn weight(rule: Rule, guard: &Guard) -> f64 {
+    match (rule, guard.slow) {
+        (Rule::Error, Some(_)) => 0.5,
+        (Rule::Unanswered | Rule::Slow, Some(_)) => 0.25,
+        (Rule::Error, None) => 2.0 / 3.0,
+        (Rule::Unanswered, None) => 1.0 / 3.0,
+        (Rule::Slow, None) | (Rule::MaxRate, _) => 0.0,
     }
 }
 
@@ -381,141 +391,9 @@ impl Rule {
     pub const fn as_str(self) -> &'static str {
         match self {
             Rule::Error => "error",
+            Rule::Unanswered => "unanswered",
             Rule::Slow => "slow",
             Rule::MaxRate => "max_rate",
         }
-    }
-}
-
-impl ColourCounts {
-    /// The latencies that a rule is about.
-    const fn latency(&self, of: LatencyOf) -> &Histogram {
-        match of {
-            LatencyOf::Total => &self.exchange,
-            LatencyOf::FirstByte => &self.first_byte,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[cfg(target_arch = "wasm32")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    use std::time::Duration;
-
-    use super::*;
-    use crate::model::author::{Author, Source};
-    use crate::model::name::Reason;
-    use crate::state::{Command, Patch};
-    use crate::testing::{MemoryStore, iris, percent, split};
-
-    const NOW: Timestamp = Timestamp::from_millis(10_000_000);
-
-    fn canary() -> State {
-        State::initial(split("blue", "10", "0"), NOW)
-    }
-
-    fn guard(json: &str) -> Guard {
-        serde_json::from_str(json).expect("valid")
-    }
-
-    /// So many answers, a part of them failed and rejected, and all with this latency.
-    fn counts(answered: u64, failed: u64, rejected: u64, latency: Duration) -> ColourCounts {
-        let mut counts = ColourCounts { answered, failed, rejected, ..ColourCounts::default() };
-        counts.exchange.add(Bucket::of(latency), answered);
-        counts
-    }
-
-    fn begin(guard: &Guard) -> CanaryAnalysis {
-        CanaryAnalysis::advance(None, &canary(), Some(guard), &PerColour::default(), NOW).expect("a canary")
-    }
-
-    #[test]
-    fn auto_is_settled_by_the_active_colours_first_answers_and_what_came_before_proves_nothing() {
-        let rules = guard(r#"{"slow": {"over": "auto"}}"#);
-        let mut analysis = begin(&rules);
-        let fast = Duration::from_millis(10);
-        let green = |answered| counts(answered, 0, 0, Duration::from_millis(90));
-        let few = PerColour { blue: counts(199, 0, 0, fast), green: green(50) };
-        analysis.observe(&canary(), Some(&rules), &few, NOW);
-        assert!(matches!(analysis.bound, Threshold::Calibrating(_)));
-        let enough = PerColour { blue: counts(201, 0, 0, fast), green: green(60) };
-        analysis.observe(&canary(), Some(&rules), &enough, NOW);
-        assert_eq!(analysis.bound, Threshold::Above(Bucket::of(fast)));
-        assert_eq!(analysis.since_began.green.slow, Outcomes::default());
-        let more = PerColour { blue: counts(400, 0, 0, fast), green: green(80) };
-        analysis.observe(&canary(), Some(&rules), &more, NOW);
-        assert_eq!(
-            (analysis.since_began.green.slow, analysis.since_began.blue.slow),
-            (Outcomes::new(20, 20), Outcomes::new(199, 0))
-        );
-        assert_eq!(analysis.breach.map(|(rule, _)| rule), Some(Rule::Slow));
-    }
-
-    #[test]
-    fn answers_around_a_change_of_the_share_count_and_prove_nothing() {
-        let rules = guard("{}");
-        let mut analysis = begin(&rules);
-        let patch = Patch { canary_percent: Some(percent("20")), ..Patch::default() };
-        let alice = Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
-        let later = canary().after(&Command::Patch(patch), alice, NOW).expect("allowed").expect("a change");
-        let failed = PerColour { blue: counts(100, 0, 0, Duration::ZERO), green: counts(50, 50, 0, Duration::ZERO) };
-        analysis.observe(&later, Some(&rules), &failed, NOW);
-        assert_eq!((analysis.since_set.green.errors, analysis.breach), (Outcomes::new(50, 50), None));
-        assert!(analysis.error.e_value() <= 1.0);
-    }
-
-    #[test]
-    fn a_4xx_is_an_error_only_if_the_configuration_says_so() {
-        let rejected = PerColour { blue: counts(100, 0, 0, Duration::ZERO), green: counts(50, 0, 50, Duration::ZERO) };
-        for (json, errors) in [("{}", 0), (r#"{"error": {"count_4xx": true}}"#, 50)] {
-            let rules = guard(json);
-            let mut analysis = begin(&rules);
-            analysis.observe(&canary(), Some(&rules), &rejected, NOW);
-            assert_eq!(analysis.since_began.green.errors, Outcomes::new(50, errors), "{json}");
-        }
-    }
-
-    #[test]
-    fn the_limit_spares_a_candidate_whose_active_colour_is_half_way_there() {
-        let rules = guard(r#"{"confidence": 0.999999, "error": {"max_rate": 0.2, "after": 50}}"#);
-        let none = Duration::ZERO;
-        let cases = [(49, 49, 0, None), (50, 9, 0, None), (50, 10, 9, Some(Rule::MaxRate)), (50, 10, 10, None)];
-        for (answered, failed, of_blue, expected) in cases {
-            let mut analysis = begin(&rules);
-            let counts = PerColour { blue: counts(100, of_blue, 0, none), green: counts(answered, failed, 0, none) };
-            // In pieces without the other colour, so that no test has anything to compare.
-            analysis.since_set = PerColour::from_fn(|colour| analysis.tally(counts.get(colour), Some(&rules)));
-            assert_eq!(analysis.violated_rule(&rules), expected, "{answered} {failed} {of_blue}");
-        }
-    }
-
-    #[test]
-    fn counters_that_start_again_from_nought_are_taken_as_a_pause() {
-        let rules = guard("{}");
-        let mut analysis = begin(&rules);
-        let before = PerColour { blue: counts(100, 1, 0, Duration::ZERO), green: counts(50, 1, 0, Duration::ZERO) };
-        analysis.observe(&canary(), Some(&rules), &before, NOW);
-        analysis.observe(&canary(), Some(&rules), &PerColour::default(), NOW);
-        assert_eq!(analysis.since_began.green.errors, Outcomes::new(50, 1));
-    }
-
-    #[test]
-    fn a_watch_is_kept_for_the_next_leader_and_a_foreign_value_is_none() {
-        let store = MemoryStore::default();
-        assert_eq!(read(&store, &iris()), None);
-        let rules = guard(r#"{"slow": {"over": "auto"}}"#);
-        let before = PerColour { blue: counts(7, 0, 0, Duration::from_millis(10)), ..PerColour::default() };
-        let analysis = CanaryAnalysis::advance(None, &canary(), Some(&rules), &before, NOW).expect("a canary");
-        assert!(
-            matches!(&analysis.bound, Threshold::Calibrating(before) if before.total() == 7),
-            "{:?}",
-            analysis.bound
-        );
-        record(&store, &iris(), &analysis).expect("in reach");
-        assert_eq!(read(&store, &iris()), Some(analysis));
-        store.put("bluegreen/v1/iris/watch", b"\xff");
-        assert_eq!(read(&store, &iris()), None);
     }
 }

@@ -25,6 +25,12 @@ pub fn interval(outcomes: Outcomes, alpha: f64) -> (f64, f64) {
     (boundary(seen, 0.0, plausible), boundary(seen, 1.0, plausible))
 }
 
+/// By how much the first rate is above the second: lower and upper end, -1 to 1. Each rate's interval has half of `alpha`.
+pub fn difference(first: Outcomes, second: Outcomes, alpha: f64) -> (f64, f64) {
+    let ((low, high), (other_low, other_high)) = (interval(first, 0.5 * alpha), interval(second, 0.5 * alpha));
+    (low - other_high, high - other_low)
+}
+
 /// `x ln y`, 0 when `x` is.
 fn xlny(x: f64, y: f64) -> f64 {
     if x > 0.0 { x * y.ln() } else { 0.0 }
@@ -78,5 +84,12 @@ mod tests {
         assert!(low == 0.0 && (0.005..0.02).contains(&high), "{high}");
         let (low, high) = interval(Outcomes::new(1_000, 1_000), 0.01);
         assert!(high == 1.0 && (0.98..0.995).contains(&low), "{low}");
+    }
+
+    #[test]
+    fn the_interval_of_a_difference_contains_what_was_seen_and_nought_where_nothing_is_known() {
+        let (low, high) = difference(Outcomes::new(10_000, 500), Outcomes::new(10_000, 100), 0.01);
+        assert!(low > 0.0 && low < 0.04 && high > 0.04 && high < 0.06, "{low} {high}");
+        assert_eq!(difference(Outcomes::default(), Outcomes::default(), 0.01), (-1.0, 1.0));
     }
 }

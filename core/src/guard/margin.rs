@@ -22,6 +22,8 @@
 use super::capital::{ODDS_RATIOS, PLAYERS};
 use super::outcomes::{Block, Outcomes};
 
+/// As near to a rate of nought, or of one, as is reckoned with.
+const NONE: f64 = 1e-12;
 /// Newton's steps to the nearest point: they converge quadratically, and what is left is paid for.
 const STEPS: usize = 12;
 
@@ -35,12 +37,18 @@ pub fn ln_factors(block: Block, delta: f64, recent: f64) -> [f64; PLAYERS] {
     }
     ODDS_RATIOS.map(|odds| {
         let feared = odds * allowed / (1.0 - allowed + odds * allowed);
-        let (theta, remainder) = nearest(block, recent, feared, delta);
-        let active = ln_ratio(block.active, recent, theta);
-        let candidate = ln_ratio(block.candidate, feared, theta + delta);
-        // Beside the true minimum the exponent above is at most the derivative there.
-        active + candidate - remainder
+        ln_factor(block, delta, (recent, feared))
     })
+}
+
+/// The logarithm of the factor of a player who believes in these rates, of which the second is above the first by more than
+/// `delta`, which is above -1 and below 1. All are above 0 and below 1.
+pub fn ln_factor(block: Block, delta: f64, (active, candidate): (f64, f64)) -> f64 {
+    let (theta, remainder) = nearest(block, active, candidate, delta);
+    let of_active = ln_ratio(block.active, active, theta);
+    let of_candidate = ln_ratio(block.candidate, candidate, theta + delta);
+    // Beside the true minimum the exponent above is at most the derivative there.
+    of_active + of_candidate - remainder
 }
 
 /// The `theta` of the hypothesis' nearest point, and the size of the derivative that is left there.
@@ -50,8 +58,9 @@ fn nearest(block: Block, a: f64, c: f64, delta: f64) -> (f64, f64) {
         let tau = theta + delta;
         m * (theta - a) / (theta * (1.0 - theta)) + n * (tau - c) / (tau * (1.0 - tau))
     };
-    // The derivative is not positive at `a`, not negative at `c - delta`, and grows in between.
-    let (mut low, mut high) = (a, c - delta);
+    // The derivative is not positive at `a`, not negative at `c - delta`, and grows in between. With a margin below 0 the
+    // hypothesis begins where the candidate's rate is 0.
+    let (mut low, mut high) = (a.max(NONE - delta), (c - delta).min(1.0 - NONE));
     let mut theta = (m * low + n * high) / (m + n);
     for _ in 0..STEPS {
         let here = slope(theta);
@@ -122,7 +131,7 @@ mod tests {
         // Allowed is 0.1 and the odds are three times those: 0.25.
         let ln_factors = |x, y| {
             let block = Block { active: Outcomes::new(50, x), candidate: Outcomes::new(20, y) };
-            super::ln_factors(block, 0.05, 0.05)[3]
+            super::ln_factors(block, 0.05, 0.05)[6]
         };
         let growth: f64 = (0..=50)
             .flat_map(|x| (0..=20).map(move |y| (x, y)))

@@ -9,26 +9,34 @@
 //!
 //! | part | what it does |
 //! | --- | --- |
-//! | [`outcomes`] | a block of outcomes of both colours, the unit that is bet on |
+//! | [`outcomes`] | outcomes of both colours, good and bad |
+//! | [`bounds`] | what is slow, and how long an answer is waited for |
 //! | [`evidence`] | what the cohorts of requests say to each test |
-//! | [`odds`] | the bet when the margin is 0: which colour did the block's bad outcomes fall on? |
-//! | [`margin`] | the bet with a margin |
-//! | [`fixed`] | the bet after a promotion, when there is only one colour left |
-//! | [`capital`] | how the capital is spread over sizes and beginnings of a fault |
+//! | [`capital`] | how the capital is spread over sizes and beginnings of a fault, and what may be won at once |
+//! | [`bursts`] | how much of what went wrong may be one host's doing |
+//! | [`odds`] | the bet on requests when the margin is 0: which colour did the bad ones fall on? |
+//! | [`margin`] | the bet on requests with a margin |
+//! | [`keys`] | the bet where keys are shared out: whose first failure comes next? |
 //! | [`sequential`] | the test that puts these together |
-//! | [`interval`] | the interval for a colour's rate that holds at any time |
+//! | [`no_worse`] | the bet the other way round, for a rollout that waits until a step has shown enough |
+//! | [`rate_limit`] | the limit on the error rate, which is no bet |
+//! | [`interval`] | intervals for a rate and for a difference that hold at any time |
 //! | [`analysis`] | the rules of a deployment over the life of a canary |
 //! | [`verdict`] | the same in words |
 //!
-//! The rules of one deployment share α equally (union bound): with two rules at 99 % each has a threshold of 200.
+//! The rules of one deployment share α: their e-values are averaged, and the mean is compared with 1/α.
 
 pub mod outcomes;
+pub mod bounds;
 pub mod evidence;
 pub mod capital;
-pub mod fixed;
-pub mod interval;
-pub mod margin;
+pub mod bursts;
 pub mod odds;
+pub mod margin;
+pub mod keys;
 pub mod sequential;
+pub mod no_worse;
+pub mod rate_limit;
+pub mod interval;
 pub mod analysis;
 pub mod verdict;

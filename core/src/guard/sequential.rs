@@ -1,41 +1,53 @@
-//! The sequential test of one rule: takes outcomes as they come, and says at any time how much speaks against the
-//! candidate.
+//! The sequential test of one rule: takes evidence as it comes, and says at any time how much speaks against the watched
+//! colour.
 
 use serde::{Deserialize, Serialize};
 
+use super::bursts::Bursts;
 use super::capital::Capital;
+use super::evidence::{Evidence, Test};
+use super::keys::{self, Keys};
 use super::outcomes::{Block, Outcomes};
-use super::{fixed, margin, odds};
+use super::{margin, odds};
+use crate::metrics::cohorts::Host;
+use crate::model::colour::Colour;
 
 /// A test under way.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SequentialTest {
     capital: Capital,
-    /// The largest that the capital ever was: what has been shown stays shown.
+    keys: Keys,
+    bursts: Bursts,
+    /// The largest e-value that there ever was.
     peak: f64,
-    /// What the candidate has done worse up to now, and up to the moment of the peak.
-    #[serde(default)]
-    excess: Excess,
-    #[serde(default)]
-    excess_at_peak: Excess,
-    /// Outcomes that are not played yet, because only one colour has any.
+    /// What the watched colour has done worse up to now, and up to the moment of the peak.
+    running: Excess,
+    at_peak: Excess,
+    /// Outcomes that are not played yet, because only one colour has any, and how many of them are not credited.
     pending: Block,
-    /// The active colour's recent outcomes before them.
+    surplus: u64,
+    /// The other colour's recent outcomes before them.
     recent: Recent,
 }
 
-/// The candidate's outcomes since it last was no worse in sum, with as many bad ones as were due: by the active colour's
-/// rate in the same blocks, or by the rate that is allowed. Rates over the whole canary can say the opposite of the
-/// capital: when the share changed while the rate of both did, or when a fault began late.
+/// Bad outcomes of the watched colour beside those that were due: its part of the bad ones of both, by the number of requests
+/// or keys, and what it is allowed beyond that.
+///
+/// Counted since the watched colour last was no worse in sum: rates over the whole canary can say the opposite of the capital,
+/// when the share changed while the rate of both did, or when a fault began late.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Excess {
-    outcomes: Outcomes,
-    due: f64,
+pub struct Excess {
+    /// Outcomes of the watched colour.
+    pub outcomes: u64,
+    /// Bad ones.
+    pub bad: u64,
+    /// How many of them were due.
+    pub due: f64,
 }
 
 /// A rate that forgets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Recent {
+pub struct Recent {
     total: f64,
     bad: f64,
 }
@@ -46,54 +58,106 @@ const MEMORY: f64 = 2_000.0;
 // === impl SequentialTest ===
 
 impl SequentialTest {
-    /// Takes the outcomes since the last call, under the margin `delta` (0 or more, below 1).
+    /// Takes the evidence of an epoch about the `watched` colour, under the margin `delta` (0 or more, below 1). Where keys are
+    /// shared out, it has this `share` of them (0 to 1).
     ///
-    /// When to call must not depend on what the outcomes are; on their number it may. Within a call's span the share of
-    /// the requests that the candidate gets should not change.
-    pub fn observe(&mut self, delta: f64, outcomes: Block) {
-        let block = self.pending.and(outcomes);
+    /// It comes in the order in which the requests began. When it comes, and how it is cut, may depend on how many they
+    /// were, and not on what became of them.
+    pub fn observe(&mut self, delta: f64, evidence: &Evidence, (watched, share): (Colour, f64)) {
+        let asked = evidence.hosts.iter().filter(|(colour, ..)| *colour == watched);
+        self.bursts.asked(evidence.epoch, asked.clone().map(|(_, host, _)| *host));
+        let bad: Vec<(Host, u64)> = asked.map(|(_, host, bad)| (*host, *bad)).filter(|(_, bad)| *bad > 0).collect();
+        self.surplus = self.surplus.saturating_add(self.bursts.surplus(evidence.epoch, &bad));
+        // Nobody says which hosts gave slow answers.
+        let is_unknown = matches!(evidence.test, Test::Slow(_)) || bad.iter().any(|(host, _)| *host == Host::default());
+        let limited_at = (is_unknown || self.bursts.is_single()).then_some(evidence.epoch);
+
+        let units = |colour| *evidence.units.get(colour);
+        let block = self.pending.and(Block { active: units(watched.other()), candidate: units(watched) });
+        self.observe_keys(delta, evidence, (watched, share));
         if !block.compares() {
             self.pending = block;
             return;
         }
         self.pending = Block::default();
+        let surplus = std::mem::take(&mut self.surplus).min(block.candidate.bad);
+        let rate = self.recent.rate();
         let ln_factors =
-            if delta > 0.0 { margin::ln_factors(block, delta, self.recent.rate()) } else { odds::ln_factors(block) };
-        self.capital.play(block.candidate.total, &ln_factors);
-        self.weigh(block.candidate, block.active.share().unwrap_or_default());
+            |block| if delta > 0.0 { margin::ln_factors(block, delta, rate) } else { odds::ln_factors(block) };
+        let mut factors = ln_factors(block);
+        if surplus > 0 {
+            let credited = Outcomes {
+                total: block.candidate.total.saturating_sub(surplus),
+                bad: block.candidate.bad.saturating_sub(surplus),
+            };
+            let less = ln_factors(Block { candidate: credited, ..block });
+            for (factor, less) in factors.iter_mut().zip(less) {
+                // Nothing that is held back may turn a loss into a gain.
+                *factor = factor.min(less);
+            }
+        }
+        self.capital.play(block.candidate.total, &factors, limited_at);
+        let due = if delta > 0.0 {
+            (block.active.share().unwrap_or_default() + delta) * block.candidate.total as f64
+        } else {
+            let all = block.candidate.and(block.active);
+            all.share().unwrap_or_default() * block.candidate.total as f64
+        };
+        self.weigh(block.candidate, due);
         self.recent.add(block.active);
     }
 
-    /// Takes the outcomes since the last call of a candidate that is alone, and bad with at most the rate `allowed` if
-    /// nothing is wrong.
-    pub fn observe_alone(&mut self, allowed: f64, outcomes: Outcomes) {
-        self.capital.play(outcomes.total, &fixed::ln_factors(outcomes, allowed));
-        self.weigh(outcomes, allowed);
+    /// Plays the first failures of keys.
+    fn observe_keys(&mut self, delta: f64, evidence: &Evidence, (watched, share): (Colour, f64)) {
+        if evidence.keys.is_empty() {
+            return;
+        }
+        let allowed = self.recent.allowed_odds(delta);
+        for (colour, key, host) in &evidence.keys {
+            if !self.keys.is_first(*key) {
+                continue;
+            }
+            let is_watched = *colour == watched;
+            let mut limited_at = None;
+            if is_watched {
+                if self.bursts.surplus(evidence.epoch, &[(*host, 1)]) > 0 {
+                    continue;
+                }
+                limited_at = (*host == Host::default() || self.bursts.is_single()).then_some(evidence.epoch);
+            }
+            self.capital.play(u64::from(is_watched), &keys::ln_factors(is_watched, share, allowed), limited_at);
+            let outcomes = if is_watched { Outcomes::new(1, 1) } else { Outcomes::default() };
+            self.weigh(outcomes, share * allowed / (1.0 - share + share * allowed));
+            if self.keys.is_full() {
+                self.keys.begin_era(self.capital.total());
+                self.capital = Capital::default();
+            }
+        }
+        self.recent.add(*evidence.all.get(watched.other()));
     }
 
-    /// Takes note of outcomes that were played, of which a share was `due` to be bad.
+    /// Takes note of outcomes that were played, of which so many were `due` to be bad.
     fn weigh(&mut self, outcomes: Outcomes, due: f64) {
-        self.excess.add(outcomes, due);
-        if self.capital.total() > self.peak {
-            self.peak = self.capital.total();
-            self.excess_at_peak = self.excess;
+        self.running.add(outcomes, due);
+        if self.now() > self.peak {
+            self.peak = self.now();
+            self.at_peak = self.running;
         }
     }
 
-    /// The candidate's share of bad outcomes, and the share that was due, where the e-value comes from.
-    pub fn shares(&self) -> Option<(f64, f64)> {
-        let Excess { outcomes, due } = self.excess_at_peak;
-        Some((outcomes.share()?, due / outcomes.total as f64))
+    /// How many bad outcomes there were, and how many were due, where the largest e-value comes from.
+    pub const fn excess(&self) -> Excess {
+        self.at_peak
     }
 
-    /// Leaves out what is not played yet: the share of the requests that the candidate gets has changed.
-    pub fn cut(&mut self) {
-        self.pending = Block::default();
+    /// The e-value as it stands.
+    pub fn now(&self) -> f64 {
+        self.keys.e_value(self.capital.total())
     }
 
-    /// The e-value: the largest capital so far.
+    /// The largest e-value so far, 1 at least.
     ///
-    /// As long as the candidate is within the margin, the chance that this ever reaches `1/α` is at most `α`.
+    /// As long as the watched colour is within the margin, the chance that this ever reaches `1/α` is at most `α`.
     pub fn e_value(&self) -> f64 {
         self.peak.max(1.0)
     }
@@ -103,9 +167,10 @@ impl SequentialTest {
 
 impl Excess {
     fn add(&mut self, outcomes: Outcomes, due: f64) {
-        self.outcomes = self.outcomes.and(outcomes);
-        self.due += due * outcomes.total as f64;
-        if self.outcomes.bad as f64 <= self.due {
+        self.outcomes = self.outcomes.saturating_add(outcomes.total);
+        self.bad = self.bad.saturating_add(outcomes.bad);
+        self.due += due;
+        if self.bad as f64 <= self.due {
             *self = Self::default();
         }
     }
@@ -115,13 +180,151 @@ impl Excess {
 
 impl Recent {
     /// Never 0 and never 1: half an outcome of each kind is imagined before all others.
-    fn rate(self) -> f64 {
+    pub fn rate(self) -> f64 {
         (self.bad + 0.5) / (self.total + 1.0)
     }
 
-    fn add(&mut self, outcomes: Outcomes) {
+    /// Adds outcomes that are more recent.
+    pub fn add(&mut self, outcomes: Outcomes) {
         let kept = (MEMORY / (MEMORY + outcomes.total as f64)).min(1.0);
         self.total = self.total * kept + outcomes.total as f64;
         self.bad = self.bad * kept + outcomes.bad as f64;
+    }
+
+    /// The odds ratio that `delta` points more come to at this rate.
+    fn allowed_odds(self, delta: f64) -> f64 {
+        let odds = |rate: f64| rate / (1.0 - rate);
+        if delta > 0.0 { odds((self.rate() + delta).min(0.999_999)) / odds(self.rate()) } else { 1.0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use xxhash_rust::xxh64::xxh64;
+
+    use super::*;
+    use crate::guard::evidence::{Test, evidence};
+    use crate::metrics::cohorts::Slot;
+
+    /// Numbers from 0 to 1 that look drawn by chance.
+    struct Chance(u64);
+
+    impl Chance {
+        fn next(&mut self) -> f64 {
+            self.0 += 1;
+            (xxh64(&self.0.to_le_bytes(), 7) >> 11) as f64 / (1_u64 << 53) as f64
+        }
+
+        fn of(&mut self, total: u64, rate: f64) -> Outcomes {
+            Outcomes::new(total, (0..total).filter(|_| self.next() < rate).count() as u64)
+        }
+    }
+
+    const GREEN: (Colour, f64) = (Colour::Green, 0.1);
+
+    /// The mean e-value after so many epochs, over so many canaries, each of which is played by `epoch`.
+    fn mean(canaries: u64, epochs: u64, mut epoch: impl FnMut(&mut SequentialTest, u64, &mut Chance)) -> f64 {
+        let sum: f64 = (0..canaries)
+            .map(|canary| {
+                let (mut test, mut chance) = (SequentialTest::default(), Chance(canary << 32));
+                (0..epochs).for_each(|number| epoch(&mut test, number, &mut chance));
+                test.now()
+            })
+            .sum();
+        sum / canaries as f64
+    }
+
+    /// The capital's distribution has a long tail, so the mean of a sample is off by a few hundredths.
+    const FAIR: f64 = 1.1;
+
+    #[test]
+    fn the_mean_of_the_e_value_is_at_most_one_if_the_colours_are_alike() {
+        // The rate of both rises and falls.
+        let rate = |number: u64| if number % 3 == 0 { 0.2 } else { 0.02 };
+        let requests = mean(6_000, 6, |test, number, chance| {
+            let (blue, green) = (chance.of(20, rate(number)), chance.of(3, rate(number)));
+            test.observe(0.0, &evidence(Test::Error, number, blue, green), GREEN);
+        });
+        assert!((0.8..FAIR).contains(&requests), "{requests}");
+        let limited = mean(6_000, 6, |test, number, chance| {
+            let (blue, green) = (chance.of(20, rate(number)), chance.of(3, rate(number)));
+            test.observe(0.0, &evidence(Test::Slow(0), number, blue, green), GREEN);
+        });
+        assert!(limited < FAIR, "{limited}");
+        let margin = mean(6_000, 6, |test, number, chance| {
+            let (blue, green) = (chance.of(20, 0.02), chance.of(3, 0.07));
+            test.observe(0.05, &evidence(Test::Unanswered, number, blue, green), GREEN);
+        });
+        assert!(margin < FAIR, "{margin}");
+        let keys = mean(6_000, 6, |test, number, chance| {
+            let mut piece = evidence(Test::Error, number, Outcomes::default(), Outcomes::default());
+            // Whoever fails fails again and again.
+            for _ in 0..2 {
+                let key = (chance.next() * 300.0) as u64;
+                let colour = if xxh64(&[(chance.0 >> 32) as u8, key as u8], key) % 10 == 0 {
+                    Colour::Green
+                } else {
+                    Colour::Blue
+                };
+                piece.keys.push((colour, Slot::of(key << 52), Host(1 + (key % 10) as u16)));
+            }
+            test.observe(0.0, &piece, GREEN);
+        });
+        assert!(keys < FAIR, "{keys}");
+    }
+
+    /// A canary in which a fifth of green's requests fail, on two hosts in turns or on one of the two.
+    fn failing(hosts: [u16; 2], seconds: u64) -> f64 {
+        let mut test = SequentialTest::default();
+        for number in 0..4 * seconds {
+            let bad = u64::from(number % 2 == 0);
+            let mut piece = evidence(Test::Error, number, Outcomes::new(22, 0), Outcomes::new(3, bad));
+            piece.hosts = vec![
+                (Colour::Green, Host(1), 0),
+                (Colour::Green, Host(2), 0),
+                (Colour::Green, Host(hosts[number as usize / 2 % 2]), bad),
+            ];
+            test.observe(0.0, &piece, GREEN);
+        }
+        test.e_value()
+    }
+
+    #[test]
+    fn what_one_host_of_two_does_for_three_seconds_ends_nothing_and_what_both_do_is_found_at_once() {
+        assert!(failing([1, 1], 3) < 12.0, "{}", failing([1, 1], 3));
+        assert!(failing([1, 2], 4) > 200.0, "{}", failing([1, 2], 4));
+        // And one host that goes on failing is found in time.
+        assert!(failing([1, 1], 30) > 200.0, "{}", failing([1, 1], 30));
+    }
+
+    #[test]
+    fn one_user_who_always_fails_counts_once_and_many_who_fail_count_each() {
+        let seen = |users: u64, colour: Colour| {
+            let mut test = SequentialTest::default();
+            for number in 0..40 {
+                let mut piece = evidence(Test::Error, number, Outcomes::default(), Outcomes::default());
+                let user = number % users;
+                piece.keys.push((colour, Slot::of(user << 52), Host(1 + (user % 10) as u16)));
+                test.observe(0.0, &piece, GREEN);
+            }
+            test.e_value()
+        };
+        assert!(seen(1, Colour::Green) < 10.0, "{}", seen(1, Colour::Green));
+        assert!(seen(10, Colour::Green) > 1_000.0, "{}", seen(10, Colour::Green));
+        assert!(seen(10, Colour::Blue) <= 1.0);
+    }
+
+    #[test]
+    fn what_is_told_is_how_many_were_bad_and_how_many_were_due() {
+        let mut test = SequentialTest::default();
+        for number in 0..10 {
+            test.observe(0.0, &evidence(Test::Error, number, Outcomes::new(90, 1), Outcomes::new(10, 1)), GREEN);
+        }
+        let Excess { outcomes, bad, due } = test.excess();
+        assert_eq!((outcomes, bad), (100, 10));
+        assert!((due - 2.0).abs() < 1e-9, "{due}");
     }
 }

@@ -2,13 +2,14 @@
 
 use serde::Serialize;
 
-use super::analysis::{Baseline, CanaryAnalysis, Rule, Threshold};
-use super::interval::interval;
+use super::analysis::{CanaryAnalysis, Rule, Stage, weight};
+use super::bounds::Bound;
+use super::interval::{difference, interval};
 use super::outcomes::Outcomes;
-use crate::config::Guard;
-use crate::metrics::latency::Bucket;
+use super::sequential::{Excess, SequentialTest};
+use crate::config::{Guard, LatencyOf, OnBreach};
 use crate::model::colour::{Colour, PerColour};
-use crate::model::time::Timestamp;
+use crate::model::time::{Timestamp, millis};
 
 /// The guard's findings about a canary.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,20 +22,29 @@ pub struct Verdict {
     pub since: Timestamp,
     /// The confidence that all rules share.
     pub confidence: f64,
+    /// The e-value of all rules together, and the one at which the guard acts.
+    pub e_value: f64,
+    /// See there.
+    pub threshold: f64,
     /// The rules.
     pub rules: Vec<RuleView>,
-    /// What each colour did since then.
+    /// What became of each colour's requests since then, by when they began.
     pub colours: PerColour<ColourFindings>,
-    /// The latency above which an answer is slow, in milliseconds; absent without a rule about it, or while it is
-    /// being found out.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub slow_over_ms: Option<f64>,
+    /// By how much the watched colour's error rate is above the other's: lower and upper end.
+    pub error_difference: [f64; 2],
+    /// After this time without the head of an answer a request counts as unanswered.
+    pub unanswered_after_ms: u64,
+    /// The latencies above which an answer is slow; empty without a rule about it, or while they are being found out.
+    pub slow_bounds: Vec<BoundView>,
     /// The rule that was broken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breached: Option<&'static str>,
     /// When.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breached_at: Option<Timestamp>,
+    /// What would have followed, where the guard only observes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would: Option<&'static str>,
     /// The same in one sentence.
     pub sentence: String,
 }
@@ -46,6 +56,9 @@ pub struct RuleView {
     max_increase: f64,
     e_value: f64,
     threshold: f64,
+    /// Bad outcomes of the watched colour, and how many were due, where the e-value comes from.
+    observed: u64,
+    expected: f64,
 }
 
 /// What one colour did.
@@ -55,10 +68,23 @@ pub struct ColourFindings {
     errors: u64,
     error_rate: Option<f64>,
     error_interval: [f64; 2],
+    unanswered: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     slow_share: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     slow_interval: Option<[f64; 2]>,
+}
+
+/// A bound of the rule about slow answers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BoundView {
+    /// The percentile of the other colour's first answers that it is; absent where it was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    percentile: Option<f64>,
+    /// In milliseconds, for the other colour and for the watched one.
+    over_ms: f64,
+    watched_over_ms: f64,
+    e_value: f64,
 }
 
 /// From this e-value on it is said what speaks against the candidate.
@@ -71,99 +97,167 @@ const MOST: f64 = 1e12;
 impl Verdict {
     /// What `analysis` amounts to under the rules of `guard`.
     pub fn new(analysis: &CanaryAnalysis, guard: &Guard) -> Self {
-        let threshold = significant(analysis.threshold(guard));
-        let rule = |rule: Rule, max_increase: f64, e_value: f64| RuleView {
-            rule: rule.as_str(),
-            max_increase,
-            e_value: significant(e_value.min(MOST)),
-            threshold,
-        };
-        let slow = guard.slow.map(|slow| rule(Rule::Slow, slow.max_increase, analysis.slow.e_value()));
-        let error = rule(Rule::Error, guard.error.max_increase, analysis.error.e_value());
-        let alpha = 1.0 - guard.confidence;
+        let alpha = guard.alpha();
+        let margins = [
+            (Rule::Error, guard.error.max_increase, Some(analysis.error.excess())),
+            (Rule::Unanswered, guard.unanswered.max_increase, Some(analysis.no_answer.excess())),
+            (
+                Rule::Slow,
+                guard.slow.map_or(0.0, |rule| rule.max_increase),
+                guard.slow.map(|_| analysis.slowest().map(|(_, test)| test.excess()).unwrap_or_default()),
+            ),
+        ];
+        let rules = margins.into_iter().filter_map(|(rule, max_increase, excess)| {
+            let Excess { bad, due, .. } = excess?;
+            Some(RuleView {
+                rule: rule.as_str(),
+                max_increase,
+                e_value: shown(analysis.e_value(rule, guard)),
+                threshold: significant(1.0 / (alpha * weight(rule, guard))),
+                observed: bad,
+                expected: significant(due),
+            })
+        });
         let colours = PerColour::from_fn(|colour| {
-            let tally = analysis.since_began.get(colour);
-            let slow = guard.slow.map(|_| tally.slow);
+            let errors = *analysis.since_began.get(colour);
+            let slow = guard.slow.map(|_| *analysis.slow_shares.get(colour));
             ColourFindings {
-                requests: tally.errors.total,
-                errors: tally.errors.bad,
-                error_rate: tally.errors.share().map(significant),
-                error_interval: ends(tally.errors, alpha),
+                requests: errors.total,
+                errors: errors.bad,
+                error_rate: errors.share().map(significant),
+                error_interval: ends(interval(errors, alpha)),
+                unanswered: analysis.unanswered.get(colour).bad,
                 slow_share: slow.and_then(Outcomes::share).map(significant),
-                slow_interval: slow.map(|slow| ends(slow, alpha)),
+                slow_interval: slow.map(|slow| ends(interval(slow, alpha))),
             }
         });
-        let bound = match (&analysis.bound, guard.slow) {
-            (Threshold::Above(bucket), Some(_)) => Bucket::end_micros(*bucket).map(|end| end as f64 / 1_000.0),
-            _ => None,
-        };
+        let of = |colour: Colour| *analysis.since_began.get(colour);
         Self {
             candidate: analysis.candidate,
             stage: match analysis.stage {
                 _ if analysis.over => "over",
-                Baseline::Canary => "canary",
-                Baseline::Promoted(_) => "promoted",
+                Stage::Canary => "canary",
+                Stage::Promoted(_) => "promoted",
             },
             since: analysis.began,
             confidence: guard.confidence,
-            rules: [Some(error), slow].into_iter().flatten().collect(),
+            e_value: shown(analysis.combined(guard)),
+            threshold: significant(1.0 / alpha),
+            rules: rules.collect(),
             colours,
-            slow_over_ms: bound,
+            error_difference: ends(difference(of(analysis.candidate), of(analysis.candidate.other()), alpha)),
+            unanswered_after_ms: millis(analysis.bounds.horizon(guard)),
+            slow_bounds: bounds(analysis, guard),
             breached: analysis.breach.map(|(rule, _)| rule.as_str()),
             breached_at: analysis.breach.map(|(_, at)| at),
+            would: would(analysis, guard),
             sentence: sentence(analysis, guard),
         }
     }
 }
 
+/// What a guard that only observes would have done about a breach.
+pub fn would(analysis: &CanaryAnalysis, guard: &Guard) -> Option<&'static str> {
+    analysis.breach.filter(|_| guard.on_breach == OnBreach::Observe)?;
+    Some(match analysis.stage {
+        Stage::Canary => "end the canary",
+        Stage::Promoted(_) => "roll back",
+    })
+}
+
+fn bounds(analysis: &CanaryAnalysis, guard: &Guard) -> Vec<BoundView> {
+    if guard.slow.is_none() {
+        return Vec::new();
+    }
+    let view = |(place, bound): (usize, &Bound)| BoundView {
+        percentile: bound.permille.map(|permille| f64::from(permille) / 10.0),
+        over_ms: end_millis(bound, analysis.candidate.other()),
+        watched_over_ms: end_millis(bound, analysis.candidate),
+        e_value: shown(analysis.slow.get(place).map_or(1.0, SequentialTest::e_value)),
+    };
+    analysis.bounds.slow.iter().enumerate().map(view).collect()
+}
+
+fn end_millis(bound: &Bound, colour: Colour) -> f64 {
+    bound.above.get(colour).end_micros().unwrap_or(u64::MAX) as f64 / 1_000.0
+}
+
 /// The findings in plain words, fewer than 200 characters.
 pub fn sentence(analysis: &CanaryAnalysis, guard: &Guard) -> String {
     let (candidate, active) = (analysis.candidate, analysis.candidate.other());
-    let slow = guard.slow.is_some()
-        && match analysis.breach {
-            Some((rule, _)) => rule == Rule::Slow,
-            None => analysis.slow.e_value() > analysis.error.e_value(),
-        };
-    let is_limit = matches!(analysis.breach, Some((Rule::MaxRate, _)));
-    let totals = if is_limit { &analysis.at_breach } else { &analysis.since_began };
-    let of = |colour: Colour| {
-        let tally = totals.get(colour);
-        if slow { tally.slow } else { tally.errors }.share()
-    };
-    let test = if slow { &analysis.slow } else { &analysis.error };
-    // What speaks against the candidate is told with the figures that it comes from.
-    let (share, beside) = match test.shares().filter(|_| !is_limit && test.e_value() >= TELLING) {
-        Some((share, due)) => (Some(share), Some(due)),
-        None => (of(candidate), of(active)),
-    };
-    let does = if slow { "is slow on" } else { "fails" };
-    let Some(share) = share else {
-        return format!("{candidate} has answered nothing yet");
-    };
-    let beside = match (beside, analysis.stage) {
-        (Some(share), Baseline::Canary) => format!(", {active} {}", percent(share)),
-        (_, Baseline::Promoted(allowed)) => {
-            let allowed = if slow { allowed.slow } else { allowed.error };
-            format!(" since its promotion, {active} before it at most {}", percent(allowed))
-        }
-        (None, _) => format!(", {active} has answered nothing"),
-    };
-    let finding = format!("{candidate} {does} {} of requests{beside}", percent(share));
-    if is_limit {
-        let limit = guard.error.max_rate.map(percent).unwrap_or_default();
-        return format!("{finding}: at the limit of {limit} (max_rate)");
+    if let Some((Rule::MaxRate, _)) = analysis.breach
+        && let Some(limit) = analysis.at_limit
+    {
+        let share = |outcomes: Outcomes| outcomes.share().map_or_else(|| "no".to_owned(), percent);
+        let (own, other) = (share(limit.candidate), share(limit.active));
+        let most = guard.error.max_rate.map(percent).unwrap_or_default();
+        let last = limit.candidate.total;
+        return format!(
+            "{candidate} fails {own} of its last {last} requests, {active} {other}: at the limit of {most} (max_rate)"
+        );
     }
-    let e_value = test.e_value();
-    let margin = if slow { guard.slow.map_or(0.0, |rule| rule.max_increase) } else { guard.error.max_increase };
-    let no_worse = if margin > 0.0 {
-        format!("were worse by no more than {}", percent(margin))
-    } else {
-        "were no worse".to_owned()
+    let rule = match analysis.breach {
+        Some((rule, _)) => rule,
+        None => {
+            let part = |rule: Rule| weight(rule, guard) * analysis.e_value(rule, guard);
+            let tested = [Rule::Error, Rule::Unanswered, Rule::Slow];
+            tested.into_iter().max_by(|one, other| part(*one).total_cmp(&part(*other))).unwrap_or(Rule::Error)
+        }
+    };
+    let (e_value, test, margin) = match (rule, analysis.slowest()) {
+        (Rule::Slow, Some((_, test))) => (test.e_value(), test, guard.slow.map_or(0.0, |rule| rule.max_increase)),
+        (Rule::Unanswered, _) => (analysis.no_answer.e_value(), &analysis.no_answer, guard.unanswered.max_increase),
+        _ => (analysis.error.e_value(), &analysis.error, guard.error.max_increase),
     };
     if e_value < TELLING {
-        return format!("{finding}; that says little against {candidate} so far");
+        let of = |colour: Colour| *analysis.since_began.get(colour);
+        let (own, other) = (of(candidate), of(active));
+        let Some(rate) = own.share().map(percent) else {
+            return format!("{candidate} has answered nothing yet");
+        };
+        let beside = match other.share().map(percent) {
+            Some(rate) => format!("{active} {rate} of {}", other.total),
+            None => format!("{active} has none to compare with"),
+        };
+        let so_far = if analysis.is_warm() {
+            let (found, acts) = (significant(analysis.combined(guard).max(1.0)), significant(1.0 / guard.alpha()));
+            format!("an e-value of {found} against {candidate}, and the guard acts at {acts}")
+        } else {
+            format!("the first {} of {candidate} are its warm-up", guard.warm_up.requests)
+        };
+        return format!("{candidate} fails {rate} of {} requests, {beside}: {so_far}", own.total);
     }
-    format!("{finding}; the chance of seeing this if {candidate} {no_worse} is below 1 in {}", grouped(e_value))
+    let Excess { bad, due, .. } = test.excess();
+    let what = match rule {
+        Rule::Unanswered => "requests got no answer from".to_owned(),
+        Rule::Slow => format!("slow answers ({}) of", bound_in_words(analysis, guard)),
+        Rule::Error | Rule::MaxRate => "errors of".to_owned(),
+    };
+    let (allowed, no_worse) = if margin > 0.0 { ("allowed", "within that") } else { ("due", "no worse") };
+    let (due, chance) = (significant(due), grouped(e_value));
+    format!(
+        "{bad} {what} {candidate} where {due} were {allowed}; were {candidate} {no_worse}, fewer than 1 in {chance} canaries would show this"
+    )
+}
+
+/// The bound at which the watched colour does worst.
+fn bound_in_words(analysis: &CanaryAnalysis, guard: &Guard) -> String {
+    let of = match guard.slow.map(|rule| rule.of) {
+        Some(LatencyOf::FirstByte) => "to the first byte ",
+        _ => "",
+    };
+    let Some(bound) = analysis.slowest().and_then(|(place, _)| analysis.bounds.slow.get(place)) else {
+        return "slow".to_owned();
+    };
+    let over = significant(end_millis(bound, analysis.candidate));
+    match bound.permille {
+        Some(permille) => format!("{of}over {over} ms, from p{}", f64::from(permille) / 10.0),
+        None => format!("{of}over {over} ms"),
+    }
+}
+
+fn shown(e_value: f64) -> f64 {
+    significant(e_value.min(MOST))
 }
 
 /// A share as a percentage with two digits that matter.
@@ -199,8 +293,7 @@ fn grouped(number: f64) -> String {
     }
 }
 
-fn ends(outcomes: Outcomes, alpha: f64) -> [f64; 2] {
-    let (low, high) = interval(outcomes, alpha);
+fn ends((low, high): (f64, f64)) -> [f64; 2] {
     [significant(low), significant(high)]
 }
 
@@ -219,7 +312,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::guard::analysis::Totals;
+    use crate::guard::evidence::{Test, evidence};
     use crate::state::State;
     use crate::testing::split;
 
@@ -241,17 +334,14 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(10_000_000);
 
-    /// The analysis of a canary whose colours had these outcomes, block by block: of blue, then of green.
-    fn after(guard: &Guard, blocks: &[[(u64, u64); 2]]) -> CanaryAnalysis {
+    /// The analysis of a canary whose colours had these outcomes, epoch by epoch: of blue, then of green.
+    fn after(test: Test, guard: &Guard, blocks: &[[(u64, u64); 2]]) -> CanaryAnalysis {
         let state = State::initial(split("blue", "10", "0"), NOW);
-        let begun = CanaryAnalysis::advance(None, &state, Some(guard), &PerColour::default(), NOW);
-        let mut analysis = begun.expect("a canary");
-        for [blue, green] in blocks {
-            let totals =
-                |(total, bad): &(u64, u64)| Totals { errors: Outcomes::new(*total, *bad), ..Totals::default() };
-            let new = PerColour { blue: totals(blue), green: totals(green) };
-            analysis.count(&new);
-            analysis.conclude(guard, &new, NOW);
+        let mut analysis = CanaryAnalysis::advance(None, &state, Some(guard), NOW).expect("a canary");
+        for (number, [blue, green]) in blocks.iter().enumerate() {
+            let outcomes = |(total, bad): &(u64, u64)| Outcomes::new(*total, *bad);
+            let piece = evidence(test, number as u64 + 1, outcomes(blue), outcomes(green));
+            analysis.play(&piece, guard, None, NOW);
         }
         analysis
     }
@@ -260,38 +350,66 @@ mod tests {
         serde_json::from_str(json).expect("valid")
     }
 
+    const COLD: &str = r#""warm_up": {"requests": 0}"#;
+
     #[test]
-    fn the_rates_in_the_sentence_are_those_that_the_chance_comes_from() {
+    fn the_sentence_tells_the_figures_that_the_evidence_comes_from() {
         // Both fail more while green has little traffic: over all, green fails less than blue.
         let turned = [vec![[(1_000, 200), (10, 10)]; 8], vec![[(100, 1), (1_000, 60)]; 8]].concat();
         // Green was better for a long time.
         let late = [vec![[(1_000, 30), (1_000, 0)]; 20], vec![[(1_000, 10), (1_000, 60)]; 10]].concat();
-        for (case, blocks) in [("a changed share", turned), ("a late fault", late)] {
-            let analysis = after(&guard("{}"), &blocks);
-            let [blue, green] = [Colour::Blue, Colour::Green].map(|of| analysis.since_began.get(of).errors.share());
-            let text = sentence(&analysis, &guard("{}"));
-            assert!(text.contains("is below 1 in"), "{case}: {text}");
-            let rates: Vec<f64> = text.split(" %").filter_map(|part| part.rsplit(' ').next()?.parse().ok()).collect();
-            assert!(rates[0] > rates[1], "{case}: {text}; over all {green:?} and {blue:?}");
+        let silent = vec![[(1_000, 10), (1_000, 160)]; 10];
+        let cases = [
+            ("a changed share", Test::Error, turned, "errors of green where"),
+            ("a late fault", Test::Error, late, "errors of green where"),
+            ("no answers", Test::Unanswered, silent, "requests got no answer from green where"),
+        ];
+        for (case, test, blocks, what) in cases {
+            let rules = guard(&format!(r#"{{{COLD}, "confidence": 0.999}}"#));
+            let text = sentence(&after(test, &rules, &blocks), &rules);
+            assert!(text.contains(what) && text.contains("fewer than 1 in"), "{case}: {text}");
+            assert!(text.len() < 200, "{case}: {text}");
+            let figures: Vec<f64> = text.split(' ').filter_map(|word| word.parse().ok()).collect();
+            assert!(figures[0] > figures[1], "{case}: {text}");
         }
     }
 
     #[test]
-    fn the_limit_is_told_with_the_rates_that_reached_it() {
-        let rules = guard(r#"{"confidence": 0.999999, "error": {"max_rate": 0.2, "after": 50}}"#);
-        let mut analysis = after(&rules, &[[(1_000, 0), (1_000, 0)]]);
-        // As an operator changes the share.
-        analysis.since_set = PerColour::default();
-        let new = |bad| PerColour {
-            blue: Totals { errors: Outcomes::new(100, 0), ..Totals::default() },
-            green: Totals { errors: Outcomes::new(50, bad), ..Totals::default() },
-        };
-        analysis.count(&new(12));
-        analysis.conclude(&rules, &new(12), NOW);
-        // And the guard takes the traffic away.
-        analysis.since_set = PerColour::default();
-        let text = sentence(&analysis, &rules);
-        assert_eq!(text, "green fails 24 % of requests, blue 0 %: at the limit of 20 % (max_rate)");
+    fn while_little_speaks_against_the_candidate_the_rates_are_told() {
+        let rules = guard("{}");
+        let cases = [
+            (vec![], "green has answered nothing yet"),
+            (
+                vec![[(0, 0), (10, 1)]],
+                "green fails 10 % of 10 requests, blue has none to compare with: the first 10 of green are its warm-up",
+            ),
+            (
+                vec![[(1_000, 10), (100, 1)]; 2],
+                "green fails 1.0 % of 200 requests, blue 1.0 % of 2000: an e-value of 1 against green, and the guard acts at 100",
+            ),
+        ];
+        for (blocks, expected) in cases {
+            assert_eq!(sentence(&after(Test::Error, &rules, &blocks), &rules), expected);
+        }
+    }
+
+    #[test]
+    fn the_limit_is_told_with_the_answers_that_reached_it() {
+        let json = format!(r#"{{{COLD}, "confidence": 0.999999, "error": {{"max_rate": 0.2, "after": 50}}}}"#);
+        let rules = guard(&json);
+        let blocks = [[(1_000, 0), (1_000, 0)], [(100, 0), (50, 12)]];
+        let text = sentence(&after(Test::Error, &rules, &blocks), &rules);
+        assert_eq!(text, "green fails 24 % of its last 50 requests, blue 0 %: at the limit of 20 % (max_rate)");
+    }
+
+    #[test]
+    fn a_guard_that_observes_says_what_it_would_have_done() {
+        let json = format!(r#"{{{COLD}, "on_breach": "observe"}}"#);
+        let rules = guard(&json);
+        let healthy = Verdict::new(&after(Test::Error, &rules, &[[(90, 1), (10, 0)]; 4]), &rules);
+        assert_eq!((healthy.breached, healthy.would), (None, None));
+        let bad = Verdict::new(&after(Test::Error, &rules, &[[(90, 1), (10, 6)]; 4]), &rules);
+        assert_eq!((bad.breached, bad.would), (Some("error"), Some("end the canary")));
     }
 
     #[test]

@@ -107,9 +107,9 @@ impl Histogram {
         self.0.iter().filter(|(bucket, _)| **bucket > bound).fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
-    /// The bucket in which the latency lies that `percent` of the exchanges (0 to 100) did not exceed.
-    pub fn percentile_bucket(&self, percent: u8) -> Option<Bucket> {
-        let rank = self.total().saturating_mul(u64::from(percent)).div_ceil(100).max(1);
+    /// The bucket in which the latency lies that `permille` of a thousand exchanges did not exceed.
+    pub fn percentile_bucket(&self, permille: u16) -> Option<Bucket> {
+        let rank = self.total().saturating_mul(u64::from(permille)).div_ceil(1_000).max(1);
         let mut up_to = 0_u64;
         self.0.iter().find_map(|(bucket, count)| {
             up_to = up_to.saturating_add(*count);

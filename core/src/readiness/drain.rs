@@ -23,6 +23,8 @@ pub enum DrainBlocker {
     Active,
     /// It gets a share of the traffic.
     Canary(Percent),
+    /// It keeps a share of the traffic until then, for the guard.
+    Kept(Percent, Timestamp),
     /// It gets copies.
     Shadow(Percent),
     /// Workers that have not said that they follow the state, nor what is under way there.
@@ -53,7 +55,10 @@ pub fn drain_blockers(
     let baking = baking_until(state, colour, bake).filter(|until| *until > now);
     [
         is_active.then_some(DrainBlocker::Active),
-        (!is_active && split.canary_percent > Percent::ZERO).then_some(DrainBlocker::Canary(split.canary_percent)),
+        (!is_active && split.canary_percent > Percent::ZERO).then_some(match state.kept {
+            Some(kept) => DrainBlocker::Kept(split.canary_percent, kept.until),
+            None => DrainBlocker::Canary(split.canary_percent),
+        }),
         (!is_active && split.shadow_percent > Percent::ZERO).then_some(DrainBlocker::Shadow(split.shadow_percent)),
         (in_flight > 0).then_some(DrainBlocker::InFlight(in_flight)),
         (!confirmation.silent.is_empty()).then(|| DrainBlocker::Silent(confirmation.silent.clone())),
@@ -121,7 +126,7 @@ impl DrainBlocker {
             | DrainBlocker::Shadow(_)
             | DrainBlocker::ServesElsewhere(_) => false,
             DrainBlocker::InFlight(_) | DrainBlocker::Silent(_) => true,
-            DrainBlocker::Baking(until) => *until <= deadline,
+            DrainBlocker::Baking(until) | DrainBlocker::Kept(_, until) => *until <= deadline,
             DrainBlocker::UsedBy(_, _, blocker) => blocker.ends_before(deadline),
         }
     }
@@ -132,6 +137,10 @@ impl fmt::Display for DrainBlocker {
         match self {
             DrainBlocker::Active => f.write_str("it is the active colour"),
             DrainBlocker::Canary(share) => write!(f, "it gets {share} % of the traffic"),
+            DrainBlocker::Kept(share, until) => write!(
+                f,
+                "it keeps {share} % of the traffic until {until}, for the guard to compare with: PATCH canary_percent=0 ends that"
+            ),
             DrainBlocker::Shadow(share) => write!(f, "it gets copies of {share} % of the traffic"),
             DrainBlocker::Silent(workers) => {
                 let ids: Vec<String> = workers.iter().map(u64::to_string).collect();
@@ -166,6 +175,7 @@ mod tests {
     use crate::model::author::{Author, Source};
     use crate::model::name::{ClusterName, HostName, Reason};
     use crate::state::Command;
+    use crate::state::kept::Kept;
     use crate::testing::host::TestHost;
     use crate::testing::{identity, percent, split};
 
@@ -183,6 +193,7 @@ mod tests {
         let bake = Some(Bake { r#for: minute });
         let later = SWITCH.plus(Duration::from_secs(1));
         let canary = State { split: split("green", "5", "1"), ..promoted() };
+        let kept = State { split: split("green", "2", "0"), kept: Some(Kept { until: later }), ..promoted() };
         let cases = [
             (promoted(), Colour::Green, 0, None, later, vec![DrainBlocker::Active]),
             (promoted(), Colour::Blue, 0, None, SWITCH, vec![]),
@@ -198,6 +209,7 @@ mod tests {
                 later,
                 vec![DrainBlocker::Canary(percent("5")), DrainBlocker::Shadow(percent("1"))],
             ),
+            (kept, Colour::Blue, 0, None, SWITCH, vec![DrainBlocker::Kept(percent("2"), later)]),
         ];
         for (state, colour, in_flight, bake, now, expected) in cases {
             let seen = drain_blockers(&state, colour, in_flight, bake, &Confirmation::default(), false, now);
@@ -274,7 +286,10 @@ mod tests {
         assert!(
             DrainBlocker::InFlight(1).ends_before(deadline) && DrainBlocker::Baking(deadline).ends_before(deadline)
         );
-        let beyond = DrainBlocker::Baking(deadline.plus(Duration::from_millis(1)));
+        assert!(DrainBlocker::Kept(percent("2"), deadline).ends_before(deadline));
+        let later = deadline.plus(Duration::from_millis(1));
+        assert!(!DrainBlocker::Kept(percent("2"), later).ends_before(deadline));
+        let beyond = DrainBlocker::Baking(later);
         assert!(!beyond.ends_before(deadline) && !DrainBlocker::Active.ends_before(deadline));
     }
 }

@@ -45,7 +45,8 @@ pub fn gains_traffic(before: &State, after: &State) -> Option<Colour> {
     if from.active != to.active {
         return Some(to.active);
     }
-    if from.canary_percent == Percent::ZERO && to.canary_percent > Percent::ZERO {
+    // What the former colour keeps is none: an operator who gives it a share puts it on trial.
+    if before.lasting_split().canary_percent == Percent::ZERO && after.lasting_split().canary_percent > Percent::ZERO {
         return Some(to.candidate());
     }
     let is_replaced = |colour: &Colour| before.identities.get(*colour) != after.identities.get(*colour);
@@ -120,6 +121,7 @@ mod tests {
     use crate::deployment::Deployments;
     use crate::model::author::{Author, Source};
     use crate::model::name::Reason;
+    use crate::state::kept::Keep;
     use crate::state::{Command, Patch, SmokePass, SmokeTestOutcome};
 
     use crate::testing::{identity, percent, split};
@@ -152,6 +154,24 @@ mod tests {
         ];
         for (before, command, expected) in cases {
             assert_eq!(gains_traffic(&before, &after(&before, command.clone())), expected, "{command:?}");
+        }
+    }
+
+    #[test]
+    fn a_share_that_was_kept_is_no_trial_and_one_that_an_operator_gives_in_its_place_is() {
+        let keep = Keep { share: percent("2"), r#for: Duration::from_secs(60) };
+        let author = Author::new(crate::testing::holder("alice"), Source::Admin, Reason::none());
+        let promoted = state("blue", "0").after_keeping(Some(keep), &Command::Promote(None), author, NOW);
+        let kept = promoted.expect("allowed").expect("a change");
+        assert_eq!(gains_traffic(&state("blue", "0"), &kept), Some(Colour::Green));
+        let cases = [
+            (canary("10"), Some(Colour::Blue)),
+            (canary("2"), Some(Colour::Blue)),
+            (canary("0"), None),
+            (Command::RollBack(None), Some(Colour::Blue)),
+        ];
+        for (command, expected) in cases {
+            assert_eq!(gains_traffic(&kept, &after(&kept, command.clone())), expected, "{command:?}");
         }
     }
 

@@ -52,6 +52,17 @@ pub struct Decision {
     pub set_cookie: Option<String>,
     /// What came of the override header.
     pub by_override: ByOverride,
+    /// What chance shared out, if it did.
+    pub draw: Option<Draw>,
+}
+
+/// What chance shared out between the colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draw {
+    /// This request.
+    Request,
+    /// The key with this hash, and all its requests with it.
+    Key(u64),
 }
 
 /// What came of a request's override header.
@@ -101,16 +112,18 @@ impl Choice {
         let by_override = match asked.map(|(by, value)| override_header::colour(by, &value)) {
             // A tester's request takes no part in anything that ordinary requests are counted for.
             Some(Some(colour)) => {
-                return Decision { colour, shadow: None, set_cookie: None, by_override: ByOverride::Chosen };
+                let by_override = ByOverride::Chosen;
+                return Decision { colour, shadow: None, set_cookie: None, by_override, draw: None };
             }
             Some(None) => ByOverride::Ignored,
             None => ByOverride::Absent,
         };
         let preflight = Preflight { request, known: OnceCell::new() };
-        let (chosen, set_cookie) = self.candidate_chosen(split, buckets, rotations, request, &preflight, fresh_key);
+        let (chosen, draw, set_cookie) =
+            self.candidate_chosen(split, buckets, rotations, request, &preflight, fresh_key);
         let colour = if chosen { split.candidate() } else { split.active };
         let shadow = !chosen && preflight.rotate(&mut rotations.shadow, split.shadow_percent);
-        Decision { colour, shadow: shadow.then_some(split.candidate()), set_cookie, by_override }
+        Decision { colour, shadow: shadow.then_some(split.candidate()), set_cookie, by_override, draw }
     }
 
     /// The header by which a tester asks for a colour. It goes no further than this filter.
@@ -118,7 +131,7 @@ impl Choice {
         Some(&self.r#override.as_ref()?.header)
     }
 
-    /// Whether the candidate gets this ordinary request, and the cookie that keeps it so.
+    /// Whether the candidate gets this ordinary request, what was drawn for it, and the cookie that keeps it so.
     fn candidate_chosen(
         &self,
         split: &Split,
@@ -127,25 +140,32 @@ impl Choice {
         request: &dyn RequestHeaders,
         preflight: &Preflight<'_>,
         fresh_key: impl FnOnce() -> String,
-    ) -> (bool, Option<String>) {
+    ) -> (bool, Option<Draw>, Option<String>) {
         let share = split.canary_percent;
-        let sticky = |key: &[u8]| buckets.choose(key, share);
+        let by_key = |key: &[u8], set_cookie| {
+            let hash = buckets.hash(key);
+            (Buckets::choose(hash, share), Some(Draw::Key(hash)), set_cookie)
+        };
+        let mut by_request = || {
+            let is_drawn = share > Percent::ZERO && preflight.takes_part(share);
+            (is_drawn && rotations.canary.choose(share), is_drawn.then_some(Draw::Request), None)
+        };
         // At 0 and 100 the key makes no difference: reading it costs a call to the host, and a cookie burdens the answer.
         match self.sticky.as_ref().filter(|_| is_part(share)).map(|sticky| &sticky.key) {
             Some(StickyKey::Cookie(by)) => match cookie::find(request, by.name.as_str()) {
-                Some(key) => (sticky(&key), None),
+                Some(key) => by_key(&key, None),
                 // A browser sends no cookie with a preflight, and keeps none that its answer sets.
-                None if preflight.is_one() => (false, None),
+                None if preflight.is_one() => (false, None, None),
                 None => {
                     let key = fresh_key();
-                    (sticky(key.as_bytes()), Some(cookie::issue(by, &key)))
+                    by_key(key.as_bytes(), Some(cookie::issue(by, &key)))
                 }
             },
             Some(StickyKey::Header(name)) => match request.header(name.as_str()).filter(|key| !key.is_empty()) {
-                Some(key) => (sticky(&key), None),
-                None => (preflight.rotate(&mut rotations.canary, share), None),
+                Some(key) => by_key(&key, None),
+                None => by_request(),
             },
-            None => (preflight.rotate(&mut rotations.canary, share), None),
+            None => by_request(),
         }
     }
 }
@@ -167,10 +187,15 @@ impl Rotations {
 // === impl Preflight ===
 
 impl Preflight<'_> {
-    /// Whether the request is in the share. A preflight takes no part: it goes with none of the share, and the rotation
-    /// stays where it is. Nothing is read where the share leaves no choice.
+    /// Whether the request is in the share.
     fn rotate(&self, rotation: &mut Rotation, share: Percent) -> bool {
-        !(is_part(share) && self.is_one()) && rotation.choose(share)
+        self.takes_part(share) && rotation.choose(share)
+    }
+
+    /// A preflight takes no part: it goes with none of the share, and the rotation stays where it is. Nothing is read where
+    /// the share leaves no choice.
+    fn takes_part(&self, share: Percent) -> bool {
+        !(is_part(share) && self.is_one())
     }
 
     /// A CORS preflight, as the Fetch standard defines it (<https://fetch.spec.whatwg.org/#cors-preflight-request>). The
@@ -338,7 +363,8 @@ mod tests {
         let mut decide = |headers: &Headers| open.decide(&half, &mut with, headers, String::new);
         for _ in 0..100 {
             let asked = |value| Headers::from([("x-want", value)]);
-            let tested = |colour| Decision { colour, shadow: None, set_cookie: None, by_override: ByOverride::Chosen };
+            let by_override = ByOverride::Chosen;
+            let tested = |colour| Decision { colour, shadow: None, set_cookie: None, by_override, draw: None };
             assert_eq!(decide(&asked("blue")), tested(Colour::Blue));
             assert_eq!(decide(&asked("green")), tested(Colour::Green));
             for ordinary in [Headers::new(), asked("Green"), asked("")] {
@@ -348,6 +374,34 @@ mod tests {
                 }
                 assert_eq!(decide(&ordinary), expected, "{ordinary:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_was_drawn_is_the_request_or_its_key_and_nothing_where_the_candidate_has_no_share() {
+        let (header, cookie) =
+            (r#", "sticky": {"header": "x-user"}"#, r#", "sticky": {"cookie": {"name": "c", "max_age": "1h"}}"#);
+        let (none, user, browser) =
+            (Headers::new(), Headers::from([("x-user", "alice")]), Headers::from([("cookie", "c=alice")]));
+        let key = |choice: &Tested| Some(Draw::Key(choice.buckets.green.hash(b"alice")));
+        let request = |_: &Tested| Some(Draw::Request);
+        let cases: [(&str, &str, &Headers, &dyn Fn(&Tested) -> Option<Draw>); 9] = [
+            ("", "10", &user, &request),
+            ("", "100", &user, &request),
+            ("", "0", &user, &|_| None),
+            (header, "10", &user, &key),
+            (header, "10", &none, &request),
+            (header, "100", &user, &request),
+            (header, "0", &user, &|_| None),
+            (cookie, "10", &browser, &key),
+            // The key that its answer sets.
+            (cookie, "10", &none, &key),
+        ];
+        for (kind, share, headers, expected) in cases {
+            let choice = choice(kind);
+            let fresh_key = || "alice".to_owned();
+            let decision = choice.decide(&split("blue", share, "0"), &mut rotations(1), headers, fresh_key);
+            assert_eq!(decision.draw, expected(&choice), "{kind} at {share} %: {headers:?}");
         }
     }
 
@@ -366,11 +420,9 @@ mod tests {
                 let mut rotations = rotations(number);
                 let decision =
                     choice.decide(&split("blue", "99.99", "99.99"), &mut rotations, &preflight, || number.to_string());
-                assert_eq!(
-                    decision,
-                    Decision { colour: Colour::Blue, shadow: None, set_cookie: None, by_override: ByOverride::Absent },
-                    "{kind}"
-                );
+                let (colour, by_override) = (Colour::Blue, ByOverride::Absent);
+                let expected = Decision { colour, shadow: None, set_cookie: None, by_override, draw: None };
+                assert_eq!(decision, expected, "{kind}");
                 assert_eq!(rotations, self::rotations(number));
             }
         }

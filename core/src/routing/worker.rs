@@ -33,6 +33,8 @@ struct Known {
     revision: Revision,
     /// When the colour that a rollback returns to was left.
     left_at: Option<Timestamp>,
+    /// Whether the former colour keeps a share.
+    is_kept: bool,
     /// Whether it has come from the fleet's store.
     is_of_fleet: bool,
 }
@@ -91,6 +93,11 @@ impl WorkerState {
         self.known.get()?.left_at
     }
 
+    /// Whether the former colour keeps a share after a promotion.
+    pub fn is_kept(&self) -> bool {
+        self.known.get().is_some_and(|known| known.is_kept)
+    }
+
     /// Takes over what stands in the store. What is left when it cannot be read is the last good state.
     pub fn take_over(&self, deployment: &Deployment, store: &dyn Store) -> Option<Fallback> {
         let known = self.known.get();
@@ -103,12 +110,13 @@ impl WorkerState {
         if loaded.origin != Origin::Corrupt {
             self.take_over_identities(deployment, &loaded.state);
         }
-        let State { split, revision, switched_at, rollback_to, .. } = loaded.state;
+        let State { split, revision, switched_at, rollback_to, kept, .. } = loaded.state;
         let taken = Known {
             token: loaded.token,
             split,
             revision,
             left_at: switched_at.filter(|_| rollback_to.is_some()),
+            is_kept: kept.is_some(),
             is_of_fleet: loaded.mod_revision.is_some(),
         };
         // Something else stands there, and there is no backup: what is known goes on, or what is configured.

@@ -10,6 +10,7 @@ use crate::model::colour::Colour;
 use crate::model::identity::Identity;
 use crate::model::split::{Revision, Split};
 use crate::model::time::Timestamp;
+use crate::state::kept::Kept;
 use crate::state::rollout::Phase;
 
 /// One change of a deployment's split.
@@ -29,6 +30,9 @@ pub struct Change {
     /// The phase that the change brought a rollout into, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Phase>,
+    /// The canary share since is what the former colour keeps, until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
     /// What was put behind a colour, if something was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced: Option<Replacement>,
@@ -66,11 +70,11 @@ struct LogLine<'a> {
 
 impl fmt::Display for LogLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Change { revision, author, from, to, rollout, replaced, .. } = self.change;
+        let Change { revision, author, from, to, rollout, kept, replaced, .. } = self.change;
         write!(
             f,
             "state changed deployment={} revision={revision} active={}->{} canary_percent={}->{} shadow_percent={}->{} \
-             by={} source={}{}{}{}{} reason={:?}",
+             by={} source={}{}{}{}{}{} reason={:?}",
             self.deployment,
             from.active,
             to.active,
@@ -83,6 +87,7 @@ impl fmt::Display for LogLine<'_> {
             if author.forced { " forced" } else { "" },
             if rollout.is_some() { " rollout=" } else { "" },
             rollout.map_or("", Phase::as_str),
+            kept.map_or_else(String::new, |kept| format!(" kept_until={}", kept.until)),
             replaced.as_ref().map_or_else(String::new, |Replacement { colour, from, to }| {
                 let (from, to) = ((&from.version, &from.cluster), (&to.version, &to.cluster));
                 format!(

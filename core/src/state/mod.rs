@@ -3,6 +3,7 @@
 //! The state is one value, so a change is one compare-and-swap: split, revision, way back and history never disagree.
 
 pub mod rollout;
+pub mod kept;
 pub mod history;
 
 use std::fmt;
@@ -10,7 +11,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use self::history::{Change, History, Replacement};
-use self::rollout::{Rollout, RolloutCommand};
+use self::kept::{Keep, Kept};
+use self::rollout::{Next, Rollout, RolloutCommand};
 use crate::model::author::Author;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::identity::Identity;
@@ -36,6 +38,9 @@ pub struct State {
     pub identities: PerColour<Option<Identity>>,
     /// When the active colour last changed.
     pub switched_at: Option<Timestamp>,
+    /// The canary share is what the last promotion left with the former colour, and nothing on trial.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Kept>,
     /// What passed the smoke test last for each colour, since the last switch: what is behind it, or what waits to be.
     #[serde(default)]
     pub smoke: PerColour<Option<SmokePass>>,
@@ -162,6 +167,7 @@ impl State {
             left: None,
             identities: PerColour::default(),
             switched_at: None,
+            kept: None,
             smoke: PerColour::default(),
             rollout: None,
             initial,
@@ -182,11 +188,25 @@ impl State {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// The state after `command`, or `None` when it is this one already.
+    /// The state after `command`, or `None` when it is this one already. A promotion leaves nothing with the former colour.
     ///
     /// # Errors
     /// The rule that refuses the command.
     pub fn after(&self, command: &Command, author: Author, now: Timestamp) -> Result<Option<Self>, Refusal> {
+        self.after_keeping(None, command, author, now)
+    }
+
+    /// The same, where a promotion leaves `keep` with the former colour.
+    ///
+    /// # Errors
+    /// The rule that refuses the command.
+    pub fn after_keeping(
+        &self,
+        keep: Option<Keep>,
+        command: &Command,
+        author: Author,
+        now: Timestamp,
+    ) -> Result<Option<Self>, Refusal> {
         let replaced = match *command {
             Command::AdoptVersion(colour, ref to) => self.replacement(colour, |_| to.clone()),
             Command::FollowVersion(colour, ref version) => {
@@ -207,11 +227,15 @@ impl State {
             },
             Command::Patch(patch) => self.with(patch.applied_to(self.split)),
             Command::AdoptInitial(initial) if initial == self.initial => return Ok(None),
+            Command::AdoptInitial(initial) if self.agrees_with(initial) => {
+                self.with(Split { shadow_percent: initial.shadow_percent, ..self.split })
+            }
             Command::AdoptInitial(initial) => self.with(initial),
             Command::Rollout(to) => self.with(to.split(self.split, self.rollout).map_err(Refusal::Rollout)?),
             Command::RecordSmokeTest(ref outcome) => return self.tested(outcome, now).map(Some),
             Command::Restamp(how) => return Ok(Some(self.restamped(how, now)).filter(|after| after != self)),
         };
+        let (split, kept) = self.keeping(keep, command, split, now);
         let initial = if let Command::AdoptInitial(initial) = *command { initial } else { self.initial };
         let rollout = match *command {
             Command::Rollout(to) => Some(to.rollout(self.split, self.rollout, now)),
@@ -222,9 +246,9 @@ impl State {
         };
         if split == self.split && replaced.is_none() {
             // The same traffic under a new `initial` is no change of the deployment, but it must be remembered; and so
-            // must a rollout that stops or goes on.
-            let remembered = Self { initial, rollout, ..self.clone() };
-            return Ok((initial != self.initial || rollout != self.rollout).then_some(remembered));
+            // must a rollout that stops or goes on, and that a share is on trial which was kept.
+            let remembered = Self { initial, rollout, kept, ..self.clone() };
+            return Ok(Some(remembered).filter(|remembered| remembered != self));
         }
         let phase = |rollout: Option<Rollout>| rollout.map(|rollout| (rollout.phase, rollout.began));
         let turned = rollout.filter(|_| phase(rollout) != phase(self.rollout)).map(|rollout| rollout.phase);
@@ -237,6 +261,7 @@ impl State {
             from: self.split,
             to: split,
             rollout: turned,
+            kept: kept.filter(|_| kept != self.kept),
             replaced: replaced.clone(),
         });
         let switched = split.active != self.split.active;
@@ -262,6 +287,7 @@ impl State {
             left,
             identities,
             switched_at,
+            kept,
             smoke,
             rollout,
             initial,
@@ -294,6 +320,11 @@ impl State {
         let moved = |at: Timestamp| how.moves(at, now);
         let mut after = self.clone();
         after.switched_at = self.switched_at.map(moved);
+        // It lies ahead by right, and as far from the promotion as before.
+        after.kept = self.kept.map(|Kept { until }| match self.switched_at {
+            Some(at) => Kept { until: moved(at).plus(until.since(at)) },
+            None => Kept { until: moved(until) },
+        });
         after.rollout =
             self.rollout.map(|rollout| Rollout { began: moved(rollout.began), since: moved(rollout.since), ..rollout });
         for colour in Colour::ALL {
@@ -328,6 +359,46 @@ impl State {
     /// Whether something relies on what is behind a colour: ordinary traffic does, and a way back.
     pub fn relies_on(&self, colour: Colour) -> bool {
         colour == self.split.active || (self.rollback_to == Some(colour) && !self.is_way_back_replaced())
+    }
+
+    /// The split as it is meant to last: without what a promotion left with the former colour for a while.
+    pub fn lasting_split(&self) -> Split {
+        let canary_percent = if self.kept.is_some() { Percent::ZERO } else { self.split.canary_percent };
+        Split { canary_percent, ..self.split }
+    }
+
+    /// Whether a configuration's `initial` shares the traffic out as it is.
+    fn agrees_with(&self, initial: Split) -> bool {
+        Split { shadow_percent: initial.shadow_percent, ..self.lasting_split() } == initial
+    }
+
+    /// What becomes of `split`, which the command makes, and of the share that the former colour keeps.
+    ///
+    /// A promotion leaves one. Whatever goes back leaves none: what is left then may be what failed. Whoever sets a share has the
+    /// one that they set.
+    fn keeping(&self, keep: Option<Keep>, command: &Command, split: Split, now: Timestamp) -> (Split, Option<Kept>) {
+        if split.active != self.split.active {
+            let is_promotion = match command {
+                Command::Promote(_) | Command::Rollout(RolloutCommand::Next(_, Next::Promote)) => true,
+                Command::Patch(patch) => patch.canary_percent.is_none(),
+                Command::AdoptInitial(initial) => initial.canary_percent == Percent::ZERO,
+                _ => false,
+            };
+            let goes_back = self.rollback_to == Some(split.active) && !self.is_way_back_replaced();
+            return match keep.filter(|_| is_promotion && !goes_back) {
+                Some(Keep { share, r#for }) => {
+                    (Split { canary_percent: share, ..split }, Some(Kept { until: now.plus(r#for) }))
+                }
+                None => (split, None),
+            };
+        }
+        let sets_share = match command {
+            Command::Patch(patch) => patch.canary_percent.is_some(),
+            Command::Rollout(RolloutCommand::Start(_)) => true,
+            Command::AdoptInitial(initial) => !self.agrees_with(*initial),
+            _ => split.canary_percent != self.split.canary_percent,
+        };
+        (split, self.kept.filter(|_| !sets_share))
     }
 
     /// What comes in place of what is behind a colour, unless it is the same.
@@ -643,6 +714,125 @@ mod tests {
         // All traffic is asked back.
         let canary = after(&back, patch(None, Some("10"), None));
         assert_eq!(to(&canary, Colour::Blue).expect("allowed").expect("a change").split, split("blue", "0", "0"));
+    }
+
+    const KEEP: Option<Keep> =
+        Some(Keep { share: Percent::from_hundredths(200).unwrap(), r#for: std::time::Duration::from_secs(600) });
+
+    fn keeping(state: &State, command: &Command) -> State {
+        let later = state.since.plus(std::time::Duration::from_millis(1));
+        state.after_keeping(KEEP, command, alice(), later).expect("allowed").expect("a change")
+    }
+
+    #[test]
+    fn every_promotion_leaves_a_share_with_the_former_colour_and_nothing_else_does() {
+        let running = after(&known(), Command::Rollout(RolloutCommand::Start(percent("10"))));
+        let rollout = running.rollout.expect("running");
+        let next = |next| Command::Rollout(RolloutCommand::Next(rollout, next));
+        let promoted = after(&known(), Command::Promote(None));
+        let replaced = after(&promoted, adopt(Colour::Blue, "3"));
+        let (kept, none) = (Some("2"), None);
+        let cases = [
+            (&known(), Command::Promote(None), kept),
+            (&running, Command::Promote(Some(Colour::Green)), kept),
+            (&running, next(Next::Promote), kept),
+            (&known(), patch(Some(Colour::Green), None, None), kept),
+            (&known(), Command::AdoptInitial(split("green", "0", "0")), kept),
+            (&replaced, Command::Promote(None), kept),
+            (&running, next(Next::Step(percent("20"))), none),
+            (&known(), patch(Some(Colour::Green), Some("0"), None), none),
+            (&known(), patch(Some(Colour::Green), Some("2"), None), none),
+            (&known(), Command::AdoptInitial(split("green", "5", "0")), none),
+            (&known(), Command::StartOn(Colour::Green), none),
+            // These go back, by whatever name.
+            (&promoted, Command::RollBack(None), none),
+            (&promoted, Command::Promote(Some(Colour::Blue)), none),
+            (&promoted, patch(Some(Colour::Blue), None, None), none),
+        ];
+        for (before, command, expected) in cases {
+            let after = keeping(before, &command);
+            assert_eq!(after.kept.is_some(), expected.is_some(), "{command:?}");
+            if let Some(share) = expected {
+                assert_eq!(after.split.canary_percent, percent(share), "{command:?}");
+                assert_eq!(after.lasting_split().canary_percent, Percent::ZERO);
+                let until = after.switched_at.expect("switched").plus(std::time::Duration::from_secs(600));
+                assert_eq!(after.kept, Some(Kept { until }), "{command:?}");
+                let newest = after.history.newest().expect("recorded");
+                assert_eq!((newest.to, newest.kept), (after.split, after.kept));
+                let line = newest.log_line("iris").to_string();
+                assert!(line.contains(&format!(" kept_until={until} reason=")), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_sets_a_share_ends_the_one_that_was_kept_and_nobody_else_does() {
+        let kept = keeping(&known(), &Command::Promote(None));
+        let ends = [
+            Command::RollBack(None),
+            Command::RollBack(Some(Colour::Green)),
+            Command::Promote(Some(Colour::Blue)),
+            patch(None, Some("0"), None),
+            patch(None, Some("2"), None),
+            patch(Some(Colour::Blue), None, None),
+            Command::Rollout(RolloutCommand::Start(percent("2"))),
+            Command::AdoptInitial(split("green", "2", "0")),
+            adopt(Colour::Blue, "3"),
+        ];
+        for command in ends {
+            assert_eq!(keeping(&kept, &command).kept, None, "{command:?}");
+        }
+        let stays = [
+            patch(Some(Colour::Green), None, Some("5")),
+            Command::AdoptInitial(split("green", "0", "0")),
+            Command::AdoptInitial(split("green", "0", "5")),
+            adopt(Colour::Green, "3"),
+        ];
+        for command in stays {
+            let after = keeping(&kept, &command);
+            assert_eq!((after.kept, after.split.canary_percent), (kept.kept, percent("2")), "{command:?}");
+            let newest = after.history.newest().expect("recorded");
+            assert!(newest.revision == kept.revision || newest.kept.is_none(), "{command:?}");
+        }
+        let again = |command| kept.after_keeping(KEEP, &command, alice(), kept.since);
+        assert_eq!(again(Command::Promote(Some(Colour::Green))), Ok(None));
+        assert_eq!(again(Command::Promote(None)), Err(Refusal::NothingToPromote(Colour::Blue)));
+    }
+
+    #[test]
+    fn a_rollback_while_a_share_is_kept_goes_back_and_the_end_of_one_is_no_end_of_a_rollout() {
+        let running = after(&known(), Command::Rollout(RolloutCommand::Start(percent("10"))));
+        let next = RolloutCommand::Next(running.rollout.expect("running"), Next::Promote);
+        let kept = keeping(&running, &Command::Rollout(next));
+        let phase = |state: &State| state.rollout.map(|rollout| rollout.phase);
+        assert_eq!((phase(&kept), kept.split), (Some(Phase::Promoted), split("green", "2", "0")));
+        let back = keeping(&kept, &Command::RollBack(None));
+        assert_eq!((back.split, phase(&back)), (split("blue", "0", "0"), Some(Phase::RolledBack)));
+        let over = keeping(&kept, &patch(None, Some("0"), None));
+        assert_eq!((over.split, phase(&over)), (split("green", "0", "0"), Some(Phase::Promoted)));
+        assert_eq!((over.rollback_to, over.switched_at), (Some(Colour::Blue), kept.switched_at));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_moves_the_end_of_what_is_kept_along_with_its_beginning() {
+        let kept = keeping(&known(), &Command::Promote(None));
+        let until = |state: &State| state.kept.expect("kept").until;
+        // It lies ahead, and that is no mistake.
+        let much_later = until(&kept);
+        assert_eq!(kept.restamped(Restamp::NotAhead, kept.since), kept);
+        let hour = std::time::Duration::from_secs(3_600);
+        let noted_ahead = keeping(&State { since: kept.since.plus(hour), ..known() }, &Command::Promote(None));
+        let mended = noted_ahead.restamped(Restamp::NotAhead, kept.since);
+        assert_eq!((mended.switched_at, until(&mended)), (Some(kept.since), much_later));
+    }
+
+    #[test]
+    fn a_state_that_was_written_before_shares_were_kept_is_read() {
+        let kept = keeping(&known(), &Command::Promote(None));
+        assert_eq!(State::decode(&kept.encode()), Some(kept));
+        let plain = String::from_utf8(after(&known(), Command::Promote(None)).encode()).expect("JSON");
+        assert!(!plain.contains("kept"), "{plain}");
+        assert_eq!(State::decode(plain.as_bytes()).expect("a state").kept, None);
     }
 
     #[test]

@@ -24,6 +24,10 @@ pub enum Key<'n> {
     Report(&'n DeploymentName, u32),
     /// What was counted by workers that are gone.
     Departed(&'n DeploymentName),
+    /// What became of the requests of its canary, by the worker in a slot.
+    Cohorts(&'n DeploymentName, u32),
+    /// The same by workers that are gone.
+    DepartedCohorts(&'n DeploymentName),
     /// How many requests in a row did not reach its active colour.
     Unreached(&'n DeploymentName),
     /// The analysis of its canary.
@@ -90,6 +94,8 @@ impl fmt::Display for Key<'_> {
             Self::Sample(name, slot) => write!(f, "{PREFIX}/{name}/sample/{slot}"),
             Self::Report(name, slot) => write!(f, "{PREFIX}/{name}/worker/{slot}"),
             Self::Departed(name) => write!(f, "{PREFIX}/{name}/departed"),
+            Self::Cohorts(name, slot) => write!(f, "{PREFIX}/{name}/cohorts/{slot}"),
+            Self::DepartedCohorts(name) => write!(f, "{PREFIX}/{name}/cohorts/departed"),
             Self::Unreached(name) => write!(f, "{PREFIX}/{name}/unreached"),
             Self::CanaryAnalysis(name) => write!(f, "{PREFIX}/{name}/watch"),
             Self::Setup(name) => write!(f, "{PREFIX}/{name}/setup"),
@@ -139,7 +145,9 @@ mod tests {
             Some(Key::Probe(..)) => Key::Sample(name, 0),
             Some(Key::Sample(..)) => Key::Report(name, 0),
             Some(Key::Report(..)) => Key::Departed(name),
-            Some(Key::Departed(_)) => Key::Unreached(name),
+            Some(Key::Departed(_)) => Key::Cohorts(name, 0),
+            Some(Key::Cohorts(..)) => Key::DepartedCohorts(name),
+            Some(Key::DepartedCohorts(_)) => Key::Unreached(name),
             Some(Key::Unreached(_)) => Key::CanaryAnalysis(name),
             Some(Key::CanaryAnalysis(_)) => Key::Setup(name),
             Some(Key::Setup(_)) => Key::Clusters(name),

@@ -5,5 +5,6 @@
 pub mod message;
 pub mod roster;
 pub mod report;
+pub mod recorder;
 pub mod worker;
 pub mod publish;

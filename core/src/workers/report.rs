@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::roster::{Member, Roster};
+use super::roster::{Gone, Member, Roster};
 use crate::metrics::counters::{ColourCounts, ColourMetric};
 use crate::metrics::tally::Tally;
 use crate::model::colour::{Colour, PerColour};
@@ -29,17 +29,13 @@ pub struct Report {
 /// What was counted by members that are gone.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Departed {
-    /// The last of them.
-    numbers: Vec<u64>,
+    numbers: Gone,
     counts: PerColour<Tally>,
     layout: usize,
 }
 
 /// The records of another edition of the filter in the same Envoy have their counts in other places.
 const LAYOUT: usize = ColourMetric::COUNT;
-
-/// So many of those that are gone are remembered by number: more than can go while somebody reads.
-const REMEMBERED: usize = 256;
 
 // === impl Report ===
 
@@ -77,13 +73,9 @@ pub fn keep(store: &dyn Store, name: &DeploymentName, member: &Member) -> Result
     let Some(report) = Report::read(store, name, member) else { return Ok(()) };
     update(store, &Key::Departed(name).to_string(), &mut |before| {
         let mut departed = decode(before.value);
-        if departed.numbers.contains(&member.number) {
+        if !departed.numbers.add(member.number) {
             return None;
         }
-        if departed.numbers.len() >= REMEMBERED {
-            departed.numbers.remove(0);
-        }
-        departed.numbers.push(member.number);
         for colour in Colour::ALL {
             let mut counts = report.counts.get(colour).clone();
             // Its requests are over, or nobody counts them any more.
@@ -107,7 +99,7 @@ pub fn totals(store: &dyn Store, name: &DeploymentName) -> PerColour<Tally> {
 pub fn totals_of(store: &dyn Store, roster: &Roster, name: &DeploymentName) -> PerColour<Tally> {
     let departed = store.read(&Key::Departed(name).to_string()).map(|stored| decode(stored.value)).unwrap_or_default();
     let mut sum = departed.counts;
-    for member in roster.members().iter().filter(|member| !departed.numbers.contains(&member.number)) {
+    for member in roster.members().iter().filter(|member| !departed.numbers.has(member.number)) {
         if let Some(report) = Report::read(store, name, member) {
             for colour in Colour::ALL {
                 sum.get_mut(colour).merge(report.counts.get(colour));

@@ -61,6 +61,14 @@ pub struct Roster {
     begun_anew: Option<Timestamp>,
 }
 
+/// The numbers of members that are gone, so that what they have left behind is not taken for that of a member a second time.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Gone(Vec<u64>);
+
+/// So many of those that are gone are remembered by number: more than can go while somebody reads.
+const REMEMBERED: usize = 256;
+
 /// So long after a roster was begun anew members may be missing: they find it at their next tick.
 const INCOMPLETE: Duration = Duration::from_millis(600);
 
@@ -186,6 +194,27 @@ impl Member {
     pub fn heartbeat(&self, store: &dyn Store) -> Option<Heartbeat> {
         let heartbeat: Heartbeat = serde_json::from_slice(&store.read(&heartbeat_key(self.slot)).ok()?.value?).ok()?;
         (heartbeat.number == self.number).then_some(heartbeat)
+    }
+}
+
+// === impl Gone ===
+
+impl Gone {
+    /// Whether the member with this number is known to be gone.
+    pub fn has(&self, number: u64) -> bool {
+        self.0.contains(&number)
+    }
+
+    /// A member goes. Whether that is new.
+    pub fn add(&mut self, number: u64) -> bool {
+        if self.has(number) {
+            return false;
+        }
+        if self.0.len() >= REMEMBERED {
+            self.0.remove(0);
+        }
+        self.0.push(number);
+        true
     }
 }
 

@@ -4,19 +4,24 @@
 //! So no request reads what the workers share.
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use futures_channel::oneshot::Sender;
 use futures_lite::future;
 
 use super::message::Message;
-use super::report::{Report, keep};
+use super::recorder::{self, Recorder};
+use super::report::{self, Report};
 use super::roster::{Member, Roster};
 use crate::deployment::{Deployment, DeploymentIndex, Deployments};
 use crate::host::reply::Reply;
 use crate::host::{Host, next_tick};
+use crate::metrics::answer::Attribution;
+use crate::metrics::cohorts::{self, Draw, Ticket};
 use crate::metrics::counters::ColourMetric;
 use crate::metrics::tally::Tally;
 use crate::model::colour::{Colour, PerColour};
+use crate::model::percent::Percent;
 use crate::model::split::{Revision, Split};
 use crate::model::time::Timestamp;
 use crate::routing::rotation::Seed;
@@ -39,6 +44,8 @@ pub struct Worker {
     memories: Vec<Memory>,
     /// The deployments about which there is something that the reports do not say.
     news: RefCell<Vec<DeploymentIndex>>,
+    /// The deployments about whose canary something was noted that has not been let go of.
+    recorded: RefCell<Vec<DeploymentIndex>>,
     questions: RefCell<Vec<Question>>,
     last_ticket: Cell<u64>,
 }
@@ -51,6 +58,10 @@ struct Memory {
     shown: Cell<PerColour<Tally>>,
     /// Whether there is something that the report does not say.
     is_news: Cell<bool>,
+    /// What is noted about the requests of a canary.
+    recorder: Cell<Recorder>,
+    /// Whether something is.
+    is_recorded: Cell<bool>,
     /// Whether the state was taken over since the instance enrolled. Of a write before that it was not told.
     is_current: Cell<bool>,
 }
@@ -89,6 +100,8 @@ impl Worker {
             counts: Cell::default(),
             shown: Cell::default(),
             is_news: Cell::new(false),
+            recorder: Cell::default(),
+            is_recorded: Cell::new(false),
             is_current: Cell::new(false),
         };
         Self {
@@ -101,6 +114,7 @@ impl Worker {
             writes: Cell::new(0),
             memories: deployments.all().iter().map(remember).collect(),
             news: RefCell::default(),
+            recorded: RefCell::default(),
             questions: RefCell::default(),
             last_ticket: Cell::new(0),
         }
@@ -144,6 +158,61 @@ impl Worker {
             memory.counts.set(counts);
             self.note_news(index, memory);
         }
+    }
+
+    /// A request begins that follows `split` to `colour`. It is noted where chance has shared it out and the colours are
+    /// compared; then there is a ticket, with which to say what became of it.
+    pub fn begin(
+        &self,
+        (index, deployment): (DeploymentIndex, &Deployment),
+        split: &Split,
+        (colour, draw): (Colour, Option<Draw>),
+        now: Timestamp,
+    ) -> Option<Ticket> {
+        let (memory, draw) = (self.memories.get(index)?, draw.filter(|_| deployment.compares())?);
+        let revision = memory.state.known_revision().unwrap_or(Revision::ZERO);
+        let candidate = split.candidate();
+        let candidate = (candidate, memory.state.buckets(candidate));
+        let mut recorder = memory.recorder.take();
+        let ticket = recorder.begin((now, revision, split.canary_percent), candidate, colour, draw);
+        memory.recorder.set(recorder);
+        if !memory.is_recorded.replace(true) {
+            self.recorded.borrow_mut().push(index);
+        }
+        Some(ticket)
+    }
+
+    /// The head of its answer has come, after this time. What remains of the ticket.
+    #[must_use]
+    pub fn on_head(
+        &self,
+        (index, deployment): (DeploymentIndex, &Deployment),
+        ticket: Ticket,
+        attribution: &Attribution,
+        after: Duration,
+    ) -> Option<Ticket> {
+        let latency = deployment.compares_first_bytes().then_some(after);
+        self.record(index, |recorder| recorder.on_head(ticket, attribution, latency)).flatten()
+    }
+
+    /// It is over, after this time. `host` looks up who answered.
+    pub fn end(
+        &self,
+        (index, deployment): (DeploymentIndex, &Deployment),
+        ticket: Ticket,
+        attribution: &Attribution,
+        after: Duration,
+        host: impl FnOnce() -> cohorts::Host,
+    ) {
+        self.record(index, |recorder| recorder.end(ticket, attribution, after, &deployment.error_rule(), host));
+    }
+
+    fn record<R>(&self, index: DeploymentIndex, note: impl FnOnce(&mut Recorder) -> R) -> Option<R> {
+        let memory = self.memories.get(index)?;
+        let mut recorder = memory.recorder.take();
+        let result = note(&mut recorder);
+        memory.recorder.set(recorder);
+        Some(result)
     }
 
     // --- the others ---
@@ -322,6 +391,7 @@ impl Worker {
         self.beats.set(self.beats.get().wrapping_add(1));
         member.beat(host.store(), &roster, self.beats.get(), now, self.last_stream.get());
         self.bring_up_to_date(host, deployments, None);
+        self.write_records(host, deployments, &member);
     }
 
     /// The instance is at its end: what it has counted stays.
@@ -330,6 +400,7 @@ impl Worker {
         for (index, deployment) in deployments.all().iter().enumerate() {
             self.report(host, index, deployment, &member);
         }
+        self.write_records(host, deployments, &member);
         dismiss(host, deployments, &member);
     }
 
@@ -390,6 +461,22 @@ impl Worker {
         }
         if memory.state.known_revision() != before {
             self.note_news(index, memory);
+            if memory.state.known_split().is_some_and(|split| split.canary_percent == Percent::ZERO) {
+                self.record(index, Recorder::on_no_canary);
+            }
+        }
+    }
+
+    /// Writes down what became of the requests of canaries.
+    fn write_records(&self, host: &dyn Host, deployments: &Deployments, member: &Member) {
+        for index in self.recorded.take() {
+            let (Some(memory), Some(deployment)) = (self.memories.get(index), deployments.get(index)) else { continue };
+            let write = |recorder: &mut Recorder| recorder.write(host.store(), &deployment.name, member, host.now());
+            if self.record(index, write).unwrap_or_default() {
+                self.recorded.borrow_mut().push(index);
+            } else {
+                memory.is_recorded.set(false);
+            }
         }
     }
 
@@ -426,7 +513,10 @@ pub fn dismiss(host: &dyn Host, deployments: &Deployments, member: &Member) {
     let store = host.store();
     for deployment in deployments.all() {
         // Without the store nobody can read the counts either.
-        let _: Result<(), StoreError> = keep(store, &deployment.name, member);
+        let _: Result<(), StoreError> = report::keep(store, &deployment.name, member);
+        if deployment.compares() {
+            let _: Result<(), StoreError> = recorder::keep(store, &deployment.name, member, host.now());
+        }
     }
     let _: Result<(), StoreError> =
         Roster::change(store, host.now(), &mut |members| members.retain(|known| known.number != member.number));

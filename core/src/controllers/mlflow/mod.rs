@@ -291,7 +291,7 @@ impl Mlflow {
 
     /// What a mark on `colour`'s version asks for in this state; `left` is the colour whose version it was on before.
     fn command(&self, mark: &TrackedVersion, colour: Colour, left: Option<Colour>, state: &State) -> Option<Command> {
-        let canary = state.split.canary_percent;
+        let canary = state.lasting_split().canary_percent;
         let set = |percent| Some(Command::Patch(Patch { canary_percent: Some(percent), ..Patch::default() }));
         if colour == state.split.active {
             // Taken back from the candidate: what its move began ends. A canary that it has nothing to do with goes on.

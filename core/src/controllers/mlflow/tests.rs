@@ -239,6 +239,24 @@ fn with_a_canary_configured_a_move_begins_it_and_moving_back_ends_it() {
 }
 
 #[test]
+fn a_share_that_was_kept_after_the_promotion_is_no_canary_of_the_registrys() {
+    let keep = crate::state::kept::Keep { share: percent("2"), r#for: std::time::Duration::from_secs(60) };
+    let mut scene = Scene::new("");
+    scene.obey();
+    scene.set("production", "2");
+    let request = scene.poll().expect("a promotion");
+    let promoted = scene.state.after_keeping(Some(keep), &request.command, request.author, NOW);
+    scene.state = promoted.expect("allowed").expect("a change");
+    // The same wish is still under way when the mark is seen again.
+    let stays = Patch { active: Some(Colour::Green), ..Patch::default() };
+    assert_eq!(command(scene.poll()), Some(Command::Patch(stays)));
+    scene.acknowledge(ChangeOutcome::Applied);
+    assert_eq!(scene.obey(), split("green", "2", "0"));
+    scene.set("production", "1");
+    assert_eq!(scene.obey(), split("blue", "0", "0"));
+}
+
+#[test]
 fn a_canary_that_the_mark_has_nothing_to_do_with_goes_on() {
     let mut scene = Scene::new(r#", "canary_percent": 10"#);
     let canary = Patch { canary_percent: Some(percent("5")), ..Patch::default() };

@@ -61,6 +61,51 @@ fn a_rollback_to_an_unhealthy_colour_is_refused_too() {
     assert_eq!(api.asked(), ["GET green /ping", "GET blue /ping", "GET blue /ping"]);
 }
 
+const GUARD: &str = r#", "guard": {"also_after_promote": "10m"}"#;
+
+#[test]
+fn a_promotion_leaves_a_share_with_the_former_colour_and_says_until_when() {
+    let api = Fixture::with(&format!("{BAKE}{GUARD}"));
+    let (status, promoted) = api.operate("POST", &format!("{IRIS}/promote"));
+    let until = START.plus(Duration::from_secs(600)).to_string();
+    assert_eq!((status, &promoted["active"], &promoted["canary_percent"]), (200, &"green".into(), &2.into()));
+    assert_eq!(promoted["kept"], serde_json::json!({"percent": 2, "until": until}));
+    assert_eq!(promoted["colours"]["blue"]["safe_to_stop"], false);
+    let newest = api.operate("GET", &format!("{IRIS}/history")).1["changes"][0].clone();
+    assert_eq!((&newest["to"]["canary_percent"], &newest["kept"]["until"]), (&2.into(), &until.clone().into()));
+
+    let again = api.operate("POST", &format!("{IRIS}/promote?to=green"));
+    assert_eq!((again.0, &again.1["kept"]["percent"]), (200, &2.into()));
+    assert_eq!(kind(&api.operate("POST", &format!("{IRIS}/promote")).1), "nothing-to-promote");
+    let (status, problem) = api.operate("POST", &format!("{IRIS}/drain?colour=blue&timeout=1s"));
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    assert_eq!(status, 409, "{problem}");
+    let expected =
+        format!("it keeps 2 % of the traffic until {until}, for the guard to compare with: PATCH canary_percent=0");
+    assert!(detail.contains(&expected), "{detail}");
+
+    let ended = api.operate("PATCH", &format!("{IRIS}?canary_percent=0")).1;
+    assert!(ended["kept"].is_null() && ended["canary_percent"] == 0, "{ended}");
+    let back = api.operate("POST", &format!("{IRIS}/rollback")).1;
+    assert!(back["kept"].is_null() && back["active"] == "blue" && back["canary_percent"] == 0, "{back}");
+}
+
+#[test]
+fn nothing_is_left_with_a_colour_whose_probe_fails() {
+    let api = Fixture::with(&format!("{PROBE}{GUARD}"));
+    // A rollback asks blue.
+    let promote = || api.operate("POST", &format!("{IRIS}/promote")).1["canary_percent"].clone();
+    for (status, expected) in [(500, 0), (200, 2)] {
+        api.will_reply([answered(200, ""), answered(status, "")]);
+        promote();
+        api.operate("POST", &format!("{IRIS}/rollback"));
+        api.operate("POST", &format!("{IRIS}/rollback?to=blue&force=true"));
+        api.will_reply([answered(200, "")]);
+        assert_eq!(promote(), expected, "blue answers {status}");
+        api.operate("POST", &format!("{IRIS}/rollback?force=true"));
+    }
+}
+
 #[test]
 fn a_write_that_gives_nobody_traffic_asks_nobody() {
     let api = Fixture::with(PROBE);

@@ -1,0 +1,153 @@
+//! The limit on the error rate: no test, but a line that is not crossed.
+
+use serde::{Deserialize, Serialize};
+
+use super::outcomes::{Block, Outcomes};
+use crate::config::ErrorRule;
+
+/// The last answers, from the oldest to the newest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LastAnswers(Vec<Block>);
+
+/// The limit looks at the last `after` answers, at this many times as many, and at all between.
+const TIMES: u64 = 5;
+/// So many pieces make up `after` answers.
+const PIECES: u64 = 10;
+/// So many answers of the other colour are needed to say that it does better, or `after` if that is less.
+const LEAST_OF_OTHER: u64 = 10;
+/// So many pieces are kept, however few answers are in them.
+const MOST: usize = 256;
+
+fn least_of_other(rule: ErrorRule) -> u64 {
+    rule.after.min(LEAST_OF_OTHER)
+}
+
+// === impl LastAnswers ===
+
+impl LastAnswers {
+    /// Adds answers.
+    pub fn add(&mut self, block: Block, rule: ErrorRule) {
+        if block == Block::default() {
+            return;
+        }
+        let piece = rule.after.div_ceil(PIECES);
+        match self.0.last_mut() {
+            Some(newest) if newest.candidate.total < piece => *newest = newest.and(block),
+            _ => self.0.push(block),
+        }
+        let most = rule.after.saturating_mul(TIMES);
+        let mut newest = Block::default();
+        let enough = |sum: Block| sum.candidate.total >= most && sum.active.total >= least_of_other(rule);
+        let kept = self.0.iter().rev().take(MOST).take_while(|piece| {
+            let is_wanted = !enough(newest);
+            newest = newest.and(**piece);
+            is_wanted
+        });
+        let kept = kept.count();
+        self.0.drain(..self.0.len().saturating_sub(kept));
+    }
+
+    /// The answers with which the watched colour (the blocks' candidate) is at the limit, while the other colour is not even
+    /// half way there: when both fail, neither is to blame. `is_alone` is whether the other gets no requests.
+    pub fn beyond(&self, rule: ErrorRule, is_alone: bool) -> Option<Block> {
+        let limit = rule.max_rate?;
+        let mut sum = Block::default();
+        let most = rule.after.saturating_mul(TIMES);
+        let mut pieces = self.0.iter().rev();
+        let mut is_beyond = None;
+        // How many would have been bad at the rates that the other colour had beside each piece. Its rate over all of them
+        // could come from a time in which the watched one had next to no requests.
+        let mut beside = 0.0;
+        for piece in pieces.by_ref() {
+            sum = sum.and(*piece);
+            beside += piece.active.share().unwrap_or_default() * piece.candidate.total as f64;
+            let Outcomes { total, .. } = sum.candidate;
+            if total >= rule.after && sum.candidate.share().is_some_and(|rate| rate >= limit) {
+                is_beyond = Some(sum);
+                break;
+            }
+            if total >= most {
+                break;
+            }
+        }
+        let mut found = is_beyond?;
+        // The other colour may have so few requests that its last ones are older.
+        while found.active.total < least_of_other(rule) {
+            let Some(piece) = pieces.next() else { break };
+            found.active = found.active.and(piece.active);
+        }
+        let is_better = beside < 0.5 * limit * found.candidate.total as f64;
+        let is_known = found.active.total >= least_of_other(rule);
+        (is_better && (is_known || is_alone)).then_some(found)
+    }
+
+    /// Forgets them: what they did is told no more.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    const RULE: ErrorRule =
+        ErrorRule { max_increase: 0.0, max_rate: Some(0.2), after: 50, count_4xx: false, count_retries: true };
+
+    fn block((active, active_bad): (u64, u64), (candidate, bad): (u64, u64)) -> Block {
+        Block { active: Outcomes::new(active, active_bad), candidate: Outcomes::new(candidate, bad) }
+    }
+
+    fn after(pieces: &[(u64, Block)]) -> LastAnswers {
+        let mut answers = LastAnswers::default();
+        for (times, block) in pieces {
+            (0..*times).for_each(|_| answers.add(*block, RULE));
+        }
+        answers
+    }
+
+    #[test]
+    fn the_limit_is_reached_by_enough_answers_if_the_other_colour_is_known_to_do_better() {
+        let cases = [
+            ("too few", after(&[(49, block((9, 0), (1, 1)))]), false),
+            ("enough", after(&[(50, block((9, 0), (1, 1)))]), true),
+            ("below", after(&[(50, block((9, 0), (5, 0))), (9, block((9, 0), (1, 1)))]), false),
+            ("both", after(&[(50, block((9, 1), (1, 1)))]), false),
+            ("the other is not known", after(&[(1, block((9, 0), (50, 50)))]), false),
+        ];
+        for (case, answers, expected) in cases {
+            assert_eq!(answers.beyond(RULE, false).is_some(), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_long_healthy_time_before_does_not_hide_a_fault() {
+        let answers = after(&[(10_000, block((9, 0), (1, 0))), (60, block((9, 0), (1, 1)))]);
+        assert!(answers.beyond(RULE, false).is_some());
+        assert!(answers.0.len() < 60, "{}", answers.0.len());
+    }
+
+    #[test]
+    fn an_outage_of_both_that_begins_as_the_share_grows_is_nobodys() {
+        // At one percent, and then at half.
+        let answers = after(&[(60, block((99, 0), (1, 0))), (6, block((5, 5), (5, 5)))]);
+        assert!(answers.beyond(RULE, false).is_none());
+    }
+
+    #[test]
+    fn a_slow_fault_shows_in_five_times_as_many() {
+        // A fifth and a little more, spread so that no fifty in a row reach it at once is no matter: 250 do.
+        let answers = after(&[(60, block((9, 0), (5, 1)))]);
+        assert!(answers.beyond(RULE, false).is_some());
+    }
+
+    #[test]
+    fn where_the_other_colour_gets_nothing_the_limit_stands_alone() {
+        let answers = after(&[(60, block((0, 0), (1, 1)))]);
+        assert!(answers.beyond(RULE, true).is_some() && answers.beyond(RULE, false).is_none());
+    }
+}
