@@ -173,6 +173,11 @@ impl Model {
         self.keys.get(key.as_bytes()).map(|key| key.value.clone())
     }
 
+    /// A key's last write; 0 where it is not there.
+    pub fn mod_revision(&self, key: &str) -> i64 {
+        self.keys.get(key.as_bytes()).map_or(0, |key| key.mod_revision)
+    }
+
     /// The keys that begin like this.
     pub fn keys(&self, prefix: &str) -> Vec<String> {
         let keys = self.keys.keys().map(|key| String::from_utf8_lossy(key).into_owned());

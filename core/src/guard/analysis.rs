@@ -189,8 +189,27 @@ impl CanaryAnalysis {
 
     /// Learns from this Envoy's cohorts what is slow, and gives the evidence that they have become.
     pub fn collect(&mut self, cohorts: &Cohorts, guard: &Guard, now: Timestamp) -> Vec<Evidence> {
-        self.bounds.learn(cohorts, guard, self.candidate, now);
+        self.learn(cohorts, guard, now);
         self.collector.collect(cohorts, self.from, (guard, &self.bounds), now)
+    }
+
+    /// Learns from this Envoy's cohorts what is slow.
+    pub fn learn(&mut self, cohorts: &Cohorts, guard: &Guard, now: Timestamp) {
+        self.bounds.learn(cohorts, guard, self.candidate, now);
+    }
+
+    /// The evidence that the cohorts of one Envoy of a fleet have become, which keeps its own collector; and up to where that
+    /// is all, for each test.
+    pub fn collect_by(
+        &self,
+        collector: &mut Collector,
+        cohorts: &Cohorts,
+        guard: &Guard,
+        now: Timestamp,
+    ) -> (Vec<Evidence>, Vec<(Test, Epoch)>) {
+        let found = collector.collect(cohorts, self.from, (guard, &self.bounds), now);
+        let settled = |test| (test, collector.settled(test, cohorts, self.from, now));
+        (found, Test::all(&self.bounds).map(settled).collect())
     }
 
     /// Takes a piece of evidence, and concludes. `margin` is what the step in force waits for, if it does.

@@ -114,6 +114,16 @@ impl Collector {
         found
     }
 
+    /// The last epoch of which all evidence for a test has been given.
+    pub fn settled(&self, test: Test, cohorts: &Cohorts, from: Revision, now: Timestamp) -> Epoch {
+        let taken = self.taken(test);
+        let waits = |cohort: &&Cohort| {
+            cohort.revision >= from && taken.is_none_or(|taken| (cohort.epoch, cohort.revision) > taken)
+        };
+        let next = cohorts.all().iter().find(waits).map_or(Epoch::of(now.minus(SETTLED)), |cohort| cohort.epoch);
+        Epoch::numbered(next.number().saturating_sub(1))
+    }
+
     fn taken(&self, test: Test) -> Option<(Epoch, Revision)> {
         self.taken.iter().find(|(of, _)| *of == test).map(|(_, place)| *place)
     }
