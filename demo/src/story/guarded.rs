@@ -14,7 +14,7 @@ use crate::traffic::Traffic;
 use bluegreen_programs::Progress;
 
 /// How long the guard may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 // === impl Story ===
 
