@@ -39,7 +39,7 @@ fn of_green(verdict: &Value) -> u64 {
 
 /// The Envoy that was the last to say that it judges.
 fn judge(env: &Environment) -> Result<usize> {
-    let says = |envoy: &bluegreen_testbed::Envoy| envoy.log().read().is_ok_and(|log| log.contains(JUDGES));
+    let says = |envoy: &bluegreen_testbed::Envoy| !envoy.log().lines_with(JUDGES).is_empty();
     env.fleet.envoys.iter().position(says).context("nobody judges")
 }
 
@@ -86,7 +86,7 @@ async fn the_judge_is_killed_and_what_all_saw_rolls_a_bad_green_back_everywhere(
 async fn while_etcd_is_away_nothing_is_concluded_and_afterwards_the_evidence_goes_on() -> Result<()> {
     let (mut env, _loads) = with_canary().await?;
     let before = verdict(&env, 1, "evidence", |verdict| of_green(verdict) >= 50).await?;
-    for member in 0..3 {
+    for member in 0..2 {
         env.fleet.etcd.kill(member)?;
     }
     env.green.behave(Behaviour::Status(500));
@@ -95,12 +95,11 @@ async fn while_etcd_is_away_nothing_is_concluded_and_afterwards_the_evidence_goe
         wait::until("stale", || admin.deployment(IRIS), |state| state.stale == Some(true)).await?;
         let says = "the guard waits for etcd";
         let envoy = env.fleet.envoy(index)?;
-        wait::until("a line about etcd", || async { envoy.log().read() }, |log: &String| log.contains(says)).await?;
+        let lines = || async { Ok(envoy.log().lines_with(says)) };
+        wait::until("a line about etcd", lines, |lines: &Vec<String>| !lines.is_empty()).await?;
         ensure!(env.deployment(index).await?.canary_percent > 0.0, "a change was made without etcd");
     }
-    for member in 0..3 {
-        env.fleet.etcd.restart(member).await?;
-    }
+    env.fleet.etcd.restart(0).await?;
     for index in 0..ENVOYS {
         let breached = verdict(&env, index, "a breach", |verdict| !verdict["breached"].is_null()).await?;
         ensure!(of_green(&breached) > of_green(&before), "{breached:#} began anew after {before:#}");
