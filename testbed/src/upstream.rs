@@ -72,6 +72,20 @@ pub enum Behaviour {
     Slow(Duration),
     /// Reads the request and never answers.
     Hang,
+    /// The same as [`Behaviour::Answer`], but every so many-th request gets no answer.
+    HangSometimes {
+        /// One request in so many gets none.
+        one_in: u64,
+    },
+    /// The same as [`Behaviour::Answer`], but requests with this header get this status.
+    StatusFor {
+        /// The status.
+        status: u16,
+        /// The header's name, in lower case.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// Closes the connection instead of answering.
     Close,
     /// Hands each exchange to a test.
@@ -248,6 +262,12 @@ impl State {
             Behaviour::Bytes(size) => return Ok(Response::new(full(vec![b'.'; size]))),
             Behaviour::Status(code) => status = StatusCode::from_u16(code)?,
             Behaviour::Slow(duration) => sleep(duration).await,
+            Behaviour::HangSometimes { one_in } if is_one_in(one_in) => std::future::pending().await,
+            Behaviour::HangSometimes { .. } => {}
+            Behaviour::StatusFor { status: code, name, value } if head.values(name) == [value.as_bytes()] => {
+                status = StatusCode::from_u16(code)?;
+            }
+            Behaviour::StatusFor { .. } => {}
             Behaviour::Hang => std::future::pending().await,
             Behaviour::Close => anyhow::bail!("closing, as told"),
             Behaviour::Script(script) => return Exchange::hand_over(head, request.into_body(), &script).await,

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bluegreen_testbed::Bootstrap;
 use bluegreen_testbed::admin::Rollout;
+use bluegreen_testbed::bootstrap::elements;
 use bluegreen_testbed::load::Running;
 use bluegreen_testbed::upstream::Behaviour;
+use bluegreen_testbed::{Bootstrap, wait};
 use bluegreen_tests::environment::ROLLOUT_PATIENCE;
 use bluegreen_tests::{Environment, IRIS};
 use serde_json::{Value, json};
@@ -59,7 +60,7 @@ async fn rolled_back(env: &Environment, load: Running, fault: Instant, rule: &st
     let verdict = &comparison["verdict"];
     ensure!(verdict["breached"] == rule, "{verdict:#}");
     let sentence = verdict["sentence"].as_str().context("no sentence")?;
-    ensure!(sentence.contains(" green ") && change.reason == sentence, "{sentence:?}, but {:?}", change.reason);
+    ensure!(sentence.contains("green ") && change.reason == sentence, "{sentence:?}, but {:?}", change.reason);
     let after = env.load()?.at_most(100).run().await;
     ensure!(after.count("blue") == 100, "{:?}", after.colours());
     env.ensure_no_trap()
@@ -211,7 +212,7 @@ async fn a_step_ends_by_evidence_long_before_it_has_to() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guard_that_observes_says_once_what_it_would_have_done_and_the_rollout_goes_on() -> Result<()> {
-    let env = environment(json!({"on_breach": "observe", "also_after_promote": "10m"}), "4s").await?;
+    let env = environment(json!({"on_breach": "observe", "also_after_promote": "10m"}), "9s").await?;
     env.green.behave(Behaviour::Sometimes { status: 500, one_in: 3 });
     let load = traffic(&env)?;
     env.envoy.admin()?.rollout(IRIS, "start").await?;
@@ -250,18 +251,115 @@ async fn a_green_that_fails_after_its_promotion_is_rolled_back_and_blips_of_both
     rolled_back(&env, load, fault, "error").await
 }
 
+/// Clients wait for 300 ms, and then they leave.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_give_up_are_no_errors_and_that_they_do_so_at_green_only_is_found() -> Result<()> {
+async fn a_green_that_lets_every_third_request_hang_while_clients_leave_is_rolled_back() -> Result<()> {
     let env = environment(json!({}), "60s").await?;
-    env.green.behave(Behaviour::Slow(Duration::from_millis(400)));
-    let impatient =
-        env.load()?.connections(8).request_timeout(Duration::from_millis(100)).lasting(ROLLOUT_PATIENCE).start();
+    env.green.behave(Behaviour::HangSometimes { one_in: 3 });
+    let load = env.load()?.connections(16).rate(RATE).request_timeout(Duration::from_millis(300));
+    let load = load.lasting(ROLLOUT_PATIENCE * 2).start();
+    load.more(20).await?;
     env.envoy.admin()?.rollout(IRIS, "start").await?;
-    until_phase(&env, "rolled_back").await?;
+    rolled_back(&env, load, Instant::now(), "unanswered").await?;
     let verdict = env.envoy.admin()?.comparison(IRIS).await?["verdict"].clone();
-    let green = &verdict["colours"]["green"];
-    ensure!(green["errors"] == 0 && verdict["breached"] == "unanswered", "{verdict:#}");
-    impatient.stop().await;
+    ensure!(verdict["colours"]["green"]["errors"] == 0, "{verdict:#}");
+    Ok(())
+}
+
+/// Clients see none of the failed attempts.
+async fn behind_retries(guard: Value) -> Result<Environment> {
+    let retried = bootstrap(guard, "2s")?.edit(|tree| {
+        for listener in elements(tree, "/static_resources/listeners") {
+            let manager = listener.pointer_mut("/filter_chains/0/filters/0/typed_config");
+            for host in manager.into_iter().flat_map(|manager| elements(manager, "/route_config/virtual_hosts")) {
+                for route in elements(host, "/routes").filter(|route| route["route"].is_object()) {
+                    route["route"]["retry_policy"] = json!({"retry_on": "5xx", "num_retries": 2});
+                }
+            }
+        }
+    });
+    Environment::with(2, retried).await
+}
+
+const EVERY_FIFTH: Behaviour = Behaviour::Sometimes { status: 500, one_in: 5 };
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_green_that_fails_a_fifth_of_its_attempts_is_rolled_back_though_clients_see_none_of_it() -> Result<()> {
+    let env = behind_retries(json!({})).await?;
+    env.green.behave(EVERY_FIFTH);
+    let load = traffic(&env)?;
+    env.envoy.admin()?.rollout(IRIS, "start").await?;
+    let begun = Instant::now();
+    until_phase(&env, "rolled_back").await?;
+    ensure!(load.failed() == 0, "{} requests failed", load.failed());
+    let state = env.deployment().await?;
+    let detail = &state.problem("retries-hide-failures").context("nothing is said about retries")?.detail;
+    ensure!(detail.contains("the guard takes that for an error"), "{detail}");
+    rolled_back(&env, load, begun, "error").await
+}
+
+/// Blue's attempts fail as often, or the guard is told not to look at them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_attempts_are_no_reason_where_blue_has_as_many_or_where_they_do_not_count() -> Result<()> {
+    for (guard, blue) in [(json!({}), EVERY_FIFTH), (json!({"error": {"count_retries": false}}), Behaviour::Answer)] {
+        let env = behind_retries(guard).await?;
+        env.blue.behave(blue);
+        env.green.behave(EVERY_FIFTH);
+        let load = traffic(&env)?;
+        env.envoy.admin()?.rollout(IRIS, "start").await?;
+        until_phase(&env, "promoted").await?;
+        ensure!(load.failed() == 0, "{} requests failed", load.failed());
+        load.stop().await;
+        env.ensure_no_trap()?;
+    }
+    Ok(())
+}
+
+/// Sends requests of one user, some a second.
+fn user(env: &Environment, name: &str, rate: f64) -> Result<Running> {
+    let load = env.load()?.header("x-user", name.as_bytes())?.connections(1).rate(rate);
+    Ok(load.lasting(ROLLOUT_PATIENCE * 2).start())
+}
+
+/// Every request of the busy user fails, on either colour: it is the user's fault, though chance has sent it to green.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_user_who_always_fails_ends_no_canary_and_a_green_that_fails_for_all_is_found() -> Result<()> {
+    let sticky = Bootstrap::shipped()?.deployment(IRIS, |iris| {
+        iris["sticky"] = json!({"header": "x-user"});
+        iris["guard"] = json!({});
+    });
+    let env = Environment::with(2, sticky).await?;
+    env.patch(&[("canary_percent", "50")]).await?;
+    let mut busy = None;
+    for number in 0..64 {
+        let name = format!("busy-{number}");
+        let asked = env.load()?.header("x-user", name.as_bytes())?.at_most(1).run().await;
+        if asked.count("green") == 1 {
+            busy = Some(name);
+            break;
+        }
+    }
+    let busy = busy.context("64 users, and none on green")?;
+    for upstream in [&env.blue, &env.green] {
+        upstream.behave(Behaviour::StatusFor { status: 500, name: "x-user", value: busy.clone() });
+    }
+    let busy = user(&env, &busy, 100.0)?;
+    let others = (0..40).map(|number| user(&env, &format!("user-{number}"), 2.0)).collect::<Result<Vec<_>>>()?;
+    // Many more in a row than would be enough if each of them counted.
+    let failures = || async { Ok(busy.so_far().failures().len()) };
+    wait::until_within(ROLLOUT_PATIENCE, "failures of the busy user", failures, |failures| *failures >= 300).await?;
+    let state = env.deployment().await?;
+    let verdict = env.envoy.admin()?.comparison(IRIS).await?["verdict"].clone();
+    ensure!(state.canary_percent == 50.0 && verdict["breached"].is_null(), "{state:?} {verdict:#}");
+
+    env.green.behave(Behaviour::Status(500));
+    env.until("a canary that has ended", |state| state.canary_percent == 0.0).await?;
+    let change = env.newest_change().await?;
+    ensure!(change.source == "guard" && change.reason.contains(" green "), "{change:?}");
+    busy.stop().await;
+    for load in others {
+        load.stop().await;
+    }
     env.ensure_no_trap()
 }
 

@@ -99,8 +99,8 @@ struct Warmed {
     up_to: Epoch,
     /// When the first of them began.
     since: Option<Epoch>,
-    /// The epoch after which evidence counts.
-    at: Option<Epoch>,
+    /// The first epoch that is judged.
+    over_at: Option<Epoch>,
 }
 
 /// What is known of a deployment's canary; none before the first, and while the store is out of reach.
@@ -189,6 +189,9 @@ impl CanaryAnalysis {
 
     /// Learns from this Envoy's cohorts what is slow, and gives the evidence that they have become.
     pub fn collect(&mut self, cohorts: &Cohorts, guard: &Guard, now: Timestamp) -> Vec<Evidence> {
+        if self.collector.has_lost_time(now) {
+            self.on_clock_set(now);
+        }
         self.learn(cohorts, guard, now);
         self.collector.collect(cohorts, self.from, (guard, &self.bounds), now)
     }
@@ -212,6 +215,15 @@ impl CanaryAnalysis {
         (found, Test::all(&self.bounds).map(settled).collect())
     }
 
+    fn on_clock_set(&mut self, now: Timestamp) {
+        self.bounds.skip_to(now);
+        for test in [&mut self.error, &mut self.no_answer].into_iter().chain(&mut self.slow) {
+            test.on_clock_set();
+        }
+        // What is warm stays so, and what is not begins again.
+        self.warmed = Warmed { over_at: self.warmed.over_at.map(|_| Epoch::default()), ..Warmed::default() };
+    }
+
     /// Takes a piece of evidence, and concludes. `margin` is what the step in force waits for, if it does.
     pub fn play(&mut self, evidence: &Evidence, guard: &Guard, margin: Option<f64>, now: Timestamp) {
         if self.over || evidence.revision < self.from {
@@ -226,14 +238,14 @@ impl CanaryAnalysis {
         if !self.is_after_warm_up(evidence, guard) {
             return;
         }
-        self.test(evidence, guard);
+        let not_credited = self.test(evidence, guard);
         if evidence.test == Test::Error {
             self.show(evidence, margin);
-            let limit = Block {
-                active: *evidence.all.get(self.candidate.other()),
-                candidate: *evidence.all.get(self.candidate),
-            };
-            self.last_answers.add(limit, guard.error);
+            // With stickiness a user counts by the first request, and the hiccup of a pod counts as in the test.
+            let units = |colour: Colour| evidence.units.get(colour).and(*evidence.firsts.get(colour));
+            let Outcomes { total, bad } = units(self.candidate);
+            let candidate = Outcomes::new(total, bad.saturating_sub(not_credited));
+            self.last_answers.add(Block { active: units(self.candidate.other()), candidate }, guard.error);
         }
         if self.breach.is_none() {
             self.breach = self.broken(evidence, guard).map(|rule| (rule, now));
@@ -269,27 +281,28 @@ impl CanaryAnalysis {
 
     /// Whether the warm-up is over.
     pub const fn is_warm(&self) -> bool {
-        self.warmed.at.is_some()
+        self.warmed.over_at.is_some()
     }
 
     /// Whether a cold start is over before this epoch.
     fn is_after_warm_up(&mut self, evidence: &Evidence, guard: &Guard) -> bool {
         let warmed = &mut self.warmed;
-        if warmed.at.is_none() && (warmed.since.is_none() || evidence.epoch > warmed.up_to) {
+        if warmed.over_at.is_none() && (warmed.since.is_none() || evidence.epoch > warmed.up_to) {
             let since = *warmed.since.get_or_insert(evidence.epoch);
             let more = evidence.all.get(self.candidate).total;
             let is_long_enough = evidence.epoch.end() >= since.end().plus(guard.warm_up.r#for);
             if warmed.requests >= guard.warm_up.requests && is_long_enough {
-                // The one before was the last that is left out.
-                warmed.at = Some(if warmed.requests == 0 { Epoch::default() } else { warmed.up_to });
+                warmed.over_at = Some(evidence.epoch);
             }
             warmed.requests = warmed.requests.saturating_add(more);
             warmed.up_to = evidence.epoch;
         }
-        warmed.at.is_some_and(|at| evidence.epoch > at)
+        // One test may be ahead of another.
+        warmed.over_at.is_some_and(|over_at| evidence.epoch >= over_at)
     }
 
-    fn test(&mut self, evidence: &Evidence, guard: &Guard) {
+    /// Lets the test have its evidence, and gives what it does not credit.
+    fn test(&mut self, evidence: &Evidence, guard: &Guard) -> u64 {
         let share = f64::from(evidence.share.hundredths()) / 10_000.0;
         let share = match self.stage {
             Stage::Promoted(at) if evidence.revision >= at => 1.0 - share,
@@ -300,13 +313,11 @@ impl CanaryAnalysis {
             Test::Error => self.error.observe(guard.error.max_increase, evidence, watched),
             Test::Unanswered => self.no_answer.observe(guard.unanswered.max_increase, evidence, watched),
             Test::Slow(number) => {
-                let (Some(rule), place) = (guard.slow, usize::from(number)) else { return };
+                let (Some(rule), place) = (guard.slow, usize::from(number)) else { return 0 };
                 if self.slow.len() <= place {
                     self.slow.resize_with(place.saturating_add(1), SequentialTest::default);
                 }
-                if let Some(test) = self.slow.get_mut(place) {
-                    test.observe(rule.max_increase, evidence, watched);
-                }
+                self.slow.get_mut(place).map_or(0, |test| test.observe(rule.max_increase, evidence, watched))
             }
         }
     }
@@ -414,5 +425,157 @@ impl Rule {
             Rule::Slow => "slow",
             Rule::MaxRate => "max_rate",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use std::time::Duration;
+
+    use super::*;
+    use crate::guard::evidence::evidence;
+    use crate::metrics::cohorts::{Draw, Ending, Host, Kind, SeenKeys};
+    use crate::testing::{MemoryStore, iris, split};
+
+    const NOW: Timestamp = Timestamp::from_millis(10_000_000);
+
+    fn guard(json: &str) -> Guard {
+        serde_json::from_str(json).expect("valid")
+    }
+
+    fn begin(guard: &Guard) -> CanaryAnalysis {
+        CanaryAnalysis::advance(None, &State::initial(split("blue", "10", "0"), NOW), Some(guard), NOW)
+            .expect("a canary")
+    }
+
+    fn play(analysis: &mut CanaryAnalysis, guard: &Guard, test: Test, pieces: &[(u64, [(u64, u64); 2])]) {
+        for (number, [blue, green]) in pieces {
+            let outcomes = |(total, bad): &(u64, u64)| Outcomes::new(*total, *bad);
+            analysis.play(&evidence(test, *number, outcomes(blue), outcomes(green)), guard, None, NOW);
+        }
+    }
+
+    #[test]
+    fn a_cold_start_is_counted_and_not_judged() {
+        let rules = guard("{}");
+        let mut analysis = begin(&rules);
+        let cold: Vec<_> = (1..=5).map(|number| (number, [(90, 0), (2, 2)])).collect();
+        play(&mut analysis, &rules, Test::Error, &cold);
+        assert_eq!((analysis.since_began.green, analysis.breach), (Outcomes::new(10, 10), None));
+        assert!(analysis.error.e_value() <= 1.0);
+        // A test that is ahead must not end the warm-up for one that is behind.
+        let mut analysis = begin(&rules);
+        play(
+            &mut analysis,
+            &rules,
+            Test::Unanswered,
+            &[(1, [(90, 0), (9, 0)]), (2, [(90, 0), (9, 0)]), (3, [(90, 0), (9, 0)])],
+        );
+        play(&mut analysis, &rules, Test::Error, &[(1, [(90, 0), (9, 9)]), (2, [(90, 0), (9, 9)])]);
+        assert!(analysis.is_warm() && analysis.error.e_value() <= 1.0);
+        play(&mut analysis, &rules, Test::Error, &[(3, [(90, 0), (9, 9)])]);
+        assert_eq!(analysis.breach.map(|(rule, _)| rule), Some(Rule::Error));
+    }
+
+    #[test]
+    fn a_warm_up_may_last_for_a_time() {
+        let rules = guard(r#"{"warm_up": {"requests": 0, "for": "1s"}}"#);
+        let mut analysis = begin(&rules);
+        play(&mut analysis, &rules, Test::Error, &[(1, [(90, 0), (9, 9)]), (4, [(90, 0), (9, 9)])]);
+        assert_eq!(analysis.breach, None);
+        play(&mut analysis, &rules, Test::Error, &[(5, [(90, 0), (9, 9)])]);
+        assert!(analysis.breach.is_some());
+    }
+
+    #[test]
+    fn each_rule_breaks_by_itself_and_they_break_together() {
+        let json = r#"{"warm_up": {"requests": 0}, "slow": {"over": "1s", "max_increase": 0}}"#;
+        let rules = guard(json);
+        let bad = |test: Test| {
+            let mut analysis = begin(&rules);
+            let pieces: Vec<_> = (1..=400).map(|number| (number, [(90, 0), (10, 5)])).collect();
+            play(&mut analysis, &rules, test, &pieces);
+            analysis.breach.map(|(rule, _)| rule)
+        };
+        let cases = [(Test::Error, Rule::Error), (Test::Unanswered, Rule::Unanswered), (Test::Slow(0), Rule::Slow)];
+        for (test, rule) in cases {
+            assert_eq!(bad(test), Some(rule), "{test:?}");
+        }
+        let total: f64 = [Rule::Error, Rule::Unanswered, Rule::Slow].map(|rule| weight(rule, &rules)).iter().sum();
+        assert!((total - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_rule_that_is_pushed_judges_what_is_judged_from_then_on() {
+        let (without, with) = (guard("{}"), guard(r#"{"error": {"count_4xx": true}}"#));
+        let (mut cohorts, mut analysis) = (Cohorts::default(), begin(&without));
+        let mut errors = 0;
+        for tick in 0..40 {
+            let now = NOW.plus(Duration::from_millis(250 * tick));
+            for number in 0..20 {
+                let colour = if number % 2 == 0 { Colour::Green } else { Colour::Blue };
+                let when = (now, Revision::ZERO, split("blue", "50", "0").canary_percent);
+                let ticket = cohorts.begin(when, colour, Draw::Request, &mut SeenKeys::default());
+                // Both colours have refused half of their requests for a long time.
+                let wrong = (number % 4 < 2).then_some(Kind::Rejected);
+                cohorts.end(ticket, Ending::Answered { wrong, host: Host(1), latency: Duration::ZERO });
+            }
+            let rules = if tick < 20 { &without } else { &with };
+            for piece in analysis.collect(&cohorts, rules, now) {
+                analysis.play(&piece, rules, None, now);
+            }
+            errors = analysis.since_began.green.bad;
+        }
+        assert!(errors > 50 && errors < 120, "{errors}");
+        assert!(analysis.error.e_value() < 2.0 && analysis.breach.is_none(), "{}", analysis.error.e_value());
+    }
+
+    #[test]
+    fn when_the_clock_is_set_what_is_under_way_is_left_out_and_the_test_goes_on() {
+        let rules = guard(r#"{"warm_up": {"requests": 0}}"#);
+        for hours in [-1_i64, 1] {
+            let (mut cohorts, mut analysis) = (Cohorts::default(), begin(&rules));
+            let begin = |cohorts: &mut Cohorts, now: Timestamp| {
+                let when = (now, Revision::ZERO, split("blue", "10", "0").canary_percent);
+                cohorts.begin(when, Colour::Green, Draw::Request, &mut SeenKeys::default())
+            };
+            for _ in 0..20 {
+                begin(&mut cohorts, NOW);
+            }
+            let mut look = |cohorts: &Cohorts, now: Timestamp| {
+                for piece in analysis.collect(cohorts, &rules, now) {
+                    analysis.play(&piece, &rules, None, now);
+                }
+                analysis.unanswered.green
+            };
+            look(&cohorts, NOW);
+            let set = Timestamp::from_millis(NOW.as_millis().saturating_add_signed(hours * 3_600_000));
+            assert_eq!(look(&cohorts, set), Outcomes::default(), "{hours}");
+            cohorts.retire(set);
+            let later = set.plus(Duration::from_secs(1));
+            let ticket = begin(&mut cohorts, later);
+            let answered = Ending::Answered { wrong: None, host: Host(1), latency: Duration::ZERO };
+            cohorts.end(ticket, answered);
+            let much_later = later.plus(Duration::from_secs(1));
+            assert_eq!(look(&cohorts, much_later), Outcomes::new(1, 0), "{hours}");
+        }
+    }
+
+    #[test]
+    fn an_analysis_is_kept_for_the_next_leader_and_a_foreign_value_is_none() {
+        let store = MemoryStore::default();
+        assert_eq!(read(&store, &iris()), None);
+        let rules = guard(r#"{"slow": {"over": "auto"}}"#);
+        let mut analysis = begin(&rules);
+        play(&mut analysis, &rules, Test::Error, &[(1, [(90, 0), (10, 1)]), (2, [(90, 0), (10, 1)])]);
+        record(&store, &iris(), &analysis).expect("in reach");
+        let read_back = read(&store, &iris()).expect("there");
+        assert_eq!(read_back.since_began, analysis.since_began);
+        assert!((read_back.error.e_value() - analysis.error.e_value()).abs() < 1e-9);
+        store.put("bluegreen/v1/iris/watch", b"\xff");
+        assert_eq!(read(&store, &iris()), None);
     }
 }

@@ -64,12 +64,23 @@ impl Bounds {
         bounds
     }
 
+    /// Leaves out all that began before.
+    pub fn skip_to(&mut self, now: Timestamp) {
+        self.up_to = Epoch::of(now);
+        for bound in &mut self.slow {
+            bound.since = bound.since.min(self.up_to);
+        }
+    }
+
     /// Learns from what the colour beside the `watched` one did, as far as it is settled.
     pub fn learn(&mut self, cohorts: &Cohorts, guard: &Guard, watched: Colour, now: Timestamp) {
         let wanted = guard.slow.filter(|rule| rule.over == Over::Auto);
         let is_known = self.horizon.is_some() && (wanted.is_none() || self.slow.len() >= PERCENTILES.len());
         if is_known {
             return;
+        }
+        if self.up_to.end().is_ahead_of(now) {
+            self.skip_to(now);
         }
         for cohort in cohorts.all() {
             if cohort.epoch <= self.up_to {

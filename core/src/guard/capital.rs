@@ -75,6 +75,11 @@ impl Capital {
         }
     }
 
+    /// The next winnings begin another window.
+    pub fn end_window(&mut self) {
+        self.window = None;
+    }
+
     /// How much each player may have in the window that `epoch` lies in.
     fn most(&mut self, epoch: Epoch, handed_out: f64) -> [f64; PLAYERS] {
         let stakes = self.stakes;

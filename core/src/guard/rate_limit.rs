@@ -16,11 +16,25 @@ const TIMES: u64 = 5;
 const PIECES: u64 = 10;
 /// So many answers of the other colour are needed to say that it does better, or `after` if that is less.
 const LEAST_OF_OTHER: u64 = 10;
+/// The limit is reached by chance less than once in ten million looks: ln 10,000,000.
+const NO_CHANCE: f64 = 16.12;
 /// So many pieces are kept, however few answers are in them.
 const MOST: usize = 256;
 
 fn least_of_other(rule: ErrorRule) -> u64 {
     rule.after.min(LEAST_OF_OTHER)
+}
+
+/// How unlikely it is that so many are bad, or more, if each is with the probability `usual`: the chance is at most the
+/// exponential of minus this (Chernoff's bound, "A measure of asymptotic efficiency for tests of a hypothesis based on the sum
+/// of observations", Annals of Mathematical Statistics 23, 1952).
+fn nats(outcomes: Outcomes, usual: f64) -> f64 {
+    let rate = outcomes.share().unwrap_or_default();
+    if rate <= usual || usual >= 1.0 {
+        return 0.0;
+    }
+    let part = |of: f64, against: f64| if of > 0.0 { of * (of / against).ln() } else { 0.0 };
+    outcomes.total as f64 * (part(rate, usual) + part(1.0 - rate, 1.0 - usual))
 }
 
 // === impl LastAnswers ===
@@ -79,7 +93,13 @@ impl LastAnswers {
         }
         let is_better = beside < 0.5 * limit * found.candidate.total as f64;
         let is_known = found.active.total >= least_of_other(rule);
-        (is_better && (is_known || is_alone)).then_some(found)
+        // A window of answers is looked at again and again, so chance alone fills one now and then.
+        let is_no_chance = || {
+            let usual = (found.active.bad as f64 + 1.0) / (found.active.total as f64 + 1.0);
+            nats(found.candidate, usual.max(beside / found.candidate.total as f64)) >= NO_CHANCE
+        };
+        let is_broken = is_better && if is_known { is_no_chance() } else { is_alone };
+        is_broken.then_some(found)
     }
 
     /// Forgets them: what they did is told no more.
@@ -132,6 +152,15 @@ mod tests {
     }
 
     #[test]
+    fn chance_alone_reaches_no_limit() {
+        // Both fail one in twenty, and the candidate has had bad luck: one in five of fifty.
+        let answers = after(&[(60, block((20, 1), (20, 1))), (10, block((20, 1), (5, 1)))]);
+        assert!(answers.beyond(RULE, false).is_none());
+        let answers = after(&[(60, block((20, 1), (20, 1))), (10, block((20, 1), (5, 2)))]);
+        assert!(answers.beyond(RULE, false).is_some());
+    }
+
+    #[test]
     fn an_outage_of_both_that_begins_as_the_share_grows_is_nobodys() {
         // At one percent, and then at half.
         let answers = after(&[(60, block((99, 0), (1, 0))), (6, block((5, 5), (5, 5)))]);
@@ -141,7 +170,7 @@ mod tests {
     #[test]
     fn a_slow_fault_shows_in_five_times_as_many() {
         // A fifth and a little more, spread so that no fifty in a row reach it at once is no matter: 250 do.
-        let answers = after(&[(60, block((9, 0), (5, 1)))]);
+        let answers = after(&[(60, block((90, 0), (5, 1)))]);
         assert!(answers.beyond(RULE, false).is_some());
     }
 

@@ -62,12 +62,14 @@ impl SequentialTest {
     /// shared out, it has this `share` of them (0 to 1).
     ///
     /// It comes in the order in which the requests began. When it comes, and how it is cut, may depend on how many they
-    /// were, and not on what became of them.
-    pub fn observe(&mut self, delta: f64, evidence: &Evidence, (watched, share): (Colour, f64)) {
+    /// were, and not on what became of them. Gives the number of bad units that are not credited to the watched colour, since
+    /// one host may be behind them.
+    pub fn observe(&mut self, delta: f64, evidence: &Evidence, (watched, share): (Colour, f64)) -> u64 {
         let asked = evidence.hosts.iter().filter(|(colour, ..)| *colour == watched);
         self.bursts.asked(evidence.epoch, asked.clone().map(|(_, host, _)| *host));
         let bad: Vec<(Host, u64)> = asked.map(|(_, host, bad)| (*host, *bad)).filter(|(_, bad)| *bad > 0).collect();
-        self.surplus = self.surplus.saturating_add(self.bursts.surplus(evidence.epoch, &bad));
+        let not_credited = self.bursts.surplus(evidence.epoch, &bad);
+        self.surplus = self.surplus.saturating_add(not_credited);
         // Nobody says which hosts gave slow answers.
         let is_unknown = matches!(evidence.test, Test::Slow(_)) || bad.iter().any(|(host, _)| *host == Host::default());
         let limited_at = (is_unknown || self.bursts.is_single()).then_some(evidence.epoch);
@@ -77,7 +79,7 @@ impl SequentialTest {
         self.observe_keys(delta, evidence, (watched, share));
         if !block.compares() {
             self.pending = block;
-            return;
+            return not_credited;
         }
         self.pending = Block::default();
         let surplus = std::mem::take(&mut self.surplus).min(block.candidate.bad);
@@ -105,6 +107,7 @@ impl SequentialTest {
         };
         self.weigh(block.candidate, due);
         self.recent.add(block.active);
+        not_credited
     }
 
     /// Plays the first failures of keys.
@@ -143,6 +146,12 @@ impl SequentialTest {
             self.peak = self.now();
             self.at_peak = self.running;
         }
+    }
+
+    /// The clock was set: what happened in the last seconds is not known any more to have been then.
+    pub fn on_clock_set(&mut self) {
+        self.bursts = Bursts::default();
+        self.capital.end_window();
     }
 
     /// How many bad outcomes there were, and how many were due, where the largest e-value comes from.
@@ -243,7 +252,7 @@ mod tests {
     #[test]
     fn the_mean_of_the_e_value_is_at_most_one_if_the_colours_are_alike() {
         // The rate of both rises and falls.
-        let rate = |number: u64| if number % 3 == 0 { 0.2 } else { 0.02 };
+        let rate = |number: u64| if number.is_multiple_of(3) { 0.2 } else { 0.02 };
         let requests = mean(6_000, 6, |test, number, chance| {
             let (blue, green) = (chance.of(20, rate(number)), chance.of(3, rate(number)));
             test.observe(0.0, &evidence(Test::Error, number, blue, green), GREEN);
@@ -264,7 +273,7 @@ mod tests {
             // Whoever fails fails again and again.
             for _ in 0..2 {
                 let key = (chance.next() * 300.0) as u64;
-                let colour = if xxh64(&[(chance.0 >> 32) as u8, key as u8], key) % 10 == 0 {
+                let colour = if xxh64(&[(chance.0 >> 32) as u8, key as u8], key).is_multiple_of(10) {
                     Colour::Green
                 } else {
                     Colour::Blue

@@ -151,10 +151,17 @@ impl Arrivals {
         let seen = self.retrying.get().seen.saturating_add(1);
         self.retrying.set(Retrying { seen, without: 0 });
         if is_worth_a_note(seen) {
-            let detail = "clients got an answer though an attempt failed, because Envoy repeated it: guard, comparison and \
-                          failover judge what clients got. Watch bluegreen_retries_total, or leave retry_policy out of \
-                          the route while a version is on trial";
-            setup::note(host, deployment, SetupProblem::RetriesHideFailures, detail.to_owned());
+            let (judge, advice) = match (deployment.compares(), deployment.error_rule().count_retries) {
+                (true, true) => ("while a canary runs the guard takes that for an error, but comparison", "Watch"),
+                (true, false) => ("guard, comparison", "Set guard.error.count_retries: true, watch"),
+                (false, _) => ("comparison", "Watch"),
+            };
+            let detail = format!(
+                "clients got an answer though an attempt failed, because Envoy repeated it: {judge} and failover judge \
+                 what clients got. {advice} bluegreen_retries_total, or leave retry_policy out of the route while a \
+                 version is on trial"
+            );
+            setup::note(host, deployment, SetupProblem::RetriesHideFailures, detail);
         }
     }
 }
@@ -170,10 +177,11 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::deployment::Deployments;
     use crate::metrics::counters::Class;
     use crate::setup::Notes;
-    use crate::testing::green_has_an_authority;
     use crate::testing::host::TestHost;
+    use crate::testing::{config_of, green_has_an_authority};
 
     /// A worker, and the answers that it gets to requests for a colour.
     #[derive(Default)]
@@ -283,5 +291,24 @@ mod tests {
         worker.is_served_right(&host, Colour::Blue, 1);
         assert_eq!(noted(&host), Notes::new());
         assert_eq!(host.take_log().len(), 2);
+    }
+
+    #[test]
+    fn who_does_not_see_the_failed_attempts_is_said_as_the_guard_is_configured() {
+        for (guard, judge, advice) in [
+            ("", ": comparison and failover judge", ". Watch"),
+            (
+                r#", "guard": {}"#,
+                ": while a canary runs the guard takes that for an error, but comparison and",
+                ". Watch",
+            ),
+            (r#", "guard": {"error": {"count_retries": false}}"#, ": guard, comparison and", ". Set guard.error"),
+        ] {
+            let host = TestHost::default();
+            let deployments = Deployments::new(&config_of(guard));
+            Arrivals::default().on_hidden_failure(&host, &deployments.all()[0]);
+            let detail = &noted(&host)[&SetupProblem::RetriesHideFailures].detail;
+            assert!(detail.contains(judge) && detail.contains(advice), "{detail}");
+        }
     }
 }

@@ -385,7 +385,8 @@ mod tests {
             (Headers::new(), Headers::from([("x-user", "alice")]), Headers::from([("cookie", "c=alice")]));
         let key = |choice: &Tested| Some(Draw::Key(choice.buckets.green.hash(b"alice")));
         let request = |_: &Tested| Some(Draw::Request);
-        let cases: [(&str, &str, &Headers, &dyn Fn(&Tested) -> Option<Draw>); 9] = [
+        type Expected<'t> = &'t dyn Fn(&Tested) -> Option<Draw>;
+        let cases: [(&str, &str, &Headers, Expected<'_>); 9] = [
             ("", "10", &user, &request),
             ("", "100", &user, &request),
             ("", "0", &user, &|_| None),
