@@ -46,8 +46,9 @@ struct Memory {
     /// What was heard last: the write, and since when it is known; and up to where that judge had played.
     heard: Option<(ModRevision, Moment)>,
     played: Option<UpTo>,
-    /// Whether this Envoy judges, as far as it knows.
+    /// Whether this Envoy may judge, as far as it knows, and whether it did last.
     may_judge: bool,
+    judges: bool,
     /// What each Envoy said last.
     said: BTreeMap<Vec<u8>, Said>,
     /// Since when it is known what all say, and when that was last heard.
@@ -146,7 +147,12 @@ impl Case<'_> {
         }
         let analysis = &judgement.analysis;
         let is_news = self.keep(analysis);
-        seat.0.borrow_mut().on_judged(revision_of(written.header.as_ref()), &judgement.played, host.moment());
+        let is_first =
+            seat.0.borrow_mut().on_judged(revision_of(written.header.as_ref()), &judgement.played, host.moment());
+        if is_first && !analysis.over {
+            let name = &deployment.name;
+            host.info(&format!("bluegreen: deployment={name}: this Envoy judges the canary for the fleet"));
+        }
         if let (true, Some((rule, _)), Some(guard)) = (is_news, analysis.breach, &deployment.guard) {
             let (name, rule, what) = (&deployment.name, rule.as_str(), verdict::sentence(analysis, guard));
             host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
@@ -276,7 +282,8 @@ impl Memory {
     }
 
     /// Whether this Envoy may write the judgement after this one.
-    fn may_judge_after(&self, last: Option<&Judgement>, me: EnvoyId, state: &State, now: Moment) -> bool {
+    fn may_judge_after(&mut self, last: Option<&Judgement>, me: EnvoyId, state: &State, now: Moment) -> bool {
+        self.judges &= last.is_some_and(|last| last.judge == me);
         let Some(last) = last else { return true };
         let is_silent = self.heard.is_some_and(|(_, since)| now >= since.plus(PATIENCE));
         let is_free = last.judge == me || is_silent || (last.analysis.over && !rollout::is_idle(state, None));
@@ -284,10 +291,11 @@ impl Memory {
         is_free && state.revision >= last.revision
     }
 
-    /// This Envoy's judgement is the last one now.
-    fn on_judged(&mut self, mod_revision: ModRevision, played: &UpTo, now: Moment) {
+    /// This Envoy's judgement is the last one now. Whether another's was before.
+    fn on_judged(&mut self, mod_revision: ModRevision, played: &UpTo, now: Moment) -> bool {
         self.heard = Some((mod_revision, now));
         self.played = Some(played.clone());
+        !std::mem::replace(&mut self.judges, true)
     }
 
     /// Takes note of what all Envoys say.
