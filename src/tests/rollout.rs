@@ -68,11 +68,11 @@ fn a_new_leader_goes_on_where_the_last_one_was() {
     let second = worker(&envoy, &configured());
     envoy.advance(Duration::from_secs(6));
     // What the first one had under way when it went is waited for.
-    let looks = (0..20).map(|_| {
+    let mut looks = (0..20).map(|_| {
         run(&envoy, &[second], 1, "200");
         state(second, "")
     });
-    let seen = looks.skip_while(|seen| seen.contains(r#""canary_percent":20"#)).next().expect("it goes on");
+    let seen = looks.find(|seen| !seen.contains(r#""canary_percent":20"#)).expect("it goes on");
     assert!(seen.contains(r#""canary_percent":50"#), "{seen}");
 }
 
