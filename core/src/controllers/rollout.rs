@@ -340,7 +340,8 @@ mod tests {
         let deployment = &world.deployments.all()[0];
         let waits = waits_for(deployment, &world.state, world.analysis.as_ref(), world.now).expect("a step");
         assert!(waits.len() == 1 && waits[0].contains("more answers of green"), "{waits:?}");
-        world.run(101, 0.0, 0.0);
+        // And its warm-up is not among them.
+        world.run(112, 0.0, 0.0);
         assert_eq!(world.state.split, split("blue", "10", "0"));
     }
 

@@ -36,7 +36,7 @@ pub struct CanaryAnalysis {
     pub began: Timestamp,
     /// Requests since the canary began; the bad ones are errors.
     pub since_began: PerColour<Outcomes>,
-    /// Requests since the traffic was last set.
+    /// Those of them that were judged since the traffic was last set.
     pub since_set: PerColour<Outcomes>,
     /// Units without an answer since the canary began.
     pub unanswered: PerColour<Outcomes>,
@@ -234,8 +234,9 @@ impl CanaryAnalysis {
             self.revision = evidence.revision;
             self.since_set = PerColour::default();
         }
-        self.count(evidence);
-        if !self.is_after_warm_up(evidence, guard) {
+        let is_judged = self.is_after_warm_up(evidence, guard);
+        self.count(evidence, is_judged);
+        if !is_judged {
             return;
         }
         let not_credited = self.test(evidence, guard);
@@ -252,7 +253,7 @@ impl CanaryAnalysis {
         }
     }
 
-    fn count(&mut self, evidence: &Evidence) {
+    fn count(&mut self, evidence: &Evidence, is_judged: bool) {
         let add = |sums: &mut PerColour<Outcomes>, more: &PerColour<Outcomes>| {
             for colour in Colour::ALL {
                 let sum = sums.get_mut(colour);
@@ -262,7 +263,7 @@ impl CanaryAnalysis {
         match evidence.test {
             Test::Error => {
                 add(&mut self.since_began, &evidence.all);
-                if evidence.revision == self.revision {
+                if evidence.revision == self.revision && is_judged {
                     add(&mut self.since_set, &evidence.all);
                 }
             }

@@ -10,7 +10,8 @@ use crate::config::ErrorRule;
 #[serde(transparent)]
 pub struct LastAnswers(Vec<Block>);
 
-/// The limit looks at the last `after` answers, at this many times as many, and at all between.
+/// The limit looks at the last `after` answers, at this many times as many, and at all between; at more where the other colour
+/// has so few that they tell nothing.
 const TIMES: u64 = 5;
 /// So many pieces make up `after` answers.
 const PIECES: u64 = 10;
@@ -62,49 +63,42 @@ impl LastAnswers {
         self.0.drain(..self.0.len().saturating_sub(kept));
     }
 
-    /// The answers with which the watched colour (the blocks' candidate) is at the limit, while the other colour is not even
-    /// half way there: when both fail, neither is to blame. `is_alone` is whether the other gets no requests.
+    /// The answers with which the watched colour (the blocks' candidate) is at the limit, while the other colour beside it is not
+    /// even half way there: when both fail, neither is to blame. `is_alone` is whether the other gets no requests.
     pub fn beyond(&self, rule: ErrorRule, is_alone: bool) -> Option<Block> {
         let limit = rule.max_rate?;
-        let mut sum = Block::default();
         let most = rule.after.saturating_mul(TIMES);
-        let mut pieces = self.0.iter().rev();
-        let mut is_beyond = None;
-        // How many would have been bad at the rates that the other colour had beside each piece. Its rate over all of them
-        // could come from a time in which the watched one had next to no requests.
+        let (mut sum, mut stratum) = (Block::default(), Block::default());
+        // How many would have been bad at the rates that the other colour had at the same time. Its rate over all of them could
+        // come from a time in which the watched one had next to no requests.
         let mut beside = 0.0;
-        for piece in pieces.by_ref() {
-            sum = sum.and(*piece);
-            beside += piece.active.share().unwrap_or_default() * piece.candidate.total as f64;
-            let Outcomes { total, .. } = sum.candidate;
-            if total >= rule.after && sum.candidate.share().is_some_and(|rate| rate >= limit) {
-                is_beyond = Some(sum);
-                break;
+        for piece in self.0.iter().rev() {
+            stratum = stratum.and(*piece);
+            if let Some(rate) = stratum.active.share() {
+                beside += rate * stratum.candidate.total as f64;
+            } else if !is_alone {
+                continue;
             }
-            if total >= most {
+            sum = sum.and(std::mem::take(&mut stratum));
+            let is_known = sum.active.total >= least_of_other(rule);
+            if sum.candidate.total < rule.after || !(is_known || is_alone) {
+                continue;
+            }
+            let is_bad = sum.candidate.share().is_some_and(|rate| rate >= limit);
+            let is_better = beside < 0.5 * limit * sum.candidate.total as f64;
+            // A window of answers is looked at again and again, so chance alone fills one now and then.
+            let is_no_chance = || {
+                let usual = (sum.active.bad as f64 + 1.0) / (sum.active.total as f64 + 1.0);
+                nats(sum.candidate, usual.max(beside / sum.candidate.total as f64)) >= NO_CHANCE
+            };
+            if is_bad && is_better && (!is_known || is_no_chance()) {
+                return Some(sum);
+            }
+            if sum.candidate.total >= most {
                 break;
             }
         }
-        let mut found = is_beyond?;
-        // The other colour may have so few requests that its last ones are older.
-        while found.active.total < least_of_other(rule) {
-            let Some(piece) = pieces.next() else { break };
-            found.active = found.active.and(piece.active);
-        }
-        let is_better = beside < 0.5 * limit * found.candidate.total as f64;
-        let is_known = found.active.total >= least_of_other(rule);
-        // A window of answers is looked at again and again, so chance alone fills one now and then.
-        let is_no_chance = || {
-            let usual = (found.active.bad as f64 + 1.0) / (found.active.total as f64 + 1.0);
-            nats(found.candidate, usual.max(beside / found.candidate.total as f64)) >= NO_CHANCE
-        };
-        let is_broken = is_better && if is_known { is_no_chance() } else { is_alone };
-        is_broken.then_some(found)
-    }
-
-    /// Forgets them: what they did is told no more.
-    pub fn clear(&mut self) {
-        self.0.clear();
+        None
     }
 }
 
@@ -142,6 +136,18 @@ mod tests {
         for (case, answers, expected) in cases {
             assert_eq!(answers.beyond(RULE, false).is_some(), expected, "{case}");
         }
+    }
+
+    #[test]
+    fn where_the_other_colour_has_few_requests_it_is_compared_over_a_longer_time() {
+        // After a promotion: two of a hundred are the former colour's. Everything fails for half a second.
+        let healthy = (200, block((1, 0), (49, 0)));
+        let blip = after(&[healthy, (1, block((0, 0), (49, 49)))]);
+        assert!(blip.beyond(RULE, false).is_none());
+        let blip = after(&[healthy, (1, block((1, 1), (49, 49)))]);
+        assert!(blip.beyond(RULE, false).is_none());
+        let dead = after(&[healthy, (4, block((1, 0), (49, 49)))]);
+        assert!(dead.beyond(RULE, false).is_some());
     }
 
     #[test]
