@@ -33,6 +33,7 @@ mod switch;
 mod wrk;
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -58,6 +59,15 @@ struct Options {
     /// as it is
     #[arg(long)]
     quick: bool,
+    /// Play this scenario of the guard and nothing else: a file as in bench/guard
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
+    /// How many times a scenario of the guard is played
+    #[arg(long, value_name = "N")]
+    runs: Option<usize>,
+    /// Only the JSON of a scenario, no table
+    #[arg(long, requires = "scenario")]
+    json: bool,
 }
 
 /// What can be measured.
@@ -102,6 +112,13 @@ fn main() -> ExitCode {
             endurance.run(checkout)?;
             return Ok(ExitCode::SUCCESS);
         }
+        if let Some(path) = &options.scenario {
+            ensure!(
+                matches!(options.subjects[..], [] | [Subject::Guard]),
+                "--scenario goes with the subject `guard` alone"
+            );
+            return guard::play_file(path, options.runs, options.json);
+        }
         // Load and external processor are part of this program: unoptimised, they would measure themselves.
         ensure!(
             !cfg!(debug_assertions) || options.quick,
@@ -122,7 +139,10 @@ fn measure(checkout: &Checkout, options: &Options) -> Result<()> {
         for subject in subjects {
             // For each of them: a run of all takes a while.
             let metadata = RunMetadata::of_this_run(checkout, &prepared.envoy, subject.name(), options.quick)?;
-            let report = subject.measure(&lab).await.with_context(|| format!("bench {}", subject.name()))?;
+            let report = subject
+                .measure(&lab, checkout, options.runs)
+                .await
+                .with_context(|| format!("bench {}", subject.name()))?;
             let record = Record { subject: subject.name().to_owned(), metadata, report };
             print(&record.report);
             keep(checkout, &record)?;
@@ -177,7 +197,7 @@ impl Subject {
         }
     }
 
-    async fn measure(self, lab: &Lab) -> Result<BenchReport> {
+    async fn measure(self, lab: &Lab, checkout: &Checkout, runs: Option<usize>) -> Result<BenchReport> {
         match self {
             Self::Overhead => overhead::run(lab).await,
             Self::Switch => switch::run(lab).await,
@@ -185,7 +205,7 @@ impl Subject {
             Self::Scale => scale::run(lab).await,
             Self::Idle => idle::run(lab).await,
             Self::Size => size::run(lab).await,
-            Self::Guard => guard::run(lab),
+            Self::Guard => guard::run(checkout, lab.quick, runs),
             Self::Hostile => hostile::run(lab).await,
             Self::Fleet => fleet::run(lab).await,
         }
