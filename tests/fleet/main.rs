@@ -3,5 +3,6 @@
 //! `cargo xtask test --suite fleet` runs this; it sees to etcd.
 
 mod environment;
+mod guard;
 mod rollout;
 mod store;

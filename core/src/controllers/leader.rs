@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::judge::{self, Seat};
 use super::rollout;
 use super::submissions::Submissions;
 use super::workers::{self, Watch};
@@ -28,13 +29,15 @@ use crate::workers::roster::Roster;
 use crate::workers::{recorder, report};
 
 /// What the leader remembers of a deployment from tick to tick.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Memory {
     probe_due: Moment,
     /// The period of the last sample.
     sampled: Option<u64>,
     /// The write of the state at which there was nothing to analyse.
     idle_at: Option<CasToken>,
+    /// Its place among the Envoys of a fleet that judge a canary together.
+    seat: Option<Rc<Seat>>,
     warned: bool,
 }
 
@@ -117,7 +120,7 @@ fn look_after_all(context: &Rc<Context>, submissions: &Rc<Submissions>, memories
         if !was_full && turns.is_over() {
             turns.next = index.saturating_add(1);
         }
-        if let Some(request) = analyse(context, index, deployment, memory) {
+        if let Some(request) = analyse(context, submissions, (index, deployment), memory) {
             submissions.submit(request);
         }
     }
@@ -176,13 +179,13 @@ fn restamp(context: &Rc<Context>, index: DeploymentIndex, deployment: &Deploymen
     let request = ChangeRequest::new(index, Command::Restamp(how), Author::config(), None).enforce(false);
     if context.etcd.is_some() {
         let cx = Rc::clone(context);
-        // Without etcd there is a next look.
+        // Without etcd there is a next look. The analysis is the judge's.
         host.spawn(Box::pin(async move {
             let _: Result<Applied, ChangeError> = submit(&cx, &request).await;
         }));
-    } else {
-        let _: Result<Option<Applied>, ChangeError> = submit_now(context, &request);
+        return;
     }
+    let _: Result<Option<Applied>, ChangeError> = submit_now(context, &request);
     let Some(known) = analysis::read(host.store(), &deployment.name) else { return };
     let moved = known.restamped(how, host.now());
     if moved != known {
@@ -231,11 +234,12 @@ fn probe_both(context: &Rc<Context>, index: DeploymentIndex, deployment: &Deploy
     }
 }
 
-/// Takes rollout and guard of a deployment further. A breach is logged when it is new.
+/// Takes rollout and guard of a deployment further. A breach is logged when it is new. In a fleet one Envoy does that for all,
+/// and this one may not be the one.
 fn analyse(
-    context: &Context,
-    index: DeploymentIndex,
-    deployment: &Deployment,
+    context: &Rc<Context>,
+    submissions: &Rc<Submissions>,
+    (index, deployment): (DeploymentIndex, &Deployment),
     memory: &mut Memory,
 ) -> Option<ChangeRequest> {
     let (host, now) = (&*context.host, context.host.now());
@@ -250,6 +254,13 @@ fn analyse(
     }
     // While the store is out of reach nothing is concluded: the counters go on, and so does the next tick.
     let loaded = record::load(host.store(), &deployment.name, deployment.initial, now).ok()?;
+    if context.etcd.is_some() {
+        let seat = memory.seat.get_or_insert_with(Rc::default);
+        if judge::attend(context, submissions, (index, deployment), &loaded.state, seat) {
+            (memory.seat, memory.idle_at) = (None, Some(loaded.token));
+        }
+        return None;
+    }
     let before = analysis::read(host.store(), &deployment.name);
     let was_breached = before.as_ref().is_some_and(|analysis| analysis.breach.is_some());
     let state = &loaded.state;

@@ -14,6 +14,8 @@ pub mod poll;
 pub mod failover;
 pub mod rollout;
 
+pub mod judge;
+
 pub mod leader;
 
 pub mod mlflow;

@@ -74,6 +74,17 @@ pub struct PutRequest {
     pub value: Vec<u8>,
 }
 
+/// Removes keys.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeleteRangeRequest {
+    /// The first key.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: Vec<u8>,
+    /// The key after the last one.
+    #[prost(bytes = "vec", tag = "2")]
+    pub range_end: Vec<u8>,
+}
+
 /// A condition of a transaction.
 #[derive(Clone, PartialEq, Message)]
 pub struct Compare {
@@ -96,7 +107,7 @@ pub const MOD: i32 = 2;
 /// One operation of a transaction.
 #[derive(Clone, PartialEq, Message)]
 pub struct RequestOp {
-    #[prost(oneof = "Operation", tags = "1, 2")]
+    #[prost(oneof = "Operation", tags = "1, 2, 3")]
     pub request: Option<Operation>,
 }
 
@@ -107,9 +118,11 @@ pub enum Operation {
     Range(RangeRequest),
     #[prost(message, tag = "2")]
     Put(PutRequest),
+    #[prost(message, tag = "3")]
+    DeleteRange(DeleteRangeRequest),
 }
 
-/// One operation's result. That of a put says nothing that the transaction's header does not.
+/// One operation's result. Those of puts and deletions say nothing that the transaction's header does not.
 #[derive(Clone, PartialEq, Message)]
 pub struct ResponseOp {
     #[prost(message, optional, tag = "1")]

@@ -4,9 +4,11 @@
 //! One filter instance of each Envoy follows the keys ([`follower`]): it lists them, watches what happens to them from
 //! there, and puts what comes into the store that the Envoy's workers share. That store also says for how long the last
 //! sign of life from etcd counts ([`liveness`]), and a change is over in time whatever etcd does ([`deadline`]). What
-//! etcd refuses is told as refused ([`refusal`]).
+//! etcd refuses is told as refused ([`refusal`]). What the Envoys know about a canary goes through etcd as well
+//! ([`evidence`]).
 
 pub mod deadline;
+pub mod evidence;
 pub mod messages;
 pub mod refusal;
 pub mod store;

@@ -132,6 +132,12 @@ impl Model {
                     responses.push(ResponseOp::default());
                 }
                 Some(Operation::Range(range)) => responses.push(ResponseOp { range: Some(self.range(range)) }),
+                Some(Operation::DeleteRange(deleted)) => {
+                    let keys = self.keys.range(deleted.key.clone()..deleted.range_end.clone());
+                    let keys: Vec<String> = keys.map(|(key, _)| String::from_utf8_lossy(key).into_owned()).collect();
+                    keys.iter().for_each(|key| self.delete(key));
+                    responses.push(ResponseOp::default());
+                }
                 None => {}
             }
         }
@@ -165,6 +171,17 @@ impl Model {
     /// What stands under a key.
     pub fn value(&self, key: &str) -> Option<Vec<u8>> {
         self.keys.get(key.as_bytes()).map(|key| key.value.clone())
+    }
+
+    /// A key's last write; 0 where it is not there.
+    pub fn mod_revision(&self, key: &str) -> i64 {
+        self.keys.get(key.as_bytes()).map_or(0, |key| key.mod_revision)
+    }
+
+    /// The keys that begin like this.
+    pub fn keys(&self, prefix: &str) -> Vec<String> {
+        let keys = self.keys.keys().map(|key| String::from_utf8_lossy(key).into_owned());
+        keys.filter(|key| key.starts_with(prefix)).collect()
     }
 
     /// Forgets what happened up to now.

@@ -8,9 +8,10 @@ use std::time::Duration;
 use futures_channel::oneshot::Sender;
 use prost::Message;
 
+use super::evidence::{EnvoyId, Judgement};
 use super::messages::{
-    Compare, KV, KeyValue, MOD, Operation, PutRequest, RangeRequest, RangeResponse, RequestOp, ResponseHeader,
-    TxnRequest, TxnResponse, WATCH, WatchCreateRequest, WatchRequest,
+    Compare, DeleteRangeRequest, KV, KeyValue, MOD, Operation, PutRequest, RangeRequest, RangeResponse, RequestOp,
+    ResponseHeader, TxnRequest, TxnResponse, WATCH, WatchCreateRequest, WatchRequest,
 };
 use super::refusal::NoResponse;
 use crate::config::Etcd;
@@ -51,8 +52,15 @@ struct Queue {
 #[derive(Debug)]
 pub struct QueueTurn(Rc<Queue>);
 
+/// Stands where states have the name of a deployment, in the keys of what is no state: whoever may use the keys under the
+/// prefix may use these, and who follows the states does not hear of them.
+const BESIDE: &[u8] = b"~";
+
 /// How many keys are read at once: a state with its whole history has some 15 KB.
 const PAGE: i64 = 64;
+
+/// So many Envoys are heard.
+const SPEAKERS: i64 = 1_000;
 
 // === impl EtcdStore ===
 
@@ -83,12 +91,9 @@ impl EtcdStore {
         std::str::from_utf8(key.strip_prefix(self.prefix.as_slice())?).ok()
     }
 
-    /// The first key after all that begin with the prefix. The prefix ends with a slash, and the byte after that is 0.
+    /// The first key after all states. What is kept beside them begins with [`BESIDE`], which comes after every name.
     pub fn end(&self) -> Vec<u8> {
-        let mut end = self.prefix.clone();
-        end.pop();
-        end.push(b'0');
-        end
+        [self.prefix.as_slice(), BESIDE].concat()
     }
 
     /// Reads one key.
@@ -140,6 +145,50 @@ impl EtcdStore {
         self.request(KV, "Txn", &request)
     }
 
+    /// Draws a number for an Envoy: the revision of this write, which is no other's.
+    pub fn draw(&self) -> GrpcRequest {
+        let put = PutRequest { key: self.beside("drawn"), value: Vec::new() };
+        self.request(KV, "Txn", &together([Operation::Put(put)]))
+    }
+
+    /// Puts down what an Envoy has to say about a canary, if anything, and reads the last judgement; and what all Envoys say,
+    /// if wanted. Their keys are in the second range then.
+    pub fn say(&self, name: &DeploymentName, statement: Option<(EnvoyId, Vec<u8>)>, hears_all: bool) -> GrpcRequest {
+        let put = statement.map(|(EnvoyId(number), value)| {
+            let key = [self.statements(name), format!("{number:016x}").into_bytes()].concat();
+            Operation::Put(PutRequest { key, value })
+        });
+        let judgement = Operation::Range(RangeRequest { key: self.judgement(name), ..RangeRequest::default() });
+        let key = self.statements(name);
+        let all = RangeRequest { range_end: after_all(&key), key, limit: SPEAKERS, ..RangeRequest::default() };
+        let all = hears_all.then_some(Operation::Range(all));
+        self.request(KV, "Txn", &together(put.into_iter().chain([judgement]).chain(all)))
+    }
+
+    /// Puts a judgement there if this is the last one still. At the end of a canary what was said about it goes.
+    pub fn judge(&self, name: &DeploymentName, last: ModRevision, judgement: &Judgement) -> GrpcRequest {
+        let key = self.judgement(name);
+        let put = Operation::Put(PutRequest { key: key.clone(), value: judgement.encode() });
+        let said = self.statements(name);
+        let clear = Operation::DeleteRange(DeleteRangeRequest { range_end: after_all(&said), key: said });
+        let clear = judgement.analysis.over.then_some(clear);
+        let compare = Compare { target: MOD, key, mod_revision: i64::try_from(last.0).ok(), ..Compare::default() };
+        let request = TxnRequest { compare: vec![compare], ..together([put].into_iter().chain(clear)) };
+        self.request(KV, "Txn", &request)
+    }
+
+    fn judgement(&self, name: &DeploymentName) -> Vec<u8> {
+        self.beside(&format!("canary/{name}/judgement"))
+    }
+
+    fn statements(&self, name: &DeploymentName) -> Vec<u8> {
+        self.beside(&format!("canary/{name}/envoy/"))
+    }
+
+    fn beside(&self, what: &str) -> Vec<u8> {
+        [self.prefix.as_slice(), BESIDE, what.as_bytes()].concat()
+    }
+
     /// Waits for a turn among the writes of this thread that have lost to others again and again.
     ///
     /// The root context polls the flows that wait here: the reply to a call that is made in a stream's event is lost with that stream, and it is
@@ -162,6 +211,20 @@ impl EtcdStore {
         let message = request.encode_to_vec();
         GrpcRequest { cluster: self.cluster.clone(), service, method, message, timeout: self.timeout }
     }
+}
+
+/// A transaction without a condition.
+fn together(operations: impl IntoIterator<Item = Operation>) -> TxnRequest {
+    let success = operations.into_iter().map(|operation| RequestOp { request: Some(operation) }).collect();
+    TxnRequest { success, ..TxnRequest::default() }
+}
+
+/// The first key after all that begin with one that ends with a slash.
+fn after_all(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    end.pop();
+    end.push(b'0');
+    end
 }
 
 // === impl KeyState ===
@@ -230,13 +293,16 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use crate::etcd::model::fleet;
+    use crate::model::name::DeploymentName;
     use crate::testing::host::{TestHost, poll_once};
     use crate::testing::iris;
 
     #[test]
     fn a_prefix_covers_its_own_keys_and_no_others() {
         let fleet = fleet();
-        assert_eq!((fleet.key(&iris()), fleet.end()), (b"/bluegreen/iris".to_vec(), b"/bluegreen0".to_vec()));
+        assert_eq!((fleet.key(&iris()), fleet.end()), (b"/bluegreen/iris".to_vec(), b"/bluegreen/~".to_vec()));
+        let last = DeploymentName::new("z".repeat(63)).expect("valid");
+        assert!(fleet.key(&last) < fleet.end(), "names end before what is kept beside the states");
         let cases: [(&[u8], _); 4] = [
             (b"/bluegreen/iris", Some("iris")),
             (b"/bluegreen", None),

@@ -3,8 +3,6 @@
 //! It is written by the leader after each tick under a key of its own, so that a new leader goes on where the last one
 //! was, and any worker can show it.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bounds;
@@ -61,8 +59,6 @@ pub struct CanaryAnalysis {
     last_answers: LastAnswers,
     warmed: Warmed,
     collector: Collector,
-    /// When it was last looked for evidence.
-    looked_at: Timestamp,
     /// What is compared.
     identities: PerColour<Option<Identity>>,
     /// Requests that follow an earlier revision are of another canary.
@@ -106,9 +102,6 @@ struct Warmed {
     /// The first epoch that is judged.
     over_at: Option<Epoch>,
 }
-
-/// The leader looks several times a second. When it did not for so long, it was another one, or the clock was set.
-const LONGEST_GAP: Duration = Duration::from_secs(5);
 
 /// What is known of a deployment's canary; none before the first, and while the store is out of reach.
 pub fn read(store: &dyn Store, name: &DeploymentName) -> Option<CanaryAnalysis> {
@@ -188,7 +181,6 @@ impl CanaryAnalysis {
             last_answers: LastAnswers::default(),
             warmed: Warmed::default(),
             collector: Collector::default(),
-            looked_at: now,
             identities: state.identities.clone(),
             from: state.revision,
             revision: state.revision,
@@ -197,19 +189,33 @@ impl CanaryAnalysis {
 
     /// Learns from this Envoy's cohorts what is slow, and gives the evidence that they have become.
     pub fn collect(&mut self, cohorts: &Cohorts, guard: &Guard, now: Timestamp) -> Vec<Evidence> {
-        self.follow_clock(now);
-        self.bounds.learn(cohorts, guard, self.candidate, now);
+        if self.collector.has_lost_time(now) {
+            self.on_clock_set(now);
+        }
+        self.learn(cohorts, guard, now);
         self.collector.collect(cohorts, self.from, (guard, &self.bounds), now)
     }
 
-    /// When nobody has looked for a while, or the clock was set, nobody knows how long what is under way has been so: it is
-    /// left out, of both colours.
-    pub fn follow_clock(&mut self, now: Timestamp) {
-        let before = std::mem::replace(&mut self.looked_at, now);
-        if before <= now && now <= before.plus(LONGEST_GAP) {
-            return;
-        }
-        self.collector.skip_to(now, self.revision);
+    /// Learns from this Envoy's cohorts what is slow.
+    pub fn learn(&mut self, cohorts: &Cohorts, guard: &Guard, now: Timestamp) {
+        self.bounds.learn(cohorts, guard, self.candidate, now);
+    }
+
+    /// The evidence that the cohorts of one Envoy of a fleet have become, which keeps its own collector; and up to where that
+    /// is all, for each test.
+    pub fn collect_by(
+        &self,
+        collector: &mut Collector,
+        cohorts: &Cohorts,
+        guard: &Guard,
+        now: Timestamp,
+    ) -> (Vec<Evidence>, Vec<(Test, Epoch)>) {
+        let found = collector.collect(cohorts, self.from, (guard, &self.bounds), now);
+        let settled = |test| (test, collector.settled(test, cohorts, self.from, now));
+        (found, Test::all(&self.bounds).map(settled).collect())
+    }
+
+    fn on_clock_set(&mut self, now: Timestamp) {
         self.bounds.skip_to(now);
         for test in [&mut self.error, &mut self.no_answer].into_iter().chain(&mut self.slow) {
             test.on_clock_set();
@@ -426,6 +432,8 @@ impl Rule {
 mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use std::time::Duration;
 
     use super::*;
     use crate::guard::evidence::evidence;

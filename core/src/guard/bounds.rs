@@ -79,6 +79,9 @@ impl Bounds {
         if is_known {
             return;
         }
+        if self.up_to.end().is_ahead_of(now) {
+            self.skip_to(now);
+        }
         for cohort in cohorts.all() {
             if cohort.epoch <= self.up_to {
                 continue;

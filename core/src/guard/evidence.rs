@@ -3,6 +3,8 @@
 //! A test takes them in the order in which the requests began, each once: as soon as all is known that it asks, or when the
 //! horizon has passed. In a fleet each Envoy does this for its own requests, and the sums are what the Envoys tell each other.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::bounds::{Bound, Bounds, SETTLED};
@@ -45,7 +47,11 @@ pub struct Evidence {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Collector {
     taken: Vec<(Test, (Epoch, Revision))>,
+    looked_at: Option<Timestamp>,
 }
+
+/// One looks several times a second. When nobody did for so long, the leader is another one, or the clock was set.
+const LONGEST_GAP: Duration = Duration::from_secs(5);
 
 /// A test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -81,6 +87,14 @@ impl Collector {
         (guard, bounds): (&Guard, &Bounds),
         now: Timestamp,
     ) -> Vec<Evidence> {
+        let has_lost_time = self.has_lost_time(now);
+        self.looked_at = Some(now);
+        if has_lost_time {
+            // What is under way is left out, of both colours alike.
+            let tests =
+                [Test::Error, Test::Unanswered].into_iter().chain((0..=u8::MAX).map(Test::Slow).take(Bounds::AUTO));
+            self.taken = tests.map(|test| (test, (Epoch::of(now), from))).collect();
+        }
         let mut found = Vec::new();
         for test in Test::all(bounds) {
             for cohort in cohorts.all() {
@@ -114,11 +128,19 @@ impl Collector {
         found
     }
 
-    /// Leaves out all that began before: what became of it is not known.
-    pub fn skip_to(&mut self, now: Timestamp, revision: Revision) {
-        let place = (Epoch::of(now), revision);
-        let tests = [Test::Error, Test::Unanswered].into_iter().chain((0..4).map(Test::Slow));
-        self.taken = tests.map(|test| (test, place)).collect();
+    /// Whether nobody has looked for a while, or the clock was set. Then nobody knows how long what is under way has been so.
+    pub fn has_lost_time(&self, now: Timestamp) -> bool {
+        self.looked_at.is_some_and(|before| now < before || now > before.plus(LONGEST_GAP))
+    }
+
+    /// The last epoch of which all evidence for a test has been given.
+    pub fn settled(&self, test: Test, cohorts: &Cohorts, from: Revision, now: Timestamp) -> Epoch {
+        let taken = self.taken(test);
+        let waits = |cohort: &&Cohort| {
+            cohort.revision >= from && taken.is_none_or(|taken| (cohort.epoch, cohort.revision) > taken)
+        };
+        let next = cohorts.all().iter().find(waits).map_or(Epoch::of(now.minus(SETTLED)), |cohort| cohort.epoch);
+        Epoch::numbered(next.number().saturating_sub(1))
     }
 
     fn taken(&self, test: Test) -> Option<(Epoch, Revision)> {
@@ -268,8 +290,6 @@ pub fn evidence(test: Test, number: u64, blue: Outcomes, green: Outcomes) -> Evi
 mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    use std::time::Duration;
 
     use super::*;
     use crate::metrics::cohorts::{Draw, Ending, SeenKeys, Ticket};

@@ -189,6 +189,11 @@ impl Epoch {
         Self(at.as_millis().checked_div(millis(Self::LENGTH)).unwrap_or_default())
     }
 
+    /// The one with this number.
+    pub const fn numbered(number: u64) -> Self {
+        Self(number)
+    }
+
     /// Its number.
     pub const fn number(self) -> u64 {
         self.0

@@ -62,6 +62,8 @@ pub enum Key<'n> {
     Lease(u64, LeaseRole),
     /// Until when the last sign of life of the fleet with this number counts.
     Liveness(u64),
+    /// The number that this Envoy has drawn in the fleet with this number.
+    Envoy(u64),
 }
 
 /// What one instance does for all.
@@ -122,6 +124,7 @@ impl fmt::Display for Key<'_> {
                 write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}/fleet/{fleet:016x}")
             }
             Self::Liveness(fleet) => write!(f, "{PREFIX}/{OWN}/fleet/{fleet:016x}"),
+            Self::Envoy(fleet) => write!(f, "{PREFIX}/{OWN}/fleet/{fleet:016x}/envoy"),
         }
     }
 }
@@ -167,7 +170,8 @@ mod tests {
             Some(Key::Lease(number, LeaseRole::ClockSet)) => Key::Lease(number, LeaseRole::Poller(Source::Mlflow)),
             Some(Key::Lease(number, LeaseRole::Poller(_))) => Key::Lease(number, LeaseRole::Follower(0)),
             Some(Key::Lease(_, LeaseRole::Follower(_))) => Key::Liveness(0),
-            Some(Key::Liveness(_)) => return None,
+            Some(Key::Liveness(_)) => Key::Envoy(0),
+            Some(Key::Envoy(_)) => return None,
         })
     }
 

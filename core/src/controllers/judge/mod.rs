@@ -1,0 +1,350 @@
+//! The guard of a fleet: each Envoy says what it knows about a canary, one judges, and all show the same judgement.
+//!
+//! About once a second each Envoy puts its [`Statement`] into etcd and reads the last [`Judgement`], in one transaction. Whoever made that one
+//! goes on judging; when it has been silent for [`PATIENCE`] anybody may, and of several who try the condition of the write lets one
+//! through. What was played is part of the judgement, so the next judge goes on exactly there. The judge alone asks for changes of
+//! rollout and guard, once its judgement is written.
+//!
+//! While etcd is away nothing is said, judged or asked for; what was collected meanwhile is said afterwards.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::rollout;
+use super::submissions::Submissions;
+use crate::change::context::Context;
+use crate::deployment::{Deployment, DeploymentIndex};
+use crate::etcd::evidence::{EnvoyId, Judgement, Outbox, PATIENCE, Speaker, Statement, UpTo, ripe};
+use crate::etcd::messages::{KeyValue, TxnResponse};
+use crate::etcd::refusal::NoResponse;
+use crate::etcd::store::{EtcdStore, decode, number, revision_of};
+use crate::guard::analysis::{self, CanaryAnalysis};
+use crate::guard::evidence::Collector;
+use crate::guard::verdict;
+use crate::host::Host;
+use crate::metrics::cohorts::Cohorts;
+use crate::model::time::{Moment, Timestamp};
+use crate::state::{Restamp, State};
+use crate::store::key::Key;
+use crate::store::record::{self, ModRevision};
+use crate::store::{StoreError, update};
+use crate::workers::recorder;
+use crate::workers::roster::Roster;
+
+/// What the leader of an Envoy keeps of a canary that the fleet judges together.
+#[derive(Default)]
+pub struct Seat(RefCell<Memory>);
+
+#[derive(Default)]
+struct Memory {
+    collector: Collector,
+    outbox: Outbox,
+    due: Moment,
+    is_busy: bool,
+    /// What was heard last: the write, and since when it is known; and up to where that judge had played.
+    heard: Option<(ModRevision, Moment)>,
+    played: Option<UpTo>,
+    /// Whether this Envoy may judge, as far as it knows, and whether it did last.
+    may_judge: bool,
+    judges: bool,
+    /// What each Envoy said last.
+    said: BTreeMap<Vec<u8>, Said>,
+    /// Since when it is known what all say, and when that was last heard.
+    listens: Option<(Moment, Moment)>,
+    /// Why the last call failed, which is worth one line.
+    trouble: Option<String>,
+}
+
+struct Said {
+    mod_revision: ModRevision,
+    /// When it was heard first.
+    since: Moment,
+    /// None where it is not understood, or its clock is wrong.
+    statement: Option<Statement>,
+}
+
+/// One deployment of this Envoy.
+#[derive(Clone, Copy)]
+struct Case<'c> {
+    context: &'c Context,
+    etcd: &'c EtcdStore,
+    index: DeploymentIndex,
+    deployment: &'c Deployment,
+}
+
+/// How often an Envoy speaks.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// A judge that begins, and one that was cut off from etcd, listens for so long before it plays: by then all Envoys that were cut off
+/// with it have spoken.
+const LISTENING: Duration = Duration::from_millis(2_500);
+
+/// Collects what has become known at this tick, and begins a round when one is due. Whether nothing can happen until the state
+/// changes.
+pub fn attend(
+    context: &Rc<Context>,
+    submissions: &Rc<Submissions>,
+    (index, deployment): (DeploymentIndex, &Deployment),
+    state: &State,
+    seat: &Rc<Seat>,
+) -> bool {
+    let (host, now, moment) = (&*context.host, context.host.now(), context.host.moment());
+    let known = analysis::read(host.store(), &deployment.name);
+    if rollout::is_idle(state, known.as_ref()) {
+        return true;
+    }
+    let mut memory = seat.0.borrow_mut();
+    if let Some(analysis) = rollout::analysed(deployment, state, known, now).filter(|analysis| !analysis.over) {
+        memory.collect(&analysis, deployment, &gathered(host, deployment, now), now, moment);
+    }
+    if !memory.is_busy && memory.due <= moment {
+        (memory.is_busy, memory.due) = (true, moment.plus(ROUND));
+        let (context, submissions, seat) = (Rc::clone(context), Rc::clone(submissions), Rc::clone(seat));
+        host.spawn(Box::pin({
+            let host = Rc::clone(&context.host);
+            async move {
+                let outcome = match (&context.etcd, context.deployments.get(index)) {
+                    (Some(etcd), Some(deployment)) => {
+                        Case { context: &context, etcd, index, deployment }.round(&submissions, &seat).await
+                    }
+                    _ => Ok(()),
+                };
+                let mut memory = seat.0.borrow_mut();
+                memory.is_busy = false;
+                if let Some(deployment) = context.deployments.get(index) {
+                    memory.tell(&*host, deployment, outcome);
+                }
+            }
+        }));
+    }
+    false
+}
+
+fn gathered(host: &dyn Host, deployment: &Deployment, now: Timestamp) -> Cohorts {
+    recorder::gathered(host.store(), &Roster::read(host.store()), &deployment.name, now)
+}
+
+// === impl Case ===
+
+impl Case<'_> {
+    /// Speaks, hears, and judges where this Envoy is the one to do it.
+    async fn round(self, submissions: &Rc<Submissions>, seat: &Seat) -> Result<(), NoResponse> {
+        let Self { context, etcd, index, deployment } = self;
+        let host = &*context.host;
+        let me = self.drawn().await?;
+        let (statement, hears_all) = self.statement(seat);
+        let statement = statement.map(|statement| (me, statement));
+        let said: TxnResponse = decode(&host.grpc(&etcd.say(&deployment.name, statement, hears_all)).await)?;
+        let Some((last, judgement)) = self.on_said(&said, me, seat) else { return Ok(()) };
+        let written: TxnResponse = decode(&host.grpc(&etcd.judge(&deployment.name, last, &judgement)).await)?;
+        if !written.succeeded {
+            // Somebody else judges.
+            let range = written.responses.first().and_then(|response| response.range.as_ref());
+            self.hear(range.and_then(|range| range.kvs.first()), seat);
+            return Ok(());
+        }
+        let analysis = &judgement.analysis;
+        let is_news = self.keep(analysis);
+        let is_first =
+            seat.0.borrow_mut().on_judged(revision_of(written.header.as_ref()), &judgement.played, host.moment());
+        if is_first && !analysis.over {
+            let name = &deployment.name;
+            host.info(&format!("bluegreen: deployment={name}: this Envoy judges the canary for the fleet"));
+        }
+        if let (true, Some((rule, _)), Some(guard)) = (is_news, analysis.breach, &deployment.guard) {
+            let (name, rule, what) = (&deployment.name, rule.as_str(), verdict::sentence(analysis, guard));
+            host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
+        }
+        let Some(state) = self.state() else { return Ok(()) };
+        if let Some(request) = rollout::next_change((index, deployment), &state, analysis, host.now()) {
+            submissions.submit(request);
+        }
+        Ok(())
+    }
+
+    /// What this Envoy has to say, while there is a canary, and whether it has to hear what all say.
+    fn statement(self, seat: &Seat) -> (Option<Vec<u8>>, bool) {
+        let (host, mut memory) = (&*self.context.host, seat.0.borrow_mut());
+        let Memory { outbox, played, may_judge, .. } = &mut *memory;
+        outbox.drop_old(played.as_ref(), host.moment());
+        let is_watched = self.state().is_some_and(|state| !rollout::is_idle(&state, None));
+        (is_watched.then(|| outbox.statement(host.now()).encode()), *may_judge)
+    }
+
+    /// Takes what was heard. The next judgement, where it is on this Envoy to write it, and the write that it follows.
+    fn on_said(self, said: &TxnResponse, me: EnvoyId, seat: &Seat) -> Option<(ModRevision, Judgement)> {
+        let host = &*self.context.host;
+        let mut ranges = said.responses.iter().filter_map(|response| response.range.as_ref());
+        let (last, judgement) = self.hear(ranges.next().and_then(|range| range.kvs.first()), seat);
+        let state = self.state()?;
+        let mut memory = seat.0.borrow_mut();
+        memory.may_judge = memory.may_judge_after(judgement.as_ref(), me, &state, host.moment());
+        let all = ranges.next().filter(|_| memory.may_judge)?;
+        memory.listen(&all.kvs, host.now(), host.moment());
+        if memory.is_alone_with_its_time(host.moment()) {
+            return None;
+        }
+        let next = self.judge(me, &state, judgement, &memory);
+        if next.is_none() {
+            // Nobody knows of a canary: what is known here is of one that etcd has forgotten.
+            let forgotten = analysis::read(host.store(), &self.deployment.name);
+            if let Some(over) = rollout::analysed(self.deployment, &state, forgotten, host.now()) {
+                self.keep(&over);
+            }
+        }
+        Some((last, next?))
+    }
+
+    /// The number of this Envoy, drawn when it is first needed.
+    async fn drawn(self) -> Result<EnvoyId, NoResponse> {
+        let host = &*self.context.host;
+        let key = Key::Envoy(self.etcd.id()).to_string();
+        let known = host.store().read(&key).ok().and_then(|stored| serde_json::from_slice(&stored.value?).ok());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let drawn: TxnResponse = decode(&host.grpc(&self.etcd.draw()).await)?;
+        let drawn = EnvoyId(revision_of(drawn.header.as_ref()).0);
+        let _: Result<bool, StoreError> = update(host.store(), &key, &mut |_| serde_json::to_vec(&drawn).ok());
+        Ok(drawn)
+    }
+
+    fn state(self) -> Option<State> {
+        let (store, now) = (self.context.host.store(), self.context.host.now());
+        record::load(store, &self.deployment.name, self.deployment.initial, now).ok().map(|loaded| loaded.state)
+    }
+
+    /// Takes over what another judge has written. That write, and what it says.
+    fn hear(self, key: Option<&KeyValue>, seat: &Seat) -> (ModRevision, Option<Judgement>) {
+        let mod_revision = key.map_or(ModRevision(0), |key| number(key.mod_revision));
+        let judgement = key.and_then(|key| Judgement::decode(&key.value));
+        let mut memory = seat.0.borrow_mut();
+        if memory.heard.map(|(known, _)| known) != Some(mod_revision) {
+            memory.heard = Some((mod_revision, self.context.host.moment()));
+            memory.played = judgement.as_ref().map(|judgement| judgement.played.clone());
+            // A judge that has not heard of a change yet says nothing about this state.
+            let is_about_this = |judgement: &&Judgement| {
+                self.state().is_some_and(|state| !judgement.analysis.over || rollout::is_idle(&state, None))
+            };
+            if let Some(judgement) = judgement.as_ref().filter(is_about_this) {
+                self.keep(&judgement.analysis);
+            }
+        }
+        (mod_revision, judgement)
+    }
+
+    /// Keeps an analysis where this Envoy's workers look for it. Whether it has a breach that was not known here.
+    fn keep(self, analysis: &CanaryAnalysis) -> bool {
+        let (store, name) = (self.context.host.store(), &self.deployment.name);
+        let known = analysis::read(store, name).and_then(|known| known.breach);
+        let _: Result<(), StoreError> = analysis::record(store, name, analysis);
+        analysis.breach.is_some() && known != analysis.breach
+    }
+
+    /// What follows from the last judgement and from what all say; none where there is nothing to judge.
+    fn judge(self, me: EnvoyId, state: &State, last: Option<Judgement>, memory: &Memory) -> Option<Judgement> {
+        let Self { context, deployment, .. } = self;
+        let (host, now) = (&*context.host, context.host.now());
+        let (before, mut played) = last.map_or_else(Default::default, |last| (Some(last.analysis), last.played));
+        let before = before.map(|analysis| analysis.restamped(Restamp::NotAhead, now));
+        let mut analysis = rollout::analysed(deployment, state, before, now)?;
+        if !analysis.over {
+            let guard = deployment.guard.unwrap_or_default();
+            analysis.learn(&gathered(host, deployment, now), &guard, now);
+            if memory.has_listened(host.moment()) {
+                let (evidence, reached) = ripe(&memory.speakers(host.moment()), &played, now);
+                rollout::play(deployment, state, &mut analysis, &evidence, now);
+                played = reached;
+            }
+        }
+        Some(Judgement { judge: me, revision: state.revision, played, analysis })
+    }
+}
+
+// === impl Memory ===
+
+impl Memory {
+    fn collect(
+        &mut self,
+        analysis: &CanaryAnalysis,
+        deployment: &Deployment,
+        cohorts: &Cohorts,
+        now: Timestamp,
+        moment: Moment,
+    ) {
+        let guard = deployment.guard.unwrap_or_default();
+        let (found, settled) = analysis.collect_by(&mut self.collector, cohorts, &guard, now);
+        found.into_iter().for_each(|evidence| self.outbox.add(evidence, moment));
+        settled.into_iter().for_each(|(test, epoch)| self.outbox.reach(test, epoch));
+        self.outbox.drop_old(self.played.as_ref(), moment);
+    }
+
+    /// Whether this Envoy may write the judgement after this one.
+    fn may_judge_after(&mut self, last: Option<&Judgement>, me: EnvoyId, state: &State, now: Moment) -> bool {
+        self.judges &= last.is_some_and(|last| last.judge == me);
+        let Some(last) = last else { return true };
+        let is_silent = self.heard.is_some_and(|(_, since)| now >= since.plus(PATIENCE));
+        let is_free = last.judge == me || is_silent || (last.analysis.over && !rollout::is_idle(state, None));
+        // Who has not heard of a change yet would judge another canary.
+        is_free && state.revision >= last.revision
+    }
+
+    /// This Envoy's judgement is the last one now. Whether another's was before.
+    fn on_judged(&mut self, mod_revision: ModRevision, played: &UpTo, now: Moment) -> bool {
+        self.heard = Some((mod_revision, now));
+        self.played = Some(played.clone());
+        !std::mem::replace(&mut self.judges, true)
+    }
+
+    /// Takes note of what all Envoys say.
+    fn listen(&mut self, keys: &[KeyValue], now: Timestamp, moment: Moment) {
+        let since = self.listens.filter(|(_, last)| moment < last.plus(PATIENCE)).map_or(moment, |(since, _)| since);
+        self.listens = Some((since, moment));
+        self.said.retain(|known, _| keys.iter().any(|key| key.key == *known));
+        for key in keys {
+            let mod_revision = number(key.mod_revision);
+            if self.said.get(&key.key).is_some_and(|said| said.mod_revision == mod_revision) {
+                continue;
+            }
+            let statement = Statement::decode(&key.value).filter(|statement| statement.is_timely(now));
+            self.said.insert(key.key.clone(), Said { mod_revision, since: moment, statement });
+        }
+    }
+
+    fn has_listened(&self, now: Moment) -> bool {
+        self.listens.is_some_and(|(since, _)| now >= since.plus(LISTENING))
+    }
+
+    fn is_live(said: &Said, now: Moment) -> bool {
+        now < said.since.plus(PATIENCE)
+    }
+
+    fn speakers(&self, now: Moment) -> Vec<Speaker<'_>> {
+        let timely = self.said.values().filter_map(|said| Some((said, said.statement.as_ref()?)));
+        timely.map(|(said, statement)| Speaker { statement, is_awaited: Self::is_live(said, now) }).collect()
+    }
+
+    /// Whether most Envoys that show signs of life have another time than this one: then it is this clock that is wrong.
+    fn is_alone_with_its_time(&self, now: Moment) -> bool {
+        let live = || self.said.values().filter(|said| Self::is_live(said, now));
+        let others = live().filter(|said| said.statement.is_none()).count();
+        others > live().count().saturating_sub(others)
+    }
+
+    /// Says once what keeps this Envoy from taking part.
+    fn tell(&mut self, host: &dyn Host, deployment: &Deployment, outcome: Result<(), NoResponse>) {
+        let trouble = outcome.err().map(|error| error.why);
+        if trouble.is_some() && trouble != self.trouble {
+            let (name, why) = (&deployment.name, trouble.as_deref().unwrap_or_default());
+            host.warn(&format!(
+                "bluegreen: deployment={name}: the guard waits for etcd: {why}: nothing is concluded about the canary meanwhile"
+            ));
+        }
+        self.trouble = trouble;
+    }
+}
+
+#[cfg(test)]
+mod tests;
