@@ -59,12 +59,11 @@ pub fn build_model_server(checkout: &Checkout) -> Result<PathBuf> {
 
 /// Writes the shipped configuration with a guard, which a configuration to copy from does not have: it acts without being asked.
 fn guarded(folder: &Path) -> Result<PathBuf> {
-    let bootstrap = Bootstrap::read(&repository::root().join("envoy/envoy.yaml"))?
-        .deployment("iris", |iris| {
-            iris["guard"] = json!({"slow": {"over": "50ms"}});
-            // A model server that is alone behind its colour has to be late for some seconds: it might be a hiccup.
-            iris["rollout"]["steps"][0]["hold"] = json!("60s");
-        });
+    let bootstrap = Bootstrap::read(&repository::root().join("envoy/envoy.yaml"))?.deployment("iris", |iris| {
+        iris["guard"] = json!({"slow": {"over": "50ms"}});
+        // A model server that is alone behind its colour has to be late for some seconds: it might be a hiccup.
+        iris["rollout"]["steps"][0]["hold"] = json!("60s");
+    });
     let path = folder.join("envoy.yaml");
     bootstrap.write(&path)?;
     Ok(path)

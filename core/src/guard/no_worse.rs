@@ -76,6 +76,7 @@ mod tests {
 
     use super::*;
     use crate::guard::evidence::{Test, evidence};
+    use crate::testing::Chance;
 
     /// A hundred requests at a time, of which ten are the candidate's; so many of a thousand are bad.
     fn after(active: u64, candidate: u64, rounds: u64) -> NoWorse {
@@ -95,5 +96,22 @@ mod tests {
         assert!(after(10, 0, 250).e_value() >= 100.0);
         assert!(after(10, 20, 20_000).e_value() < 20.0);
         assert!(after(10, 30, 20_000).e_value() < 20.0);
+    }
+
+    #[test]
+    fn the_mean_of_the_e_value_is_at_most_one_if_the_candidate_is_worse_by_the_margin() {
+        let canaries = 3_000;
+        let sum: f64 = (0..canaries)
+            .map(|canary| {
+                let (mut bet, mut chance) = (NoWorse::new(0.05, Revision::ZERO), Chance::new(canary));
+                for number in 0..12 {
+                    let blue = Outcomes::new(30, chance.count(30, 0.1));
+                    let green = Outcomes::new(10, chance.count(10, 0.15));
+                    bet.observe(&evidence(Test::Error, number, blue, green), Colour::Green);
+                }
+                bet.stakes.iter().sum::<f64>()
+            })
+            .sum();
+        assert!((0.5..1.05).contains(&(sum / canaries as f64)), "{}", sum / canaries as f64);
     }
 }

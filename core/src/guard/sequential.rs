@@ -212,33 +212,22 @@ mod tests {
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    use xxhash_rust::xxh64::xxh64;
-
     use super::*;
     use crate::guard::evidence::{Test, evidence};
     use crate::metrics::cohorts::Slot;
-
-    /// Numbers from 0 to 1 that look drawn by chance.
-    struct Chance(u64);
-
-    impl Chance {
-        fn next(&mut self) -> f64 {
-            self.0 += 1;
-            (xxh64(&self.0.to_le_bytes(), 7) >> 11) as f64 / (1_u64 << 53) as f64
-        }
-
-        fn of(&mut self, total: u64, rate: f64) -> Outcomes {
-            Outcomes::new(total, (0..total).filter(|_| self.next() < rate).count() as u64)
-        }
-    }
+    use crate::testing::Chance;
 
     const GREEN: (Colour, f64) = (Colour::Green, 0.1);
+
+    fn of(chance: &mut Chance, total: u64, rate: f64) -> Outcomes {
+        Outcomes::new(total, chance.count(total, rate))
+    }
 
     /// The mean e-value after so many epochs, over so many canaries, each of which is played by `epoch`.
     fn mean(canaries: u64, epochs: u64, mut epoch: impl FnMut(&mut SequentialTest, u64, &mut Chance)) -> f64 {
         let sum: f64 = (0..canaries)
             .map(|canary| {
-                let (mut test, mut chance) = (SequentialTest::default(), Chance(canary << 32));
+                let (mut test, mut chance) = (SequentialTest::default(), Chance::new(canary));
                 (0..epochs).for_each(|number| epoch(&mut test, number, &mut chance));
                 test.now()
             })
@@ -254,17 +243,17 @@ mod tests {
         // The rate of both rises and falls.
         let rate = |number: u64| if number.is_multiple_of(3) { 0.2 } else { 0.02 };
         let requests = mean(6_000, 6, |test, number, chance| {
-            let (blue, green) = (chance.of(20, rate(number)), chance.of(3, rate(number)));
+            let (blue, green) = (of(chance, 20, rate(number)), of(chance, 3, rate(number)));
             test.observe(0.0, &evidence(Test::Error, number, blue, green), GREEN);
         });
         assert!((0.8..FAIR).contains(&requests), "{requests}");
         let limited = mean(6_000, 6, |test, number, chance| {
-            let (blue, green) = (chance.of(20, rate(number)), chance.of(3, rate(number)));
+            let (blue, green) = (of(chance, 20, rate(number)), of(chance, 3, rate(number)));
             test.observe(0.0, &evidence(Test::Slow(0), number, blue, green), GREEN);
         });
         assert!(limited < FAIR, "{limited}");
         let margin = mean(6_000, 6, |test, number, chance| {
-            let (blue, green) = (chance.of(20, 0.02), chance.of(3, 0.07));
+            let (blue, green) = (of(chance, 20, 0.02), of(chance, 3, 0.07));
             test.observe(0.05, &evidence(Test::Unanswered, number, blue, green), GREEN);
         });
         assert!(margin < FAIR, "{margin}");
@@ -272,12 +261,8 @@ mod tests {
             let mut piece = evidence(Test::Error, number, Outcomes::default(), Outcomes::default());
             // Whoever fails fails again and again.
             for _ in 0..2 {
-                let key = (chance.next() * 300.0) as u64;
-                let colour = if xxh64(&[(chance.0 >> 32) as u8, key as u8], key).is_multiple_of(10) {
-                    Colour::Green
-                } else {
-                    Colour::Blue
-                };
+                let key = (chance.next_number() * 300.0) as u64;
+                let colour = if chance.is_drawn(key, 0.1) { Colour::Green } else { Colour::Blue };
                 piece.keys.push((colour, Slot::of(key << 52), Host(1 + (key % 10) as u16)));
             }
             test.observe(0.0, &piece, GREEN);

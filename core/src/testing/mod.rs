@@ -140,3 +140,40 @@ impl Store for MemoryStore {
         Ok(())
     }
 }
+
+/// What looks drawn by chance, and is the same in each run.
+#[derive(Debug)]
+pub struct Chance {
+    series: u64,
+    drawn: u64,
+}
+
+// === impl Chance ===
+
+impl Chance {
+    /// One of many series.
+    pub const fn new(series: u64) -> Self {
+        Self { series, drawn: 0 }
+    }
+
+    /// The next number, 0 or more and below 1.
+    pub fn next_number(&mut self) -> f64 {
+        self.drawn = self.drawn.wrapping_add(1);
+        Self::number(self.drawn, self.series)
+    }
+
+    /// How many of so many are drawn that are with this probability.
+    pub fn count(&mut self, of: u64, probability: f64) -> u64 {
+        (0..of).map(|_| u64::from(self.next_number() < probability)).sum()
+    }
+
+    /// Whether a key is among those that were drawn in this series, each with this probability.
+    pub fn is_drawn(&self, key: u64, probability: f64) -> bool {
+        Self::number(key, !self.series) < probability
+    }
+
+    fn number(of: u64, seed: u64) -> f64 {
+        let bits = xxhash_rust::xxh64::xxh64(&of.to_le_bytes(), seed) >> 11;
+        bits as f64 / (1_u64 << 53) as f64
+    }
+}
