@@ -28,6 +28,8 @@ const SPEED: f64 = 0.5;
 /// So many times its stake a player may win in [`WINDOW`] epochs where a single host may be behind all of it. A host that
 /// fails for a few seconds gives many bad outcomes and is one event. Three windows in a row are enough for a fault that lasts.
 const MOST_IN_A_WINDOW: f64 = 7.0;
+/// With this part of it won, what more can be won is not worth a key, which counts once only.
+const NEAR: f64 = 0.5;
 /// Five seconds.
 pub const WINDOW: u64 = 20;
 /// No stake grows beyond this: far above any threshold, far below what a sum of them overflows at.
@@ -78,6 +80,14 @@ impl Capital {
     /// The next winnings begin another window.
     pub fn end_window(&mut self) {
         self.window = None;
+    }
+
+    /// Whether little more can be won in the window that `epoch` lies in.
+    pub fn is_at_limit(&self, epoch: Epoch) -> bool {
+        self.window.is_some_and(|(since, had)| {
+            let is_over = epoch.number() >= since.number().saturating_add(WINDOW);
+            !is_over && self.total() >= self.held_back + NEAR * MOST_IN_A_WINDOW * had.iter().sum::<f64>()
+        })
     }
 
     /// How much each player may have in the window that `epoch` lies in.

@@ -112,7 +112,8 @@ impl SequentialTest {
 
     /// Plays the first failures of keys.
     fn observe_keys(&mut self, delta: f64, evidence: &Evidence, (watched, share): (Colour, f64)) {
-        if evidence.keys.is_empty() {
+        // What cannot be won is not played for, whichever colour the keys are on: each counts once, and there is a next window.
+        if evidence.keys.is_empty() || self.capital.is_at_limit(evidence.epoch) {
             return;
         }
         let allowed = self.recent.allowed_odds(delta);
@@ -268,6 +269,17 @@ mod tests {
             test.observe(0.0, &piece, GREEN);
         });
         assert!(keys < FAIR, "{keys}");
+        let single = mean(3_000, 60, |test, number, chance| {
+            let mut piece = evidence(Test::Error, number, Outcomes::default(), Outcomes::default());
+            piece.hosts = vec![(Colour::Green, Host(1), 0)];
+            for _ in 0..3 {
+                let key = (chance.next_number() * 300.0) as u64;
+                let colour = if chance.is_drawn(key, 0.5) { Colour::Green } else { Colour::Blue };
+                piece.keys.push((colour, Slot::of(key << 52), Host(1)));
+            }
+            test.observe(0.0, &piece, (Colour::Green, 0.5));
+        });
+        assert!(single < FAIR, "{single}");
     }
 
     /// A canary in which a fifth of green's requests fail, on two hosts in turns or on one of the two.
@@ -309,6 +321,21 @@ mod tests {
         assert!(seen(1, Colour::Green) < 10.0, "{}", seen(1, Colour::Green));
         assert!(seen(10, Colour::Green) > 1_000.0, "{}", seen(10, Colour::Green));
         assert!(seen(10, Colour::Blue) <= 1.0);
+    }
+
+    #[test]
+    fn a_single_host_that_fails_for_all_of_eighty_users_at_once_is_found() {
+        let mut test = SequentialTest::default();
+        for number in 0..80 {
+            let mut piece = evidence(Test::Error, number, Outcomes::default(), Outcomes::default());
+            piece.hosts = vec![(Colour::Green, Host(1), 0)];
+            for user in 0..20 {
+                let key = Slot::of((number % 4 * 20 + user) << 52);
+                piece.keys.push((Colour::Green, key, Host(1)));
+            }
+            test.observe(0.0, &piece, (Colour::Green, 0.5));
+        }
+        assert!(test.e_value() > 400.0, "{}", test.e_value());
     }
 
     #[test]
