@@ -60,7 +60,11 @@ pub fn build_model_server(checkout: &Checkout) -> Result<PathBuf> {
 /// Writes the shipped configuration with a guard, which a configuration to copy from does not have: it acts without being asked.
 fn guarded(folder: &Path) -> Result<PathBuf> {
     let bootstrap = Bootstrap::read(&repository::root().join("envoy/envoy.yaml"))?
-        .deployment("iris", |iris| iris["guard"] = json!({"slow": {"over": "50ms"}}));
+        .deployment("iris", |iris| {
+            iris["guard"] = json!({"slow": {"over": "50ms"}});
+            // A model server that is alone behind its colour has to be late for some seconds: it might be a hiccup.
+            iris["rollout"]["steps"][0]["hold"] = json!("60s");
+        });
     let path = folder.join("envoy.yaml");
     bootstrap.write(&path)?;
     Ok(path)
@@ -87,7 +91,7 @@ impl Environment {
     pub fn introduction(&self) -> String {
         let Prepared { module, envoy, .. } = &self.prepared;
         let added = match &self.models {
-            Models::Small(_) => " Its configuration is envoy/envoy.yaml with a guard.",
+            Models::Small(_) => " Its configuration is envoy/envoy.yaml with a guard and a longer first step.",
             Models::Mlflow(_) => "",
         };
         format!("The filter is {}, Envoy is {}.{added}", self.shown(module), self.shown(envoy))

@@ -7,15 +7,22 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bluegreen_core::admin::api::Head;
-use bluegreen_core::config::Config;
+use bluegreen_core::config::{Config, Guard};
+use bluegreen_core::guard::analysis::CanaryAnalysis;
+use bluegreen_core::guard::bounds::Bounds;
+use bluegreen_core::guard::evidence::Collector;
 use bluegreen_core::host::queue::QueueToken;
+use bluegreen_core::metrics::cohorts::Cohorts;
 use bluegreen_core::metrics::comparison::Sample;
 use bluegreen_core::model::name::DeploymentName;
+use bluegreen_core::model::percent::Percent;
+use bluegreen_core::model::split::{Revision, Split};
+use bluegreen_core::state::State;
 use bluegreen_core::store::source_status::SourceStatus;
 use bluegreen_core::testing::host::START;
 use bluegreen_core::workers::message::Message;
 use bluegreen_core::workers::report::Report;
-use bluegreen_core::{guard, readiness, setup, state, workers};
+use bluegreen_core::{readiness, setup, workers};
 use bluegreen_fuzz::script::sections;
 use bluegreen_fuzz::work::bounded;
 use bluegreen_fuzz::world::{OPERATOR, World, configuration};
@@ -72,15 +79,25 @@ fn switch(world: &World) {
 
 /// What can be read is read as the same once it was written again.
 fn records(bytes: &[u8]) {
-    same::<state::State>(bytes);
+    same::<State>(bytes);
     same::<Report>(bytes);
     same::<workers::roster::Roster>(bytes);
     same::<workers::roster::Heartbeat>(bytes);
     same::<Sample>(bytes);
     same::<readiness::probe::Health>(bytes);
     same::<SourceStatus>(bytes);
+    same::<Cohorts>(bytes);
+    if let Ok(cohorts) = serde_json::from_slice::<Cohorts>(bytes) {
+        let guard = Guard { slow: None, ..Guard::default() };
+        let evidence = Collector::default().collect(&cohorts, Revision::ZERO, (&guard, &Bounds::default()), START);
+        let state = State::initial(Split { canary_percent: Percent::ALL, ..Split::default() }, START);
+        if let Some(mut analysis) = CanaryAnalysis::advance(None, &state, Some(&guard), START) {
+            evidence.iter().for_each(|piece| analysis.play(piece, &guard, Some(0.01), START));
+            assert!(analysis.combined(&guard).is_finite());
+        }
+    }
     // It has floating-point numbers, whose last digit serde_json does not promise.
-    let _: Result<guard::analysis::CanaryAnalysis, _> = serde_json::from_slice(bytes);
+    let _: Result<CanaryAnalysis, _> = serde_json::from_slice(bytes);
     let iris = DeploymentName::new("iris").expect("valid");
     let store = bluegreen_core::testing::MemoryStore::default();
     store.put("bluegreen/v1/iris/setup", bytes);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use bluegreen_testbed::admin::Rollout;
+use bluegreen_testbed::admin::{Deployment, Rollout};
 use bluegreen_testbed::bootstrap::elements;
 use bluegreen_testbed::load::Running;
 use bluegreen_testbed::upstream::Behaviour;
@@ -266,9 +266,9 @@ async fn a_green_that_lets_every_third_request_hang_while_clients_leave_is_rolle
     Ok(())
 }
 
-/// Clients see none of the failed attempts.
-async fn behind_retries(guard: Value) -> Result<Environment> {
-    let retried = bootstrap(guard, "2s")?.edit(|tree| {
+/// Clients see next to none of the failed attempts: now and then all three of a request fail.
+async fn behind_retries(guard: Value, hold: &str) -> Result<Environment> {
+    let retried = bootstrap(guard, hold)?.edit(|tree| {
         for listener in elements(tree, "/static_resources/listeners") {
             let manager = listener.pointer_mut("/filter_chains/0/filters/0/typed_config");
             for host in manager.into_iter().flat_map(|manager| elements(manager, "/route_config/virtual_hosts")) {
@@ -281,17 +281,23 @@ async fn behind_retries(guard: Value) -> Result<Environment> {
     Environment::with(2, retried).await
 }
 
+fn ensure_hidden(load: &Running) -> Result<()> {
+    let (failed, done) = (load.failed(), load.done());
+    ensure!(failed * 20 <= done, "{failed} of {done} requests failed");
+    Ok(())
+}
+
 const EVERY_FIFTH: Behaviour = Behaviour::Sometimes { status: 500, one_in: 5 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_green_that_fails_a_fifth_of_its_attempts_is_rolled_back_though_clients_see_none_of_it() -> Result<()> {
-    let env = behind_retries(json!({})).await?;
+async fn a_green_that_fails_a_fifth_of_its_attempts_is_rolled_back_though_clients_see_hardly_any_of_it() -> Result<()> {
+    let env = behind_retries(json!({}), "60s").await?;
     env.green.behave(EVERY_FIFTH);
     let load = traffic(&env)?;
     env.envoy.admin()?.rollout(IRIS, "start").await?;
     let begun = Instant::now();
     until_phase(&env, "rolled_back").await?;
-    ensure!(load.failed() == 0, "{} requests failed", load.failed());
+    ensure_hidden(&load)?;
     let state = env.deployment().await?;
     let detail = &state.problem("retries-hide-failures").context("nothing is said about retries")?.detail;
     ensure!(detail.contains("the guard takes that for an error"), "{detail}");
@@ -302,13 +308,13 @@ async fn a_green_that_fails_a_fifth_of_its_attempts_is_rolled_back_though_client
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_attempts_are_no_reason_where_blue_has_as_many_or_where_they_do_not_count() -> Result<()> {
     for (guard, blue) in [(json!({}), EVERY_FIFTH), (json!({"error": {"count_retries": false}}), Behaviour::Answer)] {
-        let env = behind_retries(guard).await?;
+        let env = behind_retries(guard, "9s").await?;
         env.blue.behave(blue);
         env.green.behave(EVERY_FIFTH);
         let load = traffic(&env)?;
         env.envoy.admin()?.rollout(IRIS, "start").await?;
         until_phase(&env, "promoted").await?;
-        ensure!(load.failed() == 0, "{} requests failed", load.failed());
+        ensure_hidden(&load)?;
         load.stop().await;
         env.ensure_no_trap()?;
     }
@@ -329,9 +335,9 @@ async fn one_user_who_always_fails_ends_no_canary_and_a_green_that_fails_for_all
         iris["guard"] = json!({});
     });
     let env = Environment::with(2, sticky).await?;
-    env.patch(&[("canary_percent", "50")]).await?;
+    env.patch(&[("canary_percent", "10")]).await?;
     let mut busy = None;
-    for number in 0..64 {
+    for number in 0..200 {
         let name = format!("busy-{number}");
         let asked = env.load()?.header("x-user", name.as_bytes())?.at_most(1).run().await;
         if asked.count("green") == 1 {
@@ -339,21 +345,22 @@ async fn one_user_who_always_fails_ends_no_canary_and_a_green_that_fails_for_all
             break;
         }
     }
-    let busy = busy.context("64 users, and none on green")?;
+    let busy = busy.context("200 users, and none on green")?;
     for upstream in [&env.blue, &env.green] {
         upstream.behave(Behaviour::StatusFor { status: 500, name: "x-user", value: busy.clone() });
     }
     let busy = user(&env, &busy, 100.0)?;
-    let others = (0..40).map(|number| user(&env, &format!("user-{number}"), 2.0)).collect::<Result<Vec<_>>>()?;
+    let others = (0..80).map(|number| user(&env, &format!("user-{number}"), 1.0)).collect::<Result<Vec<_>>>()?;
     // Many more in a row than would be enough if each of them counted.
     let failures = || async { Ok(busy.so_far().failures().len()) };
     wait::until_within(ROLLOUT_PATIENCE, "failures of the busy user", failures, |failures| *failures >= 300).await?;
     let state = env.deployment().await?;
     let verdict = env.envoy.admin()?.comparison(IRIS).await?["verdict"].clone();
-    ensure!(state.canary_percent == 50.0 && verdict["breached"].is_null(), "{state:?} {verdict:#}");
+    ensure!(state.canary_percent == 10.0 && verdict["breached"].is_null(), "{state:?} {verdict:#}");
 
     env.green.behave(Behaviour::Status(500));
-    env.until("a canary that has ended", |state| state.canary_percent == 0.0).await?;
+    let ended = |state: &Deployment| state.canary_percent == 0.0;
+    wait::until_within(ROLLOUT_PATIENCE, "a canary that has ended", || env.deployment(), ended).await?;
     let change = env.newest_change().await?;
     ensure!(change.source == "guard" && change.reason.contains(" green "), "{change:?}");
     busy.stop().await;

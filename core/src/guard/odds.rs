@@ -20,13 +20,16 @@
 use super::capital::{ODDS_RATIOS, PLAYERS};
 use super::outcomes::Block;
 
+/// In a quarter of a second more requests than this do not fail. A record that another plugin has written may say so.
+const MOST: u64 = 20_000;
+
 /// The logarithm of each player's factor for a block.
 pub fn ln_factors(block: Block) -> [f64; PLAYERS] {
     let (n, m) = (block.candidate.total, block.active.total);
     let bad = block.candidate.bad.saturating_add(block.active.bad);
     let (fewest, most) = (bad.saturating_sub(m), bad.min(n));
-    if fewest >= most {
-        // All ways to spread the bad outcomes are one.
+    if fewest >= most || most.saturating_sub(fewest) > MOST {
+        // All ways to spread the bad outcomes are one, or so many that it would take too long.
         return [0.0; PLAYERS];
     }
     let mut all = LogSum::default();
@@ -123,6 +126,12 @@ mod tests {
     fn bad_outcomes_of_the_candidate_speak_against_it_and_the_active_colours_for_it() {
         assert!(ln_factors(block(3, 20, 1, 0)).iter().all(|ln| *ln > 0.0));
         assert!(ln_factors(block(3, 20, 0, 1)).iter().all(|ln| *ln < 0.0));
+    }
+
+    #[test]
+    fn a_block_that_would_take_for_ever_says_nothing() {
+        let half = u64::MAX / 2;
+        assert_eq!(ln_factors(block(half, half, half / 2, half / 2)), [0.0; PLAYERS]);
     }
 
     #[test]

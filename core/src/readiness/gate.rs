@@ -51,7 +51,7 @@ pub fn gains_traffic(before: &State, after: &State) -> Option<Colour> {
     }
     let is_replaced = |colour: &Colour| before.identities.get(*colour) != after.identities.get(*colour);
     // What ends a canary gives the newcomer nothing, and the old one must not go on either.
-    let ends_canary = from.canary_percent != to.canary_percent;
+    let ends_canary = before.lasting_split().canary_percent != after.lasting_split().canary_percent;
     Colour::ALL.into_iter().filter(is_replaced).find(|colour| before.relies_on(*colour) && !ends_canary)
 }
 
@@ -169,6 +169,8 @@ mod tests {
             (canary("2"), Some(Colour::Blue)),
             (canary("0"), None),
             (Command::RollBack(None), Some(Colour::Blue)),
+            // It is the way back all the same.
+            (Command::AdoptVersion(Colour::Blue, identity("3")), Some(Colour::Blue)),
         ];
         for (command, expected) in cases {
             assert_eq!(gains_traffic(&kept, &after(&kept, command.clone())), expected, "{command:?}");

@@ -14,7 +14,7 @@ use crate::traffic::Traffic;
 use bluegreen_programs::Progress;
 
 /// How long the guard may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 // === impl Story ===
 
@@ -41,7 +41,8 @@ impl Story<'_> {
         let reason = state["reason"].as_str().context("no reason")?;
         ensure!(
             (state["source"].as_str(), state["active"].as_str()) == (Some("guard"), Some(BLUE.colour))
-                && reason.contains("green is slow on"),
+                && reason.contains("slow answers (over ")
+                && reason.contains(" of green where "),
             "expected the guard to have taken green back for being slow, got {state}"
         );
         let green = traffic.since(started.at).green;
