@@ -79,7 +79,7 @@ async fn a_rollout_outlives_the_restart_of_every_envoy() -> Result<()> {
         env.fleet.envoys[index].restart().await?;
         env.fleet.until_ready(index).await?;
     }
-    // The position was kept, and the evidence begins anew: without traffic the step waits for its answers.
+    // The position was kept, and so was the evidence: both are in etcd. Without traffic the step waits for its answers.
     let state = env.until_rollout(0, "the step in force", |rollout| rollout.step >= 2).await?;
     ensure!(state.rollout.is_some_and(|rollout| rollout.phase == "running"), "it did not survive");
     let loads = self::loads(&env)?;

@@ -347,6 +347,24 @@ mod tests {
     }
 
     #[test]
+    fn a_test_is_settled_up_to_the_first_epoch_that_it_waits_for_and_without_requests_up_to_now() {
+        let (rules, mut world) = (guard("{}"), World::default());
+        let settled = |world: &mut World, at: u64| {
+            world.collect(&rules, at);
+            let epoch = world.collector.settled(Test::Error, &world.cohorts, Revision::ZERO, later(at));
+            epoch.number().checked_sub(Epoch::of(START).number())
+        };
+        // What ended 600 ms ago.
+        assert_eq!(settled(&mut world, 2_600), Some(7));
+        let slow = world.begin(3_000, Colour::Green, Draw::Request);
+        let quick = world.begin(4_000, Colour::Green, Draw::Request);
+        world.answer(quick, None, 5);
+        assert_eq!(settled(&mut world, 6_000), Some(11));
+        world.answer(slow, None, 3_000);
+        assert_eq!(settled(&mut world, 6_100), Some(21));
+    }
+
+    #[test]
     fn nothing_is_taken_before_all_workers_have_said_it() {
         let (rules, mut world) = (guard("{}"), World::default());
         let quick = world.begin(0, Colour::Green, Draw::Request);

@@ -61,8 +61,10 @@ struct Said {
     mod_revision: ModRevision,
     /// When it was heard first.
     since: Moment,
-    /// None where it is not understood, or its clock is wrong.
+    /// None where it is not understood.
     statement: Option<Statement>,
+    /// Whether its clock was right.
+    is_timely: bool,
 }
 
 /// One deployment of this Envoy.
@@ -180,7 +182,7 @@ impl Case<'_> {
         let (last, judgement) = self.hear(ranges.next().and_then(|range| range.kvs.first()), seat);
         let state = self.state()?;
         let mut memory = seat.0.borrow_mut();
-        memory.may_judge = memory.may_judge_after(judgement.as_ref(), me, &state, host.moment());
+        memory.may_judge = memory.may_judge_after((last, judgement.as_ref()), me, &state, host.moment());
         let all = ranges.next().filter(|_| memory.may_judge)?;
         memory.listen(&all.kvs, host.now(), host.moment());
         if memory.is_alone_with_its_time(host.moment()) {
@@ -282,10 +284,17 @@ impl Memory {
     }
 
     /// Whether this Envoy may write the judgement after this one.
-    fn may_judge_after(&mut self, last: Option<&Judgement>, me: EnvoyId, state: &State, now: Moment) -> bool {
+    fn may_judge_after(
+        &mut self,
+        (write, last): (ModRevision, Option<&Judgement>),
+        me: EnvoyId,
+        state: &State,
+        now: Moment,
+    ) -> bool {
         self.judges &= last.is_some_and(|last| last.judge == me);
-        let Some(last) = last else { return true };
         let is_silent = self.heard.is_some_and(|(_, since)| now >= since.plus(PATIENCE));
+        // What is not understood is of another edition of the filter, whose turn it is while it goes on writing.
+        let Some(last) = last else { return is_silent || write == ModRevision(0) };
         let is_free = last.judge == me || is_silent || (last.analysis.over && !rollout::is_idle(state, None));
         // Who has not heard of a change yet would judge another canary.
         is_free && state.revision >= last.revision
@@ -308,8 +317,9 @@ impl Memory {
             if self.said.get(&key.key).is_some_and(|said| said.mod_revision == mod_revision) {
                 continue;
             }
-            let statement = Statement::decode(&key.value).filter(|statement| statement.is_timely(now));
-            self.said.insert(key.key.clone(), Said { mod_revision, since: moment, statement });
+            let statement = Statement::decode(&key.value);
+            let is_timely = statement.as_ref().is_some_and(|statement| statement.is_timely(now));
+            self.said.insert(key.key.clone(), Said { mod_revision, since: moment, statement, is_timely });
         }
     }
 
@@ -322,15 +332,16 @@ impl Memory {
     }
 
     fn speakers(&self, now: Moment) -> Vec<Speaker<'_>> {
-        let timely = self.said.values().filter_map(|said| Some((said, said.statement.as_ref()?)));
-        timely.map(|(said, statement)| Speaker { statement, is_awaited: Self::is_live(said, now) }).collect()
+        let timely = self.said.values().filter(|said| said.is_timely);
+        let heard = timely.filter_map(|said| Some((said, said.statement.as_ref()?)));
+        heard.map(|(said, statement)| Speaker { statement, is_awaited: Self::is_live(said, now) }).collect()
     }
 
     /// Whether most Envoys that show signs of life have another time than this one: then it is this clock that is wrong.
     fn is_alone_with_its_time(&self, now: Moment) -> bool {
-        let live = || self.said.values().filter(|said| Self::is_live(said, now));
-        let others = live().filter(|said| said.statement.is_none()).count();
-        others > live().count().saturating_sub(others)
+        let live = self.said.values().filter(|said| said.statement.is_some() && Self::is_live(said, now));
+        let (agree, differ): (Vec<&Said>, Vec<&Said>) = live.partition(|said| said.is_timely);
+        differ.len() > agree.len()
     }
 
     /// Says once what keeps this Envoy from taking part.

@@ -300,6 +300,18 @@ fn of_two_that_judge_at_once_one_is_believed() {
 }
 
 #[test]
+fn a_judge_of_another_edition_has_its_turn_for_as_long_as_it_writes() {
+    let mut fleet = Fleet::start(2, r#", "guard": {}"#);
+    for number in 0..20 {
+        fleet.etcd.put(JUDGEMENT, format!(r#"{{"edition": "next", "number": {number}}}"#).as_bytes());
+        fleet.pass(1, 0.01, 0.01);
+        assert_eq!(fleet.judgement(), None);
+    }
+    fleet.pass(8, 0.01, 0.01);
+    assert!(fleet.played() > 0);
+}
+
+#[test]
 fn who_has_no_traffic_or_cannot_speak_holds_nobody_up() {
     let mut fleet = Fleet::start(3, r#", "guard": {}"#);
     fleet.envoys[2].traffic = 0.0;
