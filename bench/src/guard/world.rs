@@ -238,7 +238,7 @@ impl<'s> World<'s> {
         if self.scenario.clients.sticky
             && self.buckets.as_ref().is_none_or(|(known, _)| *known != (split.candidate(), versions))
         {
-            let version = Version::new(&versions.get(split.candidate()).to_string()).expect("valid");
+            let version = Version::new(versions.get(split.candidate()).to_string()).expect("valid");
             self.buckets = Some(((split.candidate(), versions), Buckets::new(&self.cast.name, &version, None)));
             self.workers.iter_mut().for_each(|worker| worker.seen.clear());
         }
