@@ -93,7 +93,7 @@ pub fn simulate_peers(scenario: &Scenario, runs: usize) -> Result<PeerRuns> {
     Ok(PeerRuns { ends })
 }
 
-/// The runs' results in the order of their numbers, whoever did them.
+/// The runs' results in the order of their numbers, on whichever core they were done.
 fn in_parallel<T: Send>(runs: usize, one: impl Fn(u64) -> Result<T> + Sync) -> Result<Vec<T>> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<(usize, T)>> {

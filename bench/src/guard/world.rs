@@ -400,7 +400,7 @@ impl<'s> World<'s> {
         Some(self.cast.users.partition_point(|up_to| *up_to < draw).min(of.count - 1))
     }
 
-    /// How many of a user's requests fail, whoever answers.
+    /// How many of a user's requests fail, on either colour.
     fn errors_of(&self, user: usize, colour: Colour) -> f64 {
         let Some(of) = &self.scenario.clients.users else { return 0.0 };
         if let Some(heavy) = of.heavy.as_ref().filter(|_| user == of.count) {
@@ -493,7 +493,7 @@ impl<'s> World<'s> {
                 (head, end, leaves) = (None, patience, true);
             }
         }
-        // Whoever waits for ever is waited for to the end of the run.
+        // A client that waits for ever is waited for to the end of the run.
         let end = if end.is_finite() { end } else { 1e7 };
         Fate { head: head.filter(|head| head.is_finite()), end, class, retries, leaves }
     }

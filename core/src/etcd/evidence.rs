@@ -3,7 +3,7 @@
 //! Each Envoy turns its own requests into evidence, adds it up for each second, and keeps a record of it in etcd: what nobody
 //! has played yet. One Envoy is the judge for a while. It adds up what all say about a second and a test, plays it, and
 //! writes how the analysis stands, together with the last second that was played of each test, on the condition that the last judgement is still
-//! the one that it began with. So a second is played once whoever judges, and however many do at the same time.
+//! the one that it began with. So a second is played once, whichever Envoy judges, and however many do at the same time.
 //!
 //! A second is played when each Envoy that shows signs of life has said all it knows about it. Who is silent for [`PATIENCE`] is not waited for,
 //! and what comes after a second was played is dropped: time decides that, and not what became of the requests.

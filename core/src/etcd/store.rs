@@ -52,7 +52,7 @@ struct Queue {
 #[derive(Debug)]
 pub struct QueueTurn(Rc<Queue>);
 
-/// Stands where states have the name of a deployment, in the keys of what is no state: whoever may use the keys under the
+/// Stands where states have the name of a deployment, in the keys of what is no state: who may use the keys under the
 /// prefix may use these, and who follows the states does not hear of them.
 const BESIDE: &[u8] = b"~";
 

@@ -367,26 +367,22 @@ impl CanaryAnalysis {
 
     /// The e-value of a rule as it stands.
     fn now(&self, rule: Rule, guard: &Guard) -> f64 {
-        match rule {
-            Rule::Error => self.error.now(),
-            Rule::Unanswered => self.no_answer.now(),
-            Rule::Slow => {
-                let bounds = slow_bounds(guard);
-                let begun: f64 = self.slow.iter().map(SequentialTest::now).sum();
-                (begun + bounds - self.slow.len() as f64) / bounds
-            }
-            Rule::MaxRate => 0.0,
-        }
+        self.figure(rule, guard, SequentialTest::now)
     }
 
     /// The largest e-value that a rule has had, 1 at least.
     pub fn e_value(&self, rule: Rule, guard: &Guard) -> f64 {
+        self.figure(rule, guard, SequentialTest::e_value)
+    }
+
+    /// A figure of a rule's test, or the mean of those at all bounds.
+    fn figure(&self, rule: Rule, guard: &Guard, of: fn(&SequentialTest) -> f64) -> f64 {
         match rule {
-            Rule::Error => self.error.e_value(),
-            Rule::Unanswered => self.no_answer.e_value(),
+            Rule::Error => of(&self.error),
+            Rule::Unanswered => of(&self.no_answer),
             Rule::Slow => {
                 let bounds = slow_bounds(guard);
-                let begun: f64 = self.slow.iter().map(SequentialTest::e_value).sum();
+                let begun: f64 = self.slow.iter().map(of).sum();
                 (begun + bounds - self.slow.len() as f64) / bounds
             }
             Rule::MaxRate => 0.0,

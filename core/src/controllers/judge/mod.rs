@@ -1,7 +1,7 @@
 //! The guard of a fleet: each Envoy says what it knows about a canary, one judges, and all show the same judgement.
 //!
-//! About once a second each Envoy puts its [`Statement`] into etcd and reads the last [`Judgement`], in one transaction. Whoever made that one
-//! goes on judging; when it has been silent for [`PATIENCE`] anybody may, and of several who try the condition of the write lets one
+//! About once a second each Envoy puts its [`Statement`] into etcd and reads the last [`Judgement`], in one transaction. The Envoy that made
+//! that one goes on judging; when it has been silent for [`PATIENCE`] anybody may, and of several who try the condition of the write lets one
 //! through. What was played is part of the judgement, so the next judge goes on exactly there. The judge alone asks for changes of
 //! rollout and guard, once its judgement is written.
 //!
