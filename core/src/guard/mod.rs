@@ -12,6 +12,7 @@
 //! | [`outcomes`] | outcomes of both colours, good and bad |
 //! | [`bounds`] | what is slow, and how long an answer is waited for |
 //! | [`evidence`] | what the cohorts of requests say to each test |
+//! | [`strata`] | into which pieces the outcomes are cut |
 //! | [`capital`] | how the capital is spread over sizes and beginnings of a fault, and what may be won at once |
 //! | [`bursts`] | how much of what went wrong may be one host's doing |
 //! | [`odds`] | the bet on requests when the margin is 0: which colour did the bad ones fall on? |
@@ -29,6 +30,7 @@
 pub mod outcomes;
 pub mod bounds;
 pub mod evidence;
+pub mod strata;
 pub mod capital;
 pub mod bursts;
 pub mod odds;

@@ -11,6 +11,7 @@ use super::evidence::Evidence;
 use super::margin;
 use super::outcomes::{Block, Outcomes};
 use super::sequential::Recent;
+use super::strata::{Piece, Strata};
 use crate::model::colour::Colour;
 use crate::model::split::Revision;
 
@@ -23,7 +24,7 @@ pub struct NoWorse {
     pub revision: Revision,
     stakes: [f64; PLAYERS],
     peak: f64,
-    pending: Block,
+    strata: Strata,
     active: Recent,
     candidate: Recent,
 }
@@ -38,19 +39,21 @@ impl NoWorse {
     /// One about this margin, for requests that follow this revision.
     pub fn new(margin: f64, revision: Revision) -> Self {
         let stake = 1.0 / PLAYERS as f64;
-        let (pending, recent) = (Block::default(), Recent::default());
-        Self { margin, revision, stakes: [stake; PLAYERS], peak: 0.0, pending, active: recent, candidate: recent }
+        let (strata, recent) = (Strata::default(), Recent::default());
+        Self { margin, revision, stakes: [stake; PLAYERS], peak: 0.0, strata, active: recent, candidate: recent }
     }
 
     /// Takes evidence about errors. With stickiness each key counts by its first request.
     pub fn observe(&mut self, evidence: &Evidence, candidate: Colour) {
         let outcomes = |colour: Colour| -> Outcomes { evidence.units.get(colour).and(*evidence.firsts.get(colour)) };
-        let block = self.pending.and(Block { active: outcomes(candidate.other()), candidate: outcomes(candidate) });
-        if !block.compares() {
-            self.pending = block;
-            return;
+        let block = Block { active: outcomes(candidate.other()), candidate: outcomes(candidate) };
+        let piece = Piece { block, ..Piece::default() };
+        for piece in self.strata.add(evidence.epoch, evidence.revision, piece).into_iter().flatten() {
+            self.play(piece.block);
         }
-        self.pending = Block::default();
+    }
+
+    fn play(&mut self, block: Block) {
         let (active, own) = (self.active.rate(), self.candidate.rate());
         let exchanged = Block { active: block.candidate, candidate: block.active };
         let beliefs = [(active, active), (own.min(active), active), (0.5 * active, active)];

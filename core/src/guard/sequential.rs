@@ -8,8 +8,9 @@ use super::capital::Capital;
 use super::evidence::{Evidence, Test};
 use super::keys::{self, Keys};
 use super::outcomes::{Block, Outcomes};
+use super::strata::{Piece, Strata};
 use super::{margin, odds};
-use crate::metrics::cohorts::Host;
+use crate::metrics::cohorts::{Epoch, Host};
 use crate::model::colour::Colour;
 
 /// A test under way.
@@ -23,9 +24,7 @@ pub struct SequentialTest {
     /// What the watched colour has done worse up to now, and up to the moment of the peak.
     running: Excess,
     at_peak: Excess,
-    /// Outcomes that are not played yet, because only one colour has any, and how many of them are not credited.
-    pending: Block,
-    surplus: u64,
+    strata: Strata,
     /// The other colour's recent outcomes before them.
     recent: Recent,
 }
@@ -69,20 +68,22 @@ impl SequentialTest {
         self.bursts.asked(evidence.epoch, asked.clone().map(|(_, host, _)| *host));
         let bad: Vec<(Host, u64)> = asked.map(|(_, host, bad)| (*host, *bad)).filter(|(_, bad)| *bad > 0).collect();
         let not_credited = self.bursts.surplus(evidence.epoch, &bad);
-        self.surplus = self.surplus.saturating_add(not_credited);
         // Nobody says which hosts gave slow answers.
         let is_unknown = matches!(evidence.test, Test::Slow(_)) || bad.iter().any(|(host, _)| *host == Host::default());
-        let limited_at = (is_unknown || self.bursts.is_single()).then_some(evidence.epoch);
-
-        let units = |colour| *evidence.units.get(colour);
-        let block = self.pending.and(Block { active: units(watched.other()), candidate: units(watched) });
-        self.observe_keys(delta, evidence, (watched, share));
-        if !block.compares() {
-            self.pending = block;
-            return not_credited;
+        let piece = Piece {
+            block: Block { active: *evidence.units.get(watched.other()), candidate: *evidence.units.get(watched) },
+            surplus: not_credited,
+            is_limited: is_unknown || self.bursts.is_single(),
+        };
+        for piece in self.strata.add(evidence.epoch, evidence.revision, piece).into_iter().flatten() {
+            self.play(delta, piece, evidence.epoch);
         }
-        self.pending = Block::default();
-        let surplus = std::mem::take(&mut self.surplus).min(block.candidate.bad);
+        self.observe_keys(delta, evidence, (watched, share));
+        not_credited
+    }
+
+    fn play(&mut self, delta: f64, Piece { block, surplus, is_limited }: Piece, epoch: Epoch) {
+        let surplus = surplus.min(block.candidate.bad);
         let rate = self.recent.rate();
         let ln_factors =
             |block| if delta > 0.0 { margin::ln_factors(block, delta, rate) } else { odds::ln_factors(block) };
@@ -98,7 +99,7 @@ impl SequentialTest {
                 *factor = factor.min(less);
             }
         }
-        self.capital.play(block.candidate.total, &factors, limited_at);
+        self.capital.play(block.candidate.total, &factors, is_limited.then_some(epoch));
         let due = if delta > 0.0 {
             (block.active.share().unwrap_or_default() + delta) * block.candidate.total as f64
         } else {
@@ -107,7 +108,6 @@ impl SequentialTest {
         };
         self.weigh(block.candidate, due);
         self.recent.add(block.active);
-        not_credited
     }
 
     /// Plays the first failures of keys.
