@@ -201,7 +201,10 @@ async fn a_restart_says_what_it_will_forget_and_goes_on_with_the_colour_that_ans
     env.blue.stop().await;
     env.envoy.kill()?;
     env.envoy.restart().await?;
-    let state = env.until("green", |state| state.active == "green").await?;
+    // Seen by one worker is not in force on all.
+    let is_in_force =
+        |state: &Deployment| state.in_force.revision == 1 && state.in_force.confirmed == state.in_force.of;
+    let state = env.until("green", |state| state.active == "green" && is_in_force(state)).await?;
     ensure!((state.revision, state.source.as_deref()) == (1, Some("failover")), "{state:?}");
     ensure!(
         state.reason.as_deref().is_some_and(|why| why.starts_with("blue does not answer at the start")),

@@ -26,16 +26,34 @@ fn least_of_other(rule: ErrorRule) -> u64 {
     rule.after.min(LEAST_OF_OTHER)
 }
 
-/// How unlikely it is that so many are bad, or more, if each is with the probability `usual`: the chance is at most the
-/// exponential of minus this (Chernoff's bound, "A measure of asymptotic efficiency for tests of a hypothesis based on the sum
-/// of observations", Annals of Mathematical Statistics 23, 1952).
-fn nats(outcomes: Outcomes, usual: f64) -> f64 {
-    let rate = outcomes.share().unwrap_or_default();
-    if rate <= usual || usual >= 1.0 {
+/// How unlikely it is that so many of the bad outcomes are the candidate's, or more, if chance dealt them out: the probability
+/// is at most the exponential of minus this. However they came, one by one or in an outage of both, only that is asked.
+///
+/// Hoeffding's bound for sampling without replacement ("Probability inequalities for sums of bounded random variables", Journal of
+/// the American Statistical Association 58, 1963), of which the best of four is taken: the bad ones, the good ones, the candidate's
+/// and the other's outcomes are each a sample of all.
+fn nats(Block { active, candidate }: Block) -> f64 {
+    let all = candidate.and(active);
+    let samples = [
+        (candidate.bad, all.bad, candidate.total),
+        (active.good(), all.good(), active.total),
+        (candidate.bad, candidate.total, all.bad),
+        (active.good(), active.total, all.good()),
+    ];
+    samples
+        .map(|(hits, of, expected)| excess(hits, of, expected as f64 / all.total as f64))
+        .into_iter()
+        .fold(0.0, f64::max)
+}
+
+/// The same for a sample with so many hits, each of which was expected with a probability.
+fn excess(hits: u64, of: u64, expected: f64) -> f64 {
+    let rate = hits as f64 / of as f64;
+    if of == 0 || rate <= expected {
         return 0.0;
     }
-    let part = |of: f64, against: f64| if of > 0.0 { of * (of / against).ln() } else { 0.0 };
-    outcomes.total as f64 * (part(rate, usual) + part(1.0 - rate, 1.0 - usual))
+    let part = |seen: f64, against: f64| if seen > 0.0 { seen * (seen / against).ln() } else { 0.0 };
+    of as f64 * (part(rate, expected) + part(1.0 - rate, 1.0 - expected))
 }
 
 // === impl LastAnswers ===
@@ -87,11 +105,7 @@ impl LastAnswers {
             let is_bad = sum.candidate.share().is_some_and(|rate| rate >= limit);
             let is_better = beside < 0.5 * limit * sum.candidate.total as f64;
             // A window of answers is looked at again and again, so chance alone fills one now and then.
-            let is_no_chance = || {
-                let usual = (sum.active.bad as f64 + 1.0) / (sum.active.total as f64 + 1.0);
-                nats(sum.candidate, usual.max(beside / sum.candidate.total as f64)) >= NO_CHANCE
-            };
-            if is_bad && is_better && (!is_known || is_no_chance()) {
+            if is_bad && is_better && (!is_known || nats(sum) >= NO_CHANCE) {
                 return Some(sum);
             }
             if sum.candidate.total >= most {
@@ -146,7 +160,7 @@ mod tests {
         assert!(blip.beyond(RULE, false).is_none());
         let blip = after(&[healthy, (1, block((1, 1), (49, 49)))]);
         assert!(blip.beyond(RULE, false).is_none());
-        let dead = after(&[healthy, (4, block((1, 0), (49, 49)))]);
+        let dead = after(&[healthy, (10, block((1, 0), (49, 49)))]);
         assert!(dead.beyond(RULE, false).is_some());
     }
 
@@ -160,10 +174,25 @@ mod tests {
     #[test]
     fn chance_alone_reaches_no_limit() {
         // Both fail one in twenty, and the candidate has had bad luck: one in five of fifty.
-        let answers = after(&[(60, block((20, 1), (20, 1))), (10, block((20, 1), (5, 1)))]);
+        let healthy = (60, block((180, 9), (20, 1)));
+        let answers = after(&[healthy, (10, block((45, 2), (5, 1)))]);
         assert!(answers.beyond(RULE, false).is_none());
-        let answers = after(&[(60, block((20, 1), (20, 1))), (10, block((20, 1), (5, 2)))]);
+        let answers = after(&[healthy, (10, block((45, 2), (5, 3)))]);
         assert!(answers.beyond(RULE, false).is_some());
+    }
+
+    #[test]
+    fn the_bound_is_above_the_chance_and_not_far() {
+        let choose = |n: u64, k: u64| (0..k).map(|i| (n - i) as f64 / (i + 1) as f64).product::<f64>();
+        for (active, bad_active, candidate, bad) in
+            [(90, 1, 10, 6), (10, 0, 490, 490), (50, 2, 50, 25), (300, 3, 30, 12)]
+        {
+            let (all, all_bad) = (active + candidate, bad_active + bad);
+            let ways = |hits: u64| choose(candidate, hits) * choose(active, all_bad - hits) / choose(all, all_bad);
+            let chance: f64 = (bad..=all_bad.min(candidate)).map(ways).sum();
+            let bound = nats(block((active, bad_active), (candidate, bad)));
+            assert!(-chance.ln() >= bound && bound > -0.6 * chance.ln(), "{chance}: {bound}");
+        }
     }
 
     #[test]
