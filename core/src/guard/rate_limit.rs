@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::outcomes::{Block, Outcomes};
+use super::outcomes::Block;
 use crate::config::ErrorRule;
 
 /// The last answers, from the oldest to the newest.
@@ -122,6 +122,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::guard::outcomes::Outcomes;
 
     const RULE: ErrorRule =
         ErrorRule { max_increase: 0.0, max_rate: Some(0.2), after: 50, count_4xx: false, count_retries: true };

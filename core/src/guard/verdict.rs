@@ -397,9 +397,9 @@ mod tests {
     fn the_limit_is_told_with_the_answers_that_reached_it() {
         let json = format!(r#"{{{COLD}, "confidence": 0.999999, "error": {{"max_rate": 0.2, "after": 50}}}}"#);
         let rules = guard(&json);
-        let blocks = [[(1_000, 0), (1_000, 0)], [(100, 0), (50, 12)]];
+        let blocks = [[(1_000, 0), (1_000, 0)], [(100, 0), (50, 16)]];
         let text = sentence(&after(Test::Error, &rules, &blocks), &rules);
-        assert_eq!(text, "green fails 24 % of its last 50 requests, blue 0 %: at the limit of 20 % (max_rate)");
+        assert_eq!(text, "green fails 32 % of its last 50 requests, blue 0 %: at the limit of 20 % (max_rate)");
     }
 
     #[test]
