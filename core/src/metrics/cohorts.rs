@@ -738,7 +738,7 @@ mod tests {
     #[test]
     fn every_slot_is_some_keys_and_does_not_follow_from_the_bucket() {
         let slots: std::collections::BTreeSet<usize> =
-            (0..=u64::MAX).step_by(1 << 52).map(|hash| Slot::of(hash).index()).collect();
+            (0..4_096_u64).map(|slot| Slot::of(slot << 52).index()).collect();
         assert_eq!((slots.len(), slots.first(), slots.last()), (Slot::COUNT, Some(&0), Some(&(Slot::COUNT - 1))));
         assert_eq!(Slot::of(1), Slot::of(9_999));
     }
