@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::bounds::Bounds;
 use super::evidence::{Collector, Evidence, Test};
 use super::no_worse::NoWorse;
-use super::outcomes::{Block, Outcomes};
+use super::outcomes::{Block, Outcomes, add_each};
 use super::rate_limit::LastAnswers;
 use super::sequential::SequentialTest;
 use crate::config::{Guard, Over};
@@ -254,22 +254,16 @@ impl CanaryAnalysis {
     }
 
     fn count(&mut self, evidence: &Evidence, is_judged: bool) {
-        let add = |sums: &mut PerColour<Outcomes>, more: &PerColour<Outcomes>| {
-            for colour in Colour::ALL {
-                let sum = sums.get_mut(colour);
-                *sum = sum.and(*more.get(colour));
-            }
-        };
         match evidence.test {
             Test::Error => {
-                add(&mut self.since_began, &evidence.all);
+                add_each(&mut self.since_began, &evidence.all);
                 if evidence.revision == self.revision && is_judged {
-                    add(&mut self.since_set, &evidence.all);
+                    add_each(&mut self.since_set, &evidence.all);
                 }
             }
-            Test::Unanswered => add(&mut self.unanswered, &evidence.units),
+            Test::Unanswered => add_each(&mut self.unanswered, &evidence.units),
             Test::Slow(number) if usize::from(number) == self.shown_bound() => {
-                add(&mut self.slow_shares, &evidence.units);
+                add_each(&mut self.slow_shares, &evidence.units);
             }
             Test::Slow(_) => {}
         }
@@ -328,8 +322,7 @@ impl CanaryAnalysis {
             self.no_worse = None;
             return;
         };
-        let is_same = |bet: &NoWorse| bet.margin.to_bits() == margin.to_bits() && bet.revision == evidence.revision;
-        if !self.no_worse.as_ref().is_some_and(is_same) {
+        if !self.no_worse.as_ref().is_some_and(|bet| bet.is_about(margin, evidence.revision)) {
             self.no_worse = Some(NoWorse::new(margin, evidence.revision));
         }
         if let Some(bet) = &mut self.no_worse {
@@ -340,8 +333,8 @@ impl CanaryAnalysis {
     /// How much has been shown, for requests that follow `revision`, of the candidate being worse by less than `margin`: an
     /// e-value.
     pub fn shown_no_worse(&self, margin: f64, revision: Revision) -> f64 {
-        let of_this = |bet: &&NoWorse| bet.margin.to_bits() == margin.to_bits() && bet.revision == revision;
-        self.no_worse.as_ref().filter(of_this).map_or(1.0, NoWorse::e_value)
+        let bet = self.no_worse.as_ref().filter(|bet| bet.is_about(margin, revision));
+        bet.map_or(1.0, NoWorse::e_value)
     }
 
     fn broken(&mut self, evidence: &Evidence, guard: &Guard) -> Option<Rule> {
@@ -354,20 +347,25 @@ impl CanaryAnalysis {
         if self.combined(guard) < 1.0 / guard.alpha() {
             return None;
         }
-        let part = |rule: Rule| weight(rule, guard) * self.now(rule, guard);
-        let tested = [Rule::Error, Rule::Unanswered, Rule::Slow];
-        tested.into_iter().max_by(|one, other| part(*one).total_cmp(&part(*other)))
+        Some(self.strongest(guard, SequentialTest::now))
+    }
+
+    /// The rule that says most against the watched colour, by the e-value as it stands or by the largest that it has had.
+    fn strongest(&self, guard: &Guard, of: fn(&SequentialTest) -> f64) -> Rule {
+        let part = |rule: Rule| weight(rule, guard) * self.figure(rule, guard, of);
+        let strongest = Rule::TESTED.into_iter().max_by(|one, other| part(*one).total_cmp(&part(*other)));
+        strongest.unwrap_or(Rule::Error)
+    }
+
+    /// The rule that was broken, or the one that has said most against the watched colour.
+    pub fn telling_rule(&self, guard: &Guard) -> Rule {
+        self.breach.map_or_else(|| self.strongest(guard, SequentialTest::e_value), |(rule, _)| rule)
     }
 
     /// The e-value of all rules together: the mean of theirs, by their weights. A rule is broken when it reaches one over the
     /// chance that is allowed.
     pub fn combined(&self, guard: &Guard) -> f64 {
-        [Rule::Error, Rule::Unanswered, Rule::Slow].map(|rule| weight(rule, guard) * self.now(rule, guard)).iter().sum()
-    }
-
-    /// The e-value of a rule as it stands.
-    fn now(&self, rule: Rule, guard: &Guard) -> f64 {
-        self.figure(rule, guard, SequentialTest::now)
+        Rule::TESTED.map(|rule| weight(rule, guard) * self.figure(rule, guard, SequentialTest::now)).iter().sum()
     }
 
     /// The largest e-value that a rule has had, 1 at least.
@@ -414,6 +412,9 @@ pub fn weight(rule: Rule, guard: &Guard) -> f64 {
 // === impl Rule ===
 
 impl Rule {
+    /// Those that are tests, and not a limit.
+    const TESTED: [Self; 3] = [Self::Error, Self::Unanswered, Self::Slow];
+
     /// The name in the API.
     pub const fn as_str(self) -> &'static str {
         match self {

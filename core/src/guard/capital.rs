@@ -45,6 +45,11 @@ pub struct Capital {
     window: Option<(Epoch, [f64; PLAYERS])>,
 }
 
+/// Whether the window that began at `since` is over at `epoch`.
+const fn is_past(since: Epoch, epoch: Epoch) -> bool {
+    epoch.number() >= since.number().saturating_add(WINDOW)
+}
+
 // === impl Capital ===
 
 impl Capital {
@@ -85,17 +90,15 @@ impl Capital {
     /// Whether little more can be won in the window that `epoch` lies in.
     pub fn is_at_limit(&self, epoch: Epoch) -> bool {
         self.window.is_some_and(|(since, had)| {
-            let is_over = epoch.number() >= since.number().saturating_add(WINDOW);
-            !is_over && self.total() >= self.held_back + NEAR * MOST_IN_A_WINDOW * had.iter().sum::<f64>()
+            !is_past(since, epoch) && self.total() >= self.held_back + NEAR * MOST_IN_A_WINDOW * had.iter().sum::<f64>()
         })
     }
 
     /// How much each player may have in the window that `epoch` lies in.
     fn most(&mut self, epoch: Epoch, handed_out: f64) -> [f64; PLAYERS] {
         let stakes = self.stakes;
-        let is_over = |since: Epoch| epoch.number() >= since.number().saturating_add(WINDOW);
         match &mut self.window {
-            Some((since, had)) if !is_over(*since) => {
+            Some((since, had)) if !is_past(*since, epoch) => {
                 for (had, share) in had.iter_mut().zip(SHARES) {
                     *had += handed_out * share;
                 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::{Bound, Bounds, SETTLED};
-use super::outcomes::Outcomes;
+use super::outcomes::{Outcomes, add_each};
 use crate::config::{ErrorRule, Guard};
 use crate::metrics::cohorts::{Bad, Cohort, Cohorts, Epoch, Fates, Host, Kind, Slot};
 use crate::model::colour::{Colour, PerColour};
@@ -249,15 +249,9 @@ impl Evidence {
 
     /// Adds what another Envoy of the fleet says about the same epoch, revision and test.
     pub fn merge(&mut self, other: &Self) {
-        for colour in Colour::ALL {
-            let add = |sums: &mut PerColour<Outcomes>, more: &PerColour<Outcomes>| {
-                let sum = sums.get_mut(colour);
-                *sum = sum.and(*more.get(colour));
-            };
-            add(&mut self.units, &other.units);
-            add(&mut self.firsts, &other.firsts);
-            add(&mut self.all, &other.all);
-        }
+        add_each(&mut self.units, &other.units);
+        add_each(&mut self.firsts, &other.firsts);
+        add_each(&mut self.all, &other.all);
         for (colour, host, count) in &other.hosts {
             self.add_host(*colour, *host, *count);
         }

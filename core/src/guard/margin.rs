@@ -22,7 +22,7 @@
 use super::capital::{ODDS_RATIOS, PLAYERS};
 use super::outcomes::{Block, Outcomes};
 
-/// As near to a rate of nought, or of one, as is reckoned with.
+/// No rate is taken to be nearer to 0 or to 1 than this.
 const NONE: f64 = 1e-12;
 /// Newton's steps to the nearest point: they converge quadratically, and what is left is paid for.
 const STEPS: usize = 12;

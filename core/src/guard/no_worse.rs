@@ -2,7 +2,7 @@
 //!
 //! Non-inferiority, as it is shown of medicines, at any time: the game of [`margin`](super::margin) is played against "the
 //! candidate's rate is above the active colour's by `δ` or more", which is the hypothesis "the active colour's rate is at most the
-//! candidate's less `δ`": the same with the colours exchanged and a margin below nought. The players believe that both have
+//! candidate's less `δ`": the same with the colours exchanged and a margin below 0. The players believe that both have
 //! the same rate, the active colour's recent one, or that the candidate has its own recent one, or half.
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,11 @@ impl NoWorse {
         let stake = 1.0 / PLAYERS as f64;
         let (strata, recent) = (Strata::default(), Recent::default());
         Self { margin, revision, stakes: [stake; PLAYERS], peak: 0.0, strata, active: recent, candidate: recent }
+    }
+
+    /// Whether it is about this margin, for requests that follow this revision.
+    pub fn is_about(&self, margin: f64, revision: Revision) -> bool {
+        self.margin.to_bits() == margin.to_bits() && self.revision == revision
     }
 
     /// Takes evidence about errors. With stickiness each key counts by its first request.

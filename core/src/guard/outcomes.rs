@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::colour::{Colour, PerColour};
+
 /// Outcomes of one colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcomes {
@@ -46,6 +48,14 @@ impl Outcomes {
     /// The share of bad ones, 0 to 1; `None` without outcomes.
     pub fn share(self) -> Option<f64> {
         (self.total > 0).then(|| self.bad as f64 / self.total as f64)
+    }
+}
+
+/// Adds more outcomes of each colour.
+pub fn add_each(sums: &mut PerColour<Outcomes>, more: &PerColour<Outcomes>) {
+    for colour in Colour::ALL {
+        let sum = sums.get_mut(colour);
+        *sum = sum.and(*more.get(colour));
     }
 }
 

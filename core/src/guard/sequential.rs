@@ -260,7 +260,7 @@ mod tests {
         assert!(margin < FAIR, "{margin}");
         let keys = mean(6_000, 6, |test, number, chance| {
             let mut piece = evidence(Test::Error, number, Outcomes::default(), Outcomes::default());
-            // Whoever fails fails again and again.
+            // A user who fails does so again and again.
             for _ in 0..2 {
                 let key = (chance.next_number() * 300.0) as u64;
                 let colour = if chance.is_drawn(key, 0.1) { Colour::Green } else { Colour::Blue };

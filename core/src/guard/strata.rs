@@ -17,7 +17,7 @@ use crate::model::split::Revision;
 pub struct Strata {
     piece: Piece,
     revision: Revision,
-    /// The first epoch after the block; nought before the first.
+    /// The first epoch after the block; 0 before the first.
     until: u64,
     /// How many epochs it has, a power of two.
     length: u64,

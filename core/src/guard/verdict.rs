@@ -196,14 +196,7 @@ pub fn sentence(analysis: &CanaryAnalysis, guard: &Guard) -> String {
             "{candidate} fails {own} of its last {last} requests, {active} {other}: at the limit of {most} (max_rate)"
         );
     }
-    let rule = match analysis.breach {
-        Some((rule, _)) => rule,
-        None => {
-            let part = |rule: Rule| weight(rule, guard) * analysis.e_value(rule, guard);
-            let tested = [Rule::Error, Rule::Unanswered, Rule::Slow];
-            tested.into_iter().max_by(|one, other| part(*one).total_cmp(&part(*other))).unwrap_or(Rule::Error)
-        }
-    };
+    let rule = analysis.telling_rule(guard);
     let (e_value, test, margin) = match (rule, analysis.slowest()) {
         (Rule::Slow, Some((_, test))) => (test.e_value(), test, guard.slow.map_or(0.0, |rule| rule.max_increase)),
         (Rule::Unanswered, _) => (analysis.no_answer.e_value(), &analysis.no_answer, guard.unanswered.max_increase),

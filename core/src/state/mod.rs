@@ -374,8 +374,8 @@ impl State {
 
     /// What becomes of `split`, which the command makes, and of the share that the former colour keeps.
     ///
-    /// A promotion leaves one. Whatever goes back leaves none: what is left then may be what failed. Whoever sets a share has the
-    /// one that they set.
+    /// A promotion leaves one. A way back leaves none: what is left then may be what failed. Who sets a share has the one that
+    /// they set.
     fn keeping(&self, keep: Option<Keep>, command: &Command, split: Split, now: Timestamp) -> (Split, Option<Kept>) {
         if split.active != self.split.active {
             let is_promotion = match command {
@@ -822,8 +822,8 @@ mod tests {
         assert_eq!(kept.restamped(Restamp::NotAhead, kept.since), kept);
         let hour = std::time::Duration::from_secs(3_600);
         let noted_ahead = keeping(&State { since: kept.since.plus(hour), ..known() }, &Command::Promote(None));
-        let mended = noted_ahead.restamped(Restamp::NotAhead, kept.since);
-        assert_eq!((mended.switched_at, until(&mended)), (Some(kept.since), much_later));
+        let moved = noted_ahead.restamped(Restamp::NotAhead, kept.since);
+        assert_eq!((moved.switched_at, until(&moved)), (Some(kept.since), much_later));
     }
 
     #[test]
