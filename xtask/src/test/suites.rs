@@ -57,6 +57,7 @@ const FILTER: &[Tests] = &[Tests::Package("bluegreen")];
 const TOOLS: &[Tests] = &[
     Tests::Package("bluegreen-bench"),
     Tests::Package("bluegreen-ci"),
+    Tests::Package("bluegreen-cli"),
     Tests::Package("bluegreen-demo"),
     Tests::Package("bluegreen-model-server"),
     Tests::Package("bluegreen-programs"),
