@@ -71,7 +71,7 @@ pub fn on_unreached(
         if failures == u64::from(failover.after.get()) {
             let (name, identity) = (&deployment.name, deployment.identity(&loaded.state, back));
             host.warn(&format!(
-                "bluegreen: deployment={name} source=failover: refused: {identity} has come to {back} since the switch, and \
+                "bluegreen: deployment={name} source=failover: refused: {identity} came behind {back} after the switch, and \
                  has neither served nor passed the smoke test"
             ));
         }
