@@ -40,6 +40,7 @@ use crate::model::name::{DeploymentName, HeaderName};
 
 /// Everything that one listener's plugin configuration says.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The inference services, by name.
@@ -60,6 +61,7 @@ pub struct Config {
 
 /// The headers that carry the decision. A client's own copies never get past the filter.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Routing {
     /// Names the upstream cluster, for a deployment's `cluster_header`.
@@ -101,6 +103,12 @@ impl Config {
         }
         config.check()?;
         Ok(config)
+    }
+
+    /// The JSON Schema of all this, for editors.
+    #[cfg(feature = "schema")]
+    pub fn schema() -> serde_json::Value {
+        crate::model::schema::of::<Self>("The plugin configuration of bluegreen")
     }
 
     /// The rules that span more than one field.
