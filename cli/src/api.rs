@@ -309,6 +309,9 @@ pub struct Identity {
     pub version: String,
 }
 
+/// Of the shipped configuration.
+pub const DEFAULT_URL: &str = "http://127.0.0.1:10001/bluegreen";
+
 /// How long to wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -613,6 +616,9 @@ impl ApiError {
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unreachable { url, why } if url == DEFAULT_URL => {
+                write!(f, "cannot reach the API at {url}: {why}. Is it elsewhere? Give --url URL, or set BLUEGREEN_URL")
+            }
             Self::Unreachable { url, why } => write!(f, "cannot reach the API at {url}: {why}"),
             Self::NotTheApi { url, said } => write!(
                 f,

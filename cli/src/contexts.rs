@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Client, Token};
+use crate::api::{Client, DEFAULT_URL, Token};
 use crate::style::Style;
 
 /// Which Envoys a command asks.
@@ -149,9 +149,6 @@ pub struct Pods {
 
 /// What is read of the environment: one place, so that tests have their own.
 pub struct Environment<'e>(pub &'e dyn Fn(&str) -> Option<String>);
-
-/// Of the shipped configuration.
-const DEFAULT_URL: &str = "http://127.0.0.1:10001/bluegreen";
 
 /// Of the shipped configuration.
 const DEFAULT_PORT: u16 = 10_001;

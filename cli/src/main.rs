@@ -45,7 +45,7 @@ use change::{Action, How, Wish};
 use envoys::{Envoys, Outcome, Output};
 use style::Style;
 
-/// Blue-green deployment of ML models in Envoy: see and move the traffic between two versions of a model
+/// See and move the traffic between two versions of an ML model in Envoy
 #[derive(Parser)]
 #[command(
     name = "bluegreen",
@@ -91,7 +91,7 @@ enum Command {
         /// The deployment
         name: String,
         /// The colour [default: the candidate]
-        #[arg(long, value_parser = colour)]
+        #[arg(long, value_parser = colour, value_name = "COLOUR")]
         to: Option<Colour>,
         #[command(flatten)]
         how: How,
@@ -101,7 +101,7 @@ enum Command {
         /// The deployment
         name: String,
         /// The colour; with it a repeated rollback changes nothing
-        #[arg(long, value_parser = colour)]
+        #[arg(long, value_parser = colour, value_name = "COLOUR")]
         to: Option<Colour>,
         #[command(flatten)]
         how: How,
@@ -240,10 +240,11 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default());
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done (also when it was so already), 1 refused, failed or taken back by the guard, 2 wrong usage,
-3 done, but not every worker of an Envoy has confirmed it.
-
-Contexts are in ~/.config/bluegreen.toml. Without one, --url or BLUEGREEN_URL the Envoy of this machine is asked.";
+Exit codes:
+  0  done, also when it was so already
+  1  refused, failed, or taken back by the guard
+  2  wrong usage
+  3  done, but a worker of an Envoy has not confirmed it";
 
 /// Wrong usage.
 const USAGE: u8 = 2;

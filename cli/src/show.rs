@@ -201,7 +201,7 @@ fn one_in_full(state: &Deployment, on: &[&Deployment], now: Timestamp, style: St
         ]);
     }
     text.push_str(&table.lines().map(|line| format!("{}\n", line.trim_end())).collect::<String>());
-    let mut line = |what: &str, said: String| text.push_str(&format!("  {what:<10}  {said}\n"));
+    let mut line = |what: &str, said: String| text.push_str(&format!("  {what:<9}  {said}\n"));
     for colour in Colour::ALL {
         let side = state.colours.get(colour);
         if let Some(probe) = side.probe.as_ref().filter(|probe| !probe.healthy) {
@@ -492,13 +492,13 @@ iris: 1 problem around the filter (not-durable): bluegreen setup iris
             "iris   revision 7, in force on 3 of 3 workers\n",
             "90 %  unhealthy",
             "10 %  healthy",
-            "probe       blue: answered 503",
-            "waiting     version 3 is to come behind green: its probe failed",
-            "shadow      green gets copies of 5 %",
-            "rollout     running 2/3, for 30 s",
+            "probe      blue: answered 503",
+            "waiting    version 3 is to come behind green: its probe failed",
+            "shadow     green gets copies of 5 %",
+            "rollout    running 2/3, for 30 s",
             "waits for 40 requests",
-            "guard       green fails 0.9 %",
-            "changed     2 min ago by ci (admin): v2 passed",
+            "guard      green fails 0.9 %",
+            "changed    2 min ago by ci (admin): v2 passed",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }

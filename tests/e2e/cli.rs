@@ -244,7 +244,7 @@ async fn ci_fails_when_the_guard_takes_a_bad_green_back() -> Result<()> {
     let verdict = env.newest_change().await?.reason;
     ensure!(said.out.contains(&verdict), "{verdict:?} is not in\n{}", said.out);
     load.stop().await;
-    cli.says("status iris", 0, &["rollout     rolled back"]).await?;
+    cli.says("status iris", 0, &["rollout    rolled back"]).await?;
     env.ensure_no_trap()
 }
 
