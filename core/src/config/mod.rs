@@ -13,6 +13,7 @@ mod rollout;
 mod sources;
 mod mlflow;
 mod etcd;
+mod notify;
 mod deployment;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use self::document::NoDocument;
 pub use self::etcd::{Etcd, KeyPrefix};
 pub use self::guard::{ErrorRule, Guard, Horizon, LatencyOf, OnBreach, Over, SlowRule, UnansweredRule, WarmUp};
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
+pub use self::notify::{EventKind, Format, MOST_RECEIVERS, Receiver};
 pub use self::pattern::{Authority, JsonPointer, MatchRules, PathPrefix, RequestPath};
 pub use self::readiness::{
     Bake, Expectation, Failover, JsonExpectation, JsonType, Method, Probe, SmokeRequest, SmokeTest, StatusCode, Times,
@@ -40,6 +42,7 @@ use crate::model::name::{DeploymentName, HeaderName};
 
 /// Everything that one listener's plugin configuration says.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The inference services, by name.
@@ -56,10 +59,14 @@ pub struct Config {
     pub config_push: ConfigPush,
     /// Follows Envoy's runtime; absent: it is not read.
     pub runtime: Option<RuntimeSource>,
+    /// Who is told of changes, breaches and refusals.
+    #[serde(default)]
+    pub notify: Vec<Receiver>,
 }
 
 /// The headers that carry the decision. A client's own copies never get past the filter.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Routing {
     /// Names the upstream cluster, for a deployment's `cluster_header`.
@@ -101,6 +108,12 @@ impl Config {
         }
         config.check()?;
         Ok(config)
+    }
+
+    /// The JSON Schema of all this, for editors.
+    #[cfg(feature = "schema")]
+    pub fn schema() -> serde_json::Value {
+        crate::model::schema::of::<Self>("The plugin configuration of bluegreen")
     }
 
     /// The rules that span more than one field.
@@ -165,6 +178,8 @@ impl Config {
                 return Err(ConfigError::at(format!("deployments.{name}.mlflow.{field}"), problem));
             }
         }
+        notify::check(&self.notify, |name| self.deployments.contains_key(name))
+            .map_err(|(field, problem)| ConfigError::at(field, problem))?;
         let cluster_headers = self.cluster_headers();
         for (name, deployment) in &self.deployments {
             if let Err((field, problem)) = self.routing.check(deployment, &cluster_headers) {

@@ -10,10 +10,12 @@ use crate::model::time::deserialize_optional_span;
 
 /// A series of canary steps.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RolloutPlan {
     /// The steps, each with a larger share than the one before.
     #[serde(deserialize_with = "growing")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 50)))]
     pub steps: Vec<RolloutStep>,
     /// What follows the last one.
     #[serde(default)]
@@ -38,21 +40,26 @@ pub struct RolloutStep {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawRolloutStep {
     canary_percent: Percent,
     #[serde(default, deserialize_with = "deserialize_optional_span")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     hold: Option<Duration>,
     #[serde(default = "a_hundred")]
     min_requests: u64,
     #[serde(default, deserialize_with = "margin")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::positive_share"))]
     no_worse_than: Option<f64>,
     #[serde(default, deserialize_with = "deserialize_optional_span")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     hold_at_most: Option<Duration>,
 }
 
 /// What follows the last step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Then {
     /// The candidate is promoted.
@@ -110,6 +117,17 @@ impl TryFrom<RawRolloutStep> for RolloutStep {
             (Some(least), _, Some(most)) if most < least => Err("`hold_at_most` is shorter than `hold`"),
             _ => Ok(Self { canary_percent, hold: hold.unwrap_or_default(), min_requests, no_worse_than, hold_at_most }),
         }
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for RolloutStep {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RolloutStep".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        RawRolloutStep::json_schema(generator)
     }
 }
 
