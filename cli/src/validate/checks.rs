@@ -328,11 +328,14 @@ fn stats(setup: &Setup<'_>, findings: &mut Findings) {
     }
 }
 
+/// Whether a name fits a pattern's text.
+type Fits = fn(&str) -> bool;
+
 /// Whether a matcher drops the filter's metrics, as far as that can be told without regular expressions.
 fn drops_metrics(matcher: &At<'_>) -> bool {
     const METRIC: &str = "wasmcustom.bluegreen.deployment.iris.colour.blue.requests_total";
     let fits = |pattern: &At<'_>| {
-        let rules: [(&str, fn(&str) -> bool); 4] = [
+        let rules: [(&str, Fits); 4] = [
             ("prefix", |text| METRIC.starts_with(text)),
             ("exact", |text| METRIC == text),
             ("suffix", |text| METRIC.ends_with(text)),
@@ -507,7 +510,7 @@ fn routed(
     let mut by_header = false;
     for prefix in deployment.rules.prefixes() {
         for colour in Colour::ALL {
-            match fate(routes, deployment, header, &config.routing.colour_header, colour, prefix) {
+            match fate(routes, deployment, header, &config.routing, colour, prefix) {
                 Fate::Follows(route) => {
                     by_header |= matches!(route.target, Target::Header(_));
                     if filter.is_off && !route.turns_on(&filter.name) {

@@ -1,6 +1,6 @@
 //! Routes, in the words of Envoy, Istio and the Gateway API alike: which requests each takes, and to which cluster.
 
-use bluegreen_core::config::{Authority, DeploymentConfig};
+use bluegreen_core::config::{Authority, DeploymentConfig, Routing};
 use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::name::HeaderName;
 
@@ -86,6 +86,17 @@ pub enum Fate<'r, 'd> {
     Nowhere(Option<&'r Route<'d>>),
 }
 
+/// How many of a deployment's requests a route takes by their headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    All,
+    /// Those with a header of which the deployment knows nothing.
+    Some,
+    /// It cannot be told.
+    Perhaps,
+    None,
+}
+
 /// The routes of Envoy's `RouteConfiguration`, in their order.
 pub fn of_envoy<'d>(table: &At<'d>) -> Vec<Route<'d>> {
     let mut routes = Vec::new();
@@ -146,15 +157,15 @@ pub fn fate<'r, 'd>(
     routes: &'r [Route<'d>],
     deployment: &DeploymentConfig,
     cluster_header: &HeaderName,
-    colour_header: &HeaderName,
+    routing: &Routing,
     colour: Colour,
     prefix: &str,
 ) -> Fate<'r, 'd> {
-    let mut perhaps = None;
+    let (mut perhaps, mut for_some) = (None, None);
     let identity = deployment.colours.get(colour);
     for route in routes.iter().filter(|route| route.path.overlaps(prefix) && route.is_for(deployment)) {
-        let takes = route.takes(deployment, colour_header, colour);
-        if takes == Some(false) {
+        let takes = route.takes(deployment, routing, colour);
+        if takes == Takes::None {
             continue;
         }
         let follows = match &route.target {
@@ -165,17 +176,17 @@ pub fn fate<'r, 'd>(
             Target::Weighted | Target::Answer => false,
             Target::Unknown => true,
         };
-        let is_certain = takes == Some(true) && route.path.covers(prefix);
-        match (follows, is_certain) {
-            (true, true) => return Fate::Follows(route),
-            (true, false) => perhaps = perhaps.or(Some(route)),
+        match (follows, takes) {
+            (true, Takes::All) if route.path.covers(prefix) => return Fate::Follows(route),
+            (true, Takes::Some) => for_some = for_some.or(Some(route)),
+            (true, _) => perhaps = perhaps.or(Some(route)),
             // Others may have been meant to take what is left.
-            (false, true) if perhaps.is_none() => return Fate::Elsewhere(route),
-            (false, true) => break,
-            (false, false) => {}
+            (false, Takes::All) if route.path.covers(prefix) && perhaps.is_none() => return Fate::Elsewhere(route),
+            (false, Takes::All) if route.path.covers(prefix) => break,
+            (false, _) => {}
         }
     }
-    Fate::Nowhere(perhaps)
+    Fate::Nowhere(perhaps.or(for_some))
 }
 
 // === impl Route ===
@@ -202,25 +213,27 @@ impl Route<'_> {
         self.hosts.is_empty() || self.hosts.iter().any(fits)
     }
 
-    /// Whether it takes requests of a deployment by their headers; none if that depends.
-    fn takes(&self, deployment: &DeploymentConfig, colour_header: &HeaderName, colour: Colour) -> Option<bool> {
-        let mut takes = Some(!self.is_conditional).filter(|sure| *sure);
+    /// Which requests of a deployment it takes by their headers.
+    fn takes(&self, deployment: &DeploymentConfig, routing: &Routing, colour: Colour) -> Takes {
+        let mut takes = if self.is_conditional { Takes::Perhaps } else { Takes::All };
         for (name, rule) in &self.headers {
             let name = name.to_ascii_lowercase();
-            let known = if name == colour_header.as_str() {
+            // What becomes of a request of which no copy is made.
+            if name == routing.shadow_header.as_str() {
+                return Takes::None;
+            }
+            let known = if name == routing.colour_header.as_str() {
                 Some(colour.as_str())
             } else {
-                deployment
-                    .rules
-                    .headers
-                    .iter()
-                    .find(|(header, _)| header.as_str() == name)
-                    .map(|(_, value)| value.as_str())
+                let rules = &deployment.rules.headers;
+                rules.iter().find(|(header, _)| header.as_str() == name).map(|(_, value)| value.as_str())
             };
             match (known, rule) {
-                (Some(value), HeaderRule::Exact(exact)) if value != exact => return Some(false),
+                (Some(value), HeaderRule::Exact(exact)) if value != exact => return Takes::None,
                 (Some(_), HeaderRule::Exact(_) | HeaderRule::Present) => {}
-                _ => takes = None,
+                (None, HeaderRule::Exact(_) | HeaderRule::Present) if !name.starts_with(':') => takes = Takes::Some,
+                _ if takes == Takes::All => takes = Takes::Perhaps,
+                _ => {}
             }
         }
         takes
