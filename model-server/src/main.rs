@@ -1,9 +1,4 @@
-//! A small stand-in for `mlflow models serve`: one of two versions of an iris classifier behind MLflow's scoring
-//! protocol, so that the demo has two models that really differ and starts in milliseconds, without Python.
-
-mod model;
-mod protocol;
-mod server;
+//! `model-server`: one of the two versions as a program of its own.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,11 +6,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bluegreen_model_server::{Version, serve};
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::model::Version;
 
 /// Serves one of two versions of an iris classifier behind MLflow's scoring protocol.
 #[derive(Parser)]
@@ -66,5 +61,5 @@ async fn run(Arguments { model_version, port, listen, delay_ms }: Arguments) -> 
     };
     let address = listener.local_addr().context("cannot tell the address that was bound")?;
     println!("model-server: version {model_version} listens on http://{address}");
-    server::serve(listener, model_version, Duration::from_millis(delay_ms), stop).await.context("serving failed")
+    serve(listener, model_version, Duration::from_millis(delay_ms), stop).await.context("serving failed")
 }

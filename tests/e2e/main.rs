@@ -21,6 +21,7 @@ mod kubernetes;
 mod manifests;
 mod marks;
 mod neighbours;
+mod notify;
 mod observability;
 mod protocols;
 mod readiness;

@@ -13,6 +13,7 @@ mod rollout;
 mod sources;
 mod mlflow;
 mod etcd;
+mod notify;
 mod deployment;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use self::document::NoDocument;
 pub use self::etcd::{Etcd, KeyPrefix};
 pub use self::guard::{ErrorRule, Guard, Horizon, LatencyOf, OnBreach, Over, SlowRule, UnansweredRule, WarmUp};
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
+pub use self::notify::{EventKind, Format, MOST_RECEIVERS, Receiver};
 pub use self::pattern::{Authority, JsonPointer, MatchRules, PathPrefix, RequestPath};
 pub use self::readiness::{
     Bake, Expectation, Failover, JsonExpectation, JsonType, Method, Probe, SmokeRequest, SmokeTest, StatusCode, Times,
@@ -57,6 +59,9 @@ pub struct Config {
     pub config_push: ConfigPush,
     /// Follows Envoy's runtime; absent: it is not read.
     pub runtime: Option<RuntimeSource>,
+    /// Who is told of changes, breaches and refusals.
+    #[serde(default)]
+    pub notify: Vec<Receiver>,
 }
 
 /// The headers that carry the decision. A client's own copies never get past the filter.
@@ -173,6 +178,8 @@ impl Config {
                 return Err(ConfigError::at(format!("deployments.{name}.mlflow.{field}"), problem));
             }
         }
+        notify::check(&self.notify, |name| self.deployments.contains_key(name))
+            .map_err(|(field, problem)| ConfigError::at(field, problem))?;
         let cluster_headers = self.cluster_headers();
         for (name, deployment) in &self.deployments {
             if let Err((field, problem)) = self.routing.check(deployment, &cluster_headers) {

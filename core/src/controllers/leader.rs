@@ -20,6 +20,7 @@ use crate::model::author::Author;
 use crate::model::colour::Colour;
 use crate::model::percent::Percent;
 use crate::model::time::{ClockStep, Moment, Timestamp, millis};
+use crate::notification::{self, Event};
 use crate::readiness::probe;
 use crate::routing::worker::WorkerState;
 use crate::state::{Command, Restamp};
@@ -278,7 +279,10 @@ fn analyse(
             let (name, rule, what) = (&deployment.name, rule.as_str(), verdict::sentence(analysis, guard));
             let would = verdict::would(analysis, guard);
             let would = would.map_or_else(String::new, |would| format!(" (on_breach: rollback would {would})"));
-            host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}{would}"));
+            let what = format!("{what}{would}");
+            host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
+            let (colour, revision) = (analysis.candidate, state.revision);
+            notification::tell(host, deployment, &Event::Breach { rule, colour, revision, what: &what });
         }
     }
     let request =

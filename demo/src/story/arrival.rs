@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use bluegreen_testbed::ports::loopback;
 use reqwest::Method;
 
-use super::{DEPLOYMENT, OPERATOR, Story, VIEWER};
+use super::{DEPLOYMENT, OPERATOR, Story, TRAFFIC_PORT, VIEWER};
 use crate::call::Call;
 use crate::model::{BLUE, GREEN};
 use crate::narrator::members;
@@ -20,7 +21,7 @@ impl Story<'_> {
         self.environment.start_model(&BLUE).await?;
         self.narrator.command(&self.environment.envoy_command());
         self.environment.start_envoy().await?;
-        let traffic = Traffic::start()?;
+        let traffic = Traffic::start(loopback(TRAFFIC_PORT))?;
 
         self.predict(&BLUE, None).await?;
         let state = self.admin(&Call::get(DEPLOYMENT).token(VIEWER)).await?;

@@ -26,6 +26,9 @@ use self::switching::millis;
 
 const DEPLOYMENT: &str = "http://127.0.0.1:10001/bluegreen/v1/deployments/iris";
 
+/// Where Envoy takes traffic.
+const TRAFFIC_PORT: u16 = 10000;
+
 const OPERATOR: &str = "demo-operator-token";
 const VIEWER: &str = "demo-viewer-token";
 

@@ -99,7 +99,9 @@ impl Registry {
             change = requested;
             let refusal = after.refusal.as_ref().filter(|_| after.pending.is_none());
             let is_news = before.as_ref().is_none_or(|before| before.refusal != after.refusal);
-            result.warnings = refusal.filter(|_| is_news).map(|why| line(deployment, why)).into_iter().collect();
+            let news = refusal.filter(|_| is_news);
+            result.warnings = news.map(|why| line(deployment, why)).into_iter().collect();
+            result.refused = news.map(|why| (self.deployment, why.clone())).into_iter().collect();
             (before.as_ref() != Some(&after)).then_some(after)
         });
         result.changes.extend(change);
