@@ -88,7 +88,9 @@ impl fmt::Display for ChangeError {
                 )
             }
             Self::Rejected(rejection, _) => rejection.fmt(f),
-            Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
+            Self::StoreUnavailable => f.write_str(
+                "The data that this Envoy's workers share could not be read or written. Nothing was changed. Repeat the call.",
+            ),
             Self::EtcdUnavailable(why @ NotCommitted::Refused(_)) => {
                 write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call once that is fixed.")
             }

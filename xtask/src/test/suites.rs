@@ -61,6 +61,7 @@ const TOOLS: &[Tests] = &[
     Tests::Package("bluegreen-cli"),
     Tests::Package("bluegreen-demo"),
     Tests::Package("bluegreen-model-server"),
+    Tests::Package("bluegreen-openapi"),
     Tests::Package("bluegreen-programs"),
     Tests::Package("bluegreen-testbed"),
     Tests::Package("xtask"),
