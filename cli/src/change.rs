@@ -230,11 +230,11 @@ fn show(answers: &Answers<Made>, output: Output) -> Outcome {
         }
         for (label, answer) in &answers.0 {
             if let Err(error) = answer {
-                report(output, (!answers.is_single()).then_some(label), error);
+                report((!answers.is_single()).then_some(label), error);
             }
         }
     } else {
-        outcome = outcome.max(answers.report_failures(output));
+        outcome = outcome.max(answers.report_failures());
     }
     if answers.0.iter().any(|(_, answer)| answer.is_err()) { Outcome::Failed } else { outcome }
 }

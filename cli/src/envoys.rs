@@ -123,10 +123,10 @@ impl<T> Answers<T> {
     }
 
     /// Names those that did not answer as they should, and says how that ends.
-    pub fn report_failures(&self, output: Output) -> Outcome {
+    pub fn report_failures(&self) -> Outcome {
         for (label, answer) in &self.0 {
             let Err(error) = answer else { continue };
-            report(output, (!self.is_single()).then_some(label), error);
+            report((!self.is_single()).then_some(label), error);
         }
         if self.0.iter().all(|(_, answer)| answer.is_ok()) { Outcome::Done } else { Outcome::Failed }
     }
@@ -153,17 +153,14 @@ pub fn print_json(json: &Value) {
 }
 
 /// Says why there is no answer.
-pub fn report(output: Output, label: Option<&String>, error: &ApiError) {
+pub fn report(label: Option<&String>, error: &ApiError) {
     // An error that names the place already.
     let is_named = |label: &String| matches!(error, ApiError::Unreachable { url, .. } | ApiError::NotTheApi { url, .. } if url == label);
     let text = match label.filter(|label| !is_named(label)) {
         Some(label) => format!("{label}: {error}"),
         None => error.to_string(),
     };
-    eprintln!(
-        "{} {text}",
-        if output.style == Style::of_stdout() { output.style.bad("bluegreen:") } else { "bluegreen:".to_owned() }
-    );
+    eprintln!("bluegreen: {text}");
 }
 
 /// Whether these Envoys have their states in common: those of a fleet do, and the rest are on their own.

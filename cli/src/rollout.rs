@@ -43,7 +43,7 @@ struct News {
 pub fn follow(envoys: &Envoys, name: &str, output: Output) -> Outcome {
     let seen = ask(envoys.all().iter(), |envoy| envoy.client.deployment(name));
     let states: Vec<_> = seen.given().map(|(_, reply)| &reply.view).collect();
-    let outcome = seen.report_failures(output);
+    let outcome = seen.report_failures();
     if states.is_empty() {
         return outcome;
     }
@@ -102,7 +102,7 @@ fn follow_one(group: &[&Envoy], name: &str, place: &str, output: Output) -> Outc
                 }
             }
             Err(error) if !error.may_pass() || last_answer.elapsed() >= OUTAGE => {
-                report(output, None, &error);
+                report(None, &error);
                 eprintln!("bluegreen: the rollout goes on without being followed: bluegreen rollout follow {name}");
                 return Outcome::Failed;
             }
