@@ -179,7 +179,7 @@ pub fn difference(states: &[&Deployment]) -> Option<String> {
     }
     let mut groups: Vec<(String, u64)> = Vec::new();
     for state in states {
-        let rollout = match &state.rollout {
+        let rollout = match state.live_rollout() {
             Some(rollout) => format!(", rollout {}", rollout_in_words(&rollout.phase, rollout.step, rollout.steps)),
             None => String::new(),
         };
@@ -188,6 +188,12 @@ pub fn difference(states: &[&Deployment]) -> Option<String> {
             Some((_, number)) => *number += 1,
             None => groups.push((said, 1)),
         }
+    }
+    if groups.len() == 1 {
+        return Some(format!(
+            "{} differs: other clusters are behind its colours, or other shares are copied",
+            first.name
+        ));
     }
     let groups = groups.iter().map(|(said, number)| format!("on {} {said}", count(*number, "Envoy")));
     Some(format!("{} differs: {}", first.name, groups.collect::<Vec<_>>().join("; ")))
@@ -234,6 +240,13 @@ mod tests {
         );
         let pushed = iris(|iris| iris["colours"]["green"]["version"] = json!("3"));
         assert!(difference(&[&one, &pushed]).is_some(), "another version is another candidate");
+        let moved = iris(|iris| iris["colours"]["green"]["cluster"] = json!("v3"));
+        assert!(
+            difference(&[&one, &moved]).unwrap_or_default().contains("other clusters"),
+            "the same words, another place"
+        );
+        let over = json!({"phase": "rolled_back", "step": 1, "steps": 2, "began": "2026-11-23T18:10:08Z", "since": "2026-11-23T18:10:08Z"});
+        assert_eq!(difference(&[&one, &iris(|iris| iris["rollout"] = over)]), None, "what is over makes no difference");
     }
 
     #[test]

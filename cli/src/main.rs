@@ -375,7 +375,7 @@ mod tests {
         }
         let shown = docs.lines().filter_map(|line| {
             let line = line.strip_prefix("$ ").unwrap_or(line);
-            line.starts_with("bluegreen ").then(|| line.split(" &&").next().unwrap_or(line))
+            line.starts_with("bluegreen ").then(|| line.split(['&', '|']).next().unwrap_or(line))
         });
         let mut number = 0;
         for line in shown {
