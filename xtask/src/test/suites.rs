@@ -241,9 +241,10 @@ fn fleet(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         etcd::obtain()?;
         session.build_module()?;
         let envoy = envoy.obtain(session.checkout)?;
+        let command_line = command_line(session)?;
         // One after the other: each has eleven processes, and a second is a promise that is checked.
         session.run(FLEET, |program| {
-            program.env(ENVOY, &envoy).env(TEST_THREADS, "1");
+            program.env(COMMAND_LINE, &command_line).env(ENVOY, &envoy).env(TEST_THREADS, "1");
         })
     });
 }
