@@ -423,7 +423,7 @@ mod tests {
             (r#"{"slow": {}}"#, "missing field `over`"),
             (r#"{"slow": {"over": "soon"}}"#, "not a time"),
             (r#"{"on_breach": "panic"}"#, "unknown variant"),
-            (r#"{"also_after_promote": "0s"}"#, "no time at all"),
+            (r#"{"also_after_promote": "0s"}"#, "too short"),
             (r#"{"keep_percent": 0}"#, "not above 0 and at most 50"),
             (r#"{"keep_percent": 51}"#, "not above 0 and at most 50"),
             (r#"{"slow": {"over": "1s", "max_ratio": 2}}"#, "goes with `over: auto`"),

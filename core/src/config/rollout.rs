@@ -159,7 +159,7 @@ mod tests {
             (r#"[]"#, "1 to 50 steps"),
             (r#"[{"canary_percent": 0, "hold": "1s"}]"#, "0 is not above 0"),
             (r#"[{"canary_percent": 5, "hold": "1s"}, {"canary_percent": 5, "hold": "1s"}]"#, "5 is not above 5"),
-            (r#"[{"canary_percent": 5, "hold": "0s"}]"#, "no time at all"),
+            (r#"[{"canary_percent": 5, "hold": "0s"}]"#, "too short"),
             (r#"[{"canary_percent": 5}]"#, "missing field `hold`"),
             (r#"[{"canary_percent": 5, "no_worse_than": 0}]"#, "not above 0"),
             (r#"[{"canary_percent": 5, "hold": "1s", "hold_at_most": "2s"}]"#, "goes with `no_worse_than`"),
