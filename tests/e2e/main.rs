@@ -22,6 +22,7 @@ mod manifests;
 mod marks;
 mod neighbours;
 mod observability;
+mod openapi;
 mod protocols;
 mod readiness;
 mod registry;
