@@ -1,5 +1,7 @@
 //! The API's description drives the API. Beside this, the client of all tests here holds each answer against it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::{Result, ensure};
 use bluegreen_openapi::{Description, Operation};
 use bluegreen_testbed::Admin;
@@ -112,4 +114,25 @@ async fn parameters_that_the_description_does_not_name_are_refused() -> Result<(
         }
     }
     env.ensure_untouched("parameters that are none").await
+}
+
+#[tokio::test]
+async fn a_method_that_the_description_does_not_name_is_refused_with_those_that_it_does() -> Result<()> {
+    let env = Environment::new(2).await?;
+    let admin = env.envoy.admin()?;
+    let mut described: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for operation in Description::shipped().operations() {
+        described.entry(operation.path).or_default().insert(operation.method);
+    }
+    for (path, known) in described {
+        for method in ["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"] {
+            if known.contains(method) {
+                continue;
+            }
+            let reply = admin.call(method.parse::<Method>()?, &path.replace("{name}", IRIS)).send().await?;
+            let allowed: BTreeSet<&str> = reply.header("allow").unwrap_or_default().split(", ").collect();
+            ensure!(reply.status == 405 && allowed == known, "{method} {path}: {:?} {reply:?}", reply.headers);
+        }
+    }
+    env.ensure_untouched("methods that are none").await
 }
