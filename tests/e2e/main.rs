@@ -24,6 +24,7 @@ mod marks;
 mod neighbours;
 mod notify;
 mod observability;
+mod openapi;
 mod protocols;
 mod readiness;
 mod registry;

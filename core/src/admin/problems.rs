@@ -187,6 +187,11 @@ impl Problem {
         }
     }
 
+    /// Whether it is the deployment's state, or its configuration, that stands against the call.
+    pub const fn is_conflict(&self) -> bool {
+        self.kind().0 == 409
+    }
+
     /// Why a call was refused that may be part of an attack; none for what a caller who is let in may get wrong.
     pub const fn refusal_reason(&self) -> Option<&'static str> {
         Some(match self {

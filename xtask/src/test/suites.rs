@@ -8,6 +8,7 @@ use anyhow::Result;
 use bluegreen_programs::compose;
 use bluegreen_programs::envoy::{ENVOY, Envoy};
 use bluegreen_programs::mlflow;
+use bluegreen_programs::schemathesis;
 use bluegreen_programs::toolchain::WasmToolchain;
 use bluegreen_programs::wasm_bindgen;
 use bluegreen_programs::{etcd, packages, process};
@@ -44,6 +45,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "fuzz", has_tests: false, tests: &[], run: fuzz },
     Suite { name: "wasm", has_tests: true, tests: &[], run: wasm },
     Suite { name: "e2e", has_tests: true, tests: END_TO_END, run: end_to_end },
+    Suite { name: "openapi", has_tests: true, tests: OPENAPI, run: openapi },
     Suite { name: "mlflow", has_tests: true, tests: MLFLOW, run: mlflow },
     Suite { name: "image", has_tests: true, tests: IMAGE, run: image },
     Suite { name: "compose", has_tests: true, tests: COMPOSE, run: docker_compose },
@@ -67,6 +69,7 @@ const TOOLS: &[Tests] = &[
     Tests::Package("xtask"),
 ];
 const END_TO_END: &[Tests] = &[Tests::Program("e2e")];
+const OPENAPI: &[Tests] = &[Tests::Program("openapi")];
 const MLFLOW: &[Tests] = &[Tests::Program("mlflow")];
 const IMAGE: &[Tests] = &[Tests::Program("image")];
 const COMPOSE: &[Tests] = &[Tests::Program("compose")];
@@ -188,6 +191,19 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
 fn command_line(session: &Session<'_>) -> Result<PathBuf> {
     process::show(session.checkout.cargo("build").args(["--quiet", "--package", "bluegreen-cli"]))?;
     Ok(session.checkout.debug_binary("bluegreen"))
+}
+
+/// What fits the API's description and what does not, sent to a real Envoy, the first that was asked for.
+fn openapi(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.tests(&format!("openapi, {}", envoy.name()), || {
+        let environment = schemathesis::obtain(session.checkout)?;
+        session.build_module()?;
+        let envoy = envoy.obtain(session.checkout)?;
+        session.run(OPENAPI, |program| {
+            program.env(schemathesis::SCHEMATHESIS, &environment).env(ENVOY, &envoy);
+        })
+    });
 }
 
 /// The filter and a real MLflow, in the first Envoy that was asked for: here the registry is what is tested.
