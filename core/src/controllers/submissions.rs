@@ -10,6 +10,7 @@ use crate::change::submit::submit;
 use crate::deployment::DeploymentIndex;
 use crate::host::tasks::TaskId;
 use crate::model::author::Source;
+use crate::notification::{self, Event};
 use crate::store::record::Applied;
 use crate::store::source_status::{self, ChangeOutcome};
 
@@ -63,6 +64,7 @@ impl Submissions {
         if let (true, ChangeOutcome::Rejected(why)) = (is_news, outcome) {
             let line = format!("bluegreen: deployment={} source={}: refused: {why}", deployment.name, source.as_str());
             host.warn(&line);
+            notification::tell(&**host, deployment, &Event::Refused { source, why: &why });
         }
     }
 }
