@@ -108,7 +108,6 @@ impl Program {
         let files = [
             ("bluegreen", 0o755, self.path.clone()),
             ("bluegreen.wasm", 0o644, checkout.module()),
-            ("envoy.yaml", 0o644, root.join("envoy/envoy.yaml")),
             ("LICENSE", 0o644, root.join("LICENSE")),
             ("README.md", 0o644, root.join("README.md")),
         ];
@@ -117,11 +116,44 @@ impl Program {
         for (name, mode, path) in files {
             contents.push((folder.join(name), mode, fs::read(&path).with_context(|| path.display().to_string())?));
         }
+        let configuration = fs::read_to_string(root.join("envoy/envoy.yaml")).context("envoy/envoy.yaml")?;
+        contents.push((folder.join("envoy.yaml"), 0o644, beside_the_module(&configuration)?.into_bytes()));
         for (name, text) in completions {
             contents.push((folder.join("completions").join(name), 0o644, text.clone().into_bytes()));
         }
         let contents: Vec<(&Path, u32, &[u8])> =
             contents.iter().map(|(path, mode, bytes)| (path.as_path(), *mode, bytes.as_slice())).collect();
         gzip(&archive_with_modes(&contents)?)
+    }
+}
+
+/// The shipped configuration, to be started in a folder that has the filter beside it instead of in a checkout.
+fn beside_the_module(configuration: &str) -> Result<String> {
+    let changes = [
+        ("#   cargo xtask build\n", ""),
+        (
+            "envoy -c envoy/envoy.yaml        # from the repository's root,",
+            "envoy -c envoy.yaml              # from this folder,",
+        ),
+        ("filename: dist/bluegreen.wasm", "filename: bluegreen.wasm"),
+    ];
+    changes.into_iter().try_fold(configuration.to_owned(), |text, (checkout, archive)| {
+        ensure!(text.contains(checkout), "envoy/envoy.yaml does not say {checkout:?} any more");
+        Ok(text.replace(checkout, archive))
+    })
+}
+
+// === tests ===
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_packed_configuration_names_the_module_beside_it() -> Result<()> {
+        let shipped = fs::read_to_string(Checkout::locate()?.root().join("envoy/envoy.yaml"))?;
+        let packed = beside_the_module(&shipped)?;
+        assert!(packed.contains("filename: bluegreen.wasm}") && !packed.contains("cargo xtask"), "{packed}");
+        Ok(())
     }
 }
