@@ -18,6 +18,7 @@ use crate::dist;
 use crate::fuzz::Targets;
 use crate::imports;
 use crate::lint;
+use crate::program;
 use crate::workflows;
 
 use super::programs::Tests;
@@ -46,6 +47,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "wasm", has_tests: true, tests: &[], run: wasm },
     Suite { name: "e2e", has_tests: true, tests: END_TO_END, run: end_to_end },
     Suite { name: "openapi", has_tests: true, tests: OPENAPI, run: openapi },
+    Suite { name: "demo", has_tests: false, tests: &[], run: demo },
     Suite { name: "mlflow", has_tests: true, tests: MLFLOW, run: mlflow },
     Suite { name: "image", has_tests: true, tests: IMAGE, run: image },
     Suite { name: "compose", has_tests: true, tests: COMPOSE, run: docker_compose },
@@ -185,6 +187,15 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
             })
         });
     }
+}
+
+/// The command line as it is released, unpacked where neither cargo nor a checkout is.
+fn demo(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.check(&format!("bluegreen demo --check, packed, {}", envoy.name()), || {
+        session.build_module()?;
+        program::try_out(session.checkout, dist::VERSION, &envoy.obtain(session.checkout)?)
+    });
 }
 
 /// Builds `bluegreen`, the command line, and says where it is.
