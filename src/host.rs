@@ -191,6 +191,12 @@ pub fn reply(header_count: usize) -> HttpReply {
 
 // === what Envoy knows ===
 
+/// The id of this Envoy's node; empty if it has none.
+pub fn node() -> String {
+    let id = hostcalls::get_property(vec!["xds", "node", "id"]).ok().flatten();
+    String::from_utf8_lossy(&id.unwrap_or_default()).into_owned()
+}
+
 /// A property that is a text; empty when there is none. 1.5 µs.
 pub fn text_property(path: [&str; 2]) -> String {
     let text = hostcalls::get_property(path.to_vec()).ok().flatten();

@@ -385,7 +385,7 @@ unsafe extern "C" fn proxy_get_property(
                 };
                 value
             }
-            ["node", "id"] => b"edge-1".to_vec(),
+            ["xds", "node", "id"] => b"edge-1".to_vec(),
             ["source", "address"] => b"127.0.0.1:4711".to_vec(),
             ["destination", "address"] => host.reached_at.clone().into_bytes(),
             _ => panic!("the property {path:?}"),
