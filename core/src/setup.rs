@@ -15,7 +15,7 @@ use crate::model::time::Timestamp;
 use crate::store::key::Key;
 use crate::store::{Store, update};
 
-/// A kind of mistake. `docs/setup.md` says what each means and how to mend it.
+/// A kind of mistake. `docs/setup.md` says what each means and how to fix it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SetupProblem {

@@ -7,6 +7,7 @@ mod admin_refusals;
 mod authority;
 mod canary;
 mod capabilities;
+mod cli;
 mod clocks;
 mod configuration;
 mod control_plane;

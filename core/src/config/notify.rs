@@ -10,6 +10,7 @@ use crate::model::name::{ClusterName, DeploymentName, HeaderName, HostName};
 
 /// One receiver: an HTTP server that gets a POST for each notification.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Receiver {
     /// The Envoy cluster of the server. TLS is its business.
@@ -32,6 +33,7 @@ pub struct Receiver {
 
 /// How the body of a notification is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// All that is known, in fields.
@@ -43,6 +45,7 @@ pub enum Format {
 
 /// What a notification is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum EventKind {
     /// A change of a deployment's state.
@@ -55,11 +58,14 @@ pub enum EventKind {
 
 /// The path of a webhook. It may be a secret, so neither an error nor a debugger shows it.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(extend("pattern" = "^/")))]
 #[serde(try_from = "String")]
 pub struct HookPath(String);
 
 /// The value of a header. It may be a secret.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String")]
 pub struct HeaderValue(String);
 

@@ -72,7 +72,7 @@ pub fn on_unreached(
         if failures == u64::from(failover.after.get()) {
             let (name, identity) = (&deployment.name, deployment.identity(&loaded.state, back));
             let why = format!(
-                "{identity} has come to {back} since the switch, and has neither served nor passed the smoke test"
+                "{identity} came behind {back} after the switch, and has neither served nor passed the smoke test"
             );
             host.warn(&format!("bluegreen: deployment={name} source=failover: refused: {why}"));
             notification::tell(host, deployment, &Event::Refused { source: Source::Failover, why: &why });

@@ -156,7 +156,7 @@ fn on_clock_set(context: &Rc<Context>, step: ClockStep) {
         for (index, deployment) in context.deployments.all().iter().enumerate() {
             restamp(context, index, deployment, Restamp::Along(step));
         }
-        let rest = "what waits for time to pass goes on as if it had not been";
+        let rest = "timers continue as if it had not been set";
         context.host.warn(&format!("bluegreen: the clock was set {step}: {rest}"));
     };
     if context.etcd.is_some() {
@@ -273,7 +273,7 @@ fn analyse(
     }
     if let Some(analysis) = &analysis {
         if analysis::record(host.store(), &deployment.name, analysis).is_err() {
-            warn_once(context, deployment, "the guard's evidence cannot be kept", &mut memory.warned);
+            warn_once(context, deployment, "the guard's evidence cannot be stored", &mut memory.warned);
         }
         if let (Some((rule, _)), false, Some(guard)) = (analysis.breach, was_breached, &deployment.guard) {
             let (name, rule, what) = (&deployment.name, rule.as_str(), verdict::sentence(analysis, guard));
@@ -303,6 +303,6 @@ impl Turns {
 fn warn_once(context: &Context, deployment: &Deployment, cause: &str, warned: &mut bool) {
     if !std::mem::replace(warned, true) {
         let name = &deployment.name;
-        context.host.warn(&format!("bluegreen: deployment={name}: {cause}: going on with the last good state"));
+        context.host.warn(&format!("bluegreen: deployment={name}: {cause}: the last good state stays in force"));
     }
 }

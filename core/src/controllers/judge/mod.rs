@@ -353,7 +353,7 @@ impl Memory {
         if trouble.is_some() && trouble != self.trouble {
             let (name, why) = (&deployment.name, trouble.as_deref().unwrap_or_default());
             host.warn(&format!(
-                "bluegreen: deployment={name}: the guard waits for etcd: {why}: nothing is concluded about the canary meanwhile"
+                "bluegreen: deployment={name}: the guard waits for etcd: {why}: the canary is not judged meanwhile"
             ));
         }
         self.trouble = trouble;
