@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::author::Author;
+use crate::model::author::{Author, Source};
 use crate::model::colour::Colour;
 use crate::model::identity::Identity;
 use crate::model::split::{Revision, Split};
@@ -131,6 +131,27 @@ impl History {
     /// When something else was last put behind a colour.
     pub fn last_replaced_at(&self) -> Option<Timestamp> {
         self.0.iter().find(|change| change.replaced.is_some()).map(|change| change.at)
+    }
+
+    /// Whether the newest change was made because something is wrong with what served: by the guard, or as requests or
+    /// probes failed. The end of what a promotion left with the former colour is by the guard, and planned.
+    pub fn was_forced_by_failure(&self) -> bool {
+        let mut changes = self.changes();
+        let Some(newest) = changes.next() else { return false };
+        match newest.author.source {
+            Source::Failover => true,
+            Source::Guard => {
+                let sets_traffic = |change: &&Change| {
+                    let (from, to) = (change.from, change.to);
+                    from.active != to.active || from.canary_percent != to.canary_percent
+                };
+                let ends_kept = newest.from.active == newest.to.active
+                    && newest.from.canary_percent != newest.to.canary_percent
+                    && changes.find(sets_traffic).is_some_and(|change| change.kept.is_some());
+                !ends_kept
+            }
+            _ => false,
+        }
     }
 
     /// The newest change.

@@ -117,6 +117,7 @@ impl Registry {
         let warning = format!("the registry is away, traffic goes on: {why}");
         PollResult {
             warnings: is_news.then(|| line(deployment, &warning)).into_iter().collect(),
+            has_failed: true,
             ..PollResult::default()
         }
     }
