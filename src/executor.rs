@@ -429,6 +429,10 @@ impl Host for Executor {
         is_kept
     }
 
+    fn node(&self) -> String {
+        host::text_property(["node", "id"])
+    }
+
     fn info(&self, line: &str) {
         self.log(log::Level::Info, line.to_owned());
     }

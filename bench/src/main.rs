@@ -2,8 +2,8 @@
 //!
 //! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`idle`], [`size`], [`guard`], [`hostile`], [`fleet`])
 //! measures and returns a
-//! [`report`], which is printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md`
-//! ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is
+//! [`report`], which is printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md`,
+//! or of `docs/guard-simulation.md` ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is
 //! what all subjects measure with; [`wrk`] and [`open_loop`] are the loads, [`processors`] keeps them off Envoy's, [`proc`]
 //! and [`run_metadata`] ask the kernel. [`endurance`] measures nothing: it passes or fails.
 
@@ -93,6 +93,9 @@ enum Subject {
     Fleet,
 }
 
+/// The page that explains the guard's tables and has a place for them.
+const GUARD_PAGE: &str = "docs/guard-simulation.md";
+
 const SUBJECTS: [Subject; 9] = [
     Subject::Overhead,
     Subject::Switch,
@@ -175,7 +178,7 @@ fn keep(checkout: &Checkout, record: &Record) -> Result<()> {
     let written: Record = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
     if written.subject == Subject::Guard.name() {
         // It belongs to its explanation.
-        return document::embed(&checkout.root().join("docs/guard.md"), &written);
+        return document::embed(&checkout.root().join(GUARD_PAGE), &written);
     }
     document::update(&checkout.root().join("docs/benchmarks.md"), &written, &SUBJECTS.map(Subject::name))
 }
@@ -223,5 +226,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Options::command().debug_assert();
+    }
+
+    #[test]
+    fn the_page_about_the_simulation_has_a_place_for_its_tables() {
+        let page = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(GUARD_PAGE);
+        let copy = tempfile::NamedTempFile::new().expect("a temporary file");
+        fs::copy(page, copy.path()).expect("the page is there");
+        let report = BenchReport { title: "Measured anew".to_owned(), ..BenchReport::default() };
+        let record = Record { subject: Subject::Guard.name().to_owned(), metadata: Default::default(), report };
+        document::embed(copy.path(), &record).expect("it has a place");
+        let text = fs::read_to_string(copy.path()).expect("the page is text");
+        assert!(text.contains("## Measured anew") && text.starts_with("# The guard in a simulation"), "{text}");
     }
 }

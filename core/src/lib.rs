@@ -19,6 +19,7 @@
 //! | [`host`] | what a flow may ask of the Envoy around it, and what polls it |
 //! | [`workers`] | the threads of this Envoy: who they are, what each has taken over and counted |
 //! | [`setup`] | what is wrong around the filter, found while it runs |
+//! | [`notification`] | what people are told, and the queue in which it waits to be sent |
 //! | [`clusters`] | which clusters this Envoy was seen to have |
 //! | [`readiness`] | what a colour has to be before it gets traffic, and before it may be stopped |
 //! | [`guard`] | whether the candidate does worse, judged by evidence |
@@ -52,6 +53,8 @@ pub mod host;
 pub mod workers;
 
 pub mod setup;
+
+pub mod notification;
 
 pub mod clusters;
 

@@ -16,7 +16,7 @@ use crate::model::time::Timestamp;
 use crate::store::key::Key;
 use crate::store::{Store, update};
 
-/// A kind of mistake. `docs/setup.md` says what each means and how to mend it.
+/// A kind of mistake. `docs/setup.md` says what each means and how to fix it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SetupProblem {
@@ -44,6 +44,8 @@ pub enum SetupProblem {
     VersionWaits,
     /// The fleet's store refuses to take the state.
     EtcdRefuses,
+    /// A receiver does not take notifications.
+    NotificationsFailing,
 }
 
 /// What was noted.
@@ -66,8 +68,10 @@ const LONGEST_DETAIL: usize = 400;
 
 /// Notes a mistake. The first time is logged; another detail replaces the one before. It costs a read of shared data: not
 /// for each request.
-pub fn note(host: &dyn Host, deployment: &Deployment, problem: SetupProblem, detail: String) {
-    note_about(host, deployment, problem, None, detail);
+///
+/// Whether it is one that was not known.
+pub fn note(host: &dyn Host, deployment: &Deployment, problem: SetupProblem, detail: String) -> bool {
+    note_about(host, deployment, problem, None, detail)
 }
 
 /// The same about a colour; [`clear_about`] takes it back.
@@ -77,7 +81,7 @@ pub fn note_about(
     problem: SetupProblem,
     about: Option<Colour>,
     mut detail: String,
-) {
+) -> bool {
     detail.truncate(detail.floor_char_boundary(LONGEST_DETAIL));
     let (name, now) = (&deployment.name, host.now());
     let mut is_new = false;
@@ -94,10 +98,12 @@ pub fn note_about(
         }
         serde_json::to_vec(&notes).ok()
     });
-    if written == Ok(true) && is_new {
+    is_new &= written == Ok(true);
+    if is_new {
         host.warn(&format!("bluegreen: deployment={name} setup={}: {detail}", problem.as_str()));
     }
     host.set_gauge(&Named::SetupProblems(name, problem.as_str()).to_string(), 1);
+    is_new
 }
 
 /// Takes a mistake back that is not seen any more.
@@ -167,6 +173,7 @@ impl SetupProblem {
             Self::DemoToken => "demo-token",
             Self::VersionWaits => "version-waits",
             Self::EtcdRefuses => "etcd-refuses",
+            Self::NotificationsFailing => "notifications-failing",
         }
     }
 }

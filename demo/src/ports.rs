@@ -4,8 +4,6 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
-
 /// Where the model servers, Envoy's listeners and Envoy's own admin interface are; `envoy/envoy.yaml` says the same.
 const PORTS: [(u16, &str); 5] = [
     (crate::model::BLUE.port, "the blue model server"),
@@ -15,18 +13,13 @@ const PORTS: [(u16, &str); 5] = [
     (9901, "Envoy's own admin interface"),
 ];
 
-/// Fails with one sentence that names each port that is taken.
-pub fn ensure_free(with_registry: bool) -> Result<()> {
+/// What has to be said about each port that is taken.
+pub fn taken(with_registry: bool) -> Vec<String> {
     let registry = with_registry.then_some((crate::registry::PORT, "MLflow's registry"));
-    let taken: Vec<String> =
-        PORTS.into_iter().chain(registry).filter_map(|(port, purpose)| taken(port, purpose)).collect();
-    match taken[..] {
-        [] => Ok(()),
-        _ => bail!("{}; free {} and try again", taken.join(", "), if taken.len() == 1 { "it" } else { "them" }),
-    }
+    PORTS.into_iter().chain(registry).filter_map(|(port, purpose)| holder_of(port, purpose)).collect()
 }
 
-fn taken(port: u16, purpose: &str) -> Option<String> {
+fn holder_of(port: u16, purpose: &str) -> Option<String> {
     let error = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).err()?;
     let why = match (error.kind(), holder(port)) {
         (std::io::ErrorKind::AddrInUse, Some(holder)) => format!("is in use by {holder}"),
@@ -90,7 +83,7 @@ mod tests {
     fn a_taken_port_is_named_with_its_purpose_and_where_possible_its_holder() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let sentence = taken(port, "a test").unwrap();
+        let sentence = holder_of(port, "a test").unwrap();
         assert!(sentence.starts_with(&format!("port {port} (a test) is in use")), "{sentence}");
         if cfg!(target_os = "linux") {
             assert!(sentence.ends_with(&format!("(process {})", std::process::id())), "{sentence}");
@@ -104,7 +97,7 @@ mod tests {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             let port = listener.local_addr().unwrap().port();
             drop(listener);
-            taken(port, "a test").is_none()
+            holder_of(port, "a test").is_none()
         };
         assert!((0..20).any(is_free));
     }

@@ -3,7 +3,7 @@
 //! An answer is good when its status is 2xx, when it names a colour, and when the prediction is that colour's: the two
 //! model versions differ on the flower that is sent, so a header that named the wrong colour would be noticed.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -14,15 +14,11 @@ use reqwest::Method;
 use crate::call::{Answered, FLOWER};
 use crate::model::{BLUE, GREEN};
 
-/// Where Envoy takes traffic.
-const PORT: u16 = 10000;
-
 const CONNECTIONS: usize = 4;
 const PER_SECOND: f64 = 200.0;
 
-/// The traffic ends after this time, should the story be left alone.
-const LASTING: Duration = Duration::from_secs(20 * 60);
-const AT_MOST: u64 = 240_000;
+/// The traffic ends after this time, should it be left alone: it may run beside somebody's work for a day.
+const LASTING: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Traffic that flows, and the switches made meanwhile.
 pub struct Traffic {
@@ -49,15 +45,15 @@ pub struct Share {
 // === impl Traffic ===
 
 impl Traffic {
-    /// Starts sending. It must be called where a tokio runtime runs.
-    pub fn start() -> Result<Self> {
-        let running = Load::new(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)), "/invocations")
+    /// Starts sending to Envoy's listener for traffic. It must be called where a tokio runtime runs.
+    pub fn start(envoy: SocketAddr) -> Result<Self> {
+        let running = Load::new(envoy, "/invocations")
             .body(Method::POST, FLOWER)
             .header("content-type", b"application/json")?
             .connections(CONNECTIONS)
             .rate(PER_SECOND)
             .lasting(LASTING)
-            .at_most(AT_MOST)
+            .at_most(u64::MAX)
             .verify(judge)
             .start();
         Ok(Self { running, switches: Vec::new() })
@@ -71,6 +67,11 @@ impl Traffic {
     /// What the requests that began after `instant` did, so far.
     pub fn since(&self, instant: Instant) -> Share {
         Share::of(&self.running.so_far().begun_after(instant))
+    }
+
+    /// What the requests did that have ended since the last call. They are forgotten, so that traffic can go on for hours.
+    pub fn take(&self) -> Report {
+        self.running.take()
     }
 
     pub fn failed(&self) -> u64 {

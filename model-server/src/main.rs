@@ -1,9 +1,4 @@
-//! A small stand-in for `mlflow models serve`: one of two versions of an iris classifier behind MLflow's scoring
-//! protocol, so that the demo has two models that really differ and starts in milliseconds, without Python.
-
-mod model;
-mod protocol;
-mod server;
+//! `model-server`: one of the two versions as a program of its own.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,11 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use bluegreen_model_server::{Version, serve};
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-
-use crate::model::Version;
 
 /// Serves one of two versions of an iris classifier behind MLflow's scoring protocol.
 #[derive(Parser)]
@@ -60,11 +54,11 @@ async fn run(Arguments { model_version, port, listen, delay_ms }: Arguments) -> 
     let listener = match TcpListener::bind((listen, port)).await {
         Ok(listener) => listener,
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            bail!("port {port} is in use; end what listens there, or choose another one with --port")
+            bail!("port {port} is in use: stop the program that listens there, or choose another port with --port")
         }
         Err(error) => return Err(error).with_context(|| format!("cannot listen on {listen}, port {port}")),
     };
     let address = listener.local_addr().context("cannot tell the address that was bound")?;
     println!("model-server: version {model_version} listens on http://{address}");
-    server::serve(listener, model_version, Duration::from_millis(delay_ms), stop).await.context("serving failed")
+    serve(listener, model_version, Duration::from_millis(delay_ms), stop).await.context("serving failed")
 }

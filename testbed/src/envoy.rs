@@ -92,6 +92,13 @@ impl Options {
         self
     }
 
+    /// Where relative paths in the configuration start; the repository's root if not said.
+    #[must_use]
+    pub fn working_directory(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.working_directory);
+        self
+    }
+
     /// The processors that it may use, as `taskset --cpu-list` takes them; all of them if not said.
     #[must_use]
     pub fn processors(mut self, list: &str) -> Self {

@@ -10,6 +10,7 @@
 pub mod admin;
 pub mod bootstrap;
 pub mod capabilities;
+#[cfg(feature = "control-plane")]
 pub mod control_plane;
 pub mod discovery;
 pub mod envoy;
@@ -33,6 +34,7 @@ pub mod upstream;
 pub use admin::Admin;
 pub use bluegreen_programs::{process, wait};
 pub use bootstrap::Bootstrap;
+#[cfg(feature = "control-plane")]
 pub use control_plane::ControlPlane;
 pub use envoy::Envoy;
 pub use etcd::Etcd;

@@ -341,6 +341,11 @@ impl Running {
         Report { records: records.clone() }
     }
 
+    /// The records since the last call of this, which the load then forgets: for one that goes on for hours.
+    pub fn take(&self) -> Report {
+        self.shared.report()
+    }
+
     /// The last `count` records.
     pub fn recent(&self, count: usize) -> Report {
         let records = self.shared.records.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use bluegreen_programs::mlflow::MLFLOW;
 
+/// Names the command line for the tests of it.
+pub const COMMAND_LINE: &str = "BLUEGREEN_CLI";
+
 /// The root of the repository.
 pub fn root() -> &'static Path {
     let crate_directory = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -26,6 +29,15 @@ pub fn envoy() -> Result<PathBuf> {
     bluegreen_programs::envoy::named()?.context(
         "ENVOY is not set: run `cargo xtask test`, which fetches Envoy, or set ENVOY to the path of an Envoy binary",
     )
+}
+
+/// The command line, `bluegreen`, that the environment variable `BLUEGREEN_CLI` names.
+pub fn command_line() -> Result<PathBuf> {
+    let value = env::var_os(COMMAND_LINE).context(
+        "BLUEGREEN_CLI is not set: run `cargo xtask test --suite e2e`, which builds it, or run `cargo build -p bluegreen-cli` \
+         and set BLUEGREEN_CLI to the path of target/debug/bluegreen",
+    )?;
+    Ok(value.into())
 }
 
 /// The folder of the programs of the Python environment that the environment variable `MLFLOW` names.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::openapi;
 use super::problems::Problem;
 use super::request::{Answer, Refused, Request};
 use super::response::Response;
@@ -70,6 +71,11 @@ pub async fn ready(call: Box<Request>) -> Answer {
         return Ok(Response::json(200, &serde_json::json!({"status": "ready"})));
     }
     Err(Problem::NotReady(missing).into())
+}
+
+/// What this API is.
+pub async fn describe(call: Box<Request>) -> Answer {
+    Ok(openapi::response(&call.prefix))
 }
 
 /// A delivery of MLflow: its body is signed as a whole.

@@ -102,14 +102,16 @@ impl fmt::Display for ChangeError {
                 )
             }
             Self::Rejected(rejection, _) => rejection.fmt(f),
-            Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
+            Self::StoreUnavailable => f.write_str(
+                "The data that this Envoy's workers share could not be read or written. Nothing was changed. Repeat the call.",
+            ),
             Self::EtcdUnavailable(why @ NotCommitted::Refused(_)) => {
                 write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call once that is fixed.")
             }
             Self::EtcdUnavailable(why) => write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call."),
             Self::OutcomeUnknown => f.write_str(
-                "The change was sent to etcd, and etcd has not said what became of it: it may have been made, or may be \
-                 made yet. Look at the state and its history before you repeat the call.",
+                "The change was sent to etcd, and etcd did not answer in time: it may have been made, or may be made later. Read the state and its history before \
+                 you repeat the call.",
             ),
         }
     }
@@ -141,7 +143,7 @@ impl fmt::Display for Rejection {
                 write!(f, "{colour} would get traffic, and {missing}: POST …/test first")
             }
             Self::NotRouted { colour, detail } => {
-                write!(f, "{colour} would be chosen, and would not be asked: {detail}")
+                write!(f, "requests for {colour} would go to another cluster: {detail}")
             }
             Self::Untested { colour, identity, missing, waits: true } => {
                 write!(f, "{identity} would serve {colour}, and {missing}: POST …/test?colour={colour} first")
@@ -151,7 +153,7 @@ impl fmt::Display for Rejection {
             }
             Self::Unproven { colour, identity } => write!(
                 f,
-                "{identity} has come to {colour} since the switch, and has neither served nor passed the smoke test: \
+                "{identity} came behind {colour} after the switch, and has neither served nor passed the smoke test: \
                  POST …/test first, or promote to={colour}"
             ),
         }

@@ -17,6 +17,7 @@ use crate::model::identity::Identity;
 use crate::model::percent::Percent;
 use crate::model::split::Split;
 use crate::model::time::Timestamp;
+use crate::notification::{self, Event};
 use crate::readiness::arrival;
 use crate::readiness::gate::{self, NotReady};
 use crate::readiness::probe;
@@ -114,6 +115,9 @@ fn apply_here(
     match updated {
         Ok(applied) => {
             context.publish(request.deployment, deployment, &applied);
+            if applied.effect == Effect::Rerouted {
+                notification::tell(&*context.host, deployment, &Event::Change(&applied.state));
+            }
             if applied.effect == Effect::Rerouted || matches!(request.command, Command::AdoptInitial(_)) {
                 note_durability(&*context.host, deployment, &applied);
             }
@@ -162,13 +166,20 @@ async fn apply_in_fleet(
     let (host, store) = (&*context.host, context.host.store());
     let known = record::load(store, &deployment.name, deployment.initial, host.now())
         .map_err(|_| ChangeError::StoreUnavailable)?;
+    // Of the attempt that was made in the end.
+    let mut from = None;
     let committed = commit(etcd, host, &deployment.name, known, time_left, &mut |before| {
+        from = Some(before.revision);
         decide(request, before, deployment, healthy, store, host.now())
     })
     .await;
     match committed {
         Ok(Committed::Made(state, current)) => {
             refusal::clear(host, deployment);
+            // Who made a change tells of it: the others of the fleet hear of it too.
+            if from != Some(state.revision) {
+                notification::tell(host, deployment, &Event::Change(&state));
+            }
             take_over(context, request.deployment, deployment, &current).map_err(|_| ChangeError::OutcomeUnknown)?;
             Ok(Applied { state: *state, effect: Effect::Rerouted })
         }

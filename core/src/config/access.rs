@@ -10,10 +10,12 @@ use crate::model::name::HolderName;
 
 /// The `admin` section.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Access {
     /// The path under which the API answers.
     #[serde(default = "default_prefix", deserialize_with = "deserialize_prefix")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = default_prefix().as_str())))]
     pub path_prefix: PathPrefix,
     /// Who may call it. No one, when empty and not `open`.
     #[serde(default)]
@@ -25,6 +27,7 @@ pub struct Access {
 
 /// A bearer token, known by its SHA-256 only, so that a configuration dump gives no access away.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Token {
     /// Who holds it; changes are recorded under this name.
@@ -37,6 +40,7 @@ pub struct Token {
 
 /// What a token's holder may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Read.

@@ -19,6 +19,7 @@ use crate::model::time::deserialize_span;
 
 /// A deployment as configured.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DeploymentConfig {
     /// Which requests belong to it.
@@ -56,6 +57,7 @@ pub struct DeploymentConfig {
 
 /// What a deployment begins with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Initial {
     /// The colour that ordinary traffic goes to.
@@ -70,6 +72,7 @@ pub struct Initial {
 
 /// What a start does when the colour that should be active does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum WhenUnhealthy {
     /// The other colour gets the traffic, if it answers.
@@ -91,10 +94,14 @@ pub struct Sticky {
 
 /// A sticky section as users write it.
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct StickyFields {
+    /// The request header with the key, such as `x-user-id`.
     header: Option<HeaderName>,
+    /// The cookie with the key, which the filter issues when it is missing.
     cookie: Option<CookieSticky>,
+    /// Goes into each bucket, so that no client can work out its own.
     salt: Option<Salt>,
 }
 
@@ -114,12 +121,14 @@ pub enum StickyKey {
 
 /// The cookie that identifies a browser.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CookieSticky {
     /// Its name.
     pub name: CookieName,
     /// How long a browser keeps it.
     #[serde(deserialize_with = "deserialize_span")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     pub max_age: Duration,
     /// Whether browsers send it over TLS only. Off by default: over plain HTTP a secure cookie would never come back.
     #[serde(default)]
@@ -128,17 +137,20 @@ pub struct CookieSticky {
 
 /// The header by which a tester asks for a colour.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Override {
     /// Its name; the values are `blue` and `green`, anything else is ignored. It is removed from each request.
     pub header: HeaderName,
     /// Who may ask, by `green:TOKEN`; absent: every client.
     #[serde(default, deserialize_with = "deserialize_tokens")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub tokens: Option<Vec<OverrideToken>>,
 }
 
 /// A token with which a tester may ask for a colour.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct OverrideToken {
     /// Who holds it, for those who read the configuration.
@@ -184,6 +196,17 @@ impl TryFrom<StickyFields> for Sticky {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Sticky {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Sticky".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        StickyFields::json_schema(generator)
+    }
+}
+
 // === impl Salt ===
 
 impl Salt {
@@ -202,6 +225,17 @@ impl TryFrom<String> for Salt {
         } else {
             Ok(Self(text))
         }
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Salt {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Salt".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "minLength": 1})
     }
 }
 

@@ -11,6 +11,7 @@ use crate::model::time::deserialize_timeout;
 
 /// The `etcd` section: every change is a transaction there, and every Envoy follows what is there.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Etcd {
     /// The Envoy cluster of etcd's members. TLS and credentials are its business.
@@ -21,6 +22,7 @@ pub struct Etcd {
     /// How long one call may take. A write that meets trouble makes several, all of them within
     /// [`WRITE_WITHIN`](crate::etcd::deadline::WRITE_WITHIN).
     #[serde(default = "one_second", deserialize_with = "deserialize_timeout")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     pub timeout: Duration,
     /// Accepted and ignored: while etcd is away each deployment goes on with the last state that this Envoy knows.
     #[serde(default)]
@@ -52,6 +54,17 @@ impl<'de> Deserialize<'de> for Ignored {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Ignored {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Ignored".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        true.into()
+    }
+}
+
 // === impl KeyPrefix ===
 
 impl KeyPrefix {
@@ -74,6 +87,17 @@ impl TryFrom<String> for KeyPrefix {
         // With the slash at the end no prefix covers the keys of another one that only begins like it.
         let good = text.len() <= 200 && text.ends_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
         if good { Ok(Self(text)) } else { Err(BadPrefix(text)) }
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for KeyPrefix {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "KeyPrefix".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        crate::model::schema::text("^[!-~]{0,199}/$")
     }
 }
 
@@ -109,8 +133,8 @@ mod tests {
             (r#"{"cluster": "e", "prefix": "/bluegreen"}"#, "that end with /"),
             (r#"{"cluster": "e", "prefix": ""}"#, "that end with /"),
             (r#"{"cluster": "e", "prefix": "/a b/"}"#, "visible ASCII"),
-            (r#"{"cluster": "e", "timeout": "0s"}"#, "no time at all"),
-            (r#"{"cluster": "e", "timeout": "999us"}"#, "no time at all: at least 1ms"),
+            (r#"{"cluster": "e", "timeout": "0s"}"#, "too short"),
+            (r#"{"cluster": "e", "timeout": "999us"}"#, "too short: at least 1ms"),
             (r#"{"cluster": "e", "endpoints": []}"#, "unknown field `endpoints`"),
         ];
         for (json, problem) in cases {

@@ -10,10 +10,12 @@ use crate::model::time::{deserialize_optional_span, deserialize_span};
 
 /// Rules that compare the candidate with the active colour.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Guard {
     /// One less the chance that a candidate which is no worse is ever accused in one canary, by all rules together.
     #[serde(deserialize_with = "confidence")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "confidences"))]
     pub confidence: f64,
     /// What is left out at the beginning.
     pub warm_up: WarmUp,
@@ -27,31 +29,37 @@ pub struct Guard {
     pub on_breach: OnBreach,
     /// How long the candidate is watched after its promotion; absent: not at all.
     #[serde(deserialize_with = "deserialize_optional_span")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     pub also_after_promote: Option<Duration>,
     /// The share of the requests that the former colour keeps meanwhile, to be compared with.
     #[serde(deserialize_with = "kept")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "kept_shares"))]
     pub keep_percent: Percent,
 }
 
 /// What is left out at the beginning of a canary, while caches and connections are cold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct WarmUp {
     /// So many of the candidate's first requests.
     pub requests: u64,
     /// And all that begin in this time.
     #[serde(deserialize_with = "any_span")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     pub r#for: Duration,
 }
 
 /// How many more requests than with the active colour may get no answer from the candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct UnansweredRule {
     /// After this time without the head of an answer a request counts as unanswered.
     pub after: Horizon,
     /// By how much the candidate's share of them may be above the active colour's.
     #[serde(deserialize_with = "share")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::share"))]
     pub max_increase: f64,
 }
 
@@ -67,13 +75,16 @@ pub enum Horizon {
 
 /// How many more errors than the active colour the candidate may make.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ErrorRule {
     /// By how much its error rate may be above the active colour's, as a share of the requests.
     #[serde(deserialize_with = "share")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::share"))]
     pub max_increase: f64,
     /// The error rate at which no evidence is waited for; absent: none.
     #[serde(deserialize_with = "positive_share")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::positive_share"))]
     pub max_rate: Option<f64>,
     /// After how many answers of the candidate `max_rate` applies.
     pub after: u64,
@@ -98,14 +109,21 @@ pub struct SlowRule {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawSlowRule {
+    /// Above which latency an answer is slow: `auto`, or a time.
     over: Over,
+    /// Which latency.
     #[serde(default)]
     of: LatencyOf,
+    /// How many times as long the candidate may take, with `over: auto`; 1.25 if it is left out.
     #[serde(default, deserialize_with = "ratio")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "ratios"))]
     max_ratio: Option<f64>,
+    /// By how much its share of slow answers may be above the active colour's; 0 with `auto`, else 0.02.
     #[serde(default, deserialize_with = "optional_share")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::share"))]
     max_increase: Option<f64>,
 }
 
@@ -120,6 +138,7 @@ pub enum Over {
 
 /// Which latency.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LatencyOf {
     /// The time to the last byte.
@@ -131,6 +150,7 @@ pub enum LatencyOf {
 
 /// What follows when a rule is broken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum OnBreach {
     /// The candidate gets no more traffic.
@@ -214,6 +234,21 @@ fn confidence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Erro
     }
 }
 
+#[cfg(feature = "schema")]
+fn confidences(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    crate::model::schema::between(0.5, 0.999_999)
+}
+
+#[cfg(feature = "schema")]
+fn kept_shares(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    crate::model::schema::between(0.01, 50.0)
+}
+
+#[cfg(feature = "schema")]
+fn ratios(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    crate::model::schema::between(1.0, 100.0)
+}
+
 // === impl Guard ===
 
 impl Guard {
@@ -270,6 +305,17 @@ impl<'de> Deserialize<'de> for Horizon {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Horizon {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Horizon".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        crate::model::schema::span_or_auto()
+    }
+}
+
 // === impl ErrorRule ===
 
 impl Default for ErrorRule {
@@ -302,6 +348,17 @@ impl TryFrom<RawSlowRule> for SlowRule {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for SlowRule {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "SlowRule".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        RawSlowRule::json_schema(generator)
+    }
+}
+
 // === impl Over ===
 
 impl<'de> Deserialize<'de> for Over {
@@ -311,6 +368,17 @@ impl<'de> Deserialize<'de> for Over {
             return Ok(Self::Auto);
         }
         deserialize_span(de::value::StringDeserializer::<D::Error>::new(text)).map(Self::Latency)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Over {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Over".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        crate::model::schema::span_or_auto()
     }
 }
 
@@ -355,7 +423,7 @@ mod tests {
             (r#"{"slow": {}}"#, "missing field `over`"),
             (r#"{"slow": {"over": "soon"}}"#, "not a time"),
             (r#"{"on_breach": "panic"}"#, "unknown variant"),
-            (r#"{"also_after_promote": "0s"}"#, "no time at all"),
+            (r#"{"also_after_promote": "0s"}"#, "too short"),
             (r#"{"keep_percent": 0}"#, "not above 0 and at most 50"),
             (r#"{"keep_percent": 51}"#, "not above 0 and at most 50"),
             (r#"{"slow": {"over": "1s", "max_ratio": 2}}"#, "goes with `over: auto`"),

@@ -14,6 +14,7 @@ use crate::model::percent::Percent;
 
 /// The `mlflow` section.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Mlflow {
     /// The Envoy cluster of the tracking server.
@@ -31,6 +32,7 @@ pub struct Mlflow {
     pub colours: PerColour<Served>,
     /// How often the registry is asked.
     #[serde(default = "two_seconds", deserialize_with = "deserialize_interval")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     pub poll_interval: Duration,
     /// The canary that a move of the mark begins, in place of a promote; absent: it promotes.
     pub canary_percent: Option<Percent>,
@@ -43,6 +45,7 @@ pub struct Mlflow {
 
 /// A mark on one version of a registered model.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Follow {
     /// `models:/my-model@production`
@@ -53,6 +56,7 @@ pub enum Follow {
 
 /// A stage that says where a version is to be used. (`None` and `Archived` say that it is not.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Stage {
     /// Production
     Production,
@@ -62,6 +66,7 @@ pub enum Stage {
 
 /// How a colour's registered version is known.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Served {
     /// By an alias in the registry.
@@ -72,6 +77,7 @@ pub enum Served {
 
 /// The `webhook` section.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Webhook {
     /// The request header in which Envoy hands the filter the webhook's secret.

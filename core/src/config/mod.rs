@@ -13,6 +13,7 @@ mod rollout;
 mod sources;
 mod mlflow;
 mod etcd;
+mod notify;
 mod deployment;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use self::document::NoDocument;
 pub use self::etcd::{Etcd, KeyPrefix};
 pub use self::guard::{ErrorRule, Guard, Horizon, LatencyOf, OnBreach, Over, SlowRule, UnansweredRule, WarmUp};
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
+pub use self::notify::{EventKind, Format, MOST_RECEIVERS, Receiver};
 pub use self::pattern::{Authority, JsonPointer, MatchRules, PathPrefix, RequestPath};
 pub use self::readiness::{
     Bake, Expectation, Failover, JsonExpectation, JsonType, Method, Probe, SmokeRequest, SmokeTest, StatusCode, Times,
@@ -40,6 +42,7 @@ use crate::model::name::{DeploymentName, HeaderName};
 
 /// Everything that one listener's plugin configuration says.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The inference services, by name.
@@ -56,10 +59,14 @@ pub struct Config {
     pub config_push: ConfigPush,
     /// Follows Envoy's runtime; absent: it is not read.
     pub runtime: Option<RuntimeSource>,
+    /// Who is told of changes, breaches and refusals.
+    #[serde(default)]
+    pub notify: Vec<Receiver>,
 }
 
 /// The headers that carry the decision. A client's own copies never get past the filter.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Routing {
     /// Names the upstream cluster, for a deployment's `cluster_header`.
@@ -103,6 +110,12 @@ impl Config {
         Ok(config)
     }
 
+    /// The JSON Schema of all this, for editors.
+    #[cfg(feature = "schema")]
+    pub fn schema() -> serde_json::Value {
+        crate::model::schema::of::<Self>("The plugin configuration of bluegreen")
+    }
+
     /// The rules that span more than one field.
     fn check(&self) -> Result<(), ConfigError> {
         if self.deployments.is_empty() {
@@ -135,7 +148,7 @@ impl Config {
                         let of = if others { colour.other() } else { colour };
                         return Err(ConfigError::at(
                             format!("deployments.{name}.colours.{colour}.also[{place}]"),
-                            format!("{:?} is named for {of} already", also.as_str()),
+                            format!("{:?} is already named for {of}", also.as_str()),
                         ));
                     }
                 }
@@ -165,6 +178,8 @@ impl Config {
                 return Err(ConfigError::at(format!("deployments.{name}.mlflow.{field}"), problem));
             }
         }
+        notify::check(&self.notify, |name| self.deployments.contains_key(name))
+            .map_err(|(field, problem)| ConfigError::at(field, problem))?;
         let cluster_headers = self.cluster_headers();
         for (name, deployment) in &self.deployments {
             if let Err((field, problem)) = self.routing.check(deployment, &cluster_headers) {
@@ -403,12 +418,12 @@ mod tests {
             (&FULL.replace("12.5", r#""x""#), "not a decimal number", "deployments.iris.initial.canary_percent"),
             (
                 &FULL.replace(r#""cluster": "green","#, r#""cluster": "green", "also": ["g2", "blue"],"#),
-                "\"blue\" is named for blue already",
+                "\"blue\" is already named for blue",
                 "deployments.iris.colours.green.also[1]",
             ),
             (
                 &FULL.replace(r#""cluster": "green","#, r#""cluster": "green", "also": ["green"],"#),
-                "\"green\" is named for green already",
+                "\"green\" is already named for green",
                 "deployments.iris.colours.green.also[0]",
             ),
             (
@@ -438,7 +453,7 @@ mod tests {
             ),
             (
                 &FULL.replace(r#""path_prefix": "/invocations""#, r#""path_prefixes": ["/a", "/b", "/a/"]"#),
-                r#""/a/" stands in the list before"#,
+                r#""/a/" is in the list already"#,
                 "deployments.iris.match.path_prefixes[2]",
             ),
             (
@@ -480,7 +495,7 @@ mod tests {
             (&FULL.replace(r#""iris": {"#, r#""Iris": {"#), r#""Iris" is not a deployment name"#, "deployments"),
             (&FULL.replace(r#""initial""#, r#""intial""#), "unknown field `intial`", "deployments.iris"),
             (&FULL.replace("3600s", "soon"), "is not a time", "deployments.iris.sticky.cookie.max_age"),
-            (&FULL.replace("3600s", "0s"), "no time at all", "deployments.iris.sticky.cookie.max_age"),
+            (&FULL.replace("3600s", "0s"), "too short", "deployments.iris.sticky.cookie.max_age"),
             (&FULL.replace(r#""x-s""#, r#""x-c""#), "already carries", "routing.shadow_header"),
             (&FULL.replace("x-bluegreen-override", "x-d"), "filters write", "deployments.iris.override.header"),
             (&FULL.replace("x-bluegreen-override", "x-c"), "filters write", "deployments.iris.override.header"),

@@ -9,6 +9,7 @@ use crate::model::name::{HeaderName, is_host_name};
 
 /// The `match` section: every rule given must hold. Without rules, every request matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct MatchRules {
     /// The path, or its beginning up to a `/` or a `:`.
@@ -107,7 +108,7 @@ impl MatchRules {
         }
         for (place, prefix) in list.iter().enumerate() {
             if list.iter().take(place).any(|earlier| earlier == prefix) {
-                let problem = format!("\"{}/\" stands in the list before", prefix.as_str());
+                let problem = format!("\"{}/\" is in the list already", prefix.as_str());
                 return broken(format!("path_prefixes[{place}]"), &problem);
             }
         }
@@ -165,6 +166,17 @@ impl TryFrom<String> for PathPrefix {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for PathPrefix {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "PathPrefix".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        crate::model::schema::text(r"^(/|(/[^*^()\[\]{}|\\?#\s/]+)+/?)$")
+    }
+}
+
 // === impl RequestPath ===
 
 impl RequestPath {
@@ -188,6 +200,17 @@ impl TryFrom<String> for RequestPath {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for RequestPath {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RequestPath".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        crate::model::schema::text(r##"^/[!-"$-~]*$"##)
+    }
+}
+
 // === impl JsonPointer ===
 
 impl JsonPointer {
@@ -206,6 +229,17 @@ impl TryFrom<String> for JsonPointer {
             return Err(PatternError::NotAPointer(text));
         }
         Ok(Self(text))
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for JsonPointer {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "JsonPointer".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        crate::model::schema::text("^(/([^~/]|~[01])*)*$")
     }
 }
 
@@ -231,6 +265,17 @@ impl TryFrom<String> for Authority {
             (true, true) => Ok(Self::Suffix(format!(".{host}"))),
             (true, false) => Ok(Self::Exact(host.to_owned())),
         }
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Authority {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Authority".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        crate::model::schema::text(r"^((\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])$")
     }
 }
 

@@ -12,6 +12,7 @@ use crate::model::time::{deserialize_span, deserialize_timeout};
 
 /// The `probe` section: is a colour's model server there, and does it say that it is healthy?
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
     /// What is asked for, with GET.
@@ -22,35 +23,43 @@ pub struct Probe {
     pub expect_status: Option<StatusCode>,
     /// How often both colours are asked.
     #[serde(default = "two_seconds", deserialize_with = "deserialize_span")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     pub interval: Duration,
     /// How long an answer may take.
     #[serde(default = "one_second", deserialize_with = "deserialize_timeout")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     pub timeout: Duration,
     /// How many failures in a row make a colour that was healthy unhealthy. A switch asks once, and that counts.
     #[serde(default = "three")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = three().get())))]
     pub unhealthy_after: Times,
 }
 
 /// The `smoke_test` section: requests that the candidate must answer as expected.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SmokeTest {
     /// The requests, sent one after the other.
     #[serde(deserialize_with = "at_least_one")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub requests: Vec<SmokeRequest>,
     /// Whether the candidate gets traffic only after a pass.
     #[serde(default = "yes")]
     pub required: bool,
     /// How long a pass counts.
     #[serde(default = "one_hour", deserialize_with = "deserialize_span")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     pub valid_for: Duration,
     /// How long each answer may take. A model's first prediction can be slow.
     #[serde(default = "thirty_seconds", deserialize_with = "deserialize_timeout")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     pub timeout: Duration,
 }
 
 /// One request of a smoke test.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SmokeRequest {
     /// The method.
@@ -72,6 +81,7 @@ pub struct SmokeRequest {
 
 /// What an answer must be like.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Expectation {
     /// Its status.
@@ -82,6 +92,7 @@ pub struct Expectation {
 
 /// What a value in a JSON body must be like: everything that is given must hold.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JsonExpectation {
     /// Where the value stands, such as `/predictions/0`; empty for the whole body.
@@ -96,6 +107,7 @@ pub struct JsonExpectation {
 
 /// The types of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum JsonType {
     /// `null`
@@ -114,6 +126,7 @@ pub enum JsonType {
 
 /// The methods of a smoke test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Method {
     /// What model servers take predictions by.
@@ -127,15 +140,18 @@ pub enum Method {
 
 /// The `bake` section: how long the former active colour is held ready after a switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Bake {
     /// The time from the switch.
     #[serde(deserialize_with = "deserialize_span")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     pub r#for: Duration,
 }
 
 /// The `failover` section: an automatic rollback when a freshly promoted colour cannot be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Failover {
     /// How many requests in a row must fail without reaching the colour.
@@ -208,6 +224,17 @@ impl TryFrom<u16> for StatusCode {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for StatusCode {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "StatusCode".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "integer", "minimum": 100, "maximum": 599})
+    }
+}
+
 // === impl Times ===
 
 impl Times {
@@ -226,6 +253,17 @@ impl TryFrom<u16> for Times {
         } else {
             Err(format!("{number} is not between 1 and 1000"))
         }
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Times {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Times".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "integer", "minimum": 1, "maximum": 1000})
     }
 }
 
@@ -268,8 +306,8 @@ mod tests {
             (probe(r#"{"path": "/p q"}"#), "request line"),
             (probe(r#"{"path": "/", "expect_status": 99}"#), "99 is not an HTTP status"),
             (probe(r#"{"path": "/", "timeout": "1h"}"#), "too long to wait"),
-            (probe(r#"{"path": "/", "timeout": "999us"}"#), "no time at all: at least 1ms"),
-            (probe(r#"{"path": "/", "interval": "0s"}"#), "no time at all"),
+            (probe(r#"{"path": "/", "timeout": "999us"}"#), "too short: at least 1ms"),
+            (probe(r#"{"path": "/", "interval": "0s"}"#), "too short"),
             (probe(r#"{"path": "/", "unhealthy_after": 0}"#), "0 is not between 1 and 1000"),
             (probe(r#"{"path": "/", "host": "http://iris"}"#), "\"http://iris\" is not a host"),
             (smoke(r#"{"requests": [{"path": "/", "host": "iris/v1"}]}"#), "\"iris/v1\" is not a host"),

@@ -11,6 +11,7 @@ use crate::model::time::deserialize_span;
 
 /// The `config_push` section: what stands between a pushed configuration's `initial` and traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ConfigPush {
     /// Whether the rules about readiness apply, as to an operator. Never to the first `initial` of a deployment.
@@ -19,12 +20,14 @@ pub struct ConfigPush {
 
 /// The `runtime` section: Envoy's runtime keys `bluegreen.<deployment>.active` and `.canary_percent`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RuntimeSource {
     /// The cluster whose endpoint is Envoy's own admin interface.
     pub cluster: ClusterName,
     /// How often it is asked.
     #[serde(default = "half_a_second", deserialize_with = "deserialize_interval")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     pub poll_interval: Duration,
     /// Whether the rules about readiness apply, as to an operator.
     #[serde(default = "yes")]

@@ -35,6 +35,17 @@ impl<'de> Deserialize<'de> for TokenSum {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for TokenSum {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TokenSum".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        crate::model::schema::text("^[0-9a-fA-F]{64}$")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[cfg(target_arch = "wasm32")]

@@ -14,6 +14,7 @@ use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::name::Reason;
 use crate::model::time::Timestamp;
+use crate::notification::{self, Event};
 use crate::readiness::drain::baking_until;
 use crate::readiness::probe::{self, Health};
 use crate::state::{Command, State};
@@ -73,10 +74,11 @@ pub fn on_unreached(
             let (name, identity) = (&deployment.name, deployment.identity(&loaded.state, back));
             let refused = Named::ChangesRefused(name, Source::Failover, WAY_BACK_REPLACED);
             host.count(&refused.to_string());
-            host.warn(&format!(
-                "bluegreen: deployment={name} source=failover: refused: {identity} has come to {back} since the switch, and \
-                 has neither served nor passed the smoke test"
-            ));
+            let why = format!(
+                "{identity} came behind {back} after the switch, and has neither served nor passed the smoke test"
+            );
+            host.warn(&format!("bluegreen: deployment={name} source=failover: refused: {why}"));
+            notification::tell(host, deployment, &Event::Refused { source: Source::Failover, why: &why });
         }
         return;
     }

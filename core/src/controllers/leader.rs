@@ -23,6 +23,7 @@ use crate::model::author::Author;
 use crate::model::colour::Colour;
 use crate::model::percent::Percent;
 use crate::model::time::{ClockStep, Moment, Timestamp, millis};
+use crate::notification::{self, Event};
 use crate::readiness::probe;
 use crate::routing::worker::WorkerState;
 use crate::state::{Command, Restamp};
@@ -162,7 +163,7 @@ fn on_clock_set(context: &Rc<Context>, step: ClockStep) {
         for (index, deployment) in context.deployments.all().iter().enumerate() {
             restamp(context, index, deployment, Restamp::Along(step));
         }
-        let rest = "what waits for time to pass goes on as if it had not been";
+        let rest = "timers continue as if it had not been set";
         context.host.warn(&format!("bluegreen: the clock was set {step}: {rest}"));
     };
     if context.etcd.is_some() {
@@ -286,14 +287,17 @@ fn analyse(
     if let Some(analysis) = &analysis {
         rollout::show(host, deployment, analysis);
         if analysis::record(host.store(), &deployment.name, analysis).is_err() {
-            warn_once(context, deployment, "the guard's evidence cannot be kept", &mut memory.warned);
+            warn_once(context, deployment, "the guard's evidence cannot be stored", &mut memory.warned);
         }
         if let (Some((rule, _)), false, Some(guard)) = (analysis.breach, was_breached, &deployment.guard) {
             let (name, rule, what) = (&deployment.name, rule.as_str(), verdict::sentence(analysis, guard));
             let would = verdict::would(analysis, guard);
             let would = would.map_or_else(String::new, |would| format!(" (on_breach: rollback would {would})"));
-            host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}{would}"));
+            let what = format!("{what}{would}");
+            host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
             host.count(&Named::GuardBreaches(name, rule).to_string());
+            let (colour, revision) = (analysis.candidate, state.revision);
+            notification::tell(host, deployment, &Event::Breach { rule, colour, revision, what: &what });
         }
     }
     let request =
@@ -314,6 +318,6 @@ impl Turns {
 fn warn_once(context: &Context, deployment: &Deployment, cause: &str, warned: &mut bool) {
     if !std::mem::replace(warned, true) {
         let name = &deployment.name;
-        context.host.warn(&format!("bluegreen: deployment={name}: {cause}: going on with the last good state"));
+        context.host.warn(&format!("bluegreen: deployment={name}: {cause}: the last good state stays in force"));
     }
 }

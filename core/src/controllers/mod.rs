@@ -9,6 +9,8 @@ pub mod submissions;
 
 pub mod workers;
 
+pub mod notifications;
+
 pub mod poll;
 
 pub mod failover;
@@ -44,6 +46,7 @@ use crate::store::lease::lease_key;
 /// host drops them.
 pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Config) {
     let host = &context.host;
+    notifications::announce(context, config);
     let waiting = config_push::load(context, config.config_push);
     let lease = |role| lease_key(config, role);
 
@@ -78,6 +81,11 @@ pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Conf
         let Some(key) = sources.first().map(|source| lease(LeaseRole::Poller(source.source()))) else { continue };
         let (cx, requests) = (Rc::clone(context), Rc::clone(submissions));
         host.spawn(Box::pin(async move { poll::poll(&cx, &requests, sources, &key).await }));
+    }
+
+    for (place, receiver) in config.notify.iter().cloned().enumerate() {
+        let cx = Rc::clone(context);
+        host.spawn(Box::pin(async move { notifications::deliver(&cx, place, &receiver).await }));
     }
 
     let cx = Rc::clone(context);

@@ -8,12 +8,13 @@ use super::submissions::Submissions;
 use crate::change::context::Context;
 use crate::change::request::ChangeRequest;
 use crate::change::submit::submit;
-use crate::deployment::Deployments;
+use crate::deployment::{DeploymentIndex, Deployments};
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::host::next_tick;
 use crate::metrics::named::Named;
 use crate::model::author::Source;
 use crate::model::time::{Moment, Timestamp};
+use crate::notification::{self, Event};
 use crate::store::key::Key;
 use crate::store::record::Effect;
 use crate::store::{Store, source_status};
@@ -50,6 +51,8 @@ pub struct PollResult {
     pub changes: Vec<ChangeRequest>,
     /// What an operator has to know: each is worth a line in the log.
     pub warnings: Vec<String>,
+    /// What the source asks for and cannot have: each is worth a notification.
+    pub refused: Vec<(DeploymentIndex, String)>,
     /// What has become another version by itself. All else is looked at anew once that is known.
     pub versions: Vec<ChangeRequest>,
     /// Whether the source said nothing, or something that cannot be understood.
@@ -128,6 +131,11 @@ async fn ask(context: &Context, submissions: &Rc<Submissions>, source: &dyn Poll
     host.count(&Named::SourcePolls(source.source(), failed).to_string());
     for line in result.warnings {
         host.warn(&format!("bluegreen: source={}: {line}", source.source().as_str()));
+    }
+    for (index, why) in result.refused {
+        if let Some(deployment) = deployments.get(index) {
+            notification::tell(host, deployment, &Event::Refused { source: source.source(), why: &why });
+        }
     }
     for request in result.changes {
         submissions.submit(request);

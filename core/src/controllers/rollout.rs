@@ -118,7 +118,7 @@ fn without_share() -> Command {
 fn end_of_kept(state: &State, now: Timestamp) -> Option<Change> {
     state.kept.filter(|kept| kept.until <= now)?;
     let (former, promoted, share) = (state.split.candidate(), state.split.active, state.split.canary_percent);
-    let reason = format!("{former} kept {share} % since the promotion of {promoted}, and that time is over");
+    let reason = format!("{former} kept {share} % after the promotion of {promoted}, and that time is over");
     Some((without_share(), Source::Guard, reason))
 }
 
@@ -338,7 +338,7 @@ mod tests {
         assert_eq!((world.state.split, world.phase()), (split("green", "0", "0"), Some(Phase::Promoted)));
         assert_eq!(sources(&world)[0], Source::Guard);
         let reason = world.state.author.reason.as_str();
-        assert_eq!(reason, "blue kept 2 % since the promotion of green, and that time is over");
+        assert_eq!(reason, "blue kept 2 % after the promotion of green, and that time is over");
         world.run(10, 0.01, 0.01);
         assert_eq!(world.state.split.active, Colour::Green);
         assert_eq!(world.analysis.map(|analysis| analysis.over), Some(true));

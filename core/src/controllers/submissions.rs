@@ -11,6 +11,7 @@ use crate::deployment::DeploymentIndex;
 use crate::host::tasks::TaskId;
 use crate::metrics::named::Named;
 use crate::model::author::Source;
+use crate::notification::{self, Event};
 use crate::store::record::Applied;
 use crate::store::source_status::{self, ChangeOutcome};
 
@@ -67,6 +68,7 @@ impl Submissions {
             if let Err(error) = end {
                 host.count(&Named::ChangesRefused(&deployment.name, source, error.problem()).to_string());
             }
+            notification::tell(&**host, deployment, &Event::Refused { source, why: &why });
         }
     }
 }

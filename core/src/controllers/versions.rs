@@ -19,6 +19,7 @@ use crate::model::identity::Identity;
 use crate::model::name::DeploymentName;
 use crate::model::split::Split;
 use crate::model::time::Timestamp;
+use crate::notification::{self, Event};
 use crate::setup::{self, SetupProblem};
 use crate::state::{Command, State};
 use crate::store::key::Key;
@@ -198,7 +199,9 @@ fn settle(
     if let (Ok(loaded), true) = (load(context, deployment), is_waiting(&waiting(host.store(), name))) {
         let serves = deployment.identity(&loaded.state, colour);
         let detail = format!("{identity} is configured for {colour} and waits, while {serves} is in force: {why}");
-        setup::note(host, deployment, SetupProblem::VersionWaits, detail);
+        if setup::note(host, deployment, SetupProblem::VersionWaits, detail.clone()) {
+            notification::tell(host, deployment, &Event::Refused { source: request.source(), why: &detail });
+        }
     }
 }
 

@@ -82,6 +82,9 @@ pub trait Host {
     /// Whether Envoy keeps a gauge of this name, tried out on it. It is left as `is_known` says.
     fn keeps_stats(&self, metric: &str, is_known: bool) -> bool;
 
+    /// How this Envoy calls itself: the id of its node; empty if it has none.
+    fn node(&self) -> String;
+
     /// Logs what happened.
     fn info(&self, line: &str);
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::change::context::Context;
 use crate::clusters;
-use crate::config::{Config, DeploymentConfig};
+use crate::config::{Config, DeploymentConfig, MOST_RECEIVERS};
 use crate::deployment::DeploymentIndex;
 use crate::model::name::ClusterName;
 use crate::model::time::Moment;
@@ -24,6 +24,18 @@ pub struct Clusters {
 /// How soon a cluster that is not known is looked for again. One that is known is not, nor is one that an earlier
 /// configuration had: looking may disturb a connection that is open to it.
 const AGAIN: Duration = Duration::from_secs(2);
+
+/// The fields of the receivers, of which there are no more.
+const NOTIFY: [&str; MOST_RECEIVERS] = [
+    "notify[0].cluster",
+    "notify[1].cluster",
+    "notify[2].cluster",
+    "notify[3].cluster",
+    "notify[4].cluster",
+    "notify[5].cluster",
+    "notify[6].cluster",
+    "notify[7].cluster",
+];
 
 // === impl Clusters ===
 
@@ -42,7 +54,9 @@ impl Clusters {
                 ("mlflow.cluster", deployment.mlflow.as_ref().map(|section| &section.cluster), true),
             ];
             let all = own.into_iter().chain(shared);
-            all.filter_map(|(field, cluster, is_sought)| Some((field, cluster?.clone(), is_sought))).collect()
+            let all = all.filter_map(|(field, cluster, is_sought)| Some((field, cluster?.clone(), is_sought)));
+            let receivers = NOTIFY.into_iter().zip(&config.notify);
+            all.chain(receivers.map(|(field, receiver)| (field, receiver.cluster.clone(), true))).collect()
         };
         let named = config.deployments.values().map(of_deployment).collect();
         Self { named, due: Moment::default(), lacking: Vec::new() }
@@ -116,10 +130,10 @@ mod tests {
         assert_eq!(detail().expect("not asked yet"), seen);
         host.pass(AGAIN);
         clusters.look(&context, 1..1);
-        assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren";"#));
+        assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren"."#));
         // Nor by the next configuration.
         Clusters::of(&config).look(&context, 0..1);
-        assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren";"#));
+        assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren"."#));
         host.lack_clusters(&[]);
         host.pass(AGAIN);
         clusters.look(&context, 1..1);

@@ -14,9 +14,8 @@ pub fn look(context: &Context, deployments: &[Deployment]) {
         if host.keeps_stats(&Named::SetupProblems(&deployment.name, problem.as_str()).to_string(), is_known) {
             setup::clear(host, deployment, problem);
         } else {
-            let detail = "Envoy keeps no metric of the filter, so there is nothing of it at /stats and in Prometheus; \
-                          routing, guard and drain do not need them: let stats_config.stats_matcher keep names that \
-                          begin with wasmcustom.bluegreen";
+            let detail = "Envoy keeps no metrics of the filter, so /stats and Prometheus show none. Routing, guard and drain do not need them. \
+         To see them, let stats_config.stats_matcher keep names that begin with wasmcustom.bluegreen";
             setup::note(host, deployment, problem, detail.to_owned());
         }
     }

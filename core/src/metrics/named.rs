@@ -22,6 +22,8 @@ pub enum Named<'n> {
     SourcePolls(Source, bool),
     /// Counter: calls of the admin API that may be an attack, by what was wrong.
     AdminRefused(&'static str),
+    /// Counter: notifications, by what became of them.
+    Notifications(&'static str),
     /// Counter: requests that no deployment takes.
     UnmatchedRequests,
     /// Gauge: worker threads that are silent, or live.
@@ -57,6 +59,7 @@ impl fmt::Display for Named<'_> {
                 write!(f, "bluegreen.source.{}.result.{result}.source_polls_total", source.as_str())
             }
             Self::AdminRefused(reason) => write!(f, "bluegreen.reason.{reason}.admin_refused_total"),
+            Self::Notifications(result) => write!(f, "bluegreen.result.{result}.notifications_total"),
             Self::UnmatchedRequests => f.write_str("bluegreen.unmatched_requests_total"),
             Self::Workers(silent) => {
                 write!(f, "bluegreen.state.{}.workers", if *silent { "silent" } else { "live" })
@@ -94,6 +97,7 @@ mod tests {
             Named::GuardBreaches(iris, "error"),
             Named::SourcePolls(Source::Mlflow, true),
             Named::AdminRefused("no-token"),
+            Named::Notifications("sent"),
             Named::UnmatchedRequests,
         ];
         let gauges = [Named::SetupProblems(iris, "not-seeded"), Named::Workers(false), Named::BuildInfo("0badcafe")];

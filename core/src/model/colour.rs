@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// One of the two sides of a deployment: an Envoy cluster and the model version that it serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Colour {
     /// The side that is active when a configuration does not say otherwise.
@@ -18,6 +19,8 @@ pub enum Colour {
 
 /// A value for each colour, so that no lookup by colour can miss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(rename = "{T}PerColour"))]
 #[serde(deny_unknown_fields)]
 pub struct PerColour<T> {
     /// The value for [`Colour::Blue`].

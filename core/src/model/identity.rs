@@ -9,6 +9,7 @@ use crate::model::name::{ClusterName, HostName, Version};
 /// Where a colour's requests go, and which model version answers there. Another one in the same slot is another candidate:
 /// nothing that was shown about the one says anything about the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
     /// The Envoy cluster.

@@ -1,5 +1,8 @@
 //! The words that everything else is made of: each a type that is valid once it exists.
 
+#[cfg(feature = "schema")]
+pub mod schema;
+
 pub mod one_line;
 pub mod colour;
 pub mod percent;

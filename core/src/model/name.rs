@@ -14,9 +14,9 @@ pub struct NameError {
     rule: &'static str,
 }
 
-/// Declares a checked text: its docs, its rule in words, and the check.
+/// Declares a checked text: its docs, its rule in words, the check, and what of it a JSON Schema can say.
 macro_rules! names {
-    ($($(#[$doc:meta])* $name:ident, $rule:literal, $check:expr;)+) => {$(
+    ($($(#[$doc:meta])* $name:ident, $rule:literal, $check:expr, $pattern:literal;)+) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -70,42 +70,53 @@ macro_rules! names {
                 f.write_str(&self.0)
             }
         }
+
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                super::schema::text($pattern)
+            }
+        }
     )+};
 }
 
 names! {
     /// Name of a deployment: a DNS label, so that it fits into a path, a metric and a shared-data key.
-    DeploymentName, "is not a deployment name: use 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends", is_dns_label;
+    DeploymentName, "is not a deployment name: use 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends", is_dns_label, "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 
     /// Name of an Envoy cluster, such as `blue` or `outbound|8080|blue|iris.default.svc.cluster.local`.
-    ClusterName, "is not a cluster name: use 1 to 255 visible ASCII characters", |text| is_visible_ascii(text, 255);
+    ClusterName, "is not a cluster name: use 1 to 255 visible ASCII characters", |text| is_visible_ascii(text, 255), "^[!-~]{1,255}$";
 
     /// Version of the model that a colour serves, as the client is to see it in a header.
-    Version, "is not a version: use 1 to 128 visible ASCII characters", |text| is_visible_ascii(text, 128);
+    Version, "is not a version: use 1 to 128 visible ASCII characters", |text| is_visible_ascii(text, 128), "^[!-~]{1,128}$";
 
     /// Name of an HTTP header, in lower case as Envoy keeps it.
-    HeaderName, "is not a header name: use lower-case letters, digits and -_ (no pseudo-header such as :path, not host)", is_header_name;
+    HeaderName, "is not a header name: use lower-case letters, digits and -_ (no pseudo-header such as :path, not host)", is_header_name, "^[a-z0-9_-]{1,128}$";
 
     /// Name of a cookie (RFC 6265, section 4.1.1: an HTTP token).
-    CookieName, "is not a cookie name: use 1 to 64 letters, digits and -_.", is_cookie_name;
+    CookieName, "is not a cookie name: use 1 to 64 letters, digits and -_.", is_cookie_name, "^[A-Za-z0-9_.-]{1,64}$";
 
     /// Who holds an admin token, as history and log name them.
-    HolderName, "is not a token holder's name: use 1 to 64 letters, digits and -_.@", is_holder_name;
+    HolderName, "is not a token holder's name: use 1 to 64 letters, digits and -_.@", is_holder_name, "^[A-Za-z0-9_.@-]{1,64}$";
 
     /// Name of a registered model in MLflow.
-    ModelName, "is not a registered model's name: use 1 to 256 characters without / and : and invisible ones", is_model_name;
+    ModelName, "is not a registered model's name: use 1 to 256 characters without / and : and invisible ones", is_model_name, "^[^/:]{1,256}$";
 
     /// A pointer of MLflow's to one version of a registered model.
-    Alias, "is not an alias: use 1 to 255 letters, digits and -_, but not `latest` nor `v` with a number, which MLflow keeps for itself", is_alias;
+    Alias, "is not an alias: use 1 to 255 letters, digits and -_, but not `latest` nor `v` with a number, which MLflow keeps for itself", is_alias, "^.{1,255}$";
 
     /// MLflow's number of a registered model's version.
-    RegisteredVersion, "is not a registered version: use its number as a text, such as \"2\"", is_registered_version;
+    RegisteredVersion, "is not a registered version: use its number as a text, such as \"2\"", is_registered_version, "^[0-9]{1,20}$";
 
     /// What stands in the host header of a request, such as `mlflow.example.com` or `localhost:5000`.
-    HostName, "is not a host: use a host name or an address, and perhaps a port, such as iris.example.com:8080", is_authority;
+    HostName, "is not a host: use a host name or an address, and perhaps a port, such as iris.example.com:8080", is_authority, "^([A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*\\.?|\\[[0-9A-Fa-f:.]+\\])(:[0-9]+)?$";
 
     /// Why a state was changed: free text that stays on one line of a log.
-    Reason, "is not a reason: use at most 200 characters, none of them invisible (control characters, zero-width ones, those that turn the direction of writing)", |text| text.chars().count() <= 200 && !text.contains(is_hidden);
+    Reason, "is not a reason: use at most 200 characters, none of them invisible (control characters, zero-width ones, those that turn the direction of writing)", |text| text.chars().count() <= 200 && !text.contains(is_hidden), "^.{0,200}$";
 }
 
 fn is_dns_label(text: &str) -> bool {

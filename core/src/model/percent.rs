@@ -124,6 +124,19 @@ impl<'de> Deserialize<'de> for Percent {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Percent {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Percent".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"anyOf": [
+            {"type": "number", "minimum": 0, "maximum": 100}, {"type": "string", "pattern": "^-?[0-9]+(\\.[0-9]+)?$"}
+        ]})
+    }
+}
+
 // === impl PercentError ===
 
 impl fmt::Display for PercentError {

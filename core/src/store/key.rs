@@ -66,6 +66,8 @@ pub enum Key<'n> {
     Liveness(u64),
     /// The number that this Envoy has drawn in the fleet with this number.
     Envoy(u64),
+    /// What receivers have still to be told.
+    Notifications,
 }
 
 /// What one instance does for all.
@@ -79,6 +81,8 @@ pub enum LeaseRole {
     Poller(Source),
     /// Follows the fleet with this number.
     Follower(u64),
+    /// Sends notifications to the receiver with this number.
+    Notifier(u64),
 }
 
 /// What all keys begin with.
@@ -126,8 +130,12 @@ impl fmt::Display for Key<'_> {
             Self::Lease(deployments, LeaseRole::Follower(fleet)) => {
                 write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}/fleet/{fleet:016x}")
             }
+            Self::Lease(deployments, LeaseRole::Notifier(receiver)) => {
+                write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}/notify/{receiver:016x}")
+            }
             Self::Liveness(fleet) => write!(f, "{PREFIX}/{OWN}/fleet/{fleet:016x}"),
             Self::Envoy(fleet) => write!(f, "{PREFIX}/{OWN}/fleet/{fleet:016x}/envoy"),
+            Self::Notifications => write!(f, "{PREFIX}/{OWN}/notifications"),
         }
     }
 }
@@ -173,9 +181,11 @@ mod tests {
             Some(Key::Lease(number, LeaseRole::Leader)) => Key::Lease(number, LeaseRole::ClockSet),
             Some(Key::Lease(number, LeaseRole::ClockSet)) => Key::Lease(number, LeaseRole::Poller(Source::Mlflow)),
             Some(Key::Lease(number, LeaseRole::Poller(_))) => Key::Lease(number, LeaseRole::Follower(0)),
-            Some(Key::Lease(_, LeaseRole::Follower(_))) => Key::Liveness(0),
+            Some(Key::Lease(number, LeaseRole::Follower(_))) => Key::Lease(number, LeaseRole::Notifier(0)),
+            Some(Key::Lease(_, LeaseRole::Notifier(_))) => Key::Liveness(0),
             Some(Key::Liveness(_)) => Key::Envoy(0),
-            Some(Key::Envoy(_)) => return None,
+            Some(Key::Envoy(_)) => Key::Notifications,
+            Some(Key::Notifications) => return None,
         })
     }
 

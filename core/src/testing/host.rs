@@ -225,6 +225,10 @@ impl Host for TestHost {
         self.keeps_stats.get()
     }
 
+    fn node(&self) -> String {
+        "edge-1".to_owned()
+    }
+
     fn info(&self, line: &str) {
         self.log.borrow_mut().push(line.to_owned());
     }

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use bluegreen_testbed::ports::loopback;
 use reqwest::Method;
 
-use super::{DEPLOYMENT, OPERATOR, Story, VIEWER};
+use super::{DEPLOYMENT, OPERATOR, Story, TRAFFIC_PORT, VIEWER};
 use crate::call::Call;
 use crate::model::{BLUE, GREEN};
 use crate::narrator::members;
@@ -20,7 +21,7 @@ impl Story<'_> {
         self.environment.start_model(&BLUE).await?;
         self.narrator.command(&self.environment.envoy_command());
         self.environment.start_envoy().await?;
-        let traffic = Traffic::start()?;
+        let traffic = Traffic::start(loopback(TRAFFIC_PORT))?;
 
         self.predict(&BLUE, None).await?;
         let state = self.admin(&Call::get(DEPLOYMENT).token(VIEWER)).await?;
@@ -39,9 +40,14 @@ impl Story<'_> {
         let problem = self.refused(&call, "colour-unhealthy", &BLUE).await?;
         let detail = problem["detail"].as_str().unwrap_or_default();
         // Envoy's words; some releases add that the connection was refused.
-        ensure!(detail.contains("connection failure"), "expected the failed connection to be told, got {detail:?}");
+        ensure!(
+            detail.contains("connection failure"),
+            "expected the answer to name the failed connection, got {detail:?}"
+        );
         self.only(traffic, &BLUE, before).await?;
-        self.narrator.meaning("The filter asked green first, and nobody was there: blue goes on, no request failed.");
+        self.narrator.meaning(
+            "The filter asked green first, and green did not answer: blue keeps the traffic, no request failed.",
+        );
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::Command;
 
+use anyhow::Result;
 use bluegreen_programs::compose;
 use bluegreen_programs::envoy::{ENVOY, Envoy};
 use bluegreen_programs::mlflow;
@@ -60,6 +61,7 @@ const TOOLS: &[Tests] = &[
     Tests::Package("bluegreen-cli"),
     Tests::Package("bluegreen-demo"),
     Tests::Package("bluegreen-model-server"),
+    Tests::Package("bluegreen-openapi"),
     Tests::Package("bluegreen-programs"),
     Tests::Package("bluegreen-testbed"),
     Tests::Package("xtask"),
@@ -69,6 +71,9 @@ const MLFLOW: &[Tests] = &[Tests::Program("mlflow")];
 const IMAGE: &[Tests] = &[Tests::Program("image")];
 const COMPOSE: &[Tests] = &[Tests::Program("compose")];
 const FLEET: &[Tests] = &[Tests::Program("fleet")];
+
+/// Names the command line to the tests of it.
+const COMMAND_LINE: &str = "BLUEGREEN_CLI";
 
 /// Names the folder with the CustomResourceDefinitions that manifests are checked against.
 const DEFINITIONS: &str = "BLUEGREEN_CRDS";
@@ -155,6 +160,10 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         let reason = format!("set {DEFINITIONS} to a folder with the CustomResourceDefinitions");
         report.skip("Kubernetes manifests against their schemas", &reason);
     }
+    let command_line = match command_line(session) {
+        Ok(path) => path,
+        Err(error) => return report.tests("end to end", || Err(error)),
+    };
     for envoy in envoys {
         let title = format!("end to end, {}", envoy.name());
         let binary = match envoy.obtain(session.checkout) {
@@ -166,10 +175,19 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         };
         report.tests(&title, || {
             session.run(END_TO_END, |program| {
-                program.env(ENVOY, &binary).envs(definitions.iter().map(|folder| (DEFINITIONS, folder)));
+                program
+                    .env(COMMAND_LINE, &command_line)
+                    .env(ENVOY, &binary)
+                    .envs(definitions.iter().map(|folder| (DEFINITIONS, folder)));
             })
         });
     }
+}
+
+/// Builds `bluegreen`, the command line, and says where it is.
+fn command_line(session: &Session<'_>) -> Result<PathBuf> {
+    process::show(session.checkout.cargo("build").args(["--quiet", "--package", "bluegreen-cli"]))?;
+    Ok(session.checkout.debug_binary("bluegreen"))
 }
 
 /// The filter and a real MLflow, in the first Envoy that was asked for: here the registry is what is tested.

@@ -27,6 +27,7 @@ use crate::host::Host;
 use crate::metrics::cohorts::Cohorts;
 use crate::metrics::named::Named;
 use crate::model::time::{Moment, Timestamp};
+use crate::notification::{self, Event};
 use crate::state::{Restamp, State};
 use crate::store::key::Key;
 use crate::store::record::{self, ModRevision};
@@ -156,12 +157,14 @@ impl Case<'_> {
             let name = &deployment.name;
             host.info(&format!("bluegreen: deployment={name}: this Envoy judges the canary for the fleet"));
         }
+        let Some(state) = self.state() else { return Ok(()) };
         if let (true, Some((rule, _)), Some(guard)) = (is_news, analysis.breach, &deployment.guard) {
             let (name, rule, what) = (&deployment.name, rule.as_str(), verdict::sentence(analysis, guard));
             host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
             host.count(&Named::GuardBreaches(name, rule).to_string());
+            let (colour, revision) = (analysis.candidate, state.revision);
+            notification::tell(host, deployment, &Event::Breach { rule, colour, revision, what: &what });
         }
-        let Some(state) = self.state() else { return Ok(()) };
         if let Some(request) = rollout::next_change((index, deployment), &state, analysis, host.now()) {
             submissions.submit(request);
         }
@@ -353,7 +356,7 @@ impl Memory {
         if trouble.is_some() && trouble != self.trouble {
             let (name, why) = (&deployment.name, trouble.as_deref().unwrap_or_default());
             host.warn(&format!(
-                "bluegreen: deployment={name}: the guard waits for etcd: {why}: nothing is concluded about the canary meanwhile"
+                "bluegreen: deployment={name}: the guard waits for etcd: {why}: the canary is not judged meanwhile"
             ));
         }
         self.trouble = trouble;
