@@ -203,8 +203,8 @@ impl Exchange {
             plugin.context.worker.end((self.deployment, deployment), ticket, &attribution, total, upstream_host);
         }
         let Some(colour) = colour else { return };
-        for metric in of_exchange(class, first_byte, total) {
-            self.count(plugin, colour, metric, 1);
+        for (metric, by) in of_exchange(class, first_byte, total) {
+            self.count(plugin, colour, metric, by);
         }
     }
 

@@ -49,6 +49,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "openapi", has_tests: true, tests: OPENAPI, run: openapi },
     Suite { name: "demo", has_tests: false, tests: &[], run: demo },
     Suite { name: "mlflow", has_tests: true, tests: MLFLOW, run: mlflow },
+    Suite { name: "observability", has_tests: true, tests: OBSERVABILITY, run: observability },
     Suite { name: "image", has_tests: true, tests: IMAGE, run: image },
     Suite { name: "compose", has_tests: true, tests: COMPOSE, run: docker_compose },
     Suite { name: "fleet", has_tests: true, tests: FLEET, run: fleet },
@@ -73,6 +74,7 @@ const TOOLS: &[Tests] = &[
 const END_TO_END: &[Tests] = &[Tests::Program("e2e")];
 const OPENAPI: &[Tests] = &[Tests::Program("openapi")];
 const MLFLOW: &[Tests] = &[Tests::Program("mlflow")];
+const OBSERVABILITY: &[Tests] = &[Tests::Program("observability")];
 const IMAGE: &[Tests] = &[Tests::Program("image")];
 const COMPOSE: &[Tests] = &[Tests::Program("compose")];
 const FLEET: &[Tests] = &[Tests::Program("fleet")];
@@ -226,6 +228,19 @@ fn mlflow(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         let envoy = envoy.obtain(session.checkout)?;
         session.run(MLFLOW, |program| {
             program.env(mlflow::MLFLOW, &environment).env(ENVOY, &envoy);
+        })
+    });
+}
+
+/// A real Prometheus that scrapes a real Envoy.
+fn observability(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.tests(&format!("observability, {}", envoy.name()), || {
+        packages::provide(&[("prometheus", "prometheus")], "the tests of metrics and alerts")?;
+        session.build_module()?;
+        let envoy = envoy.obtain(session.checkout)?;
+        session.run(OBSERVABILITY, |program| {
+            program.env(ENVOY, &envoy);
         })
     });
 }
