@@ -739,8 +739,8 @@ pub mod tests {
                 "somebody changed iris meanwhile: green (version 2) gets all traffic, by anna (admin), \"mine\".",
             ),
             (
-                problem(409, "not tested: POST …/test first. force=true switches all the same.", Some(iris), None),
-                "not tested: bluegreen test iris first. --force switches all the same.",
+                problem(409, "not tested: POST …/test first. force=true switches anyway.", Some(iris), None),
+                "not tested: bluegreen test iris first. --force switches anyway.",
             ),
         ];
         for (said, part) in cases {

@@ -123,7 +123,7 @@ struct Sentence<'t>(&'t str);
 const MOST_NAMES: usize = 16;
 
 /// How an operator gets past a rule about readiness.
-const OVERRIDE: &str = "force=true switches all the same, and is recorded as forced.";
+const OVERRIDE: &str = "force=true switches anyway, and is recorded as forced.";
 
 // === impl Problem ===
 
@@ -183,7 +183,7 @@ impl Problem {
             Self::BadSignature => (401, "bad-signature", "Signature not valid"),
             Self::StaleDelivery => (401, "stale-delivery", "Delivery too old"),
             Self::ReplayedDelivery => (409, "replayed-delivery", "Delivery taken before"),
-            Self::NotReady(_) => (503, "not-ready", "Not in step with the fleet yet"),
+            Self::NotReady(_) => (503, "not-ready", "Not up to date with the fleet yet"),
         }
     }
 
