@@ -29,6 +29,8 @@ mod validate;
 mod schema;
 
 mod demo;
+#[cfg(test)]
+mod docs;
 
 use std::io;
 use std::process::ExitCode;
@@ -280,7 +282,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<ExitCode> {
     match &options.command {
-        Command::Validate(arguments) => validate::run(arguments),
+        Command::Validate(arguments) => validate::run(arguments, options.output == Format::Json),
         Command::Schema => schema::run(),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Context { command } => contexts::run(command, &options.envoys, Style::of_stdout()),

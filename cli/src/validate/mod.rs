@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use self::document::{At, Document, Place};
 use self::finding::{Check, Finding, Findings, Level};
@@ -39,19 +39,6 @@ pub struct Arguments {
     /// Do not report this problem, such as `demo-token`; several with commas
     #[arg(long, value_name = "PROBLEM", value_delimiter = ',', value_parser = known_check)]
     allow: Vec<Check>,
-    /// How to show what is found
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
-}
-
-/// How to show what is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// A line for each problem
-    #[value(alias = "table")]
-    Text,
-    /// One object, for programs
-    Json,
 }
 
 /// What was read and what was found.
@@ -93,18 +80,15 @@ fn known_check(word: &str) -> Result<Check, String> {
     })
 }
 
-/// Checks each file.
+/// Checks each file, and prints a line for each problem, or one JSON object.
 ///
 /// # Errors
 /// Standard output is closed.
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub fn run(arguments: &Arguments, as_json: bool) -> Result<ExitCode> {
     let mut outcome = check(&arguments.files);
     outcome.findings.retain(|finding| !arguments.allow.contains(&finding.check));
     let worst = outcome.findings.iter().map(|finding| finding.level).max();
-    let text = match arguments.output {
-        Output::Text => report::text(&outcome, arguments.notes),
-        Output::Json => report::json(&outcome)?,
-    };
+    let text = if as_json { report::json(&outcome)? } else { report::text(&outcome, arguments.notes) };
     std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()).context("standard output")?;
     let limit = if arguments.strict { Level::Warning } else { Level::Error };
     Ok(if worst >= Some(limit) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
