@@ -31,7 +31,8 @@ mod schema;
 mod demo;
 
 use std::io;
-use std::process::ExitCode;
+use std::panic;
+use std::process::{self, ExitCode};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -267,7 +268,21 @@ fn share(text: &str) -> Result<String, String> {
     }
 }
 
+/// `bluegreen history iris | head -1` is no failure: who printed ends as other programs do when nobody reads on.
+fn end_when_nobody_reads() {
+    const AS_BY_SIGPIPE: i32 = 141;
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let text = info.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
+            process::exit(AS_BY_SIGPIPE);
+        }
+        report(info);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_when_nobody_reads();
     let options = Options::parse();
     match run(&options) {
         Ok(code) => code,
