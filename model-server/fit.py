@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fits both versions of the iris classifier and prints the constants that stand in src/model.rs.
+"""Fits both versions of the iris classifier and prints the constants of src/model.rs.
 
     python3 -m venv target/fit && target/fit/bin/pip install scikit-learn==1.9.1
     target/fit/bin/python model-server/fit.py            # prints the constants and the figures

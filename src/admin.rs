@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use bluegreen_core::admin::api::{Api, Body, Head, MAX_BODY, Provenance};
+use bluegreen_core::admin::api::{Api, Body, Head, MAX_BODY, Place, Provenance};
 use bluegreen_core::admin::refusals::Refusal;
 use bluegreen_core::admin::webhook::Delivery;
 use bluegreen_core::host::reply::Reply;
@@ -19,6 +19,8 @@ pub struct AdminCall {
     task: TaskId,
     /// Where its body goes, until that has arrived.
     body: Option<Sender<Body>>,
+    /// Held until the stream is over.
+    _place: Option<Place>,
 }
 
 // === impl AdminCall ===
@@ -42,7 +44,7 @@ impl AdminCall {
             },
             peer: host::peer(),
         };
-        let call = match api.receive(&plugin.context, &head) {
+        let mut call = match api.receive(&plugin.context, &head) {
             Ok(call) => call,
             Err(Refusal::AtOnce(response)) => {
                 host::answer(&response);
@@ -50,7 +52,7 @@ impl AdminCall {
             }
             Err(Refusal::Slowly(answer)) => {
                 let task = plugin.executor.serve(context_id, answer);
-                return Some(Self { context_id, task, body: None });
+                return Some(Self { context_id, task, body: None, _place: None });
             }
         };
         let (sender, body) = if end_of_stream || !call.takes_body() {
@@ -59,8 +61,9 @@ impl AdminCall {
             let (sender, body) = Reply::pending();
             (Some(sender), body)
         };
+        let place = call.place_until_sent();
         let task = plugin.executor.serve(context_id, call.answer(Rc::clone(&plugin.context), body));
-        Some(Self { context_id, task, body: sender })
+        Some(Self { context_id, task, body: sender, _place: place })
     }
 
     /// Takes note of the body, of which `size` bytes are buffered.

@@ -13,14 +13,24 @@ use crate::report::Record;
 const INTRODUCTION: &str = "\
 # Benchmarks
 
-Measured, not estimated: `cargo xtask bench` makes this file, every figure in it is in the JSON of a run
-(`target/bench/<subject>.json`). Run it yourself; `cargo xtask bench <subject>` replaces one section, `--quick` tries a
-subject out without touching this file. Everything runs on the loopback interface of one machine, so absolute figures
-are this machine's; ratios between variants, measured in turn in the same minutes, carry over better.
+What the filter costs, and how exactly and how fast it acts. `cargo xtask bench` measures all of it and writes this file;
+`cargo xtask bench <subject>` replaces one section.
 
-What holds for millions of requests, and whatever goes wrong around a fleet, is in [hardening.md](hardening.md).
+| question | section |
+| --- | --- |
+| What does a request cost, beside native weights, Lua and ext_proc? | [overhead](#overhead-what-a-routed-request-costs) |
+| How fast is a switch, and does a request see the old colour after it? | [switch](#switching-what-a-change-of-the-active-colour-costs) |
+| How exact is the candidate's share? | [split](#split-how-exactly-the-candidate-gets-its-share) |
+| What do a thousand deployments cost? | [scale](#scale-one-deployment-or-a-thousand), [idle](#idle-thousands-of-deployments) |
+| How large is the module, and how long does it take to load? | [size](#size-the-module-and-loading-it) |
+| What can a caller without a token take up? | [hostile](#hostile-what-a-caller-without-a-token-can-take-up) |
+| How soon do the other Envoys of a fleet follow? | [fleet](#a-fleet-one-switch-for-four-envoys) |
+| How soon does the guard find a fault, and how often is it wrong? | [guard-simulation.md](guard-simulation.md) |
+| Does it hold for millions of requests, and when things fail? | [hardening.md](hardening.md) |
 
-Figures are medians; in parentheses the quartiles, between which the middle half of the rounds lies.
+Everything runs on the loopback interface of one machine, so absolute figures are that machine's. Ratios between variants,
+measured in turn in the same minutes, carry over better. Figures are medians, with the quartiles in parentheses. Every figure
+is in the JSON of its run, `target/bench/<subject>.json`.
 ";
 
 /// Puts a run's section into the document at `path`, in place of the subject's former one.
@@ -72,7 +82,15 @@ fn section(record: &Record) -> String {
     let missed: Vec<_> = report.targets.iter().filter(|target| !target.met && !target.why.is_empty()).collect();
     if !missed.is_empty() {
         text += "\nWhy targets are missed:\n\n";
-        text += &missed.iter().map(|target| format!("* *{}*: {}\n", target.what, target.why)).collect::<String>();
+        // A reason that several share is given once.
+        text += &missed
+            .chunk_by(|one, next| one.why == next.why)
+            .map(|of_one_reason| {
+                let whats: Vec<_> = of_one_reason.iter().map(|target| format!("*{}*", target.what)).collect();
+                let why = of_one_reason.first().map_or("", |target| target.why.as_str());
+                format!("* {}: {why}\n", whats.join(", "))
+            })
+            .collect::<String>();
     }
     if !report.notes.is_empty() {
         text += "\nWhat to know:\n\n";
@@ -125,5 +143,16 @@ mod tests {
         record.report.targets.push(Target::at_most("bytes", 450.0, 693.0, "KB", "names are kept"));
         let text = section(&record);
         assert!(text.contains("missed by 243 KB (54 %)") && text.contains("* *bytes*: names are kept"), "{text}");
+    }
+
+    #[test]
+    fn targets_that_are_missed_for_one_reason_share_a_line() {
+        let mut record = record("size", "Size");
+        for what in ["bytes", "bytes, gzip"] {
+            record.report.targets.push(Target::at_most(what, 1.0, 2.0, "KB", "names are kept"));
+        }
+        record.report.targets.push(Target::at_most("ms", 1.0, 2.0, "ms", "it compiles"));
+        let text = section(&record);
+        assert!(text.contains("\n\n* *bytes*, *bytes, gzip*: names are kept\n* *ms*: it compiles\n"), "{text}");
     }
 }

@@ -121,11 +121,10 @@ fn report(series: &[Series]) -> BenchReport {
             Target::at_most("failed requests", 0.0, failed as f64, "", "see the JSON"),
         ],
         notes: vec![
-            "The Envoy that was called knows before it answers; the others are told by etcd's watch, whose event is often \
-             there before the answer has been read."
+            "The Envoy that was called knows before it answers; the others get etcd's event, often before the client has read \
+             the answer."
                 .to_owned(),
-            "A write takes two rounds through a quorum of etcd. Its members keep their data in memory here: on disks each \
-             write waits for a disk as well."
+            "A write takes two rounds through etcd's quorum. Its members keep their data in memory here; a disk takes longer."
                 .to_owned(),
         ],
         measurements: json!({"series": series, "stale_ms": stale, "call_ms": calls}),

@@ -168,9 +168,8 @@ fn report(samples: &[Samples], rounds: usize, requests: usize) -> BenchReport {
     BenchReport {
         title: "Hostile: what a caller without a token can take up".to_owned(),
         method: vec![format!(
-            "{rounds} rounds of {requests} requests for each input, one after the other, with headers of up \
-             to 60,000 bytes: user and system time of an Envoy with one worker, with the filter and without it. The deployment has a \
-             header match, a sticky cookie, an override header and a canary."
+            "{rounds} rounds of {requests} requests for each input, with headers of up to 60,000 bytes, to an Envoy with one \
+             worker. The deployment has a header match, a sticky cookie, an override header and a canary."
         )],
         tables: vec![table],
         targets: vec![Target::at_most("most that the filter adds to a request of 60 KB", LIMIT_MS, worst, "ms", why)],

@@ -121,7 +121,7 @@ fn report(all: &[Standing], span: Duration) -> BenchReport {
         "p99, ms",
         "longest, ms",
     ];
-    let mut table = Table::new("Deployments with probe, guard and registry that nobody asks anything", &columns);
+    let mut table = Table::new("Deployments with probe, guard and registry, without requests", &columns);
     let mut targets = Vec::new();
     for one in all {
         table.row([
@@ -135,26 +135,22 @@ fn report(all: &[Standing], span: Duration) -> BenchReport {
             format!("{:.1}", one.longest_ms),
         ]);
         if one.deployments == 1_000 {
-            let why = "what a tick does holds up the requests of its thread";
+            let why = "a tick delays the requests of its thread";
             targets.push(Target::at_most("1,000 deployments: longest request", 15.0, one.longest_ms, "ms", why));
-            let why = "40 probes and 8 polls a second are asked, each through Envoy's whole client";
+            let why = "Envoy's client sends 20 probes and 8 polls a second";
             targets.push(Target::at_most("1,000 deployments: idle", 1.0, one.idle_percent, "%", why));
         }
     }
     BenchReport {
-        title: "Thousands of deployments that stand idle".to_owned(),
+        title: "Idle: thousands of deployments".to_owned(),
         method: vec![format!(
-            "A fresh Envoy of one worker for each count, with `probe`, `guard` and `mlflow` of each deployment at their \
-             defaults (each two seconds, as far as the caps for a tick allow). {0} s until the first round is over, {0} s without \
-             a request for the processor time of the whole process, then {0} s of {RATE} requests a second on one connection.",
+            "A fresh Envoy of one worker for each count; each deployment has `probe`, `guard` and `mlflow` at their defaults. \
+             {0} s to settle, {0} s without a request for the processor time, then {0} s of {RATE} requests a second on one connection.",
             span.as_secs()
         )],
         tables: vec![table],
         targets,
-        notes: vec![
-            "Start: from the command to the answer that the workers have started, which includes compiling the module."
-                .to_owned(),
-        ],
+        notes: vec!["Start: until the workers have started, compiling the module included.".to_owned()],
         measurements: json!(all),
     }
 }

@@ -149,26 +149,24 @@ fn report(plan: Plan, samples: &[Samples]) -> Result<BenchReport> {
     let plain_to_lua = Spread::of(&ratios(&find(PLAIN)?.cpu(), &find(LUA)?.cpu())).median;
     let calls = Spread::of(&ratios(&find(SAME_CALLS)?.cpu(), &native)).median;
     let why = format!(
-        "a wasm filter that makes 17 host calls and decides nothing is at {calls:.2} × already: two headers to read, four \
-         to write, one to remove, three times, six counters and a gauge, as bluegreen did before it counted in its own \
-         memory. Now it makes 10 (src/tests/host_calls.rs). Lua only routes: it neither marks nor measures"
+        "a wasm filter that makes 17 host calls, as bluegreen once did, and decides nothing is at {calls:.2} × already. \
+         bluegreen makes 10 now (src/tests/host_calls.rs). Lua only routes: it neither marks nor measures"
     );
     let external = samples.last().context("no variants")?;
     Ok(BenchReport {
         title: "Overhead: what a routed request costs".to_owned(),
         method: vec![
             format!(
-                "{} rounds; in each, every variant once, in rotating order, with a fresh Envoy of one worker on a \
-                 processor of its own; load and upstream have the others. {} s of warm-up, then {} s of wrk over {} connections: user and system time of the Envoy process \
-                 (`/proc/<pid>/stat`) over the requests that it answered.",
+                "{} rounds, each with every variant in rotating order: a fresh Envoy of one worker on its own processor, {} s of \
+                 warm-up, then {} s of wrk over {} connections. CPU: the process's user and system time per request.",
                 plan.rounds,
                 plan.warm_up.as_secs(),
                 plan.loaded.as_secs(),
                 plan.connections
             ),
             format!(
-                "Ratios are taken per round. Latencies at a fixed {} requests a second, from when a request was due. \
-                 The upstream is another Envoy's `direct_response`. Candidate: {CANARY_PERCENT} %.",
+                "Ratios are per round. Latencies at a fixed {} requests a second, from when a request was due. The upstream is \
+                 an Envoy's `direct_response`. Candidate: {CANARY_PERCENT} %.",
                 plan.open_loop.map_or(0, |(rate, _)| rate)
             ),
         ],
@@ -180,16 +178,12 @@ fn report(plan: Plan, samples: &[Samples]) -> Result<BenchReport> {
         ],
         notes: vec![
             format!(
-                "The external processor used {} µs per request of its own, in another process; only Envoy's part is in \
-                 the table.",
+                "ext_proc: the external processor used another {} µs per request, in a process of its own.",
                 Spread::of(&external.each(|sample| sample.loadgen_cpu_us)).show(1)
             ),
-            "Latencies include the client's and the upstream's share and their scheduling: on a machine with few cores \
-             the p99 says more about the scheduler than about a filter."
+            "Latencies include client, upstream and scheduling: with few cores the p99 says more about the scheduler."
                 .to_owned(),
-            "bluegreen counts requests, answers, latencies and requests in flight per colour, and marks the answer; \
-             none of the other variants does."
-                .to_owned(),
+            "Only bluegreen counts requests, answers and latencies per colour, and marks answers.".to_owned(),
         ],
         measurements: json!({"plan": plan, "variants": samples}),
     })

@@ -171,23 +171,20 @@ fn report(plan: Plan, samples: &[Samples], loading: &[Loading]) -> Result<BenchR
         title: "Scale: one deployment or a thousand".to_owned(),
         method: vec![
             format!(
-                "{} rounds; each variant once in each, in rotating order, with a fresh Envoy of one worker, {} s of \
-                 warm-up, then {} s of wrk over {} connections. Processor time as above.",
+                "As for the overhead: {} rounds, {} s of warm-up, then {} s of wrk over {} connections.",
                 plan.rounds,
                 plan.warm_up.as_secs(),
                 plan.loaded.as_secs(),
                 plan.connections
             ),
-            "Resident memory is the process's, allocated is Envoy's own count (`/memory`, without V8's), linear memory \
-             is the largest of the process's VMs (from `/proc/<pid>/maps`)."
+            "Allocated memory is Envoy's own count (`/memory`, without V8's); linear memory is that of the largest VM."
                 .to_owned(),
         ],
         tables: vec![table, configuration(loading)],
         targets,
         notes: vec![format!(
-            "Configuring one VM: what bluegreen needs more than with one deployment, less what a filter that reads \
-                 nothing needs more for the same configuration, divided by the {} VMs that are configured meanwhile. Log \
-                 stamps have milliseconds, and compiling the module varies by more than that.",
+            "Configuring one VM: the time above that for one deployment, less the same for a filter that reads nothing, \
+             divided by {} VMs.",
             startup::CONFIGURED
         )],
         measurements: json!({"plan": plan, "variants": samples, "loading": loading}),

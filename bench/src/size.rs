@@ -53,15 +53,13 @@ pub async fn run(lab: &Lab) -> Result<BenchReport> {
     for ((name, _), values) in variants.iter().zip(&loading) {
         times.row([(*name).to_owned(), Spread::of(values).show(0)]);
     }
-    let large = "the code is built for size already, and the names of the functions are kept for backtraces (the table \
-        shows how much each is); what is left is the features: configuration and state as JSON, etcd's protobuf \
-        messages, the guard's numbers, and Debug and Display of all that is told to people";
+    let large = "the code is built for size, and keeps the functions' names for backtraces. The rest is features: JSON, etcd's \
+        messages, the guard, and the texts for people";
     Ok(BenchReport {
         title: "Size: the module, and loading it".to_owned(),
         method: vec![format!(
-            "The module as `cargo xtask build` leaves it. {rounds} starts of each Envoy in turn; the time is that \
-             between two lines of Envoy's log, before and after the listeners are loaded: V8 compiles the module, and \
-             two of its VMs are instantiated and configured."
+            "The module of `cargo xtask build`, and {rounds} starts of each Envoy in turn: the time in which V8 compiles the \
+             module, and two VMs are made and configured."
         )],
         tables: vec![sizes, times],
         targets: vec![

@@ -100,9 +100,8 @@ fn report(trials: &[Trial]) -> BenchReport {
     BenchReport {
         title: "Split: how exactly the candidate gets its share".to_owned(),
         method: vec![format!(
-            "Envoy with {WORKERS} workers, {CONNECTIONS} connections, exactly so many requests for each share, counted \
-             by the colour in the upstream's answer. Both Envoys run on from share to share, changed by bluegreen's \
-             admin API and by `runtime_modify`."
+            "An Envoy with {WORKERS} workers and {CONNECTIONS} connections; the upstream's answers are counted by colour. The \
+             share is changed by bluegreen's admin API and by `runtime_modify`."
         )],
         tables: vec![table],
         targets: vec![Target::at_most(

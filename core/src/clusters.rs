@@ -55,8 +55,8 @@ fn change(host: &dyn Host, deployment: &Deployment, change: &dyn Fn(&mut Sightin
         Some(missing) if missing.is_empty() => setup::clear(host, deployment, SetupProblem::ClusterUnknown),
         Some(missing) => {
             let detail = format!(
-                "this Envoy has no cluster of this name: {missing}; what is sent there is answered 503: correct the name, \
-                 or add the cluster"
+                "this Envoy has no cluster of this name: {missing}. Requests to it are answered 503: correct the name, or add \
+                 the cluster"
             );
             setup::note(host, deployment, SetupProblem::ClusterUnknown, detail);
         }

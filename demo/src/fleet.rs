@@ -154,7 +154,7 @@ impl<'a> FleetStory<'a> {
     }
 
     async fn no_quorum(&mut self, member: usize) -> Result<()> {
-        self.narrator.step("etcd loses a second member: traffic flows, nobody can switch").await;
+        self.narrator.step("etcd loses a second member: traffic flows, switches are refused").await;
         self.fleet.etcd.kill(member)?;
         let call = Call::new(Method::POST, self.url(0, "v1/deployments/iris/rollback")?);
         let problem = self.show(&call.token(envoy::OPERATOR)).await?.reply.json()?;
@@ -169,7 +169,7 @@ impl<'a> FleetStory<'a> {
         for load in self.loads.iter().flatten() {
             load.more(ENOUGH as u64).await?;
         }
-        self.narrator.meaning("Each Envoy goes on with the last state that it knows, and says that it may be stale.");
+        self.narrator.meaning("Each Envoy keeps the last state that it knows, and says that it may be stale.");
         Ok(())
     }
 

@@ -129,7 +129,7 @@ impl Narrator {
             Pacing::Enter(lines) => {
                 // What was typed ahead does not count.
                 while lines.try_recv().is_ok() {}
-                self.print(&format!("\n{}", self.style(DIM, "(Enter goes on)")));
+                self.print(&format!("\n{}", self.style(DIM, "(press Enter to continue)")));
                 // The traffic goes on while this thread waits.
                 let _ = tokio::task::block_in_place(|| lines.recv_timeout(LONGEST_WAIT));
             }

@@ -54,7 +54,7 @@ async fn run(Arguments { model_version, port, listen, delay_ms }: Arguments) -> 
     let listener = match TcpListener::bind((listen, port)).await {
         Ok(listener) => listener,
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            bail!("port {port} is in use; end what listens there, or choose another one with --port")
+            bail!("port {port} is in use: stop the program that listens there, or choose another port with --port")
         }
         Err(error) => return Err(error).with_context(|| format!("cannot listen on {listen}, port {port}")),
     };

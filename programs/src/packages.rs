@@ -31,7 +31,7 @@ pub fn install(packages: &[&str], purpose: &str) -> Result<()> {
     let names = packages.join(" ");
     if !process::exists("apt-get") {
         return Err(Unavailable::error(format!(
-            "{purpose} needs what Debian calls {names}, and there is no apt-get here: install the like of it"
+            "{purpose} needs the programs of Debian's packages {names}, and there is no apt-get here: install them another way"
         )));
     }
     if !is_ci() {

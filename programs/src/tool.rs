@@ -21,7 +21,7 @@ pub fn once(checkout: &Checkout, name: &str, proof: &str, make: impl FnOnce(&Pat
     lock.lock().with_context(|| format!("cannot lock {name}"))?;
     if !proof.is_file() {
         make(&folder)?;
-        anyhow::ensure!(proof.is_file(), "{name} has no {} where it used to", proof.display());
+        anyhow::ensure!(proof.is_file(), "{name} has no {} at the usual place", proof.display());
     }
     Ok(proof)
 }

@@ -140,7 +140,7 @@ fn without_etcd_a_write_is_refused_and_nothing_is_changed() {
         envoy.grpc_close(sent.token);
     }
     let reply = exchange.replies().pop().expect("an answer");
-    assert!(reply.status == 503 && reply.body.contains("did not give it (gRPC status 14"), "{reply:?}");
+    assert!(reply.status == 503 && reply.body.contains("did not give the state (gRPC status 14"), "{reply:?}");
     assert_eq!((cluster(workers[1], &[]).as_str(), revision(&model)), ("b1", 0));
 }
 
@@ -245,7 +245,7 @@ fn a_write_that_waits_behind_a_silent_etcd_is_answered_in_time_that_nothing_was_
     }
     envoy.grpc_close(silent.token);
     let reply = waiting[0].replies().pop().expect("an answer");
-    assert!(reply.status == 503 && reply.body.contains("did not give it"), "{reply:?}");
+    assert!(reply.status == 503 && reply.body.contains("did not give the state"), "{reply:?}");
 }
 
 #[test]

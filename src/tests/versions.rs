@@ -154,6 +154,6 @@ fn a_failover_does_not_go_to_a_version_that_never_served_and_the_log_says_so_onc
         exchange.end();
     }
     assert_eq!(cluster(pushed, &[]), "g2");
-    let refused = "source=failover: refused: version 3 (cluster v3) has come to blue since the switch";
+    let refused = "source=failover: refused: version 3 (cluster v3) came behind blue after the switch";
     assert_eq!(envoy.logs().into_iter().filter(|line| line.contains(refused)).count(), 1, "{:?}", envoy.logs());
 }

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
+use bluegreen_openapi::{Description, Exchange};
 use reqwest::{Client, Method};
 use serde::Deserialize;
 use serde_json::Value;
@@ -27,6 +28,8 @@ pub struct Admin {
 pub struct Call {
     request: reqwest::RequestBuilder,
     url: String,
+    method: Method,
+    path: String,
     query: Vec<(String, String)>,
 }
 
@@ -284,11 +287,11 @@ impl Admin {
     /// A call to `path` below the base, for example `/v1/deployments`.
     pub fn call(&self, method: Method, path: &str) -> Call {
         let url = format!("{}{path}", self.base);
-        let mut request = self.http.request(method, &url);
+        let mut request = self.http.request(method.clone(), &url);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        Call { request, url, query: Vec::new() }
+        Call { request, url, method, path: path.to_owned(), query: Vec::new() }
     }
 
     /// `GET` of a path below the base.
@@ -462,9 +465,9 @@ impl Call {
         self
     }
 
-    /// Sends it and reads the whole answer.
+    /// Sends it and reads the whole answer, which has to be as the API's description says.
     pub async fn send(self) -> Result<Reply> {
-        let url = self.url;
+        let Self { url, method, path, .. } = self;
         let answer = self.request.query(&self.query).send().await.with_context(|| format!("no answer from {url}"))?;
         let status = answer.status().as_u16();
         let headers = answer.headers().iter();
@@ -472,7 +475,9 @@ impl Call {
             .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         let headers = headers.collect();
         let text = answer.text().await.with_context(|| format!("the answer of {url} broke off"))?;
-        Ok(Reply { status, headers, text })
+        let reply = Reply { status, headers, text };
+        reply.ensure_described(method.as_str(), &path)?;
+        Ok(reply)
     }
 }
 
@@ -483,6 +488,13 @@ impl Reply {
     pub fn in_force(&self) -> Result<Deployment> {
         ensure!(self.status == 200, "the answer is {self:?}");
         self.deployment()
+    }
+
+    fn ensure_described(&self, method: &str, path: &str) -> Result<()> {
+        let headers: Vec<_> = self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let (status, body) = (self.status, self.text.as_bytes());
+        let exchange = Exchange { method, path, status, headers: &headers, body };
+        Description::shipped().check(&exchange).map_err(Error::msg)
     }
 
     /// A header's value.

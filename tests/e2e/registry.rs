@@ -207,7 +207,7 @@ async fn after_a_restart_of_envoy_the_registry_restores_the_state() -> Result<()
     env.envoy.kill()?;
     env.envoy.restart().await?;
     until_active(&env.envoy, "green").await?;
-    last_change(&env.envoy, "version 2 bears alias production").await?;
+    last_change(&env.envoy, "version 2 has alias production").await?;
     Ok(())
 }
 

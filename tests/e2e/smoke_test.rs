@@ -96,7 +96,7 @@ async fn a_pass_expires() -> Result<()> {
     // The time under test, not a synchronisation.
     sleep_until(Instant::now() + Duration::from_millis(450)).await;
     let refusal = admin.promoting(IRIS).send().await?;
-    ensure_conflict(&refusal, MISSING, "it passed the smoke test longer ago than 400ms")
+    ensure_conflict(&refusal, MISSING, "it passed the smoke test more than 400ms ago")
 }
 
 #[tokio::test]

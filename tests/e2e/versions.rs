@@ -164,7 +164,7 @@ async fn a_rollback_does_not_go_to_a_version_that_never_served() -> Result<()> {
     ensure_conflict(
         &admin.rolling_back(IRIS).send().await?,
         "way-back-replaced",
-        "version 3 (cluster third) has come to blue since the switch",
+        "version 3 (cluster third) came behind blue after the switch",
     )?;
     ensure!(scene.third.requests() == 0, "version 3 got traffic");
     // Pushed back, it is what served.

@@ -168,10 +168,10 @@ async fn the_tutorials_production_mark_moves_traffic() -> Result<()> {
         mlflow["colours"] = json!({"blue": {"version": "1"}, "green": {"version": "2"}});
     };
     let scene = Scene::with(by_stage).await?;
-    until_shown(&scene.envoy, "no version bears the followed stage Production").await?;
+    until_shown(&scene.envoy, "no version has the followed stage Production").await?;
     let load = scene.load()?.start();
     scene.transition(1, "Production").await?;
-    until_not_shown(&scene.envoy, "no version bears").await?;
+    until_not_shown(&scene.envoy, "no version has").await?;
     ensure!(scene.envoy.admin()?.deployment(IRIS).await?.revision == 0, "blue is active already");
     scene.transition(2, "Production").await?;
     until_active(&scene.envoy, "green").await?;
@@ -248,7 +248,7 @@ async fn an_alias_on_a_version_that_nobody_serves_moves_nothing_and_says_so() ->
     until_shown(&scene.envoy, "names version 3, which is neither blue (1) nor green (2)").await?;
     ensure!(scene.envoy.admin()?.deployment(IRIS).await?.revision == 0, "version 3 moved traffic");
     scene.python.run(&format!("client.delete_registered_model_alias({model:?}, \"production\")")).await?;
-    until_shown(&scene.envoy, "no version bears the followed alias production").await?;
+    until_shown(&scene.envoy, "no version has the followed alias production").await?;
     scene.alias("production", "2").await?;
     until_active(&scene.envoy, "green").await?;
     Ok(())

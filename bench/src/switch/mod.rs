@@ -121,11 +121,9 @@ fn report(idle: &[f64], series: &[Series]) -> BenchReport {
     BenchReport {
         title: "Switching: what a change of the active colour costs".to_owned(),
         method: vec![format!(
-            "One Envoy with four workers for each method, {CONNECTIONS} keep-alive connections that send one request \
-             after the other; every request is kept with its begin, end and colour. The next switch comes when \
-             {SETTLED} requests in a row have the new colour. A request counts as \"old colour after the answer\" when \
-             it began after the command was answered (for files: after the rename) and was over before the next \
-             command."
+            "An Envoy with four workers for each method and {CONNECTIONS} keep-alive connections. The next switch comes when \
+             {SETTLED} requests in a row have the new colour. \"Old colour after the answer\": the request began after the \
+             command was answered (for files: after the rename) and ended before the next command."
         )],
         tables: vec![table, calls],
         targets: vec![
@@ -140,12 +138,10 @@ fn report(idle: &[f64], series: &[Series]) -> BenchReport {
             ),
         ],
         notes: vec![
-            "Times are the client's: load generator, upstream and Envoy share the machine's cores, so under load a call \
-             waits for a core first. The counts (failed, old colour) do not depend on that."
+            "Load, upstream and Envoy share the cores, so under load a call first waits for one. The counts do not depend on that."
                 .to_owned(),
-            "Nobody answers a file push: after the rename it still has to be noticed, parsed and handed to the workers. \
-             runtime_modify hands the values to the workers and answers without waiting for them; it has no token, no \
-             condition and no history."
+            "A file push has no answer: after the rename Envoy still has to notice it, parse it and hand it to the workers. \
+             runtime_modify answers without waiting for the workers; it has no token, no condition and no history."
                 .to_owned(),
         ],
         measurements: json!({"idle_call_ms": idle, "series": series}),

@@ -17,6 +17,8 @@ mod views;
 
 pub mod response;
 
+mod openapi;
+
 mod places;
 pub mod refusals;
 

@@ -116,6 +116,12 @@ struct Shortened<'t>(&'t str);
 /// So many bytes of what a client sent are kept to be shown.
 const MOST_SHOWN: usize = 1_024;
 
+/// A refusal as a sentence.
+struct Sentence<'t>(&'t str);
+
+/// So many deployments are named to somebody without a token.
+const MOST_NAMES: usize = 16;
+
 /// How an operator gets past a rule about readiness.
 const OVERRIDE: &str = "force=true switches all the same, and is recorded as forced.";
 
@@ -147,24 +153,24 @@ impl Problem {
             Self::Refused(refusal) | Self::Change(ChangeError::Rejected(Rejection::Refused(refusal), _)) => {
                 kind_of_refusal(*refusal)
             }
-            Self::Change(ChangeError::Rejected(Rejection::Unhealthy { .. }, _)) => {
-                (409, "colour-unhealthy", "Colour not healthy")
+            Self::Change(error @ ChangeError::Rejected(Rejection::Unhealthy { .. }, _)) => {
+                (409, error.problem(), "Colour not healthy")
             }
-            Self::Change(ChangeError::Rejected(Rejection::Untested { .. }, _)) => {
-                (409, "smoke-test-missing", "Smoke test not passed")
+            Self::Change(error @ ChangeError::Rejected(Rejection::Untested { .. }, _)) => {
+                (409, error.problem(), "Smoke test not passed")
             }
-            Self::Change(ChangeError::Rejected(Rejection::NotRouted { .. }, _)) => {
-                (409, "not-routed", "Requests go elsewhere")
+            Self::Change(error @ ChangeError::Rejected(Rejection::NotRouted { .. }, _)) => {
+                (409, error.problem(), "Requests go elsewhere")
             }
-            Self::Change(ChangeError::Rejected(Rejection::Superseded, _)) => {
-                (412, "stale-revision", "Another change came first")
+            Self::Change(error @ ChangeError::Rejected(Rejection::Superseded, _)) => {
+                (412, error.problem(), "Another change came first")
             }
             Self::Change(ChangeError::StoreUnavailable | ChangeError::EtcdUnavailable(_)) | Self::StoreUnavailable => {
                 (503, "store-unavailable", "Shared store not available")
             }
-            Self::Change(ChangeError::OutcomeUnknown) => (504, "outcome-unknown", "Outcome not known"),
-            Self::Change(ChangeError::Rejected(Rejection::Unproven { .. }, _)) => {
-                (409, "way-back-replaced", "Way back replaced")
+            Self::Change(error @ ChangeError::OutcomeUnknown) => (504, error.problem(), "Outcome not known"),
+            Self::Change(error @ ChangeError::Rejected(Rejection::Unproven { .. }, _)) => {
+                (409, error.problem(), "Way back replaced")
             }
             Self::NothingToTest(_) => (409, "nothing-to-test", "Nothing to test"),
             Self::NoSmokeTest => (409, "no-smoke-test", "No smoke test"),
@@ -179,6 +185,11 @@ impl Problem {
             Self::ReplayedDelivery => (409, "replayed-delivery", "Delivery taken before"),
             Self::NotReady(_) => (503, "not-ready", "Not in step with the fleet yet"),
         }
+    }
+
+    /// Whether it is the deployment's state, or its configuration, that stands against the call.
+    pub const fn is_conflict(&self) -> bool {
+        self.kind().0 == 409
     }
 
     /// Why a call was refused that may be part of an attack; none for what a caller who is let in may get wrong.
@@ -240,7 +251,7 @@ impl fmt::Display for Problem {
             Self::UnknownParameter { name, known } => {
                 write!(f, "{} is not a parameter of this call: use {}.", Shortened(name), known.join(", "))
             }
-            Self::MissingParameter(name) => write!(f, "Give {name}=, in the query or in the body."),
+            Self::MissingParameter(name) => write!(f, "The parameter {name} is missing: give it in the query or in the body."),
             Self::InvalidJson(error) => {
                 write!(
                     f,
@@ -253,8 +264,8 @@ impl fmt::Display for Problem {
                  parameters in the query string.",
             ),
             Self::Busy => f.write_str(
-                "256 calls wait for their answers in this worker, such as drains and calls whose bodies have not arrived. \
-                 Nothing was changed. Repeat the call.",
+                "Too many calls wait for their answers in this worker, such as drains and calls whose bodies have not \
+                 arrived. Nothing was changed. Repeat the call in a second.",
             ),
             Self::TooManyGuesses => f.write_str(
                 "Many calls with wrong tokens have come. Send the header Authorization: Bearer TOKEN, with a token whose \
@@ -277,22 +288,29 @@ impl fmt::Display for Problem {
                  {}. Bind the listener to 127.0.0.1, or give admin.tokens in place of open.",
                 Shortened(address)
             ),
-            Self::BodyTooLarge => write!(f, "The body is larger than {MAX_BODY} bytes."),
+            Self::BodyTooLarge => {
+                write!(f, "The body is larger than {MAX_BODY} bytes: send the parameters of this call only.")
+            }
             Self::Unauthenticated { presented: false } => f.write_str(
                 "Send the header Authorization: Bearer TOKEN, with a token whose SHA-256 is under admin.tokens.",
             ),
             Self::Unauthenticated { presented: true } => {
-                f.write_str("The credential is not a bearer token whose SHA-256 is under admin.tokens.")
+                f.write_str(
+                    "The token is not known: no SHA-256 under admin.tokens is that of a bearer token in the header \
+                     Authorization. Send one that is, as Authorization: Bearer TOKEN.",
+                )
             }
-            Self::Forbidden { name } => write!(f, "{name:?} is a viewer; this call takes an operator's token."),
-            Self::UnknownPath(path) => write!(f, "{} is not a path of this API.", Shortened(path)),
+            Self::Forbidden { name } => write!(f, "{name:?} is a viewer, and this call takes an operator: send an operator's token."),
+            Self::UnknownPath(path) => write!(f, "{} is not a path of this API: GET …/v1/openapi.json describes it.", Shortened(path)),
             Self::UnknownDeployment(name) => {
                 write!(f, "No deployment is called {:?}: GET …/v1/deployments lists them.", name.as_str())
             }
             Self::MethodNotAllowed { method, allow } => {
                 write!(f, "{} is not a method of this path: use {allow}.", Shortened(method))
             }
-            Self::Refused(refusal) => write!(f, "{refusal}"),
+            Self::Refused(refusal) | Self::Change(ChangeError::Rejected(Rejection::Refused(refusal), _)) => {
+                write!(f, "{}", Sentence(&refusal.to_string()))
+            }
             Self::Change(
                 error @ ChangeError::Rejected(
                     Rejection::Unhealthy { .. }
@@ -305,16 +323,23 @@ impl fmt::Display for Problem {
                 write!(f, "{error}. {OVERRIDE}")
             }
             Self::Change(error) => error.fmt(f),
-            Self::NoSmokeTest => f.write_str("The deployment's configuration has no smoke_test section."),
+            Self::NoSmokeTest => f.write_str(
+                "The deployment's configuration has no smoke_test section: add one with the requests to send.",
+            ),
             Self::NothingToTest(colour) => write!(
                 f,
                 "{colour} is active and no version waits to come there: POST …/test without colour tests the candidate."
             ),
-            Self::NoRolloutPlan => f.write_str("The deployment's configuration has no rollout section."),
+            Self::NoRolloutPlan => f.write_str(
+                "The deployment's configuration has no rollout section: add one with the steps to take, or set \
+                 canary_percent yourself.",
+            ),
             Self::NotDrained { colour, blockers } => write!(f, "{colour} is not safe to stop: {blockers}."),
             Self::InvalidValue { name, problem } => write!(f, "{name}: {problem}."),
             Self::EmptyPatch => f.write_str("Name at least one of active, canary_percent, shadow_percent."),
-            Self::NoWebhook => f.write_str("No deployment's mlflow section has a webhook section."),
+            Self::NoWebhook => f.write_str(
+                "No deployment's mlflow section has a webhook section: add one, or leave it to polling to ask the registry.",
+            ),
             Self::WebhookSecretMissing(header) => write!(
                 f,
                 "Envoy put no secret into {header}: place its credential injector before this filter, with a secret \
@@ -327,11 +352,21 @@ impl fmt::Display for Problem {
             Self::StaleDelivery => {
                 f.write_str("X-MLflow-Timestamp is more than five minutes from this Envoy's clock: compare the clocks.")
             }
-            Self::ReplayedDelivery => f.write_str("This X-MLflow-Delivery-Id was taken before."),
-            Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
+            Self::ReplayedDelivery => f.write_str(
+                "This X-MLflow-Delivery-Id was taken before, and the registry was asked then: send a new delivery.",
+            ),
+            Self::StoreUnavailable => ChangeError::StoreUnavailable.fmt(f),
             Self::NotReady(names) => {
-                let names: Vec<&str> = names.iter().map(DeploymentName::as_str).collect();
-                write!(f, "The state in etcd is not known yet, of these deployments first: {}.", names.join(", "))
+                let shown: Vec<&str> = names.iter().take(MOST_NAMES).map(DeploymentName::as_str).collect();
+                let more = match names.len().saturating_sub(shown.len()) {
+                    0 => String::new(),
+                    more => format!(" and {more} more"),
+                };
+                write!(
+                    f,
+                    "The state has not come from etcd yet of {}{more}. If this lasts, check that this Envoy reaches etcd.",
+                    shown.join(", ")
+                )
             }
         }
     }
@@ -349,6 +384,15 @@ impl fmt::Display for Shortened<'_> {
     }
 }
 
+impl fmt::Display for Sentence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut letters = self.0.chars();
+        let first = letters.next().map(|first| first.to_ascii_uppercase());
+        let end = if self.0.ends_with('.') { "" } else { "." };
+        write!(f, "{}{}{end}", first.unwrap_or_default(), letters.as_str())
+    }
+}
+
 impl Shortened<'_> {
     /// In characters. Names and paths that mean something are shorter.
     const MOST: usize = 200;
@@ -361,13 +405,107 @@ pub fn beginning(text: &[u8]) -> String {
 
 const fn kind_of_refusal(refusal: Refusal) -> (u32, &'static str, &'static str) {
     match refusal {
-        Refusal::NothingToRollBackTo | Refusal::NotTheWayBack(_) => {
-            (409, "nothing-to-roll-back-to", "Nothing to roll back to")
-        }
-        Refusal::Rollout(rollout::Refusal::UnderWay) => (409, "rollout-under-way", "Rollout under way"),
-        Refusal::Rollout(rollout::Refusal::NoRollout) => (409, "no-rollout", "No such rollout"),
-        Refusal::Rollout(rollout::Refusal::Moved) => (409, "rollout-moved", "Rollout moved on"),
-        Refusal::NothingToPromote(_) => (409, "nothing-to-promote", "Nothing to promote"),
-        Refusal::CandidateChanged => (409, "unsettled", "State kept changing"),
+        Refusal::NothingToRollBackTo | Refusal::NotTheWayBack(_) => (409, refusal.problem(), "Nothing to roll back to"),
+        Refusal::Rollout(rollout::Refusal::UnderWay) => (409, refusal.problem(), "Rollout under way"),
+        Refusal::Rollout(rollout::Refusal::NoRollout) => (409, refusal.problem(), "No such rollout"),
+        Refusal::Rollout(rollout::Refusal::Moved) => (409, refusal.problem(), "Rollout moved on"),
+        Refusal::NothingToPromote(_) => (409, refusal.problem(), "Nothing to promote"),
+        Refusal::CandidateChanged => (409, refusal.problem(), "State kept changing"),
     }
+}
+
+#[cfg(test)]
+impl Problem {
+    /// Each kind once. A new one does not compile before it stands here.
+    pub fn samples() -> Vec<Self> {
+        let text = || "x".to_owned();
+        let after = |problem: &Self| {
+            Some(match problem {
+                Self::MalformedPath(_) => Self::MalformedQuery(text()),
+                Self::MalformedQuery(_) => Self::MalformedIfMatch(text()),
+                Self::MalformedIfMatch(_) => Self::DuplicateParameter(text()),
+                Self::DuplicateParameter(_) => Self::UnknownParameter { name: text(), known: &["to"] },
+                Self::UnknownParameter { .. } => Self::MissingParameter("colour"),
+                Self::MissingParameter(_) => Self::InvalidJson(text()),
+                Self::InvalidJson(_) => Self::Busy,
+                Self::Busy => Self::TooManyGuesses,
+                Self::TooManyGuesses => Self::CrossOrigin(text()),
+                Self::CrossOrigin(_) => Self::ForeignHost(text()),
+                Self::ForeignHost(_) => Self::OpenElsewhere(text()),
+                Self::OpenElsewhere(_) => Self::BodyMissing,
+                Self::BodyMissing => Self::BodyTooLarge,
+                Self::BodyTooLarge => Self::Unauthenticated { presented: false },
+                Self::Unauthenticated { presented: false } => Self::Unauthenticated { presented: true },
+                Self::Unauthenticated { presented: true } => Self::Forbidden { name: text() },
+                Self::Forbidden { .. } => Self::UnknownPath(text()),
+                Self::UnknownPath(_) => Self::UnknownDeployment(crate::testing::iris()),
+                Self::UnknownDeployment(_) => Self::MethodNotAllowed { method: text(), allow: text() },
+                Self::MethodNotAllowed { .. } => Self::Refused(Refusal::CandidateChanged),
+                Self::Refused(refusal) => match after_refusal(*refusal) {
+                    Some(refusal) => Self::Refused(refusal),
+                    None => Self::Change(ChangeError::StoreUnavailable),
+                },
+                Self::Change(error) => match after_change(error) {
+                    Some(error) => Self::Change(error),
+                    None => Self::NoSmokeTest,
+                },
+                Self::NoSmokeTest => Self::NothingToTest(Colour::Blue),
+                Self::NothingToTest(_) => Self::NoRolloutPlan,
+                Self::NoRolloutPlan => Self::NotDrained { colour: Colour::Blue, blockers: text() },
+                Self::NotDrained { .. } => Self::InvalidValue { name: "Name".to_owned(), problem: text() },
+                Self::InvalidValue { .. } => Self::EmptyPatch,
+                Self::EmptyPatch => Self::NoWebhook,
+                Self::NoWebhook => Self::WebhookSecretMissing(HeaderName::literal("x-secret")),
+                Self::WebhookSecretMissing(_) => Self::BadSignature,
+                Self::BadSignature => Self::StaleDelivery,
+                Self::StaleDelivery => Self::ReplayedDelivery,
+                Self::ReplayedDelivery => Self::StoreUnavailable,
+                Self::StoreUnavailable => Self::NotReady(vec![crate::testing::iris()]),
+                Self::NotReady(_) => return None,
+            })
+        };
+        std::iter::successors(Some(Self::MalformedPath("x")), after).collect()
+    }
+}
+
+#[cfg(test)]
+fn after_refusal(refusal: Refusal) -> Option<Refusal> {
+    Some(match refusal {
+        Refusal::CandidateChanged => Refusal::NothingToRollBackTo,
+        Refusal::NothingToRollBackTo => Refusal::NotTheWayBack(Colour::Blue),
+        Refusal::NotTheWayBack(_) => Refusal::NothingToPromote(Colour::Blue),
+        Refusal::NothingToPromote(_) => Refusal::Rollout(rollout::Refusal::UnderWay),
+        Refusal::Rollout(rollout::Refusal::UnderWay) => Refusal::Rollout(rollout::Refusal::NoRollout),
+        Refusal::Rollout(rollout::Refusal::NoRollout) => Refusal::Rollout(rollout::Refusal::Moved),
+        Refusal::Rollout(rollout::Refusal::Moved) => return None,
+    })
+}
+
+#[cfg(test)]
+fn after_change(error: &ChangeError) -> Option<ChangeError> {
+    use crate::etcd::transaction::NotCommitted;
+    use crate::model::time::Timestamp;
+    use crate::readiness::gate::Missing;
+    use crate::state::State;
+    use crate::testing::{identity, split};
+
+    let (colour, detail) = (Colour::Blue, "x".to_owned());
+    let identity = || Box::new(identity("2"));
+    let rejection = match error {
+        ChangeError::StoreUnavailable => return Some(ChangeError::EtcdUnavailable(NotCommitted::Late)),
+        ChangeError::EtcdUnavailable(_) => return Some(ChangeError::OutcomeUnknown),
+        ChangeError::OutcomeUnknown => Rejection::Superseded,
+        ChangeError::Rejected(Rejection::Superseded, _) => Rejection::Refused(Refusal::CandidateChanged),
+        ChangeError::Rejected(Rejection::Refused(_), _) => {
+            Rejection::Untested { colour, identity: identity(), missing: Missing::NeverPassed, waits: false }
+        }
+        ChangeError::Rejected(Rejection::Untested { .. }, _) => Rejection::NotRouted { colour, detail },
+        ChangeError::Rejected(Rejection::NotRouted { .. }, _) => {
+            Rejection::Unhealthy { colour, identity: identity(), detail }
+        }
+        ChangeError::Rejected(Rejection::Unhealthy { .. }, _) => Rejection::Unproven { colour, identity: identity() },
+        ChangeError::Rejected(Rejection::Unproven { .. }, _) => return None,
+    };
+    let state = State::initial(split("blue", "0", "0"), Timestamp::from_millis(0));
+    Some(ChangeError::Rejected(rejection, Box::new(state)))
 }

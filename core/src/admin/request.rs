@@ -11,6 +11,7 @@ use super::webhook::Delivery;
 use crate::change::context::Context;
 use crate::change::error::ChangeError;
 use crate::change::request::Precondition;
+use crate::config::PathPrefix;
 use crate::deployment::{Deployment, DeploymentIndex};
 use crate::model::name::DeploymentName;
 use crate::state::State;
@@ -23,6 +24,8 @@ pub struct Request {
     pub context: Rc<Context>,
     /// Who calls.
     pub caller: Caller,
+    /// Where the API is found.
+    pub prefix: PathPrefix,
     /// The deployment in its path, if there is one.
     pub name: Option<DeploymentName>,
     /// From query and body.

@@ -61,10 +61,19 @@ impl Response {
         self
     }
 
+    /// An answer with a JSON document that is written already.
+    pub fn described(body: Vec<u8>) -> Self {
+        Self::with_body(200, "application/json", body)
+    }
+
     fn with_type(status: u32, content_type: &str, document: &impl Serialize) -> Self {
         // Serialising to memory cannot fail for these types.
         let mut body = serde_json::to_vec(document).unwrap_or_default();
         body.push(b'\n');
+        Self::with_body(status, content_type, body)
+    }
+
+    fn with_body(status: u32, content_type: &str, body: Vec<u8>) -> Self {
         let headers = [("content-type", content_type)].into_iter().chain(FOR_BROWSERS);
         Self { status, headers: headers.map(|(name, value)| (name, value.to_owned())).collect(), body }
     }

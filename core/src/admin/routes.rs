@@ -17,10 +17,11 @@ pub type Handling = Pin<Box<dyn Future<Output = Answer>>>;
 
 /// An endpoint.
 pub struct Route {
-    method: &'static str,
+    pub(super) method: &'static str,
     /// Under the API's prefix.
-    path: &'static str,
-    /// The role that it takes; none for liveness and readiness, and none for a delivery, which is signed.
+    pub(super) path: &'static str,
+    /// The role that it takes; none for liveness, readiness and the description, in which no secret stands, and none for a
+    /// delivery, which is signed.
     pub role: Option<Role>,
     /// What it takes.
     pub input: Input,
@@ -53,6 +54,9 @@ const LONGEST_PATH: usize = 1_024;
 /// Stands in a path for a deployment's name.
 const DEPLOYMENT: &str = "{name}";
 
+/// The path of this API's description.
+const DESCRIPTION: &str = "v1/openapi.json";
+
 const PAGE: Input = Input::Parameters(&["limit", "after"]);
 const NONE: Input = Input::Parameters(&[]);
 const TO: Input = Input::Parameters(&["to", "reason", "force"]);
@@ -66,9 +70,10 @@ const VIEWER: Option<Role> = Some(Role::Viewer);
 const OPERATOR: Option<Role> = Some(Role::Operator);
 
 /// All endpoints.
-static ROUTES: [Route; 17] = [
+pub(super) static ROUTES: [Route; 18] = [
     route("GET", "healthz", ANYBODY, NONE, |call| Box::pin(handlers::health(call))),
     route("GET", "readyz", ANYBODY, NONE, |call| Box::pin(handlers::ready(call))),
+    route("GET", DESCRIPTION, ANYBODY, NONE, |call| Box::pin(handlers::describe(call))),
     route("POST", "v1/mlflow/webhook", ANYBODY, Input::SignedBody, |call| Box::pin(handlers::webhook(call))),
     route("GET", "v1/deployments", VIEWER, PAGE, |call| Box::pin(handlers::list(call))),
     route("GET", "v1/deployments/{name}", VIEWER, NONE, |call| Box::pin(handlers::state(call))),
@@ -168,8 +173,13 @@ impl Route {
         }
     }
 
+    /// Whether it answers with the description of the API, which is long.
+    pub fn is_description(&self) -> bool {
+        self.path == DESCRIPTION
+    }
+
     /// Whether it answers at once, whatever the caller announces and however many wait.
-    pub const fn is_health(&self) -> bool {
+    pub const fn answers_at_once(&self) -> bool {
         self.role.is_none() && matches!(self.input, Input::Parameters(_))
     }
 }

@@ -10,6 +10,9 @@ use crate::state::{Refusal, State};
 use crate::store::record::Applied;
 use crate::store::source_status::ChangeOutcome;
 
+/// The problem of a rollback to what has neither served nor passed the smoke test.
+pub const WAY_BACK_REPLACED: &str = "way-back-replaced";
+
 /// Why a change was not made: a sentence for the one who asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeError {
@@ -77,6 +80,17 @@ pub fn outcome_of(end: &Result<Applied, ChangeError>) -> ChangeOutcome {
 
 // === impl ChangeError ===
 
+impl ChangeError {
+    /// The kind of problem, as the API and metrics name it.
+    pub const fn problem(&self) -> &'static str {
+        match self {
+            Self::Rejected(rejection, _) => rejection.problem(),
+            Self::StoreUnavailable | Self::EtcdUnavailable(_) => "store-unavailable",
+            Self::OutcomeUnknown => "outcome-unknown",
+        }
+    }
+}
+
 impl fmt::Display for ChangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -88,14 +102,16 @@ impl fmt::Display for ChangeError {
                 )
             }
             Self::Rejected(rejection, _) => rejection.fmt(f),
-            Self::StoreUnavailable => f.write_str("Nothing was changed. Repeat the call."),
+            Self::StoreUnavailable => f.write_str(
+                "The data that this Envoy's workers share could not be read or written. Nothing was changed. Repeat the call.",
+            ),
             Self::EtcdUnavailable(why @ NotCommitted::Refused(_)) => {
                 write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call once that is fixed.")
             }
             Self::EtcdUnavailable(why) => write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call."),
             Self::OutcomeUnknown => f.write_str(
-                "The change was sent to etcd, and etcd has not said what became of it: it may have been made, or may be \
-                 made yet. Look at the state and its history before you repeat the call.",
+                "The change was sent to etcd, and etcd did not answer in time: it may have been made, or may be made later. Read the state and its history before \
+                 you repeat the call.",
             ),
         }
     }
@@ -104,6 +120,19 @@ impl fmt::Display for ChangeError {
 impl std::error::Error for ChangeError {}
 
 // === impl Rejection ===
+
+impl Rejection {
+    const fn problem(&self) -> &'static str {
+        match self {
+            Self::Superseded => "stale-revision",
+            Self::Refused(refusal) => refusal.problem(),
+            Self::Untested { .. } => "smoke-test-missing",
+            Self::NotRouted { .. } => "not-routed",
+            Self::Unhealthy { .. } => "colour-unhealthy",
+            Self::Unproven { .. } => WAY_BACK_REPLACED,
+        }
+    }
+}
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,7 +143,7 @@ impl fmt::Display for Rejection {
                 write!(f, "{colour} would get traffic, and {missing}: POST …/test first")
             }
             Self::NotRouted { colour, detail } => {
-                write!(f, "{colour} would be chosen, and would not be asked: {detail}")
+                write!(f, "requests for {colour} would go to another cluster: {detail}")
             }
             Self::Untested { colour, identity, missing, waits: true } => {
                 write!(f, "{identity} would serve {colour}, and {missing}: POST …/test?colour={colour} first")
@@ -124,7 +153,7 @@ impl fmt::Display for Rejection {
             }
             Self::Unproven { colour, identity } => write!(
                 f,
-                "{identity} has come to {colour} since the switch, and has neither served nor passed the smoke test: \
+                "{identity} came behind {colour} after the switch, and has neither served nor passed the smoke test: \
                  POST …/test first, or promote to={colour}"
             ),
         }

@@ -97,8 +97,11 @@ pub struct Sticky {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct StickyFields {
+    /// The request header with the key, such as `x-user-id`.
     header: Option<HeaderName>,
+    /// The cookie with the key, which the filter issues when it is missing.
     cookie: Option<CookieSticky>,
+    /// Goes into each bucket, so that no client can work out its own.
     salt: Option<Salt>,
 }
 

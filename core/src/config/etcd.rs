@@ -133,8 +133,8 @@ mod tests {
             (r#"{"cluster": "e", "prefix": "/bluegreen"}"#, "that end with /"),
             (r#"{"cluster": "e", "prefix": ""}"#, "that end with /"),
             (r#"{"cluster": "e", "prefix": "/a b/"}"#, "visible ASCII"),
-            (r#"{"cluster": "e", "timeout": "0s"}"#, "no time at all"),
-            (r#"{"cluster": "e", "timeout": "999us"}"#, "no time at all: at least 1ms"),
+            (r#"{"cluster": "e", "timeout": "0s"}"#, "too short"),
+            (r#"{"cluster": "e", "timeout": "999us"}"#, "too short: at least 1ms"),
             (r#"{"cluster": "e", "endpoints": []}"#, "unknown field `endpoints`"),
         ];
         for (json, problem) in cases {

@@ -112,12 +112,16 @@ pub struct SlowRule {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawSlowRule {
+    /// Above which latency an answer is slow: `auto`, or a time.
     over: Over,
+    /// Which latency.
     #[serde(default)]
     of: LatencyOf,
+    /// How many times as long the candidate may take, with `over: auto`; 1.25 if it is left out.
     #[serde(default, deserialize_with = "ratio")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "ratios"))]
     max_ratio: Option<f64>,
+    /// By how much its share of slow answers may be above the active colour's; 0 with `auto`, else 0.02.
     #[serde(default, deserialize_with = "optional_share")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::share"))]
     max_increase: Option<f64>,
@@ -419,7 +423,7 @@ mod tests {
             (r#"{"slow": {}}"#, "missing field `over`"),
             (r#"{"slow": {"over": "soon"}}"#, "not a time"),
             (r#"{"on_breach": "panic"}"#, "unknown variant"),
-            (r#"{"also_after_promote": "0s"}"#, "no time at all"),
+            (r#"{"also_after_promote": "0s"}"#, "too short"),
             (r#"{"keep_percent": 0}"#, "not above 0 and at most 50"),
             (r#"{"keep_percent": 51}"#, "not above 0 and at most 50"),
             (r#"{"slow": {"over": "1s", "max_ratio": 2}}"#, "goes with `over: auto`"),

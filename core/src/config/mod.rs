@@ -75,6 +75,8 @@ pub struct Routing {
     pub colour_header: HeaderName,
     /// Names the cluster that gets a copy, for `request_mirror_policies[].cluster_header`.
     pub shadow_header: HeaderName,
+    /// Whether the decision is put into Envoy's filter state, for access logs and traces.
+    pub filter_state: bool,
 }
 
 /// What is wrong with a configuration, and where.
@@ -148,7 +150,7 @@ impl Config {
                         let of = if others { colour.other() } else { colour };
                         return Err(ConfigError::at(
                             format!("deployments.{name}.colours.{colour}.also[{place}]"),
-                            format!("{:?} is named for {of} already", also.as_str()),
+                            format!("{:?} is already named for {of}", also.as_str()),
                         ));
                     }
                 }
@@ -245,6 +247,7 @@ impl Default for Routing {
             cluster_header: HeaderName::literal("x-bluegreen-cluster"),
             colour_header: HeaderName::literal("x-bluegreen-colour"),
             shadow_header: HeaderName::literal("x-bluegreen-shadow"),
+            filter_state: false,
         }
     }
 }
@@ -418,12 +421,12 @@ mod tests {
             (&FULL.replace("12.5", r#""x""#), "not a decimal number", "deployments.iris.initial.canary_percent"),
             (
                 &FULL.replace(r#""cluster": "green","#, r#""cluster": "green", "also": ["g2", "blue"],"#),
-                "\"blue\" is named for blue already",
+                "\"blue\" is already named for blue",
                 "deployments.iris.colours.green.also[1]",
             ),
             (
                 &FULL.replace(r#""cluster": "green","#, r#""cluster": "green", "also": ["green"],"#),
-                "\"green\" is named for green already",
+                "\"green\" is already named for green",
                 "deployments.iris.colours.green.also[0]",
             ),
             (
@@ -453,7 +456,7 @@ mod tests {
             ),
             (
                 &FULL.replace(r#""path_prefix": "/invocations""#, r#""path_prefixes": ["/a", "/b", "/a/"]"#),
-                r#""/a/" stands in the list before"#,
+                r#""/a/" is in the list already"#,
                 "deployments.iris.match.path_prefixes[2]",
             ),
             (
@@ -495,7 +498,7 @@ mod tests {
             (&FULL.replace(r#""iris": {"#, r#""Iris": {"#), r#""Iris" is not a deployment name"#, "deployments"),
             (&FULL.replace(r#""initial""#, r#""intial""#), "unknown field `intial`", "deployments.iris"),
             (&FULL.replace("3600s", "soon"), "is not a time", "deployments.iris.sticky.cookie.max_age"),
-            (&FULL.replace("3600s", "0s"), "no time at all", "deployments.iris.sticky.cookie.max_age"),
+            (&FULL.replace("3600s", "0s"), "too short", "deployments.iris.sticky.cookie.max_age"),
             (&FULL.replace(r#""x-s""#, r#""x-c""#), "already carries", "routing.shadow_header"),
             (&FULL.replace("x-bluegreen-override", "x-d"), "filters write", "deployments.iris.override.header"),
             (&FULL.replace("x-bluegreen-override", "x-c"), "filters write", "deployments.iris.override.header"),

@@ -108,7 +108,7 @@ impl MatchRules {
         }
         for (place, prefix) in list.iter().enumerate() {
             if list.iter().take(place).any(|earlier| earlier == prefix) {
-                let problem = format!("\"{}/\" stands in the list before", prefix.as_str());
+                let problem = format!("\"{}/\" is in the list already", prefix.as_str());
                 return broken(format!("path_prefixes[{place}]"), &problem);
             }
         }

@@ -43,15 +43,20 @@ pub struct RolloutStep {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawRolloutStep {
+    /// The candidate's share.
     canary_percent: Percent,
+    /// How long the step lasts at least.
     #[serde(default, deserialize_with = "deserialize_optional_span")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     hold: Option<Duration>,
+    /// How many answers of the candidate the step waits for.
     #[serde(default = "a_hundred")]
     min_requests: u64,
+    /// The step waits until it is shown that the candidate's error rate is above the active colour's by less than this.
     #[serde(default, deserialize_with = "margin")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::positive_share"))]
     no_worse_than: Option<f64>,
+    /// But no longer than so long.
     #[serde(default, deserialize_with = "deserialize_optional_span")]
     #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::span"))]
     hold_at_most: Option<Duration>,
@@ -154,7 +159,7 @@ mod tests {
             (r#"[]"#, "1 to 50 steps"),
             (r#"[{"canary_percent": 0, "hold": "1s"}]"#, "0 is not above 0"),
             (r#"[{"canary_percent": 5, "hold": "1s"}, {"canary_percent": 5, "hold": "1s"}]"#, "5 is not above 5"),
-            (r#"[{"canary_percent": 5, "hold": "0s"}]"#, "no time at all"),
+            (r#"[{"canary_percent": 5, "hold": "0s"}]"#, "too short"),
             (r#"[{"canary_percent": 5}]"#, "missing field `hold`"),
             (r#"[{"canary_percent": 5, "no_worse_than": 0}]"#, "not above 0"),
             (r#"[{"canary_percent": 5, "hold": "1s", "hold_at_most": "2s"}]"#, "goes with `no_worse_than`"),

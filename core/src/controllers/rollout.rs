@@ -6,7 +6,9 @@ use crate::deployment::Deployment;
 use crate::deployment::DeploymentIndex;
 use crate::guard::analysis::{CanaryAnalysis, Stage};
 use crate::guard::evidence::Evidence;
-use crate::guard::verdict::sentence;
+use crate::guard::verdict::{evidence_percent, sentence};
+use crate::host::Host;
+use crate::metrics::counters::DeploymentMetric;
 use crate::model::author::{Author, Source};
 use crate::model::name::Reason;
 use crate::model::percent::Percent;
@@ -65,6 +67,17 @@ pub fn next_change(
     Some(ChangeRequest::new(index, command, author, Some(state.revision)).enforce(source != Source::Guard))
 }
 
+/// Shows in the gauges what the guard has.
+pub fn show(host: &dyn Host, deployment: &Deployment, analysis: &CanaryAnalysis) {
+    let Some(guard) = &deployment.guard else { return };
+    let (breached, percent) = (analysis.breach.is_some(), evidence_percent(analysis, guard));
+    for (metric, value) in
+        [(DeploymentMetric::GuardBreached, u64::from(breached)), (DeploymentMetric::GuardEvidencePercent, percent)]
+    {
+        host.set_gauge(&metric.name(&deployment.name), value);
+    }
+}
+
 /// Whether nothing can happen until the state changes, so that the ticks until then need not read it.
 pub fn is_idle(state: &State, analysis: Option<&CanaryAnalysis>) -> bool {
     state.split.canary_percent == Percent::ZERO && analysis.is_none_or(|analysis| analysis.over)
@@ -105,7 +118,7 @@ fn without_share() -> Command {
 fn end_of_kept(state: &State, now: Timestamp) -> Option<Change> {
     state.kept.filter(|kept| kept.until <= now)?;
     let (former, promoted, share) = (state.split.candidate(), state.split.active, state.split.canary_percent);
-    let reason = format!("{former} kept {share} % since the promotion of {promoted}, and that time is over");
+    let reason = format!("{former} kept {share} % after the promotion of {promoted}, and that time is over");
     Some((without_share(), Source::Guard, reason))
 }
 
@@ -325,7 +338,7 @@ mod tests {
         assert_eq!((world.state.split, world.phase()), (split("green", "0", "0"), Some(Phase::Promoted)));
         assert_eq!(sources(&world)[0], Source::Guard);
         let reason = world.state.author.reason.as_str();
-        assert_eq!(reason, "blue kept 2 % since the promotion of green, and that time is over");
+        assert_eq!(reason, "blue kept 2 % after the promotion of green, and that time is over");
         world.run(10, 0.01, 0.01);
         assert_eq!(world.state.split.active, Colour::Green);
         assert_eq!(world.analysis.map(|analysis| analysis.over), Some(true));

@@ -111,7 +111,8 @@ impl Runtime {
                     .then(|| SourceStatus { error: Some(problem.to_owned()), ..known })
             });
         }
-        PollResult { warnings: is_news.then(|| problem.to_owned()).into_iter().collect(), ..PollResult::default() }
+        let warnings = is_news.then(|| problem.to_owned()).into_iter().collect();
+        PollResult { warnings, has_failed: true, ..PollResult::default() }
     }
 }
 
@@ -365,7 +366,7 @@ mod tests {
         assert_eq!(envoy.wanted(&green), active(Colour::Green));
         envoy.operate(canary("5").map(Command::Patch).expect("a patch"));
         assert_eq!(envoy.wanted(&green), None);
-        assert!(envoy.status().refusal.expect("a note").contains("changed otherwise"));
+        assert!(envoy.status().refusal.expect("a note").contains("another change came first"));
         assert_eq!(envoy.wanted(&green), None);
     }
 

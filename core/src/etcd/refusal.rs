@@ -56,7 +56,7 @@ const UNAUTHENTICATED: u32 = 16;
 /// Shows in a deployment's set-up that etcd does not take its state, and why.
 pub fn note(host: &dyn Host, deployment: &Deployment, why: &str) {
     let detail =
-        format!("etcd does not take the state of this deployment: {why}. Until it does, no change can be made");
+        format!("etcd refuses the state of this deployment: {why}. Until that is fixed, no change can be made");
     setup::note(host, deployment, SetupProblem::EtcdRefuses, detail);
 }
 

@@ -156,6 +156,20 @@ impl Verdict {
     }
 }
 
+/// How much of the evidence that a breach takes there is, in percent: 0 where nothing speaks against the candidate, 100 from
+/// the breach on. Evidence multiplies, so this goes by its logarithm.
+pub fn evidence_percent(analysis: &CanaryAnalysis, guard: &Guard) -> u64 {
+    if analysis.breach.is_some() {
+        return 100;
+    }
+    if analysis.over {
+        return 0;
+    }
+    let share = analysis.combined(guard).max(1.0).ln() / (1.0 / guard.alpha()).ln();
+    // A share of a breach that is none yet: below 100 whatever the rounding.
+    (share * 100.0).clamp(0.0, 99.0) as u64
+}
+
 /// What a guard that only observes would have done about a breach.
 pub fn would(analysis: &CanaryAnalysis, guard: &Guard) -> Option<&'static str> {
     analysis.breach.filter(|_| guard.on_breach == OnBreach::Observe)?;
@@ -210,7 +224,7 @@ pub fn sentence(analysis: &CanaryAnalysis, guard: &Guard) -> String {
         };
         let beside = match other.share().map(percent) {
             Some(rate) => format!("{active} {rate} of {}", other.total),
-            None => format!("{active} has none to compare with"),
+            None => format!("{active} has no requests to compare with"),
         };
         let so_far = if analysis.is_warm() {
             let (found, acts) = (significant(analysis.combined(guard).max(1.0)), significant(1.0 / guard.alpha()));
@@ -226,10 +240,11 @@ pub fn sentence(analysis: &CanaryAnalysis, guard: &Guard) -> String {
         Rule::Slow => format!("slow answers ({}) of", bound_in_words(analysis, guard)),
         Rule::Error | Rule::MaxRate => "errors of".to_owned(),
     };
-    let (allowed, no_worse) = if margin > 0.0 { ("allowed", "within that") } else { ("due", "no worse") };
+    let (allowed, no_worse) = if margin > 0.0 { ("allowed", "within that") } else { ("expected", "no worse") };
     let (due, chance) = (significant(due), grouped(e_value));
     format!(
-        "{bad} {what} {candidate} where {due} were {allowed}; were {candidate} {no_worse}, fewer than 1 in {chance} canaries would show this"
+        "{bad} {what} {candidate} where {due} were {allowed}; if {candidate} were {no_worse}, fewer than 1 in {chance} \
+         canaries would show this"
     )
 }
 
@@ -374,7 +389,7 @@ mod tests {
             (vec![], "green has answered nothing yet"),
             (
                 vec![[(0, 0), (10, 1)]],
-                "green fails 10 % of 10 requests, blue has none to compare with: the first 10 of green are its warm-up",
+                "green fails 10 % of 10 requests, blue has no requests to compare with: the first 10 of green are its warm-up",
             ),
             (
                 vec![[(1_000, 10), (100, 1)]; 2],

@@ -130,10 +130,10 @@ mod tests {
         assert_eq!(detail().expect("not asked yet"), seen);
         host.pass(AGAIN);
         clusters.look(&context, 1..1);
-        assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren";"#));
+        assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren"."#));
         // Nor by the next configuration.
         Clusters::of(&config).look(&context, 0..1);
-        assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren";"#));
+        assert!(detail().expect("noted").contains(r#"this name: colours.green.cluster "gren"."#));
         host.lack_clusters(&[]);
         host.pass(AGAIN);
         clusters.look(&context, 1..1);

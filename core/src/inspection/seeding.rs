@@ -16,8 +16,8 @@ pub fn found(context: &Context, index: DeploymentIndex, header: &str, finding: F
     }
     let cluster = deployment.colours.get(deployment.initial.active).cluster.as_str();
     let detail = format!(
-        "a request came without {header}: while the filter is bypassed such requests are answered 503, and clients can \
-         write the header themselves where no deployment takes their request: seed it with {cluster:?} by \
+        "a request came without {header}. While the filter is bypassed such requests are answered 503, and a client \
+         can write the header itself in a request that no deployment takes. Seed it with {cluster:?} by \
          early_header_mutation_extensions, as envoy/envoy.yaml does"
     );
     setup::note(host, deployment, SetupProblem::NotSeeded, detail);

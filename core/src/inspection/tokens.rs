@@ -50,8 +50,7 @@ impl PublishedTokens {
 fn note(context: &Context, token: &Token, why: &str) {
     let (name, role) = (&token.name, token.role);
     let detail = format!(
-        "admin.tokens has a token that is published with the demo, as {name} ({role}), and {why}: replace it by one of \
-         your own, printf %s \"$TOKEN\" | sha256sum"
+        "admin.tokens has a token that is published with the demo, as {name} ({role}), and {why}: replace it with a token of your own, printf %s \"$TOKEN\" | sha256sum"
     );
     for deployment in context.deployments.all() {
         setup::note(&*context.host, deployment, SetupProblem::DemoToken, detail.clone());

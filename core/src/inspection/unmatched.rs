@@ -39,8 +39,7 @@ pub fn first(context: &Context, asked: &Asked) {
     if is_first == Ok(true) {
         let matches = matches(context.deployments.all());
         host.warn(&format!(
-            "bluegreen: no deployment takes {asked}: it passes as it is, as all such requests do, which \
-             bluegreen_unmatched_requests_total counts; the matches are {matches}"
+            "bluegreen: no deployment takes {asked}: such requests pass unchanged, and bluegreen_unmatched_requests_total counts them; the matches are {matches}"
         ));
     }
 }

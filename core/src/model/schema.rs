@@ -64,6 +64,10 @@ pub fn of<T: schemars::JsonSchema>(title: &str) -> Value {
 fn readable(schema: &mut Value) {
     match schema {
         Value::Object(members) => {
+            // That it is nothing is said by its absence.
+            if members.get("default").is_some_and(Value::is_null) {
+                members.remove("default");
+            }
             if let Some(default) = members.get_mut("default")
                 && let Some(text) = written_span(default)
             {

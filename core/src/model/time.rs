@@ -229,7 +229,7 @@ pub fn millis(span: Duration) -> u64 {
 pub fn deserialize_span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     match humantime::parse_duration(&text) {
-        Ok(span) if millis(span) == 0 => Err(D::Error::custom(format!("{text:?} is no time at all: at least 1ms"))),
+        Ok(span) if millis(span) == 0 => Err(D::Error::custom(format!("{text:?} is too short: at least 1ms"))),
         Ok(span) => Ok(span),
         Err(error) => Err(D::Error::custom(format!("{text:?} is not a time such as 500ms, 2s or 10m: {error}"))),
     }

@@ -152,14 +152,13 @@ impl Arrivals {
         self.retrying.set(Retrying { seen, without: 0 });
         if is_worth_a_note(seen) {
             let (judge, advice) = match (deployment.compares(), deployment.error_rule().count_retries) {
-                (true, true) => ("while a canary runs the guard takes that for an error, but comparison", "Watch"),
+                (true, true) => ("during a canary the guard counts that as an error, but comparison", "Watch"),
                 (true, false) => ("guard, comparison", "Set guard.error.count_retries: true, watch"),
                 (false, _) => ("comparison", "Watch"),
             };
             let detail = format!(
-                "clients got an answer though an attempt failed, because Envoy repeated it: {judge} and failover judge \
-                 what clients got. {advice} bluegreen_retries_total, or leave retry_policy out of the route while a \
-                 version is on trial"
+                "an attempt failed, Envoy repeated it, and the client got an answer: {judge} and failover judge only what \
+                 clients got. {advice} bluegreen_retries_total, or leave retry_policy out of the route during a canary"
             );
             setup::note(host, deployment, SetupProblem::RetriesHideFailures, detail);
         }
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_mended_when_as_many_answers_in_a_row_were_right_as_went_wrong() {
+    fn it_is_fixed_when_as_many_answers_in_a_row_were_right_as_went_wrong() {
         let (host, worker) = (TestHost::default(), Worker::default());
         (0..3).for_each(|_| worker.is_served(&host, Colour::Green, "blue"));
         worker.is_served_right(&host, Colour::Green, 2);
@@ -297,11 +296,7 @@ mod tests {
     fn who_does_not_see_the_failed_attempts_is_said_as_the_guard_is_configured() {
         for (guard, judge, advice) in [
             ("", ": comparison and failover judge", ". Watch"),
-            (
-                r#", "guard": {}"#,
-                ": while a canary runs the guard takes that for an error, but comparison and",
-                ". Watch",
-            ),
+            (r#", "guard": {}"#, ": during a canary the guard counts that as an error, but comparison and", ". Watch"),
             (r#", "guard": {"error": {"count_retries": false}}"#, ": guard, comparison and", ". Set guard.error"),
         ] {
             let host = TestHost::default();

@@ -105,7 +105,7 @@ impl fmt::Display for Missing {
             Missing::NeverPassed => f.write_str("it has not passed the required smoke test"),
             Missing::OtherVersion => f.write_str("the smoke test was passed by another version"),
             Missing::Expired(valid_for) => {
-                write!(f, "it passed the smoke test longer ago than {}", humantime::format_duration(*valid_for))
+                write!(f, "it passed the smoke test more than {} ago", humantime::format_duration(*valid_for))
             }
         }
     }

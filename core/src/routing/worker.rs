@@ -122,7 +122,7 @@ impl WorkerState {
         // Something else stands there, and there is no backup: what is known goes on, or what is configured.
         let last_good = known.filter(|_| loaded.origin == Origin::Corrupt).unwrap_or(taken);
         self.known.set(Some(Known { token: loaded.token, ..last_good }));
-        let cause = "what is kept under its key is not a state; another plugin may share the vm_id";
+        let cause = "its value in shared data is not a state; another plugin may share the vm_id";
         loaded.origin.is_overwritten().then(|| self.fall_back(deployment, cause))
     }
 
@@ -159,7 +159,7 @@ impl WorkerState {
 
     fn fall_back(&self, deployment: &Deployment, cause: &str) -> Fallback {
         let name = &deployment.name;
-        let line = || format!("bluegreen: deployment={name}: {cause}: going on with the last good state");
+        let line = || format!("bluegreen: deployment={name}: {cause}: the last good state stays in force");
         Fallback { warning: (!self.warned.replace(true)).then(line) }
     }
 }

@@ -141,6 +141,22 @@ pub enum Refusal {
     CandidateChanged,
 }
 
+// === impl Refusal ===
+
+impl Refusal {
+    /// The kind of problem, as the API and metrics name it.
+    pub const fn problem(self) -> &'static str {
+        match self {
+            Self::NothingToRollBackTo | Self::NotTheWayBack(_) => "nothing-to-roll-back-to",
+            Self::Rollout(rollout::Refusal::UnderWay) => "rollout-under-way",
+            Self::Rollout(rollout::Refusal::NoRollout) => "no-rollout",
+            Self::Rollout(rollout::Refusal::Moved) => "rollout-moved",
+            Self::NothingToPromote(_) => "nothing-to-promote",
+            Self::CandidateChanged => "unsettled",
+        }
+    }
+}
+
 // === impl Restamp ===
 
 impl Restamp {
@@ -473,17 +489,17 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::NothingToRollBackTo => f.write_str(
-                "nothing to roll back to: no switch has happened since the start or since the last rollback, and no \
+                "there is nothing to roll back to: no switch has happened since the start or since the last rollback, and no \
                  canary is running; use promote, or PATCH active=",
             ),
             Refusal::NotTheWayBack(colour) => write!(
                 f,
-                "nothing to roll back to: {colour} is not the way back, which is the colour that the last switch left; \
+                "there is nothing to roll back to: {colour} is not the way back, which is the colour that the last switch left; \
                  use promote to={colour}"
             ),
             Refusal::NothingToPromote(colour) => write!(
                 f,
-                "nothing to promote: behind {colour} is the version that was just left; use rollback, or promote \
+                "there is nothing to promote: behind {colour} is the version that was just left; use rollback, or promote \
                  to={colour} if you mean it"
             ),
             Refusal::Rollout(refusal) => refusal.fmt(f),

@@ -140,6 +140,18 @@ impl Rollout {
 // === impl Phase ===
 
 impl Phase {
+    /// All phases.
+    pub const ALL: [Self; 8] = [
+        Self::Running,
+        Self::Paused,
+        Self::Breached,
+        Self::Complete,
+        Self::Promoted,
+        Self::Aborted,
+        Self::RolledBack,
+        Self::Replaced,
+    ];
+
     /// The name in API and log.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -222,9 +234,9 @@ impl RolloutCommand {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Refusal::UnderWay => "a rollout is under way: abort it first, or let it go on",
-            Refusal::NoRollout => "no rollout is in a phase in which this can be done",
-            Refusal::Moved => "the rollout has moved on meanwhile: look at it and repeat the call",
+            Refusal::UnderWay => "a rollout is running: abort it first, or let it finish",
+            Refusal::NoRollout => "no rollout is in a phase that allows this: look at its phase in the state",
+            Refusal::Moved => "the rollout has changed meanwhile: look at it and repeat the call",
         })
     }
 }

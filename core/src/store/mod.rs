@@ -91,7 +91,7 @@ pub fn number(value: Option<Vec<u8>>) -> u64 {
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the shared store is out of reach")
+        f.write_str("the shared store cannot be reached")
     }
 }
 

@@ -53,7 +53,7 @@ pub enum ChangeOutcome {
 }
 
 /// What stands in place of a refusal when the state was changed otherwise before the change could be made.
-pub const SUPERSEDED: &str = "the state was changed otherwise in the meantime: a new value is waited for";
+pub const SUPERSEDED: &str = "another change came first: a new value is needed";
 
 /// What `source` was last seen to say; none when it was not seen yet, or while the store is out of reach.
 pub fn read(store: &dyn Store, name: &DeploymentName, source: Source) -> Option<SourceStatus> {
@@ -167,7 +167,7 @@ mod tests {
         let (news, status) = settled(&store, ChangeOutcome::Superseded);
         let status = status.expect("kept");
         assert_eq!((news, status.pending), (false, None));
-        assert!(status.refusal.expect("a reason").contains("changed otherwise"));
+        assert!(status.refusal.expect("a reason").contains("another change came first"));
     }
 
     #[test]

@@ -226,7 +226,7 @@ impl Worker {
         });
         if counted.is_err() {
             host.warn(&format!(
-                "bluegreen: deployment={}: the workers are told of a write, which those that miss it will not find",
+                "bluegreen: deployment={}: the shared store cannot be written: a worker that misses this change's message does not see it",
                 deployment.name
             ));
         }

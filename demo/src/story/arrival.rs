@@ -40,9 +40,14 @@ impl Story<'_> {
         let problem = self.refused(&call, "colour-unhealthy", &BLUE).await?;
         let detail = problem["detail"].as_str().unwrap_or_default();
         // Envoy's words; some releases add that the connection was refused.
-        ensure!(detail.contains("connection failure"), "expected the failed connection to be told, got {detail:?}");
+        ensure!(
+            detail.contains("connection failure"),
+            "expected the answer to name the failed connection, got {detail:?}"
+        );
         self.only(traffic, &BLUE, before).await?;
-        self.narrator.meaning("The filter asked green first, and nobody was there: blue goes on, no request failed.");
+        self.narrator.meaning(
+            "The filter asked green first, and green did not answer: blue keeps the traffic, no request failed.",
+        );
         Ok(())
     }
 

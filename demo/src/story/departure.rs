@@ -57,11 +57,11 @@ impl Story<'_> {
         let status = self.environment.stop(BLUE.colour).await?;
         ensure!(status.success(), "expected blue to end well on SIGTERM, got {status}");
         let ping = Call::get(format!("http://127.0.0.1:{}/ping", BLUE.port));
-        self.narrator.command(&format!("{} || echo nobody there", ping.curl()));
-        ensure!(ping.send(&self.http).await.is_err(), "expected nobody on blue's port, got an answer");
-        self.narrator.answer("nobody there");
+        self.narrator.command(&format!("{} || echo no answer", ping.curl()));
+        ensure!(ping.send(&self.http).await.is_err(), "expected no answer on blue's port, got one");
+        self.narrator.answer("no answer");
         self.only(traffic, &GREEN, stopped).await?;
-        self.narrator.meaning("Blue has ended, and nobody noticed.");
+        self.narrator.meaning("Blue has stopped, and no request failed.");
         Ok(())
     }
 
@@ -72,8 +72,7 @@ impl Story<'_> {
         let call = Call::new(Method::POST, format!("{DEPLOYMENT}/rollback"));
         self.refused(&call, "colour-unhealthy", &GREEN).await?;
         self.only(traffic, &GREEN, before).await?;
-        self.narrator
-            .meaning("No traffic goes where nobody answers. Start blue again, and the way back is open again.");
+        self.narrator.meaning("A colour that does not answer gets no traffic. Start blue again to go back.");
         Ok(())
     }
 

@@ -48,8 +48,8 @@ impl Story<'_> {
         let green = traffic.since(started.at).green;
         self.only(traffic, &BLUE, Instant::now()).await?;
         self.narrator.meaning(&format!(
-            "{:.1} s after the start, {green} requests had gone to green. Its answers were all right, only late: the guard \
-             compared them with blue's in the same seconds, and went back before anybody had to look.",
+            "{:.1} s after the start, {green} requests had gone to green. Its answers were correct but late: the guard compared them with blue's in the same seconds and rolled it back, \
+             without an operator.",
             took.as_secs_f64()
         ));
 
@@ -57,7 +57,7 @@ impl Story<'_> {
         self.environment.stop(GREEN.colour).await?;
         self.narrator.command(&self.environment.model_command(&GREEN));
         self.environment.start_model(&GREEN).await?;
-        self.narrator.meaning("The fixed green is there. This time the share is given by hand.");
+        self.narrator.meaning("The fixed green runs. This time an operator sets the share.");
         Ok(())
     }
 }

@@ -96,7 +96,7 @@ impl<'a> Story<'a> {
         self.mark("The Production mark moves traffic", &GREEN, &mut traffic).await?;
         self.blue_is_the_way_back().await?;
         self.mark("Second thoughts: the mark moves back", &BLUE, &mut traffic).await?;
-        let switched = self.mark("And forth again", &GREEN, &mut traffic).await?;
+        let switched = self.mark("The mark moves forward again", &GREEN, &mut traffic).await?;
         self.drain(switched, &traffic).await?;
         self.blue_is_stopped(&traffic).await?;
         self.marking_the_departed(&traffic).await?;

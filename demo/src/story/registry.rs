@@ -45,7 +45,7 @@ impl Story<'_> {
     }
 
     pub(super) async fn the_webhook(&mut self) -> Result<()> {
-        self.narrator.step("MLflow is told whom to tell").await;
+        self.narrator.step("MLflow gets a webhook that calls the filter").await;
         let webhook = format!(
             "client.create_webhook(name=\"bluegreen\", url=\"http://127.0.0.1:10001/bluegreen/v1/mlflow/webhook\", \
              events=[\"model_version_alias.created\"], secret={SECRET:?})"
@@ -63,14 +63,14 @@ impl Story<'_> {
 
     /// The tutorial's mistake: a mark in a registry starts nothing.
     pub(super) async fn marking_nobody(&mut self, traffic: &Traffic) -> Result<()> {
-        self.narrator.step("Too early: version 2 is marked, and nobody serves it").await;
+        self.narrator.step("Too early: version 2 is marked, and no server runs it").await;
         let before = Instant::now();
         self.refused_mark(&GREEN).await?;
         self.only(traffic, &BLUE, before).await?;
         self.python(&set_alias(MARK, &BLUE)).await?;
         self.narrator.meaning(
-            "The mark is a wish, not a fact: the filter asked green first, and nobody was there. Blue goes on, no request \
-             failed, and the mark is taken back.",
+            "The filter asked green first, and green did not answer. Blue keeps the traffic, no request failed, and the mark \
+             is moved back.",
         );
         Ok(())
     }
@@ -121,9 +121,9 @@ impl Story<'_> {
         // MLflow's command ends by the signal; there is no `mlflow models stop`.
         self.environment.stop(BLUE.colour).await?;
         let ping = Call::get(format!("http://127.0.0.1:{}/ping", BLUE.port));
-        self.narrator.command(&format!("{} || echo nobody there", ping.curl()));
-        ensure!(ping.send(&self.http).await.is_err(), "expected nobody on blue's port, got an answer");
-        self.narrator.answer("nobody there");
+        self.narrator.command(&format!("{} || echo no answer", ping.curl()));
+        ensure!(ping.send(&self.http).await.is_err(), "expected no answer on blue's port, got one");
+        self.narrator.answer("no answer");
         self.only(traffic, &GREEN, stopped).await?;
         self.narrator
             .meaning("It was stopped after green was verified, and after the filter said that nothing needs it.");
@@ -137,7 +137,8 @@ impl Story<'_> {
         self.refused_mark(&BLUE).await?;
         self.only(traffic, &GREEN, before).await?;
         self.python(&set_alias(MARK, &GREEN)).await?;
-        self.narrator.meaning("No traffic goes where nobody answers. Serve blue again, and the mark will move it.");
+        self.narrator
+            .meaning("A colour that does not answer gets no traffic. Serve blue again, and the mark moves it.");
         Ok(())
     }
 
@@ -154,7 +155,7 @@ impl Story<'_> {
     async fn refused_mark(&mut self, model: &Model) -> Result<()> {
         self.python(&set_alias(MARK, model)).await?;
         let refused = |state: &Value| state["sources"]["mlflow"]["refusal"].as_str().is_some_and(is_about_a_probe);
-        let state = self.until("the refusal to be told", refused).await?;
+        let state = self.until("the refusal to be shown", refused).await?;
         self.narrator.command(&Call::get(DEPLOYMENT).token(VIEWER).curl());
         let refusal = &state["sources"]["mlflow"]["refusal"];
         self.narrator.answer(&format!("{{… \"active\": {}, …, \"refusal\": {refusal} …}}", state["active"]));

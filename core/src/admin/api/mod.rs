@@ -10,7 +10,8 @@ use super::auth::Caller;
 pub use super::browser::Provenance;
 use super::if_match;
 use super::parameters::Params;
-use super::places::{Place, Places};
+pub use super::places::Place;
+use super::places::Places;
 pub use super::problems::MAX_BODY;
 use super::problems::Problem;
 use super::refusals::{Refusal, Refusals};
@@ -20,7 +21,7 @@ use super::routes::{self, Input, Route};
 use super::webhook::Delivery;
 use crate::change::context::Context;
 use crate::change::request::Precondition;
-use crate::config::Access;
+use crate::config::{Access, PathPrefix};
 use crate::model::name::DeploymentName;
 
 /// The admin API of one listener.
@@ -29,6 +30,7 @@ pub struct Api {
     refusals: Rc<Refusals>,
     places: Places,
     places_of_deliveries: Places,
+    places_of_descriptions: Places,
 }
 
 /// The parts of a request's head that the API looks at. Nothing in it is trusted.
@@ -56,6 +58,7 @@ pub struct Call {
     peer: String,
     place: Option<Place>,
     route: &'static Route,
+    prefix: PathPrefix,
     name: Option<DeploymentName>,
     caller: Caller,
     query: Params,
@@ -82,13 +85,21 @@ const PLACES: usize = 256;
 /// So many deliveries among them may wait for their bodies: who sends one has no token.
 const PLACES_OF_DELIVERIES: usize = 16;
 
+/// So many descriptions of the API may be on their way to callers: they are long, and who asks for one has no token.
+const PLACES_OF_DESCRIPTIONS: usize = 16;
+
 // === impl Api ===
 
 impl Api {
     /// The API under a listener's access rules.
     pub fn new(access: Access) -> Self {
-        let (places, places_of_deliveries) = (Places::new(PLACES), Places::new(PLACES_OF_DELIVERIES));
-        Self { access, refusals: Rc::default(), places, places_of_deliveries }
+        Self {
+            access,
+            refusals: Rc::default(),
+            places: Places::new(PLACES),
+            places_of_deliveries: Places::new(PLACES_OF_DELIVERIES),
+            places_of_descriptions: Places::new(PLACES_OF_DESCRIPTIONS),
+        }
     }
 
     /// Whether a request with this `:path` is a call of the API, well-formed or not.
@@ -125,7 +136,8 @@ impl Api {
         caller.require(route.role)?;
         let delivery = head.delivery.clone().unwrap_or_default();
         let place = match route.input {
-            _ if route.is_health() => None,
+            _ if route.is_description() => Some(self.places_of_descriptions.take().ok_or(Problem::Busy)?),
+            _ if route.answers_at_once() => None,
             Input::Parameters(_) => Some(self.places.take().ok_or(Problem::Busy)?),
             Input::SignedBody => {
                 delivery.check(context.host.now())?;
@@ -137,6 +149,7 @@ impl Api {
             peer: head.peer.clone(),
             place,
             route,
+            prefix: self.access.path_prefix.clone(),
             name: target.name,
             caller,
             query: Params::from_query(query, route.parameters())?,
@@ -152,7 +165,12 @@ impl Call {
     /// Whether the body counts. That of a caller without a role is not waited for, unless its signature is what tells
     /// who calls.
     pub const fn takes_body(&self) -> bool {
-        !self.route.is_health()
+        !self.route.answers_at_once()
+    }
+
+    /// A place that the caller is to hold until the answer has left, where that is long.
+    pub fn place_until_sent(&mut self) -> Option<Place> {
+        self.place.take_if(|_| self.route.is_description())
     }
 
     /// Acts on the call once its body has arrived.
@@ -187,8 +205,8 @@ impl Call {
             Input::Parameters(known) => self.query.with_body(&body, known)?,
             Input::SignedBody => self.query,
         };
-        let Self { route, name, caller, precondition, delivery, .. } = self;
-        Ok((Box::new(Request { context, caller, name, params, precondition, delivery, body }), route))
+        let Self { route, prefix, name, caller, precondition, delivery, .. } = self;
+        Ok((Box::new(Request { context, caller, prefix, name, params, precondition, delivery, body }), route))
     }
 }
 

@@ -116,9 +116,10 @@ impl Registry {
             let after = away(before.as_ref(), why, now);
             (before.as_ref() != Some(&after)).then_some(after)
         });
-        let warning = format!("the registry is away, traffic goes on: {why}");
+        let warning = format!("the registry does not answer, traffic stays as it is: {why}");
         PollResult {
             warnings: is_news.then(|| line(deployment, &warning)).into_iter().collect(),
+            has_failed: true,
             ..PollResult::default()
         }
     }
@@ -182,7 +183,7 @@ impl Mlflow {
         let HttpReply::Answered { status: 200, body } = reply else { return Err(reply.describe(ANSWER_WITHIN)) };
         let document: Value = serde_json::from_slice(body).unwrap_or_default();
         let Some(model) = document.get("registered_model") else {
-            return Err("answered 200 with something else than a registered model".to_owned());
+            return Err("answered 200, but not with a registered model".to_owned());
         };
         let marked = |list: &str, mark: &str, name: &str| -> Option<RegisteredVersion> {
             let found = model.get(list)?.as_array()?.iter().find(|entry| entry.get(mark).is_some_and(|is| is == name));
@@ -376,7 +377,7 @@ impl TrackedVersion {
             |version: &Option<RegisteredVersion>| version.as_ref().map_or("none", RegisteredVersion::as_str).to_owned();
         let version = shown(&self.version);
         match unresolved {
-            Unresolved::Unset => format!("no version bears the followed {follow}"),
+            Unresolved::Unset => format!("no version has the followed {follow}"),
             Unresolved::Both => format!("the followed {follow} names version {version}, which is both blue and green"),
             Unresolved::Neither => {
                 let (blue, green) = (shown(&self.colours.blue), shown(&self.colours.green));
@@ -392,7 +393,7 @@ impl TrackedVersion {
         // The versions first: an alias can be long, and a reason has an end.
         Reason::of(&match &self.was {
             Some(was) => format!("version {was} -> {version}: {follow} was moved"),
-            None => format!("version {version} bears {follow}"),
+            None => format!("version {version} has {follow}"),
         })
     }
 }

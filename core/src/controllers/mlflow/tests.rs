@@ -188,8 +188,8 @@ fn what_names_neither_colour_or_both_or_nothing_moves_nothing_and_says_so() {
     let neither = "the followed alias production names version 7, which is neither blue (1) nor green (2)";
     let cases = [
         ("production", "7", neither),
-        ("production", "", "no version bears the followed alias production"),
-        ("blue", "2", "no version bears"),
+        ("production", "", "no version has the followed alias production"),
+        ("blue", "2", "no version has"),
         ("production", "2", "names version 2, which is both blue and green"),
         ("green", "", "both"),
     ];
@@ -312,7 +312,9 @@ fn what_an_operator_has_to_know_is_news_once() {
     let lines = news(&scene, &HttpReply::Broken);
     assert_eq!(
         lines,
-        ["deployment=iris: the registry is away, traffic goes on: the connection broke before an answer"]
+        [
+            "deployment=iris: the registry does not answer, traffic stays as it is: the connection broke before an answer"
+        ]
     );
     assert_eq!(news(&scene, &HttpReply::Broken), Vec::<String>::new());
 }
@@ -359,7 +361,7 @@ fn a_registry_that_is_away_is_told_with_the_time_since_which_and_the_mark_is_kep
     let replies = [
         (answered(503, "no healthy upstream"), "answered 503: no healthy upstream"),
         (answered(404, r#"{"error_code": "RESOURCE_DOES_NOT_EXIST"}"#), "answered 404"),
-        (answered(200, "<html>"), "something else than a registered model"),
+        (answered(200, "<html>"), "but not with a registered model"),
         (HttpReply::Broken, "the connection broke"),
     ];
     let mut known = scene.status();

@@ -359,10 +359,8 @@ impl<'f> Follower<'f> {
         match State::decode(&key.value) {
             Some(state) => self.replace(index, deployment, &state, mod_revision, policy),
             None if self.corrupt.insert(index, mod_revision) == Some(mod_revision) => {}
-            None => self.warn(
-                deployment,
-                "what etcd holds under its key is not a state: it is ignored until the next change replaces it",
-            ),
+            None => self
+                .warn(deployment, "the value in etcd is not a state: it is ignored until the next change replaces it"),
         }
         Some(index)
     }
@@ -395,15 +393,16 @@ impl<'f> Follower<'f> {
     fn note_liveness(&mut self) {
         liveness::note(self.host.store(), self.etcd, self.host.now());
         if self.is_live.replace(true) != Some(true) {
-            self.host.info("bluegreen: in step with etcd");
+            self.host.info("bluegreen: up to date with etcd");
         }
     }
 
     fn lose(&mut self, error: &NoResponse) {
         liveness::lose(self.host.store(), self.etcd);
         if self.is_live.replace(false) != Some(false) {
-            let what = if error.refusal.is_some() { "etcd refuses to give the states" } else { "etcd is out of reach" };
-            let line = format!("bluegreen: {what}: {error}: going on with the last known states");
+            let what =
+                if error.refusal.is_some() { "etcd refuses to give the states" } else { "etcd cannot be reached" };
+            let line = format!("bluegreen: {what}: {error}: the last known states stay in force");
             self.host.warn(&line);
         }
     }
@@ -413,9 +412,8 @@ impl<'f> Follower<'f> {
     fn on_refused_watch(&mut self, why: String) {
         self.lists_only = LISTS_ONLY;
         if self.refused_watch.as_ref() != Some(&why) {
-            self.host.warn(&format!(
-                "bluegreen: etcd refuses to be watched: {why}: what the fleet changes is read once a second"
-            ));
+            self.host
+                .warn(&format!("bluegreen: etcd refuses the watch: {why}: the fleet's changes are read once a second"));
             self.refused_watch = Some(why);
         }
     }

@@ -127,8 +127,8 @@ impl Envoy {
         let short = |line: String| {
             let line = line.trim_start_matches("bluegreen: ").replace("deployment=iris", "0");
             match line.as_str() {
-                "in step with etcd" => Some("contact".to_owned()),
-                lost if lost.starts_with("etcd is out of reach") => Some("lost".to_owned()),
+                "up to date with etcd" => Some("contact".to_owned()),
+                lost if lost.starts_with("etcd cannot be reached") => Some("lost".to_owned()),
                 changed if changed.starts_with("state changed") => None,
                 _ => Some(line),
             }
@@ -348,7 +348,7 @@ fn what_etcd_refuses_is_told_once_with_its_reason() {
     envoy.close();
     envoy.pass(&mut model, 3 * HEARTBEAT, Fate::Denied);
     let denied = "gRPC status 7, etcdserver: permission denied";
-    let line = format!("etcd refuses to give the states: {denied}: going on with the last known states");
+    let line = format!("etcd refuses to give the states: {denied}: the last known states stay in force");
     assert_eq!((envoy.said(), envoy.is_stale()), (vec![line], true));
     envoy.pass(&mut model, HEARTBEAT, Fate::Answered);
     assert_eq!((envoy.said(), envoy.is_stale()), (vec!["contact".to_owned()], false));
@@ -382,8 +382,7 @@ fn a_watch_that_is_refused_is_told_once_and_the_lists_bring_what_it_would_have()
     }
     assert_eq!(watches, 3, "one a minute");
     let said: Vec<String> = envoy.said().into_iter().filter(|line| line.contains("refuses")).collect();
-    let line =
-        "etcd refuses to be watched: etcdserver: permission denied: what the fleet changes is read once a second";
+    let line = "etcd refuses the watch: etcdserver: permission denied: the fleet's changes are read once a second";
     assert_eq!((said, envoy.is_stale()), (vec![line.to_owned()], false));
 }
 
@@ -442,7 +441,7 @@ fn what_is_not_a_state_is_warned_of_once_and_replaced_by_the_next_change() {
     envoy.close();
     envoy.pass(&mut model, HEARTBEAT, Fate::Answered);
     let said = envoy.said();
-    assert!(said.len() == 1 && said[0].starts_with("0: what etcd holds under its key is not a state"), "{said:?}");
+    assert!(said.len() == 1 && said[0].starts_with("0: the value in etcd is not a state"), "{said:?}");
     assert_eq!(envoy.revision(), 1);
     model.put("/bluegreen/iris", &state(2));
     envoy.deliver(&mut model);

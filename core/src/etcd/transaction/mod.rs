@@ -366,7 +366,7 @@ impl<E> From<Stopped> for TxnError<E> {
 impl fmt::Display for NotCommitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unread(why) => write!(f, "etcd was asked for the state and did not give it ({why})"),
+            Self::Unread(why) => write!(f, "etcd did not give the state ({why})"),
             Self::Unsent(why) => write!(f, "the change could not be sent to etcd ({why})"),
             Self::Refused(why) => write!(f, "etcd refused it ({why})"),
             Self::Late => f.write_str(

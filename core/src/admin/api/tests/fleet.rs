@@ -77,32 +77,19 @@ fn a_write_is_decided_on_what_the_fleet_has_not_on_what_this_envoy_knows() {
 fn wherever_etcd_falls_silent_the_answer_comes_in_time_and_says_whether_the_change_may_have_been_made() {
     let (ok, lost, gone, refu) = (Fate::Answered, Fate::AnswerLost, Fate::RequestLost, Fate::Refused);
     let (denied, full) = (Fate::Denied, Fate::OutOfSpace);
-    let (nothing, maybe) = ("Nothing was changed, and nothing will be: ", "it may have been made, or may be made yet");
+    let (nothing, maybe) =
+        ("Nothing was changed, and nothing will be: ", "it may have been made, or may be made later");
     // What becomes of the calls to etcd, the last of it over and over: status, type, what the detail says; the revision
     // that etcd has then, and after how many seconds.
     type Case<'c> = (&'c [Fate], u32, &'c str, [&'c str; 2], u64, u64);
     let cases: [Case<'_>; 13] = [
-        (
-            &[refu],
-            503,
-            "store-unavailable",
-            [nothing, "etcd was asked for the state and did not give it (the call"],
-            0,
-            0,
-        ),
-        (
-            &[gone],
-            503,
-            "store-unavailable",
-            [nothing, "etcd was asked for the state and did not give it (gRPC status 14, lost)"],
-            0,
-            4,
-        ),
+        (&[refu], 503, "store-unavailable", [nothing, "etcd did not give the state (the call"], 0, 0),
+        (&[gone], 503, "store-unavailable", [nothing, "etcd did not give the state (gRPC status 14, lost)"], 0, 4),
         (&[ok, refu], 503, "store-unavailable", [nothing, "the change could not be sent to etcd (the call"], 0, 0),
-        (&[ok, gone], 504, "outcome-unknown", [maybe, "Look at the state"], 0, 7),
-        (&[ok, lost], 504, "outcome-unknown", [maybe, "Look at the state"], 1, 7),
-        (&[ok, lost, gone], 504, "outcome-unknown", [maybe, "Look at the state"], 1, 7),
-        (&[gone, gone, gone, ok, gone], 504, "outcome-unknown", [maybe, "Look at the state"], 0, 7),
+        (&[ok, gone], 504, "outcome-unknown", [maybe, "Read the state"], 0, 7),
+        (&[ok, lost], 504, "outcome-unknown", [maybe, "Read the state"], 1, 7),
+        (&[ok, lost, gone], 504, "outcome-unknown", [maybe, "Read the state"], 1, 7),
+        (&[gone, gone, gone, ok, gone], 504, "outcome-unknown", [maybe, "Read the state"], 0, 7),
         (
             &[ok, gone, gone, gone, gone, gone, ok],
             503,

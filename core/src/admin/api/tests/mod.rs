@@ -2,6 +2,8 @@
 
 mod bounds;
 mod calls;
+#[cfg(not(target_arch = "wasm32"))]
+mod description;
 mod fleet;
 mod readiness;
 mod versions;
@@ -105,11 +107,15 @@ impl Fixture {
         self.asked.take().into_iter().map(line).collect()
     }
 
+    /// The answer to a call, which has to be as the API's description says.
     fn call(&self, head: &Head, body: &[u8]) -> Response {
-        match self.begin(head, body) {
+        let response = match self.begin(head, body) {
             Ok(mut call) => self.drive(&mut call).expect("it waits"),
             Err(response) => response,
-        }
+        };
+        #[cfg(not(target_arch = "wasm32"))]
+        description::check(&self.api, head, &response);
+        response
     }
 
     /// A call whose body has arrived.

@@ -210,7 +210,7 @@ fn without_rules_everything_is_taken_over_at_once_and_a_rollback_still_knows_wha
     let (status, problem) = api.operate("POST", &format!("{IRIS}/rollback"));
     assert_eq!((status, kind(&problem)), (409, "way-back-replaced"));
     let detail = problem["detail"].as_str().expect("a text");
-    assert!(detail.starts_with("version 3 (cluster v3) has come to blue since the switch"), "{detail}");
+    assert!(detail.starts_with("version 3 (cluster v3) came behind blue after the switch"), "{detail}");
     assert_eq!(api.operate("POST", &format!("{IRIS}/rollback?force=true")).1["active"], "blue");
     let (_, history) = api.operate("GET", &format!("{IRIS}/history"));
     assert_eq!(history["changes"][0]["forced"], true);
