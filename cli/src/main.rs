@@ -30,7 +30,6 @@ mod schema;
 
 mod demo;
 
-use std::io;
 use std::panic;
 use std::process::{self, ExitCode};
 use std::time::Duration;
@@ -300,7 +299,9 @@ fn run(options: &Options) -> Result<ExitCode> {
         Command::Demo(arguments) => demo::run(arguments),
         Command::Context { command } => contexts::run(command, &options.envoys, Style::of_stdout()),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Options::command(), "bluegreen", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Options::command(), "bluegreen", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
             Ok(ExitCode::SUCCESS)
         }
         command => {
