@@ -13,8 +13,6 @@ use serde_saphyr::Spanned;
 pub struct Document {
     /// The file, as it was named.
     pub file: Rc<str>,
-    /// Where it stands among the documents of the file.
-    pub number: usize,
     root: Node,
 }
 
@@ -70,8 +68,8 @@ pub struct At<'d> {
 pub fn read(file: &Rc<str>, text: &str) -> Result<Vec<Document>, Unreadable> {
     let documents = |roots: Vec<Node>| {
         let is_empty = |root: &Node| matches!(root.kind, Kind::Null);
-        let numbered = roots.into_iter().filter(|root| !is_empty(root)).enumerate();
-        numbered.map(|(number, root)| Document { file: Rc::clone(file), number, root }).collect()
+        let roots = roots.into_iter().filter(|root| !is_empty(root));
+        roots.map(|root| Document { file: Rc::clone(file), root }).collect()
     };
     let options = serde_saphyr::options! { with_snippet: false };
     match serde_saphyr::from_multiple_with_options::<Node>(text, options) {
@@ -104,6 +102,11 @@ impl Document {
 // === impl At ===
 
 impl<'d> At<'d> {
+    /// Whether both are the same value of the same document.
+    pub fn is_same(&self, other: &At<'_>) -> bool {
+        self.path == other.path && std::ptr::eq(self.document, other.document)
+    }
+
     /// Where it stands.
     pub fn place(&self) -> Place {
         self.node.place
