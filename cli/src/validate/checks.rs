@@ -236,11 +236,10 @@ fn shared_state(setup: &Setup<'_>, findings: &mut Findings) {
                           in all listeners";
             findings.add(Check::VmIdShared, &plugin.at, detail);
         }
-        let vm_id = |filter: &Filter<'_>| filter.at.fields(&["typed_config", "config", "vm_config", "vm_id"]);
         let is_other = |filter: &&Filter<'_>| filter.plugin().is_none();
         for other in setup.chains.iter().flat_map(|chain| &chain.filters).filter(is_other) {
-            if let Some(at) = vm_id(other).filter(|at| at.text() == Some(plugin.vm_id()) && !plugin.vm_id().is_empty())
-            {
+            let vm_id = other.at.fields(&["typed_config", "config", "vm_config", "vm_id"]);
+            if let Some(at) = vm_id.filter(|at| at.text() == Some(plugin.vm_id()) && !plugin.vm_id().is_empty()) {
                 let detail = format!(
                     "the plugin {:?} has bluegreen's vm_id, and so reads and writes its state: use another",
                     other.name
