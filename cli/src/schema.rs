@@ -129,7 +129,7 @@ mod tests {
                     "on_breach": "observe", "also_after_promote": "10m", "keep_percent": 0.5
                 }
             }},
-            "routing": {"cluster_header": "x-c", "colour_header": "x-d", "shadow_header": "x-s"},
+            "routing": {"cluster_header": "x-c", "colour_header": "x-d", "shadow_header": "x-s", "filter_state": true},
             "admin": {"path_prefix": "/bg", "tokens": [{"name": "a", "role": "viewer", "sha256": "9F86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}]},
             "etcd": {"cluster": "etcd", "prefix": "/bluegreen/", "timeout": "1s", "on_unreachable": "serve_last"},
             "config_push": {"enforce": false},

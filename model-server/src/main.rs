@@ -11,7 +11,6 @@ use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-
 /// Serves one of two versions of an iris classifier behind MLflow's scoring protocol.
 #[derive(Parser)]
 #[command(name = "model-server")]

@@ -58,8 +58,9 @@ fn port_0_takes_a_free_port_and_prints_it() {
 fn a_port_in_use_is_one_sentence_and_exit_code_1() {
     let server = Server::start("1");
     let port = server.address.rsplit_once(':').expect("a port").1;
-    let sentence =
-        format!("model-server: port {port} is in use: stop the program that listens there, or choose another port with --port\n");
+    let sentence = format!(
+        "model-server: port {port} is in use: stop the program that listens there, or choose another port with --port\n"
+    );
     assert_eq!(refused("1", port), (Some(1), sentence));
 }
 

@@ -170,9 +170,11 @@ fn binary(path: PathBuf) -> Result<PathBuf> {
     }
     // Behind the links of pipx and its like.
     let script = path.canonicalize().with_context(|| path.display().to_string())?;
-    script.ancestors().nth(2).and_then(packaged_binary).with_context(|| {
-        format!("{} is a script: set ENVOY to the Envoy binary that it starts", path.display())
-    })
+    script
+        .ancestors()
+        .nth(2)
+        .and_then(packaged_binary)
+        .with_context(|| format!("{} is a script: set ENVOY to the Envoy binary that it starts", path.display()))
 }
 
 fn download(Version(version): &Version, checkout: &Checkout) -> Result<PathBuf> {
@@ -199,9 +201,8 @@ fn download(Version(version): &Version, checkout: &Checkout) -> Result<PathBuf> 
 fn packaged_binary(environment: &Path) -> Option<PathBuf> {
     let pythons = environment.join("lib").read_dir().ok()?.flatten();
     let binary = |python: &Path, packages: &str| python.join(packages).join("envoy/_bin").join(BINARY);
-    let mut binaries = pythons.flat_map(|python| {
-        ["site-packages", "dist-packages"].map(|packages| binary(&python.path(), packages))
-    });
+    let mut binaries =
+        pythons.flat_map(|python| ["site-packages", "dist-packages"].map(|packages| binary(&python.path(), packages)));
     binaries.find(|binary| binary.is_file())
 }
 

@@ -90,7 +90,8 @@ fn read_folder(root: &Path, folder: &str, files: &mut Files) -> Result<()> {
             read_folder(root, &path, files)?;
         } else if path.ends_with(".rs") {
             let text = fs::read_to_string(root.join(&path)).with_context(|| format!("cannot read {path}"))?;
-            let stream: TokenStream = text.parse().map_err(|error| anyhow!("{path} cannot be read as Rust: {error}"))?;
+            let stream: TokenStream =
+                text.parse().map_err(|error| anyhow!("{path} cannot be read as Rust: {error}"))?;
             files.insert(path, tokens(stream));
         }
     }

@@ -43,8 +43,9 @@ pub struct Stage {
 
 impl Stage {
     pub async fn set(arguments: &Arguments, found: &Found) -> Result<Self> {
-        let folder = TempDir::with_prefix("bluegreen-demo-")
-            .with_context(|| format!("cannot write to {}: set TMPDIR to a folder that you may write to", std::env::temp_dir().display()))?;
+        let folder = TempDir::with_prefix("bluegreen-demo-").with_context(|| {
+            format!("cannot write to {}: set TMPDIR to a folder that you may write to", std::env::temp_dir().display())
+        })?;
         let module = module::obtain(arguments.module.as_deref(), folder.path())?;
         let late = if arguments.slow_green { LATE } else { Duration::ZERO };
         let port = |model: &Model| if arguments.free_ports { 0 } else { model.port };

@@ -77,7 +77,8 @@ fn a_write_is_decided_on_what_the_fleet_has_not_on_what_this_envoy_knows() {
 fn wherever_etcd_falls_silent_the_answer_comes_in_time_and_says_whether_the_change_may_have_been_made() {
     let (ok, lost, gone, refu) = (Fate::Answered, Fate::AnswerLost, Fate::RequestLost, Fate::Refused);
     let (denied, full) = (Fate::Denied, Fate::OutOfSpace);
-    let (nothing, maybe) = ("Nothing was changed, and nothing will be: ", "it may have been made, or may be made later");
+    let (nothing, maybe) =
+        ("Nothing was changed, and nothing will be: ", "it may have been made, or may be made later");
     // What becomes of the calls to etcd, the last of it over and over: status, type, what the detail says; the revision
     // that etcd has then, and after how many seconds.
     type Case<'c> = (&'c [Fate], u32, &'c str, [&'c str; 2], u64, u64);
