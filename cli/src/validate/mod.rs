@@ -145,7 +145,7 @@ fn envoys(roots: &[At<'_>], referenced: &BTreeSet<String>, seen: &mut Seen, find
     for root in of_form(Form::Resources).filter(is_loose) {
         loose.extend(Resources::of(root));
     }
-    let mut bootstraps = 0_usize;
+    let (mut bootstraps, mut uses_loose) = (0_usize, false);
     for root in of_form(Form::Bootstrap) {
         bootstraps = bootstraps.saturating_add(1);
         let named = watched_files(root);
@@ -161,6 +161,7 @@ fn envoys(roots: &[At<'_>], referenced: &BTreeSet<String>, seen: &mut Seen, find
             }
         }
         if !is_whole {
+            uses_loose = true;
             resources.extend(loose.clone());
         }
         let by_discovery = root.fields(&["dynamic_resources", "cds_config"]);
@@ -171,20 +172,23 @@ fn envoys(roots: &[At<'_>], referenced: &BTreeSet<String>, seen: &mut Seen, find
     if bootstraps == 0 {
         let has_clusters = !loose.clusters.is_empty() && !loose.listeners.is_empty();
         one_envoy(None, &loose, has_clusters, seen, findings);
-        // Configurations for filters that are elsewhere.
-        if loose.listeners.is_empty() {
-            for (_, extension) in &loose.extensions {
-                let config = extension.fields(&["typed_config", "config"]);
-                let plugin = config.and_then(|config| Plugin::of_envoy(&config, findings));
-                let Some((plugin, config)) = plugin.and_then(|plugin| Some((plugin.clone(), plugin.config?))) else {
-                    continue;
-                };
-                seen.configurations = seen.configurations.saturating_add(1);
-                seen.deployments = seen.deployments.saturating_add(config.deployments.len());
-                checks::configuration(&plugin, &config, findings);
-                config.admin.iter().for_each(|access| checks::published_tokens(&plugin, access, None, findings));
-            }
-        }
+        uses_loose = !loose.listeners.is_empty();
+    }
+    if !uses_loose {
+        loose_configurations(&loose, seen, findings);
+    }
+}
+
+/// Configurations for filters that are elsewhere.
+fn loose_configurations(loose: &Resources<'_>, seen: &mut Seen, findings: &mut Findings) {
+    for (_, extension) in &loose.extensions {
+        let config = extension.fields(&["typed_config", "config"]);
+        let plugin = config.and_then(|config| Plugin::of_envoy(&config, findings));
+        let Some((plugin, config)) = plugin.and_then(|plugin| Some((plugin.clone(), plugin.config?))) else { continue };
+        seen.configurations = seen.configurations.saturating_add(1);
+        seen.deployments = seen.deployments.saturating_add(config.deployments.len());
+        checks::configuration(&plugin, &config, findings);
+        config.admin.iter().for_each(|access| checks::published_tokens(&plugin, access, None, findings));
     }
 }
 
