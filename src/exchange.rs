@@ -92,6 +92,16 @@ impl Exchange {
         if plugin.incoming.are_open() {
             host::vouch();
         }
+        if routing.filter_state {
+            let (name, colour, reason) = (&deployment.name, decision.colour, decision.reason(&split).as_str());
+            let revision = worker.known_revision().unwrap_or_default();
+            worker.with_identity(colour, |upstream| {
+                let version = &upstream.version;
+                host::show_decision(&format!(
+                    "deployment={name} colour={colour} version={version} reason={reason} revision={revision}"
+                ));
+            });
+        }
 
         let exchange = Self {
             deployment: index,
@@ -193,8 +203,8 @@ impl Exchange {
             plugin.context.worker.end((self.deployment, deployment), ticket, &attribution, total, upstream_host);
         }
         let Some(colour) = colour else { return };
-        for metric in of_exchange(class, first_byte, total) {
-            self.count(plugin, colour, metric, 1);
+        for (metric, by) in of_exchange(class, first_byte, total) {
+            self.count(plugin, colour, metric, by);
         }
     }
 

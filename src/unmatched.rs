@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use bluegreen_core::metrics::named::Named;
 use bluegreen_core::routing::incoming::Cadence;
 
 use crate::host::{self, MetricId};
@@ -16,16 +17,13 @@ pub struct UnmatchedRequests {
     pub is_warned_of: Cell<bool>,
 }
 
-/// All of them, in all VMs of the process.
-const METRIC: &str = "bluegreen.unmatched_requests_total";
-
 // === impl UnmatchedRequests ===
 
 impl UnmatchedRequests {
     /// Counts one.
     pub fn count(&self) {
         if self.metric.get().is_none() {
-            self.metric.set(host::define_metric(METRIC, false));
+            self.metric.set(host::define_metric(&Named::UnmatchedRequests.to_string(), false));
         }
         if let Some(metric) = self.metric.get() {
             host::add_to_metric(metric, 1);

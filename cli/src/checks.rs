@@ -42,7 +42,7 @@ pub fn test(envoys: &Envoys, name: &str, colour: Option<Colour>, is_verbose: boo
             });
         }
     }
-    let outcome = answers.report_failures(output);
+    let outcome = answers.report_failures();
     if answers.given().all(|(_, reply)| reply.view.passed) { outcome } else { Outcome::Failed }
 }
 
@@ -67,7 +67,7 @@ pub fn drain(envoys: &Envoys, name: &str, colour: Colour, timeout: &str, output:
             (None, _) => {}
         }
     }
-    answers.report_failures(output)
+    answers.report_failures()
 }
 
 // === impl TestResult ===

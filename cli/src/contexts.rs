@@ -296,11 +296,22 @@ impl Environment<'_> {
         Ok(folder.join("bluegreen.toml"))
     }
 
-    /// The Envoys that are meant. What is given with the command goes before the environment, and that before the file.
+    /// The Envoys that are meant.
     ///
     /// # Errors
-    /// The file has a mistake or no such context, or a token cannot be read.
+    /// The file has a mistake or no such context, a URL is none, or a token cannot be read.
     pub fn targets(&self, selection: &Selection) -> Result<Vec<Target>> {
+        let targets = self.named(selection)?;
+        for target in &targets {
+            if let Target::Url { url, with } = target {
+                with.client(url)?;
+            }
+        }
+        Ok(targets)
+    }
+
+    /// What is given with the command goes before the environment, and that before the file.
+    fn named(&self, selection: &Selection) -> Result<Vec<Target>> {
         let own = self.own_token(selection)?;
         let with = |entry: Option<(&str, &Entry, &Path)>| self.credentials(selection, own.as_ref(), entry);
         if !selection.url.is_empty() {

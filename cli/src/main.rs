@@ -364,6 +364,30 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_has_every_command_and_no_other() {
+        let docs = include_str!("../../docs/cli.md");
+        let command = Options::command();
+        for name in command.get_subcommands().map(clap::Command::get_name).filter(|name| *name != "help") {
+            assert!(
+                docs.contains(&format!("`{name}")) || docs.contains(&format!("bluegreen {name}")),
+                "{name} is not in docs/cli.md"
+            );
+        }
+        let shown = docs.lines().filter_map(|line| {
+            let line = line.strip_prefix("$ ").unwrap_or(line);
+            line.starts_with("bluegreen ").then(|| line.split(['&', '|']).next().unwrap_or(line))
+        });
+        let mut number = 0;
+        for line in shown {
+            number += 1;
+            let words = line.replace("\"$CI_COMMIT\"", "x").replace('"', "");
+            let parsed = Options::try_parse_from(words.split_whitespace());
+            assert!(parsed.is_ok(), "{line}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());
+        }
+        assert!(number > 10, "only {number} commands are shown");
+    }
+
+    #[test]
     fn a_worker_that_has_not_confirmed_has_an_exit_code_of_its_own() {
         let codes = [Outcome::Done, Outcome::Failed, Outcome::Unconfirmed].map(ExitCode::from);
         assert_eq!(

@@ -30,7 +30,7 @@ pub fn status(envoys: &Envoys, name: Option<&str>, output: Output) -> Outcome {
     let answers = states(envoys, name);
     if output.is_json {
         answers.print_json();
-        return answers.report_failures(output);
+        return answers.report_failures();
     }
     let by_name = by_name(&answers);
     match name {
@@ -42,7 +42,7 @@ pub fn status(envoys: &Envoys, name: Option<&str>, output: Output) -> Outcome {
         }
         None => print!("{}", in_lines(&by_name, style::now(), output.style)),
     }
-    answers.report_failures(output)
+    answers.report_failures()
 }
 
 /// What each Envoy knows: one deployment, or all.
@@ -249,7 +249,7 @@ pub fn compare(envoys: &Envoys, name: &str, window: &str, output: Output) -> Out
     let answers = envoys.ask(|client| comparison(client, name));
     if output.is_json {
         answers.print_json();
-        return answers.report_failures(output);
+        return answers.report_failures();
     }
     for (label, reply) in answers.given() {
         if !answers.is_single() {
@@ -271,7 +271,7 @@ pub fn compare(envoys: &Envoys, name: &str, window: &str, output: Output) -> Out
     if !answers.is_single() {
         println!("{}", output.style.dim("Each Envoy counts its own requests."));
     }
-    answers.report_failures(output)
+    answers.report_failures()
 }
 
 /// The comparison on one Envoy.
@@ -327,7 +327,7 @@ pub fn history(envoys: &Envoys, name: &str, most: usize, output: Output) -> Outc
     let answers = envoys.ask(|client| client.send::<Changes>(&Call::get(of(name, "/history"))));
     if output.is_json {
         answers.print_json();
-        return answers.report_failures(output);
+        return answers.report_failures();
     }
     let first = answers.given().next().map(|(_, reply)| &reply.raw);
     let agree = answers.given().all(|(_, reply)| Some(&reply.raw) == first);
@@ -345,7 +345,7 @@ pub fn history(envoys: &Envoys, name: &str, most: usize, output: Output) -> Outc
             println!("{}", output.style.dim(&format!("{more}: --limit {}", reply.view.changes.len())));
         }
     }
-    answers.report_failures(output)
+    answers.report_failures()
 }
 
 fn changes(all: &[Change], most: usize, now: Timestamp, style: Style) -> String {
@@ -404,7 +404,7 @@ pub fn setup(envoys: &Envoys, name: Option<&str>, output: Output) -> Outcome {
     let answers = states(envoys, name);
     if output.is_json {
         answers.print_json();
-        return answers.report_failures(output);
+        return answers.report_failures();
     }
     let mut is_clean = true;
     for (name, seen) in by_name(&answers) {
@@ -424,7 +424,7 @@ pub fn setup(envoys: &Envoys, name: Option<&str>, output: Output) -> Outcome {
     if is_clean && answers.given().next().is_some() {
         println!("nothing is known to be wrong");
     }
-    answers.report_failures(output)
+    answers.report_failures()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use crate::config::{EventKind, reader};
 use crate::deployment::Deployment;
 use crate::host::Host;
+use crate::metrics::named::Named;
 use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::one_line::one_line;
@@ -153,8 +154,8 @@ pub fn done(store: &dyn Store, receiver: u64, number: u64) {
 }
 
 /// The counter of notifications with this result.
-pub fn metric(result: &str) -> String {
-    format!("bluegreen.result.{result}.notifications_total")
+pub fn metric(result: &'static str) -> String {
+    Named::Notifications(result).to_string()
 }
 
 /// By way of a document, as a configuration is read: that code is there anyway. What another plugin wrote there is no queue.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::deployment::Deployment;
 use crate::host::Host;
+use crate::metrics::named::Named;
 use crate::model::colour::Colour;
 use crate::model::name::DeploymentName;
 use crate::model::time::Timestamp;
@@ -101,7 +102,7 @@ pub fn note_about(
     if is_new {
         host.warn(&format!("bluegreen: deployment={name} setup={}: {detail}", problem.as_str()));
     }
-    host.set_gauge(&problem.metric(name), 1);
+    host.set_gauge(&Named::SetupProblems(name, problem.as_str()).to_string(), 1);
     is_new
 }
 
@@ -137,7 +138,7 @@ fn clear_where(
     });
     if cleared == Ok(true) && is_over {
         host.info(&format!("bluegreen: deployment={} setup={}: fixed", deployment.name, problem.as_str()));
-        host.set_gauge(&problem.metric(&deployment.name), 0);
+        host.set_gauge(&Named::SetupProblems(&deployment.name, problem.as_str()).to_string(), 0);
     }
 }
 
@@ -175,11 +176,6 @@ impl SetupProblem {
             Self::NotificationsFailing => "notifications-failing",
         }
     }
-
-    /// The gauge that is 1 while the mistake is known.
-    pub fn metric(self, deployment: &DeploymentName) -> String {
-        format!("bluegreen.deployment.{deployment}.problem.{}.setup_problems", self.as_str())
-    }
 }
 
 #[cfg(test)]
@@ -192,7 +188,7 @@ mod tests {
     use crate::testing::host::TestHost;
 
     #[test]
-    fn a_mistake_is_logged_once_shown_until_it_is_mended_and_logged_again_when_it_comes_back() {
+    fn a_mistake_is_logged_once_shown_until_it_is_fixed_and_logged_again_when_it_comes_back() {
         let (host, deployments) = (TestHost::default(), green_has_an_authority());
         let iris = &deployments.all()[0];
         let problem = SetupProblem::ClusterUnknown;
@@ -209,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_about_both_colours_stays_until_both_are_mended() {
+    fn a_mistake_about_both_colours_stays_until_both_are_fixed() {
         let (host, deployments) = (TestHost::default(), green_has_an_authority());
         let iris = &deployments.all()[0];
         let problem = SetupProblem::AnswersFromElsewhere;
@@ -227,10 +223,8 @@ mod tests {
     }
 
     #[test]
-    fn the_names_in_api_and_log_are_the_same() {
+    fn the_names_in_api_log_and_metrics_are_the_same() {
         let problem = SetupProblem::RetriesHideFailures;
         assert_eq!(serde_json::to_value(problem).expect("serialises"), problem.as_str());
-        let name = problem.metric(&crate::testing::iris());
-        assert_eq!(name, "bluegreen.deployment.iris.problem.retries-hide-failures.setup_problems");
     }
 }

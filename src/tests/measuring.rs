@@ -37,15 +37,13 @@ fn requests_by_override_are_counted_apart_and_are_in_flight_like_others() {
     assert_eq!(metric(&envoy, "override_requests_total"), 2);
     let apart = ["2xx", "5xx"].map(|class| metric(&envoy, &format!("class.{class}.override_responses_total")));
     assert_eq!(apart, [1, 1]);
+    const STATE: [&str; 4] = [".active", ".live.workers", ".sampled_timestamp_seconds", ".build_info"];
     // None of the counters that the comparison, the guard and a rollout read.
     let counts = |name: &String| envoy.metric(name).unwrap_or_default() > 0;
     let counted: Vec<String> = envoy.metric_names().into_iter().filter(counts).collect();
     let (apart, others): (Vec<&String>, Vec<&String>) = counted.iter().partition(|name| name.contains(".override_"));
     assert_eq!(apart.len(), 3, "{counted:?}");
-    assert!(
-        others.iter().all(|name| [".active", ".live.workers"].iter().any(|gauge| name.ends_with(gauge))),
-        "{others:?}"
-    );
+    assert!(others.iter().all(|name| STATE.iter().any(|gauge| name.ends_with(gauge))), "{others:?}");
     assert_eq!(metric(&envoy, "in_flight"), 0);
     // A value that asks for nothing leaves an ordinary request.
     cluster(traffic, &[("x-want", b"Blue")]);
@@ -92,19 +90,22 @@ fn the_answer_tells_colour_and_version_whatever_the_upstream_said() {
 }
 
 #[test]
-fn first_and_last_byte_are_counted_in_the_buckets_of_their_times() {
+fn first_and_last_byte_are_counted_in_all_buckets_from_their_times_on() {
     let envoy = FakeEnvoy::start();
     let exchange = infer(worker(&envoy, &config("", "")), &[]);
     envoy.advance(Duration::from_millis(2));
     exchange.answer("200");
     envoy.advance(Duration::from_secs(1));
     exchange.end();
-    assert_eq!(metric(&envoy, "bucket_us.2048.first_byte_total"), 1);
-    assert_eq!(metric(&envoy, "bucket_us.1048576.exchange_total"), 1);
+    let of = |name: &str, bounds: [&str; 4]| bounds.map(|le| metric(&envoy, &format!("le.{le}.{name}_bucket")));
+    assert_eq!(of("first_byte_milliseconds", ["1", "2", "5", "+Inf"]), [0, 1, 1, 1]);
+    assert_eq!(of("exchange_milliseconds", ["1000", "2000", "5000", "+Inf"]), [0, 1, 1, 1]);
+    assert_eq!(["first_byte", "exchange"].map(|span| metric(&envoy, &format!("{span}_milliseconds_sum"))), [2, 1_002]);
+    assert_eq!(metric(&envoy, "first_byte_milliseconds_count"), 1);
 }
 
 #[test]
-fn one_of_all_workers_takes_the_samples_and_no_unused_bucket_becomes_a_stat() {
+fn one_of_all_workers_takes_the_samples_and_no_colour_without_requests_has_a_histogram() {
     let envoy = FakeEnvoy::start();
     let workers = [0, 1, 2].map(|_| worker(&envoy, &admin()));
     for _ in 0..30 {
@@ -118,6 +119,6 @@ fn one_of_all_workers_takes_the_samples_and_no_unused_bucket_becomes_a_stat() {
     exchange.send_headers(true);
     let body = exchange.replies()[0].body.clone();
     assert!(body.contains(r#""blue":{"requests":30,"#), "{body}");
-    let buckets = envoy.metric_names().iter().filter(|name| name.contains("bucket_us")).count();
-    assert_eq!(buckets, 2, "{:?}", envoy.metric_names());
+    let histograms = |of: &str| envoy.metric_names().iter().filter(|name| name.contains(of)).count();
+    assert_eq!((histograms("blue.le."), histograms("green.le.")), (2 * 17, 0), "{:?}", envoy.metric_names());
 }

@@ -11,30 +11,14 @@ use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::envoy::{ADMIN, OPERATOR, VIEWER};
 use bluegreen_testbed::relay::Relay;
 use bluegreen_testbed::upstream::Behaviour;
-use bluegreen_testbed::{Bootstrap, Envoy, repository, wait};
+use bluegreen_testbed::{Bootstrap, Envoy, wait};
+use bluegreen_tests::command_line::{Cli, url};
 use bluegreen_tests::environment::ROLLOUT_PATIENCE;
 use bluegreen_tests::{Environment, IRIS, PATH};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::Command;
-
-/// The command line with an empty home of its own.
-struct Cli {
-    home: TempDir,
-    urls: Vec<String>,
-    token: Option<&'static str>,
-    path: Option<PathBuf>,
-}
-
-/// How a command ended.
-#[derive(Debug)]
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
 
 /// Answers as no Envoy here can be made to: each read with a state at revision 7, each write with what the test wants.
 struct StandIn {
@@ -87,55 +71,6 @@ fn state(revision: u64) -> Value {
         "colours": {"blue": {"cluster": "blue", "version": "1"}, "green": {"cluster": "green", "version": "2"}},
         "in_force": {"revision": revision, "confirmed": 3, "of": 3, "silent": []}, "changed_at": "2026-11-23T18:10:08Z",
         "changed_by": "ci", "source": "admin", "reason": ""})
-}
-
-// === impl Cli ===
-
-impl Cli {
-    fn at(envoys: &[&Envoy]) -> Result<Self> {
-        let urls = envoys.iter().map(|envoy| url(envoy)).collect::<Result<_>>()?;
-        Ok(Self { home: TempDir::new()?, urls, token: Some(OPERATOR), path: None })
-    }
-
-    fn command(&self, line: &str) -> Result<Command> {
-        let mut command = Command::new(repository::command_line()?);
-        command.args(line.split_whitespace()).stdin(Stdio::null()).kill_on_drop(true);
-        for name in ["BLUEGREEN_CONTEXT", "BLUEGREEN_CONFIG", "BLUEGREEN_TOKEN", "BLUEGREEN_URL"] {
-            command.env_remove(name);
-        }
-        command.env("XDG_CONFIG_HOME", self.home.path()).env("HOME", self.home.path());
-        if !self.urls.is_empty() {
-            command.env("BLUEGREEN_URL", self.urls.join(","));
-        }
-        command.envs(self.token.map(|token| ("BLUEGREEN_TOKEN", token)));
-        if let Some(path) = &self.path {
-            let rest = std::env::var("PATH").unwrap_or_default();
-            command.env("PATH", format!("{}:{rest}", path.display()));
-        }
-        Ok(command)
-    }
-
-    /// Runs a command line, whose words have no spaces in them.
-    async fn run(&self, line: &str) -> Result<Said> {
-        let output = self.command(line)?.output().await?;
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).context("not UTF-8");
-        Ok(Said { code: output.status.code().unwrap_or(-1), out: text(output.stdout)?, err: text(output.stderr)? })
-    }
-
-    /// Runs it, and fails unless it ends with this code and says all of these.
-    async fn says(&self, line: &str, code: i32, parts: &[&str]) -> Result<Said> {
-        let said = self.run(line).await?;
-        ensure!(said.code == code, "bluegreen {line} ended with {}, not {code}: {said:#?}", said.code);
-        for part in parts {
-            let found = said.out.contains(part) || said.err.contains(part);
-            ensure!(found, "bluegreen {line} does not say {part:?}:\n{}{}", said.out, said.err);
-        }
-        Ok(said)
-    }
-}
-
-fn url(envoy: &Envoy) -> Result<String> {
-    Ok(format!("http://{}/bluegreen", envoy.listener(ADMIN)?))
 }
 
 /// A deployment that is ready for a release: the test is required, and nothing bakes.

@@ -92,7 +92,21 @@ pub const FOR_ETCD: [&str; 6] = [
 ];
 
 /// What the regular expressions of `stats_tags` look for.
-const LABELS: [&str; 4] = ["deployment", "colour", "class", "problem"];
+const LABELS: [&str; 13] = [
+    "deployment",
+    "colour",
+    "class",
+    "le",
+    "problem",
+    "source",
+    "rule",
+    "phase",
+    "result",
+    "state",
+    "reason",
+    "configuration",
+    "version",
+];
 
 /// Everything about what one Envoy gets.
 pub fn all(setup: &Setup<'_>, findings: &mut Findings) {

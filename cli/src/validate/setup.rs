@@ -366,6 +366,9 @@ pub fn clusters_of(config: &Config) -> Vec<(String, String)> {
         }
     }
     named.extend(config.runtime.iter().map(|at| ("runtime.cluster".to_owned(), at.cluster.as_str().to_owned())));
+    for (place, receiver) in config.notify.iter().enumerate() {
+        named.push((format!("notify[{place}].cluster"), receiver.cluster.as_str().to_owned()));
+    }
     named.extend(config.etcd.iter().map(|at| ("etcd.cluster".to_owned(), at.cluster.as_str().to_owned())));
     named
 }

@@ -20,6 +20,8 @@ use crate::guard::verdict::Verdict;
 use crate::host::next_tick;
 use crate::metrics::comparison::{self, Sample};
 use crate::metrics::counters::ColourMetric;
+use crate::metrics::named::Named;
+use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::split::Revision;
 use crate::model::time::Moment;
@@ -183,10 +185,15 @@ async fn change(call: Box<Request>, command: CommandOf<'_>) -> Answer {
     let (index, deployment) = call.deployment()?;
     let request = {
         let state = call.load(deployment)?;
+        let command = match command(&call, deployment, &state) {
+            Ok(command) => command,
+            Err(problem) if problem.is_conflict() => return Err(Refused::on(problem, index, state)),
+            Err(problem) => return Err(problem.into()),
+        };
         let checks = if call.params.is_set("force")? { Checks::Override } else { Checks::Enforce };
         ChangeRequest {
             author: call.caller.author(call.params.reason()?),
-            command: command(&call, deployment, &state)?,
+            command,
             precondition: call.precondition.clone(),
             deployment: index,
             checks,
@@ -199,7 +206,11 @@ async fn change(call: Box<Request>, command: CommandOf<'_>) -> Answer {
             let status = if confirmation.silent.is_empty() { 200 } else { 202 };
             Ok(call.show(status, deployment, &applied.state, &confirmation))
         }
-        Err(error) => Err(Refused::change(error, index)),
+        Err(error) => {
+            let refused = Named::ChangesRefused(&deployment.name, Source::Admin, error.problem());
+            call.context.host.count(&refused.to_string());
+            Err(Refused::change(error, index))
+        }
     }
 }
 
@@ -228,6 +239,7 @@ pub async fn test(call: Box<Request>) -> Answer {
         results.extend(test.judge(results.len(), &reply));
     }
     let passed = results.iter().all(|result| result.passed);
+    host.count(&ColourMetric::SmokeTests(passed).name(&deployment.name, colour));
     let outcome = SmokeTestOutcome { colour, identity: identity.clone(), passed };
     let author = call.caller.author(call.params.reason()?);
     let request = ChangeRequest::new(index, Command::RecordSmokeTest(outcome), author, None);

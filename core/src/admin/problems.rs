@@ -153,24 +153,24 @@ impl Problem {
             Self::Refused(refusal) | Self::Change(ChangeError::Rejected(Rejection::Refused(refusal), _)) => {
                 kind_of_refusal(*refusal)
             }
-            Self::Change(ChangeError::Rejected(Rejection::Unhealthy { .. }, _)) => {
-                (409, "colour-unhealthy", "Colour not healthy")
+            Self::Change(error @ ChangeError::Rejected(Rejection::Unhealthy { .. }, _)) => {
+                (409, error.problem(), "Colour not healthy")
             }
-            Self::Change(ChangeError::Rejected(Rejection::Untested { .. }, _)) => {
-                (409, "smoke-test-missing", "Smoke test not passed")
+            Self::Change(error @ ChangeError::Rejected(Rejection::Untested { .. }, _)) => {
+                (409, error.problem(), "Smoke test not passed")
             }
-            Self::Change(ChangeError::Rejected(Rejection::NotRouted { .. }, _)) => {
-                (409, "not-routed", "Requests go elsewhere")
+            Self::Change(error @ ChangeError::Rejected(Rejection::NotRouted { .. }, _)) => {
+                (409, error.problem(), "Requests go elsewhere")
             }
-            Self::Change(ChangeError::Rejected(Rejection::Superseded, _)) => {
-                (412, "stale-revision", "Another change came first")
+            Self::Change(error @ ChangeError::Rejected(Rejection::Superseded, _)) => {
+                (412, error.problem(), "Another change came first")
             }
             Self::Change(ChangeError::StoreUnavailable | ChangeError::EtcdUnavailable(_)) | Self::StoreUnavailable => {
                 (503, "store-unavailable", "Shared store not available")
             }
-            Self::Change(ChangeError::OutcomeUnknown) => (504, "outcome-unknown", "Outcome not known"),
-            Self::Change(ChangeError::Rejected(Rejection::Unproven { .. }, _)) => {
-                (409, "way-back-replaced", "Way back replaced")
+            Self::Change(error @ ChangeError::OutcomeUnknown) => (504, error.problem(), "Outcome not known"),
+            Self::Change(error @ ChangeError::Rejected(Rejection::Unproven { .. }, _)) => {
+                (409, error.problem(), "Way back replaced")
             }
             Self::NothingToTest(_) => (409, "nothing-to-test", "Nothing to test"),
             Self::NoSmokeTest => (409, "no-smoke-test", "No smoke test"),
@@ -185,6 +185,11 @@ impl Problem {
             Self::ReplayedDelivery => (409, "replayed-delivery", "Delivery taken before"),
             Self::NotReady(_) => (503, "not-ready", "Not in step with the fleet yet"),
         }
+    }
+
+    /// Whether it is the deployment's state, or its configuration, that stands against the call.
+    pub const fn is_conflict(&self) -> bool {
+        self.kind().0 == 409
     }
 
     /// Why a call was refused that may be part of an attack; none for what a caller who is let in may get wrong.
@@ -400,14 +405,12 @@ pub fn beginning(text: &[u8]) -> String {
 
 const fn kind_of_refusal(refusal: Refusal) -> (u32, &'static str, &'static str) {
     match refusal {
-        Refusal::NothingToRollBackTo | Refusal::NotTheWayBack(_) => {
-            (409, "nothing-to-roll-back-to", "Nothing to roll back to")
-        }
-        Refusal::Rollout(rollout::Refusal::UnderWay) => (409, "rollout-under-way", "Rollout under way"),
-        Refusal::Rollout(rollout::Refusal::NoRollout) => (409, "no-rollout", "No such rollout"),
-        Refusal::Rollout(rollout::Refusal::Moved) => (409, "rollout-moved", "Rollout moved on"),
-        Refusal::NothingToPromote(_) => (409, "nothing-to-promote", "Nothing to promote"),
-        Refusal::CandidateChanged => (409, "unsettled", "State kept changing"),
+        Refusal::NothingToRollBackTo | Refusal::NotTheWayBack(_) => (409, refusal.problem(), "Nothing to roll back to"),
+        Refusal::Rollout(rollout::Refusal::UnderWay) => (409, refusal.problem(), "Rollout under way"),
+        Refusal::Rollout(rollout::Refusal::NoRollout) => (409, refusal.problem(), "No such rollout"),
+        Refusal::Rollout(rollout::Refusal::Moved) => (409, refusal.problem(), "Rollout moved on"),
+        Refusal::NothingToPromote(_) => (409, refusal.problem(), "Nothing to promote"),
+        Refusal::CandidateChanged => (409, refusal.problem(), "State kept changing"),
     }
 }
 

@@ -13,6 +13,7 @@ use super::places::{Place, Places};
 use super::problems::Problem;
 use super::response::Response;
 use crate::host::Host;
+use crate::metrics::named::Named;
 
 /// How a call is refused.
 pub enum Refusal {
@@ -71,7 +72,7 @@ impl Refusals {
 
     /// Takes note of a call that was refused for `reason`.
     pub fn note(self: &Rc<Self>, host: &Rc<dyn Host>, reason: &'static str, peer: &str) {
-        host.count(&format!("bluegreen.reason.{reason}.admin_refused_total"));
+        host.count(&Named::AdminRefused(reason).to_string());
         self.last.replace((reason, peer.to_owned()));
         if self.is_counting.replace(true) {
             self.unlogged.set(self.unlogged.get().saturating_add(1));

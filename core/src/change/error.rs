@@ -10,6 +10,9 @@ use crate::state::{Refusal, State};
 use crate::store::record::Applied;
 use crate::store::source_status::ChangeOutcome;
 
+/// The problem of a rollback to what has neither served nor passed the smoke test.
+pub const WAY_BACK_REPLACED: &str = "way-back-replaced";
+
 /// Why a change was not made: a sentence for the one who asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeError {
@@ -77,6 +80,17 @@ pub fn outcome_of(end: &Result<Applied, ChangeError>) -> ChangeOutcome {
 
 // === impl ChangeError ===
 
+impl ChangeError {
+    /// The kind of problem, as the API and metrics name it.
+    pub const fn problem(&self) -> &'static str {
+        match self {
+            Self::Rejected(rejection, _) => rejection.problem(),
+            Self::StoreUnavailable | Self::EtcdUnavailable(_) => "store-unavailable",
+            Self::OutcomeUnknown => "outcome-unknown",
+        }
+    }
+}
+
 impl fmt::Display for ChangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -106,6 +120,19 @@ impl fmt::Display for ChangeError {
 impl std::error::Error for ChangeError {}
 
 // === impl Rejection ===
+
+impl Rejection {
+    const fn problem(&self) -> &'static str {
+        match self {
+            Self::Superseded => "stale-revision",
+            Self::Refused(refusal) => refusal.problem(),
+            Self::Untested { .. } => "smoke-test-missing",
+            Self::NotRouted { .. } => "not-routed",
+            Self::Unhealthy { .. } => "colour-unhealthy",
+            Self::Unproven { .. } => WAY_BACK_REPLACED,
+        }
+    }
+}
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -19,6 +19,7 @@ use crate::state::{Command, State};
 use crate::store::record::{self, Applied, Effect, Origin};
 use crate::store::source_status::{self, Pending, SourceStatus, read};
 use crate::store::{Store, StoreError};
+use crate::workers::publish;
 use crate::workers::roster::Roster;
 
 /// What became of a configuration's `initial` when it was loaded.
@@ -142,7 +143,7 @@ pub fn load(context: &Context, push: ConfigPush) -> Vec<DeploymentIndex> {
             // Where comparisons begin.
             leader::sample(context, index, deployment, &Roster::read(store), &mut false);
         }
-        context.host.publish_gauges(index, &state);
+        publish::show(&*context.host, index, deployment, &state);
     }
     waiting
 }

@@ -5,10 +5,11 @@ use std::rc::Rc;
 
 use super::submissions::Submissions;
 use crate::change::context::Context;
-use crate::change::error::ChangeError;
+use crate::change::error::{ChangeError, WAY_BACK_REPLACED};
 use crate::change::request::ChangeRequest;
 use crate::change::submit::submit_now;
 use crate::deployment::DeploymentIndex;
+use crate::metrics::named::Named;
 use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::name::Reason;
@@ -71,6 +72,8 @@ pub fn on_unreached(
         // Once for each row of failures.
         if failures == u64::from(failover.after.get()) {
             let (name, identity) = (&deployment.name, deployment.identity(&loaded.state, back));
+            let refused = Named::ChangesRefused(name, Source::Failover, WAY_BACK_REPLACED);
+            host.count(&refused.to_string());
             let why = format!(
                 "{identity} came behind {back} after the switch, and has neither served nor passed the smoke test"
             );

@@ -12,10 +12,13 @@ use crate::change::error::ChangeError;
 use crate::change::request::ChangeRequest;
 use crate::change::submit::{submit, submit_now};
 use crate::deployment::{Deployment, DeploymentIndex};
+use crate::etcd::liveness;
 use crate::guard::{analysis, verdict};
 use crate::host::next_tick;
 use crate::inspection::Inspection;
 use crate::metrics::comparison::{self, SAMPLE_PERIOD, Sample, period_of};
+use crate::metrics::counters::DeploymentMetric;
+use crate::metrics::named::Named;
 use crate::model::author::Author;
 use crate::model::colour::Colour;
 use crate::model::percent::Percent;
@@ -27,7 +30,7 @@ use crate::state::{Command, Restamp};
 use crate::store::record::{self, Applied};
 use crate::store::{CasToken, StoreError};
 use crate::workers::roster::Roster;
-use crate::workers::{recorder, report};
+use crate::workers::{build_info, publish, recorder, report};
 
 /// What the leader remembers of a deployment from tick to tick.
 #[derive(Clone, Default)]
@@ -76,7 +79,7 @@ pub async fn lead(
     let mut memories = vec![Memory::default(); context.deployments.all().len()];
     let mut turns = Turns::default();
     let mut watch = Watch::default();
-    let mut clocks = None;
+    let (mut clocks, mut said) = (None, Moment::BEGIN);
     loop {
         next_tick(host).await;
         // Leader or not: when the clock is set, leases that were taken by the old time end, and so who leads may change.
@@ -89,6 +92,10 @@ pub async fn lead(
         }
         if !context.instance.leads(host.store(), lease, host.now()) {
             continue;
+        }
+        if said <= host.moment() {
+            said = host.moment().plus(build_info::SAID_EVERY);
+            build_info::show(host, context.instance.configuration());
         }
         watch.look(context);
         inspection.look(context);
@@ -210,7 +217,13 @@ pub fn sample(
     }
     // Two writers at once may have set the gauges in the other order.
     let Ok(loaded) = record::load(host.store(), &deployment.name, deployment.initial, now) else { return false };
-    host.publish_gauges(index, &loaded.state);
+    publish::show(host, index, deployment, &loaded.state);
+    probe::show(host, deployment, &loaded.state);
+    let gauge = |metric: DeploymentMetric, value| host.set_gauge(&metric.name(&deployment.name), value);
+    gauge(DeploymentMetric::Sampled, now.as_millis() / 1_000);
+    if let Some(etcd) = &context.etcd {
+        gauge(DeploymentMetric::Stale, u64::from(liveness::is_lost(host.store(), etcd, now)));
+    }
     workers::inspect(context, deployment, &loaded.state, roster, report::routed_of(&totals));
     loaded.state.restamped(Restamp::NotAhead, now) != loaded.state
 }
@@ -272,6 +285,7 @@ fn analyse(
         rollout::play(deployment, state, analysis, &evidence, now);
     }
     if let Some(analysis) = &analysis {
+        rollout::show(host, deployment, analysis);
         if analysis::record(host.store(), &deployment.name, analysis).is_err() {
             warn_once(context, deployment, "the guard's evidence cannot be stored", &mut memory.warned);
         }
@@ -281,6 +295,7 @@ fn analyse(
             let would = would.map_or_else(String::new, |would| format!(" (on_breach: rollback would {would})"));
             let what = format!("{what}{would}");
             host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
+            host.count(&Named::GuardBreaches(name, rule).to_string());
             let (colour, revision) = (analysis.candidate, state.revision);
             notification::tell(host, deployment, &Event::Breach { rule, colour, revision, what: &what });
         }

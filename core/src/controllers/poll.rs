@@ -11,6 +11,7 @@ use crate::change::submit::submit;
 use crate::deployment::{DeploymentIndex, Deployments};
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::host::next_tick;
+use crate::metrics::named::Named;
 use crate::model::author::Source;
 use crate::model::time::{Moment, Timestamp};
 use crate::notification::{self, Event};
@@ -54,6 +55,8 @@ pub struct PollResult {
     pub refused: Vec<(DeploymentIndex, String)>,
     /// What has become another version by itself. All else is looked at anew once that is known.
     pub versions: Vec<ChangeRequest>,
+    /// Whether the source said nothing, or something that cannot be understood.
+    pub has_failed: bool,
 }
 
 /// A source, and when it is asked next.
@@ -124,6 +127,8 @@ async fn ask(context: &Context, submissions: &Rc<Submissions>, source: &dyn Poll
         }
         result = source.on_reply(&reply, deployments, host.store(), host.now());
     }
+    let failed = result.has_failed;
+    host.count(&Named::SourcePolls(source.source(), failed).to_string());
     for line in result.warnings {
         host.warn(&format!("bluegreen: source={}: {line}", source.source().as_str()));
     }

@@ -6,7 +6,9 @@ use crate::deployment::Deployment;
 use crate::deployment::DeploymentIndex;
 use crate::guard::analysis::{CanaryAnalysis, Stage};
 use crate::guard::evidence::Evidence;
-use crate::guard::verdict::sentence;
+use crate::guard::verdict::{evidence_percent, sentence};
+use crate::host::Host;
+use crate::metrics::counters::DeploymentMetric;
 use crate::model::author::{Author, Source};
 use crate::model::name::Reason;
 use crate::model::percent::Percent;
@@ -63,6 +65,17 @@ pub fn next_change(
     let author = Author::automatic(source, reason);
     // Taking traffic from a colour that fails must not wait for anything.
     Some(ChangeRequest::new(index, command, author, Some(state.revision)).enforce(source != Source::Guard))
+}
+
+/// Shows in the gauges what the guard has.
+pub fn show(host: &dyn Host, deployment: &Deployment, analysis: &CanaryAnalysis) {
+    let Some(guard) = &deployment.guard else { return };
+    let (breached, percent) = (analysis.breach.is_some(), evidence_percent(analysis, guard));
+    for (metric, value) in
+        [(DeploymentMetric::GuardBreached, u64::from(breached)), (DeploymentMetric::GuardEvidencePercent, percent)]
+    {
+        host.set_gauge(&metric.name(&deployment.name), value);
+    }
 }
 
 /// Whether nothing can happen until the state changes, so that the ticks until then need not read it.

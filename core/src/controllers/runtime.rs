@@ -111,7 +111,8 @@ impl Runtime {
                     .then(|| SourceStatus { error: Some(problem.to_owned()), ..known })
             });
         }
-        PollResult { warnings: is_news.then(|| problem.to_owned()).into_iter().collect(), ..PollResult::default() }
+        let warnings = is_news.then(|| problem.to_owned()).into_iter().collect();
+        PollResult { warnings, has_failed: true, ..PollResult::default() }
     }
 }
 

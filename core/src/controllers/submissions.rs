@@ -9,6 +9,7 @@ use crate::change::request::ChangeRequest;
 use crate::change::submit::submit;
 use crate::deployment::DeploymentIndex;
 use crate::host::tasks::TaskId;
+use crate::metrics::named::Named;
 use crate::model::author::Source;
 use crate::notification::{self, Event};
 use crate::store::record::Applied;
@@ -64,6 +65,9 @@ impl Submissions {
         if let (true, ChangeOutcome::Rejected(why)) = (is_news, outcome) {
             let line = format!("bluegreen: deployment={} source={}: refused: {why}", deployment.name, source.as_str());
             host.warn(&line);
+            if let Err(error) = end {
+                host.count(&Named::ChangesRefused(&deployment.name, source, error.problem()).to_string());
+            }
             notification::tell(&**host, deployment, &Event::Refused { source, why: &why });
         }
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use crate::change::context::Context;
 use crate::deployment::Deployment;
 use crate::host::next_tick;
+use crate::metrics::counters::DeploymentMetric;
+use crate::metrics::named::Named;
 use crate::model::time::Timestamp;
 use crate::setup::{self, SetupProblem};
 use crate::state::State;
@@ -96,8 +98,8 @@ impl Watch {
         let silent = machines.iter().filter(|machine| machine.silent).count();
         let shown = (machines.len().saturating_sub(silent), silent);
         if self.shown.replace(shown) != Some(shown) {
-            for (state, count) in [("live", shown.0), ("silent", shown.1)] {
-                host.set_gauge(&format!("bluegreen.state.{state}.workers"), u64::try_from(count).unwrap_or(u64::MAX));
+            for (silent, count) in [(false, shown.0), (true, shown.1)] {
+                host.set_gauge(&Named::Workers(silent).to_string(), u64::try_from(count).unwrap_or(u64::MAX));
             }
         }
     }
@@ -144,6 +146,10 @@ pub fn inspect(context: &Context, deployment: &Deployment, state: &State, roster
                       requests come in, the filter of their listener has another vm_id: give all listeners the same one";
         setup::note(host, deployment, SetupProblem::NoTrafficWorker, detail.to_owned());
     }
+
+    let behind = reports.iter().filter(|(_, report, _)| report.revision < state.revision).count();
+    let name = DeploymentMetric::WorkersBehind.name(&deployment.name);
+    host.set_gauge(&name, u64::try_from(behind).unwrap_or(u64::MAX));
 
     let in_use = |since: Timestamp, heartbeat: &Option<Heartbeat>| {
         let last = heartbeat.as_ref().and_then(|heartbeat| heartbeat.last_stream);

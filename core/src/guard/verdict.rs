@@ -156,6 +156,20 @@ impl Verdict {
     }
 }
 
+/// How much of the evidence that a breach takes there is, in percent: 0 where nothing speaks against the candidate, 100 from
+/// the breach on. Evidence multiplies, so this goes by its logarithm.
+pub fn evidence_percent(analysis: &CanaryAnalysis, guard: &Guard) -> u64 {
+    if analysis.breach.is_some() {
+        return 100;
+    }
+    if analysis.over {
+        return 0;
+    }
+    let share = analysis.combined(guard).max(1.0).ln() / (1.0 / guard.alpha()).ln();
+    // A share of a breach that is none yet: below 100 whatever the rounding.
+    (share * 100.0).clamp(0.0, 99.0) as u64
+}
+
 /// What a guard that only observes would have done about a breach.
 pub fn would(analysis: &CanaryAnalysis, guard: &Guard) -> Option<&'static str> {
     analysis.breach.filter(|_| guard.on_breach == OnBreach::Observe)?;

@@ -2,6 +2,7 @@
 
 use crate::change::context::Context;
 use crate::deployment::Deployment;
+use crate::metrics::named::Named;
 use crate::setup::{self, SetupProblem};
 
 /// Sets a gauge of each of these deployments and reads it back, the only time that a metric is read.
@@ -10,7 +11,7 @@ pub fn look(context: &Context, deployments: &[Deployment]) {
     for deployment in deployments {
         let problem = SetupProblem::StatsFiltered;
         let is_known = setup::noted(host.store(), &deployment.name).contains_key(&problem);
-        if host.keeps_stats(&problem.metric(&deployment.name), is_known) {
+        if host.keeps_stats(&Named::SetupProblems(&deployment.name, problem.as_str()).to_string(), is_known) {
             setup::clear(host, deployment, problem);
         } else {
             let detail = "Envoy keeps no metrics of the filter, so /stats and Prometheus show none. Routing, guard and drain do not need them. \

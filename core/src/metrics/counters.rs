@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::latency::{Bucket, Histogram};
+use crate::metrics::latency::{Bucket, Histogram, Le};
 use crate::model::colour::Colour;
 use crate::model::name::DeploymentName;
 use crate::model::split::Split;
 use crate::state::State;
+use crate::state::rollout::Phase;
 
 /// A metric of one colour of one deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,14 +29,36 @@ pub enum ColourMetric {
     OverrideResponses(Class),
     /// Counter: attempts that failed and that Envoy repeated, so that clients did not see them.
     Retries,
-    /// Counter: exchanges by time to first byte, not cumulative.
+    /// Exchanges by time to first byte: for comparisons, and in no metric of Envoy's.
     FirstByte(Bucket),
-    /// Counter: exchanges by time to their last byte, not cumulative.
+    /// The same by time to their last byte.
     Exchange(Bucket),
+    /// Counter: exchanges that took up to this long. Counted apart, so that both the bounds that people set goals at and
+    /// the finer ones of comparisons are exact; only what Envoy shows is cumulative.
+    Within(Span, Le),
+    /// Counter: how long all of them took together. It is counted in microseconds and shown in milliseconds.
+    Time(Span),
+    /// Counter: how many there were. It is only shown: it is the sum of those above.
+    Count(Span),
+    /// Counter: smoke tests that passed, or failed. It is only shown.
+    SmokeTests(bool),
+    /// Gauge: whether its probe is answered as it should be. It is only shown, as those that follow.
+    Healthy,
+    /// Gauge: until when its smoke test counts, in seconds since 1970; 0 without one that counts.
+    SmokeTestValidUntil,
     /// Gauge: requests under way, of either kind.
     InFlight,
     /// Gauge: 1 for the active colour, 0 for the candidate.
     Active,
+}
+
+/// A time of an exchange that is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Span {
+    /// To the first byte of the answer.
+    FirstByte,
+    /// To its last byte.
+    Exchange,
 }
 
 /// A metric of one deployment: gauges, but for the last three.
@@ -49,6 +72,22 @@ pub enum DeploymentMetric {
     CanaryBasisPoints,
     /// The shadow share in hundredths of a percent.
     ShadowBasisPoints,
+    /// What of the canary share the former colour keeps after a promotion, in hundredths of a percent.
+    KeptBasisPoints,
+    /// The step in force of a rollout that is under way, from 1; else 0.
+    RolloutStep,
+    /// 1 for the phase of the newest rollout, 0 for the others.
+    RolloutPhase(Phase),
+    /// How much of the evidence that a breach takes the guard has, in percent.
+    GuardEvidencePercent,
+    /// 1 while a rule of the guard is broken.
+    GuardBreached,
+    /// 1 while this Envoy does not know whether it has missed a change of the fleet.
+    Stale,
+    /// Workers that follow an older revision than the state's.
+    WorkersBehind,
+    /// When the leader looked after the deployment last, in seconds since 1970.
+    Sampled,
     /// Counter: times that a worker could not read the state and went on with the last good one.
     Fallbacks,
     /// Counter: answers that count for no colour, because Envoy or another filter gave them without trying one.
@@ -92,54 +131,114 @@ pub struct ColourCounts {
 
 impl ColourMetric {
     /// How many there are, for a table by [`ColourMetric::index`].
-    pub const COUNT: usize = Self::SINGLE + 2 * Class::COUNT + 2 * Bucket::COUNT;
+    pub const COUNT: usize = Self::SINGLE + 2 * Class::COUNT + 2 * Bucket::COUNT + 2 * Le::COUNT;
     /// How many have neither class nor bucket.
-    const SINGLE: usize = 5;
+    const SINGLE: usize = 13;
 
     /// A place of its own, below [`ColourMetric::COUNT`].
     pub fn index(self) -> usize {
         let of_overrides = Self::SINGLE.saturating_add(Class::COUNT);
         let first_bucket = of_overrides.saturating_add(Class::COUNT);
+        let first_bound = first_bucket.saturating_add(2 * Bucket::COUNT);
         match self {
             Self::Requests => 0,
             Self::InFlight => 1,
             Self::Active => 2,
             Self::OverrideRequests => 3,
             Self::Retries => 4,
+            Self::Time(Span::FirstByte) => 5,
+            Self::Time(Span::Exchange) => 6,
+            Self::Count(Span::FirstByte) => 7,
+            Self::Count(Span::Exchange) => 8,
+            Self::SmokeTests(true) => 9,
+            Self::SmokeTests(false) => 10,
+            Self::Healthy => 11,
+            Self::SmokeTestValidUntil => 12,
             Self::Responses(class) => Self::SINGLE.saturating_add(class.index()),
             Self::OverrideResponses(class) => of_overrides.saturating_add(class.index()),
             Self::FirstByte(bucket) => first_bucket.saturating_add(bucket.index()),
             Self::Exchange(bucket) => first_bucket.saturating_add(Bucket::COUNT).saturating_add(bucket.index()),
+            Self::Within(Span::FirstByte, le) => first_bound.saturating_add(le.index()),
+            Self::Within(Span::Exchange, le) => first_bound.saturating_add(Le::COUNT).saturating_add(le.index()),
         }
     }
 
     /// Whether it goes up and down.
     pub const fn is_gauge(self) -> bool {
-        matches!(self, Self::InFlight | Self::Active)
+        matches!(self, Self::InFlight | Self::Active | Self::Healthy | Self::SmokeTestValidUntil)
     }
 
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        let single = [Self::Requests, Self::OverrideRequests, Self::Retries, Self::InFlight, Self::Active];
+        let single = [
+            Self::Requests,
+            Self::OverrideRequests,
+            Self::Retries,
+            Self::InFlight,
+            Self::Active,
+            Self::Healthy,
+            Self::SmokeTestValidUntil,
+            Self::SmokeTests(true),
+            Self::SmokeTests(false),
+        ];
         let classes = Class::all().flat_map(|class| [Self::Responses(class), Self::OverrideResponses(class)]);
         let buckets = Bucket::all().flat_map(|bucket| [Self::FirstByte(bucket), Self::Exchange(bucket)]);
-        single.into_iter().chain(classes).chain(buckets)
+        let spans = Span::ALL.into_iter().flat_map(|span| {
+            let bounds = Le::all().map(move |le| Self::Within(span, le));
+            bounds.chain([Self::Time(span), Self::Count(span)])
+        });
+        single.into_iter().chain(classes).chain(buckets).chain(spans)
     }
 
-    /// The name under which Envoy keeps it.
+    /// Whether Envoy shows it.
+    pub const fn is_shown(self) -> bool {
+        !matches!(self, Self::FirstByte(_) | Self::Exchange(_))
+    }
+
+    /// What of a count Envoy shows by itself: buckets are shown as a whole histogram.
+    pub const fn shown(self, count: u64) -> Option<u64> {
+        match self {
+            Self::FirstByte(_) | Self::Exchange(_) | Self::Within(..) => None,
+            Self::Time(_) => Some(count / 1_000),
+            _ => Some(count),
+        }
+    }
+
+    /// The name under which Envoy keeps it, if it does.
     pub fn name(self, deployment: &DeploymentName, colour: Colour) -> String {
         let prefix = format!("bluegreen.deployment.{deployment}.colour.{colour}");
-        let bucket = |bucket: Bucket| bucket.end_micros().map_or_else(|| "inf".to_owned(), |end| end.to_string());
         match self {
             Self::Requests => format!("{prefix}.requests_total"),
             Self::Responses(class) => format!("{prefix}.class.{}.responses_total", class.as_str()),
             Self::OverrideRequests => format!("{prefix}.override_requests_total"),
             Self::OverrideResponses(class) => format!("{prefix}.class.{}.override_responses_total", class.as_str()),
             Self::Retries => format!("{prefix}.retries_total"),
-            Self::FirstByte(of) => format!("{prefix}.bucket_us.{}.first_byte_total", bucket(of)),
-            Self::Exchange(of) => format!("{prefix}.bucket_us.{}.exchange_total", bucket(of)),
+            Self::FirstByte(_) | Self::Exchange(_) => String::new(),
+            Self::Within(span, le) => format!("{prefix}.le.{}.{}_bucket", le.as_str(), span.as_str()),
+            Self::Time(span) => format!("{prefix}.{}_sum", span.as_str()),
+            Self::Count(span) => format!("{prefix}.{}_count", span.as_str()),
+            Self::SmokeTests(true) => format!("{prefix}.result.passed.smoke_tests_total"),
+            Self::SmokeTests(false) => format!("{prefix}.result.failed.smoke_tests_total"),
+            Self::Healthy => format!("{prefix}.healthy"),
+            Self::SmokeTestValidUntil => format!("{prefix}.smoke_test_valid_until_timestamp_seconds"),
             Self::InFlight => format!("{prefix}.in_flight"),
             Self::Active => format!("{prefix}.active"),
+        }
+    }
+}
+
+// === impl Span ===
+
+impl Span {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::FirstByte, Self::Exchange];
+
+    /// The metric's name. Milliseconds, as in Envoy's and Istio's own histograms: Envoy's counters are whole numbers, and a
+    /// sum in whole seconds would say nothing about answers that take five milliseconds.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::FirstByte => "first_byte_milliseconds",
+            Self::Exchange => "exchange_milliseconds",
         }
     }
 }
@@ -148,10 +247,12 @@ impl ColourMetric {
 
 impl DeploymentMetric {
     /// How many there are, for a table by [`DeploymentMetric::index`].
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = Self::SINGLE + Phase::ALL.len();
+    /// How many have no phase.
+    const SINGLE: usize = 14;
 
     /// A place of its own, below [`DeploymentMetric::COUNT`].
-    pub const fn index(self) -> usize {
+    pub fn index(self) -> usize {
         match self {
             Self::Revision => 0,
             Self::CanaryPercent => 1,
@@ -160,6 +261,17 @@ impl DeploymentMetric {
             Self::Fallbacks => 4,
             Self::LocalReplies => 5,
             Self::AnswersFromElsewhere => 6,
+            Self::KeptBasisPoints => 7,
+            Self::RolloutStep => 8,
+            Self::GuardEvidencePercent => 9,
+            Self::GuardBreached => 10,
+            Self::Stale => 11,
+            Self::WorkersBehind => 12,
+            Self::Sampled => 13,
+            Self::RolloutPhase(phase) => {
+                let place = Phase::ALL.iter().position(|known| *known == phase);
+                Self::SINGLE.saturating_add(place.unwrap_or_default())
+            }
         }
     }
 
@@ -168,8 +280,29 @@ impl DeploymentMetric {
         !matches!(self, Self::Fallbacks | Self::LocalReplies | Self::AnswersFromElsewhere)
     }
 
-    /// The gauges that show `state`, with their values.
-    pub fn of_state(state: &State) -> [(Self, u64); 4] {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let single = [
+            Self::Revision,
+            Self::CanaryPercent,
+            Self::CanaryBasisPoints,
+            Self::ShadowBasisPoints,
+            Self::KeptBasisPoints,
+            Self::RolloutStep,
+            Self::GuardEvidencePercent,
+            Self::GuardBreached,
+            Self::Stale,
+            Self::WorkersBehind,
+            Self::Sampled,
+            Self::Fallbacks,
+            Self::LocalReplies,
+            Self::AnswersFromElsewhere,
+        ];
+        single.into_iter().chain(Phase::ALL.map(Self::RolloutPhase))
+    }
+
+    /// The gauges that show `state`, with their values. Those about a rollout are there from the first one on.
+    pub fn of_state(state: &State) -> impl Iterator<Item = (Self, u64)> {
         let Split { canary_percent, shadow_percent, .. } = state.split;
         let (canary, shadow) = (u64::from(canary_percent.hundredths()), u64::from(shadow_percent.hundredths()));
         [
@@ -177,12 +310,29 @@ impl DeploymentMetric {
             (Self::CanaryPercent, canary.saturating_add(50) / 100),
             (Self::CanaryBasisPoints, canary),
             (Self::ShadowBasisPoints, shadow),
+            (Self::KeptBasisPoints, if state.kept.is_some() { canary } else { 0 }),
         ]
+        .into_iter()
+        .chain(state.rollout.into_iter().flat_map(|rollout| {
+            let step = if rollout.is_live() { rollout.step.saturating_add(1) } else { 0 };
+            let phases = Phase::ALL.map(|phase| (Self::RolloutPhase(phase), u64::from(phase == rollout.phase)));
+            phases.into_iter().chain([(Self::RolloutStep, u64::try_from(step).unwrap_or(u64::MAX))])
+        }))
     }
 
     /// The name under which Envoy keeps it.
     pub fn name(self, deployment: &DeploymentName) -> String {
         let last = match self {
+            Self::RolloutPhase(phase) => {
+                return format!("bluegreen.deployment.{deployment}.phase.{}.rollout_phase", phase.as_str());
+            }
+            Self::KeptBasisPoints => "kept_basis_points",
+            Self::RolloutStep => "rollout_step",
+            Self::GuardEvidencePercent => "guard_evidence_percent",
+            Self::GuardBreached => "guard_breached",
+            Self::Stale => "stale",
+            Self::WorkersBehind => "workers_behind",
+            Self::Sampled => "sampled_timestamp_seconds",
             Self::Revision => "revision",
             Self::CanaryPercent => "canary_percent",
             Self::CanaryBasisPoints => "canary_basis_points",
@@ -278,11 +428,24 @@ impl ColourCounts {
 }
 
 /// The metrics by which a finished exchange of an ordinary request is counted.
-pub fn of_exchange(class: Class, first_byte: Option<Duration>, total: Duration) -> impl Iterator<Item = ColourMetric> {
-    let first_byte = first_byte.map(|latency| ColourMetric::FirstByte(Bucket::of(latency)));
+/// And by how much.
+pub fn of_exchange(
+    class: Class,
+    first_byte: Option<Duration>,
+    total: Duration,
+) -> impl Iterator<Item = (ColourMetric, i64)> {
+    let measured = |span, latency: Duration| {
+        let bucket = Bucket::of(latency);
+        let fine = match span {
+            Span::FirstByte => ColourMetric::FirstByte(bucket),
+            Span::Exchange => ColourMetric::Exchange(bucket),
+        };
+        let micros = i64::try_from(latency.as_micros()).unwrap_or(i64::MAX);
+        [(fine, 1), (ColourMetric::Within(span, Le::of(latency)), 1), (ColourMetric::Time(span), micros)]
+    };
     // An exchange without an answer says nothing about the model's speed.
-    let exchange = first_byte.map(|_| ColourMetric::Exchange(Bucket::of(total)));
-    [Some(ColourMetric::Responses(class)), first_byte, exchange].into_iter().flatten()
+    let spans = first_byte.map(|first| [measured(Span::FirstByte, first), measured(Span::Exchange, total)]);
+    [(ColourMetric::Responses(class), 1)].into_iter().chain(spans.into_iter().flatten().flatten())
 }
 
 #[cfg(test)]
@@ -297,10 +460,15 @@ mod tests {
 
     #[test]
     fn every_metric_has_a_name_and_a_place_of_its_own() {
-        let names: BTreeSet<String> = ColourMetric::all().map(|metric| metric.name(&iris(), Colour::Blue)).collect();
+        let shown = || ColourMetric::all().filter(|metric| metric.is_shown());
+        let names: BTreeSet<String> = shown().map(|metric| metric.name(&iris(), Colour::Blue)).collect();
         let places: BTreeSet<usize> = ColourMetric::all().map(ColourMetric::index).collect();
-        assert_eq!((names.len(), places.len()), (ColourMetric::COUNT, ColourMetric::COUNT));
+        assert_eq!((names.len(), places.len()), (shown().count(), ColourMetric::COUNT));
         assert_eq!(places.last(), Some(&(ColourMetric::COUNT - 1)));
+        let names: BTreeSet<String> = DeploymentMetric::all().map(|metric| metric.name(&iris())).collect();
+        let places: BTreeSet<usize> = DeploymentMetric::all().map(DeploymentMetric::index).collect();
+        assert_eq!((names.len(), places.len()), (DeploymentMetric::COUNT, DeploymentMetric::COUNT));
+        assert_eq!(places.last(), Some(&(DeploymentMetric::COUNT - 1)));
     }
 
     #[test]
@@ -311,8 +479,10 @@ mod tests {
         assert_eq!(failed, "bluegreen.deployment.iris.colour.green.class.5xx.responses_total");
         let tested = name(ColourMetric::OverrideResponses(Class::Status(2)));
         assert_eq!(tested, "bluegreen.deployment.iris.colour.green.class.2xx.override_responses_total");
-        let fast = name(ColourMetric::FirstByte(Bucket::of(Duration::from_micros(100))));
-        assert_eq!(fast, "bluegreen.deployment.iris.colour.green.bucket_us.128.first_byte_total");
+        let fast = name(ColourMetric::Within(Span::FirstByte, Le::of(Duration::from_micros(1_500))));
+        assert_eq!(fast, "bluegreen.deployment.iris.colour.green.le.2.first_byte_milliseconds_bucket");
+        let slow = name(ColourMetric::Within(Span::Exchange, Le::of(Duration::MAX)));
+        assert_eq!(slow, "bluegreen.deployment.iris.colour.green.le.+Inf.exchange_milliseconds_bucket");
     }
 
     #[test]
@@ -358,6 +528,6 @@ mod tests {
     fn an_exchange_without_an_answer_has_no_latency() {
         let total = Duration::from_secs(1);
         assert_eq!(of_exchange(Class::Unanswered, None, total).count(), 1);
-        assert_eq!(of_exchange(Class::Status(2), Some(total), total).count(), 3);
+        assert_eq!(of_exchange(Class::Status(2), Some(total), total).count(), 7);
     }
 }

@@ -13,6 +13,11 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Bucket(u8);
 
+/// One of the upper bounds of the histograms that Prometheus reads, itself included: 1, 2 and 5 of each power of ten
+/// milliseconds, since people set their goals at such numbers. The last has no end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Le(u8);
+
 /// How many exchanges took how long.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -24,6 +29,26 @@ const UNIT_BITS: u32 = 6;
 const SUB_BITS: u32 = 2;
 /// The bucket of everything that took longer than all others cover.
 const OVERFLOW: u8 = 80;
+
+/// The bounds, in milliseconds, with what Prometheus calls them. Each is a series of its own of each colour and time.
+const BOUNDS: [(u64, &str); 16] = [
+    (1, "1"),
+    (2, "2"),
+    (5, "5"),
+    (10, "10"),
+    (20, "20"),
+    (50, "50"),
+    (100, "100"),
+    (200, "200"),
+    (500, "500"),
+    (1_000, "1000"),
+    (2_000, "2000"),
+    (5_000, "5000"),
+    (10_000, "10000"),
+    (30_000, "30000"),
+    (60_000, "60000"),
+    (120_000, "120000"),
+];
 
 // === impl Bucket ===
 
@@ -68,6 +93,34 @@ impl Bucket {
             None => index,
         };
         units.saturating_mul(1 << UNIT_BITS)
+    }
+}
+
+// === impl Le ===
+
+impl Le {
+    /// How many there are.
+    pub const COUNT: usize = BOUNDS.len() + 1;
+
+    /// All of them, from fast to slow.
+    pub fn all() -> impl Iterator<Item = Le> {
+        (0..=BOUNDS.len()).map(|place| Le(u8::try_from(place).unwrap_or(u8::MAX)))
+    }
+
+    /// The lowest that a latency does not exceed.
+    pub fn of(latency: Duration) -> Self {
+        let place = BOUNDS.iter().position(|(millis, _)| latency <= Duration::from_millis(*millis));
+        Self(u8::try_from(place.unwrap_or(BOUNDS.len())).unwrap_or(u8::MAX))
+    }
+
+    /// The place among all.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// What Prometheus calls it.
+    pub fn as_str(self) -> &'static str {
+        BOUNDS.get(self.index()).map_or("+Inf", |(_, name)| *name)
     }
 }
 
@@ -157,6 +210,19 @@ mod tests {
         }
         assert_eq!(expected_start, 134_217_728);
         assert_eq!(Bucket::of(Duration::MAX).index(), Bucket::COUNT - 1);
+    }
+
+    #[test]
+    fn a_latency_belongs_to_the_lowest_bound_that_it_does_not_exceed() {
+        for (micros, le) in
+            [(0, "1"), (1_000, "1"), (1_001, "2"), (100_000, "100"), (120_000_000, "120000"), (120_000_001, "+Inf")]
+        {
+            assert_eq!(Le::of(Duration::from_micros(micros)).as_str(), le, "{micros} µs");
+        }
+        let names: Vec<&str> = Le::all().map(Le::as_str).collect();
+        assert_eq!((names.len(), names.last().copied()), (Le::COUNT, Some("+Inf")));
+        assert!(BOUNDS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(BOUNDS.iter().all(|(millis, name)| millis.to_string() == *name));
     }
 
     #[test]

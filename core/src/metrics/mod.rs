@@ -2,6 +2,7 @@
 
 pub mod latency;
 pub mod counters;
+pub mod named;
 pub mod tally;
 pub mod answer;
 pub mod cohorts;

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::metrics::counters::{Class, ColourCounts, ColourMetric};
-use crate::metrics::latency::Bucket;
+use crate::metrics::counters::{Class, ColourCounts, ColourMetric, Span};
+use crate::metrics::latency::{Bucket, Le};
 
 /// Counts by metric, in their order. Those that were never counted take no room. A list, since a map for them alone is
 /// 8 KB of code.
@@ -34,13 +34,31 @@ impl Tally {
         self.0.binary_search_by_key(&metric, |(known, _)| *known)
     }
 
-    /// By how much each count differs from `earlier`. One that is new is told also where it is back at nothing: a gauge of
-    /// nothing is worth showing.
+    /// By how much what Envoy shows differs from what it showed of `earlier`. What is new is told also where it is back at
+    /// nothing: a gauge of nothing is worth showing.
     pub fn changes_since(&self, earlier: &Self) -> impl Iterator<Item = (ColourMetric, i64)> {
-        self.0.iter().filter_map(|(metric, count)| {
-            let by = count.wrapping_sub(earlier.get(*metric)).cast_signed();
+        let single = self.0.iter().filter_map(|(metric, count)| {
+            let (now, then) = (metric.shown(*count)?, metric.shown(earlier.get(*metric))?);
+            let by = now.wrapping_sub(then).cast_signed();
             (by != 0 || earlier.place(*metric).is_err()).then_some((*metric, by))
-        })
+        });
+        single.chain(Span::ALL.into_iter().flat_map(|span| self.histogram_since(earlier, span)))
+    }
+
+    /// The same of a histogram, whose buckets Envoy shows as Prometheus reads them: each has those below it in it. All of
+    /// them are there from the first exchange on: without the empty ones nobody knows where the first bucket begins.
+    fn histogram_since(&self, earlier: &Self, span: Span) -> impl Iterator<Item = (ColourMetric, i64)> {
+        let is_new = earlier.place(ColourMetric::Time(span)).is_err() && self.place(ColourMetric::Time(span)).is_ok();
+        let mut so_far = 0_i64;
+        let mut bounds = Vec::new();
+        for le in Le::all() {
+            let within = ColourMetric::Within(span, le);
+            let by = self.get(within).wrapping_sub(earlier.get(within)).cast_signed();
+            so_far = so_far.saturating_add(by);
+            bounds.push((within, so_far));
+        }
+        bounds.push((ColourMetric::Count(span), so_far));
+        bounds.into_iter().filter(move |(_, by)| is_new || *by != 0)
     }
 
     /// What it comes to.
@@ -100,6 +118,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::metrics::counters::of_exchange;
 
     #[test]
     fn what_is_counted_survives_its_way_through_the_store() {
@@ -128,6 +147,58 @@ mod tests {
             (ColourMetric::Responses(Class::Status(2)), 2),
         ];
         assert_eq!(changes, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn a_histogram_is_shown_whole_at_first_and_cumulative() {
+        let tally = |millis: &[u64]| {
+            let mut tally = Tally::default();
+            for millis in millis {
+                let latency = Duration::from_millis(*millis);
+                for (metric, by) in of_exchange(Class::Status(2), Some(latency), latency) {
+                    tally.add(metric, by);
+                }
+            }
+            tally
+        };
+        let shown = |earlier: &[u64], now: &[u64]| -> BTreeMap<String, i64> {
+            let of = |metric: ColourMetric| metric.name(&crate::testing::iris(), crate::model::colour::Colour::Blue);
+            let name = |metric| of(metric).split_once(".blue.").expect("its colour").1.to_owned();
+            let changes = tally(now).changes_since(&tally(earlier)).collect::<Vec<_>>();
+            let changes = changes.into_iter().map(|(metric, by)| (name(metric), by));
+            changes.filter(|(name, _)| name.contains("first_byte")).collect()
+        };
+        let first = shown(&[], &[3, 3, 70]);
+        let bucket = |le: &str| first[&format!("le.{le}.first_byte_milliseconds_bucket")];
+        assert_eq!(["1", "2", "5", "50", "100", "120000", "+Inf"].map(bucket), [0, 0, 2, 2, 3, 3, 3]);
+        assert_eq!((first["first_byte_milliseconds_sum"], first["first_byte_milliseconds_count"]), (76, 3));
+        assert_eq!(first.len(), Le::COUNT + 2);
+        let second = shown(&[3, 3, 70], &[3, 3, 70, 40_000]);
+        let expected = [
+            ("first_byte_milliseconds_count", 1),
+            ("first_byte_milliseconds_sum", 40_000),
+            ("le.+Inf.first_byte_milliseconds_bucket", 1),
+            ("le.120000.first_byte_milliseconds_bucket", 1),
+            ("le.60000.first_byte_milliseconds_bucket", 1),
+        ];
+        assert_eq!(second, expected.map(|(name, by)| (name.to_owned(), by)).into());
+        assert!(shown(&[3], &[3]).is_empty());
+    }
+
+    #[test]
+    fn what_is_below_a_millisecond_adds_up_in_the_sum() {
+        let after = |times: i64| {
+            let mut tally = Tally::default();
+            tally.add(ColourMetric::Time(Span::Exchange), 600 * times);
+            tally
+        };
+        let mut shown = 0;
+        for times in 1..=5 {
+            let changes = after(times).changes_since(&after(times - 1)).collect::<Vec<_>>();
+            let time = changes.into_iter().find(|(metric, _)| *metric == ColourMetric::Time(Span::Exchange));
+            shown += time.map_or(0, |(_, by)| by);
+        }
+        assert_eq!(shown, 3);
     }
 
     #[test]

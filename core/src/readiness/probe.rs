@@ -10,13 +10,14 @@ use crate::config::Probe;
 use crate::deployment::Deployment;
 use crate::host::Host;
 use crate::host::http::{HttpReply, HttpRequest};
+use crate::metrics::counters::ColourMetric;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::identity::Identity;
 use crate::model::name::DeploymentName;
 use crate::model::time::Timestamp;
 use crate::state::State;
 use crate::store::key::Key;
-use crate::store::{Store, StoreError, update};
+use crate::store::{Store, update};
 
 /// What one probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,7 +113,7 @@ pub async fn observe(
 ) -> Option<ProbeResult> {
     let result = ask(host, deployment, identity).await?;
     let probe = deployment.readiness.probe.as_ref()?;
-    record(host.store(), &deployment.name, colour, identity, probe, &result, host.now());
+    record(host, &deployment.name, colour, identity, probe, &result);
     Some(result)
 }
 
@@ -124,21 +125,52 @@ pub fn health(store: &dyn Store, deployment: &Deployment, state: &State) -> PerC
     })
 }
 
-/// Writes down one more result. While the store is out of reach it is lost, as it could not be read either.
-fn record(
-    store: &dyn Store,
-    name: &DeploymentName,
-    colour: Colour,
-    of: &Identity,
-    probe: &Probe,
-    result: &ProbeResult,
-    now: Timestamp,
-) {
-    let _: Result<bool, StoreError> = update(store, &key(name, colour), &mut |known| {
-        let before = known.value.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let health = Health::after(before.as_ref(), of, result.clone(), probe.unhealthy_after.get(), now);
+/// Shows in the gauges what is known. Envoy forgets no gauge: that of a probe which the configuration does not have any more
+/// says nothing against the colour.
+pub fn show(host: &dyn Host, deployment: &Deployment, state: &State) {
+    let name = &deployment.name;
+    if deployment.readiness.probe.is_none() {
+        let was_asked = |colour: &Colour| read(host.store(), name, *colour).is_some();
+        Colour::ALL.into_iter().filter(was_asked).for_each(|colour| show_one(host, name, colour, true));
+        return;
+    }
+    let health = health(host.store(), deployment, state);
+    for colour in Colour::ALL {
+        if let Some(health) = health.get(colour) {
+            show_one(host, name, colour, health.healthy);
+        }
+    }
+}
+
+fn show_one(host: &dyn Host, name: &DeploymentName, colour: Colour, healthy: bool) {
+    host.set_gauge(&ColourMetric::Healthy.name(name, colour), u64::from(healthy));
+}
+
+/// Writes down one more result, and says so where it turns what is known. While the store is out of reach it is lost, as it
+/// could not be read either.
+fn record(host: &dyn Host, name: &DeploymentName, colour: Colour, of: &Identity, probe: &Probe, result: &ProbeResult) {
+    let (mut was_healthy, mut is_healthy) = (None, true);
+    let written = update(host.store(), &key(name, colour), &mut |known| {
+        let before: Option<Health> = known.value.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let health = Health::after(before.as_ref(), of, result.clone(), probe.unhealthy_after.get(), host.now());
+        was_healthy = before.filter(|before| before.of == *of).map(|before| before.healthy);
+        is_healthy = health.healthy;
         serde_json::to_vec(&health).ok()
     });
+    if written != Ok(true) {
+        return;
+    }
+    show_one(host, name, colour, is_healthy);
+    let detail = &result.detail;
+    match (was_healthy, is_healthy) {
+        (None | Some(true), false) => {
+            host.warn(&format!("bluegreen: deployment={name} colour={colour} is unhealthy: {detail}"));
+        }
+        (Some(false), true) => {
+            host.warn(&format!("bluegreen: deployment={name} colour={colour} is healthy again: {detail}"));
+        }
+        (None | Some(true), true) | (Some(false), false) => {}
+    }
 }
 
 fn read(store: &dyn Store, name: &DeploymentName, colour: Colour) -> Option<Health> {
@@ -156,7 +188,8 @@ mod tests {
 
     use super::*;
     use crate::model::split::Split;
-    use crate::testing::{MemoryStore, green_has_an_authority, identity};
+    use crate::testing::host::TestHost;
+    use crate::testing::{green_has_an_authority, identity};
 
     fn probe(more: &str) -> Probe {
         serde_json::from_str(&format!(r#"{{"path": "/ping" {more}}}"#)).expect("valid")
@@ -201,16 +234,54 @@ mod tests {
 
     #[test]
     fn a_healthy_colour_turns_unhealthy_after_so_many_failures_in_a_row() {
-        let (store, deployments) = (MemoryStore::default(), green_has_an_authority());
+        let (host, deployments) = (TestHost::default(), green_has_an_authority());
         let (iris, state) = (&deployments.all()[0], State::initial(Split::default(), Timestamp::default()));
         let mut seen = Vec::new();
         for status in [500, 200, 500, 500, 200, 500, 500, 500, 500, 200] {
             let result = probe("").judge(&answered(status));
-            record(&store, &iris.name, Colour::Green, &iris.colours.green, &probe(""), &result, Timestamp::default());
-            seen.push(health(&store, iris, &state).green.expect("recorded").healthy);
+            record(&host, &iris.name, Colour::Green, &iris.colours.green, &probe(""), &result);
+            seen.push(health(&host.store, iris, &state).green.expect("recorded").healthy);
         }
         assert_eq!(seen, [false, true, true, true, true, true, true, false, false, true]);
-        assert_eq!(health(&store, iris, &state).blue, None);
+        assert_eq!(health(&host.store, iris, &state).blue, None);
+    }
+
+    #[test]
+    fn a_verdict_that_turns_is_one_line_and_the_gauge_follows_it() {
+        let (host, deployments) = (TestHost::default(), green_has_an_authority());
+        let iris = &deployments.all()[0];
+        let unhealthy = "bluegreen: deployment=iris colour=green is unhealthy: answered 500 (GET /ping, expected any status below 500)";
+        let again = "bluegreen: deployment=iris colour=green is healthy again: answered 200";
+        for (status, line, shown) in [
+            (500, Some(unhealthy), 0),
+            (500, None, 0),
+            (200, Some(again), 1),
+            (500, None, 1),
+            (500, None, 1),
+            (500, Some(unhealthy), 0),
+            (500, None, 0),
+            (200, Some(again), 1),
+        ] {
+            let result = probe("").judge(&answered(status));
+            record(&host, &iris.name, Colour::Green, &iris.colours.green, &probe(""), &result);
+            assert_eq!(host.take_warnings(), line.into_iter().collect::<Vec<_>>());
+            assert_eq!(host.gauge("bluegreen.deployment.iris.colour.green.healthy"), Some(shown));
+        }
+        assert_eq!(host.gauge("bluegreen.deployment.iris.colour.blue.healthy"), None, "it was never asked");
+    }
+
+    #[test]
+    fn a_probe_that_was_taken_out_of_the_configuration_says_nothing_against_a_colour() {
+        let (host, deployments) = (TestHost::default(), green_has_an_authority());
+        let (iris, state) = (&deployments.all()[0], State::initial(Split::default(), Timestamp::default()));
+        show(&host, iris, &state);
+        assert_eq!(host.gauges().len(), 0);
+        let result = probe("").judge(&answered(500));
+        record(&host, &iris.name, Colour::Green, &iris.colours.green, &probe(""), &result);
+        assert_eq!(host.gauges().into_values().collect::<Vec<_>>(), [0]);
+        assert!(iris.readiness.probe.is_none());
+        show(&host, iris, &state);
+        assert_eq!(host.gauges().into_values().collect::<Vec<_>>(), [1]);
     }
 
     #[test]
@@ -221,12 +292,12 @@ mod tests {
         assert!(Health::after(Some(&known), &identity("1"), sick(), 3, Timestamp::default()).healthy);
         assert!(!Health::after(Some(&known), &identity("2"), sick(), 3, Timestamp::default()).healthy);
 
-        let (store, deployments) = (MemoryStore::default(), green_has_an_authority());
+        let (host, deployments) = (TestHost::default(), green_has_an_authority());
         let iris = &deployments.all()[0];
-        record(&store, &iris.name, Colour::Green, &iris.colours.green, &probe(""), &well(), Timestamp::default());
+        record(&host, &iris.name, Colour::Green, &iris.colours.green, &probe(""), &well());
         let mut state = State::initial(Split::default(), Timestamp::default());
-        assert!(health(&store, iris, &state).green.is_some());
+        assert!(health(&host.store, iris, &state).green.is_some());
         state.identities.green = Some(identity("3"));
-        assert_eq!(health(&store, iris, &state).green, None);
+        assert_eq!(health(&host.store, iris, &state).green, None);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::author::Author;
+use crate::model::author::{Author, Source};
 use crate::model::colour::Colour;
 use crate::model::identity::Identity;
 use crate::model::split::{Revision, Split};
@@ -133,8 +133,88 @@ impl History {
         self.0.iter().find(|change| change.replaced.is_some()).map(|change| change.at)
     }
 
+    /// Whether the newest change was made because something is wrong with what served: by the guard, or as requests or
+    /// probes failed. The end of what a promotion left with the former colour is by the guard, and planned.
+    pub fn was_forced_by_failure(&self) -> bool {
+        let mut changes = self.changes();
+        let Some(newest) = changes.next() else { return false };
+        match newest.author.source {
+            Source::Failover => true,
+            Source::Guard => {
+                let sets_traffic = |change: &&Change| {
+                    let (from, to) = (change.from, change.to);
+                    from.active != to.active || from.canary_percent != to.canary_percent
+                };
+                let ends_kept = newest.from.active == newest.to.active
+                    && newest.from.canary_percent != newest.to.canary_percent
+                    && changes.find(sets_traffic).is_some_and(|change| change.kept.is_some());
+                !ends_kept
+            }
+            _ => false,
+        }
+    }
+
     /// The newest change.
     pub fn newest(&self) -> Option<&Change> {
         self.0.front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::model::name::Reason;
+    use crate::testing::split;
+
+    /// A change by a source of a split; `keeps` says that the share since is what the former colour keeps.
+    fn change(source: Source, from: Split, to: Split, keeps: bool) -> Change {
+        let author = Author::automatic(source, Reason::none());
+        let kept = keeps.then_some(Kept { until: Timestamp::default() });
+        let (revision, at) = (Revision::ZERO, Timestamp::default());
+        Change { revision, at, author, from, to, rollout: None, kept, replaced: None }
+    }
+
+    #[test]
+    fn what_a_failure_forced_is_told_from_what_was_planned() {
+        let (blue, canary) = (split("blue", "0", "0"), split("blue", "10", "0"));
+        let (green, kept, shadowed) = (split("green", "0", "0"), split("green", "2", "0"), split("green", "2", "5"));
+        let promoted = change(Source::Rollout, canary, kept, true);
+        let cases = [
+            (vec![], false),
+            (vec![change(Source::Admin, blue, green, false)], false),
+            (vec![change(Source::Rollout, blue, canary, false)], false),
+            (vec![change(Source::Mlflow, blue, green, false)], false),
+            (vec![change(Source::Failover, green, blue, false)], true),
+            (vec![change(Source::Admin, blue, canary, false), change(Source::Guard, canary, blue, false)], true),
+            // Where it is only stopped, the split stays.
+            (vec![promoted.clone(), change(Source::Guard, kept, kept, false)], true),
+            (vec![promoted.clone(), change(Source::Guard, kept, blue, false)], true),
+            (vec![promoted.clone(), change(Source::Guard, kept, green, false)], false),
+            (
+                vec![
+                    promoted.clone(),
+                    change(Source::Admin, kept, shadowed, false),
+                    change(Source::Guard, shadowed, split("green", "0", "5"), false),
+                ],
+                false,
+            ),
+            // An operator gave the former colour a share of its own.
+            (
+                vec![
+                    promoted,
+                    change(Source::Admin, kept, split("green", "20", "0"), false),
+                    change(Source::Guard, split("green", "20", "0"), green, false),
+                ],
+                true,
+            ),
+        ];
+        for (changes, expected) in cases {
+            let mut history = History::default();
+            changes.iter().for_each(|change| history.record(change.clone()));
+            assert_eq!(history.was_forced_by_failure(), expected, "{changes:#?}");
+        }
     }
 }

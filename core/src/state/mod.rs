@@ -141,6 +141,22 @@ pub enum Refusal {
     CandidateChanged,
 }
 
+// === impl Refusal ===
+
+impl Refusal {
+    /// The kind of problem, as the API and metrics name it.
+    pub const fn problem(self) -> &'static str {
+        match self {
+            Self::NothingToRollBackTo | Self::NotTheWayBack(_) => "nothing-to-roll-back-to",
+            Self::Rollout(rollout::Refusal::UnderWay) => "rollout-under-way",
+            Self::Rollout(rollout::Refusal::NoRollout) => "no-rollout",
+            Self::Rollout(rollout::Refusal::Moved) => "rollout-moved",
+            Self::NothingToPromote(_) => "nothing-to-promote",
+            Self::CandidateChanged => "unsettled",
+        }
+    }
+}
+
 // === impl Restamp ===
 
 impl Restamp {

@@ -140,6 +140,18 @@ impl Rollout {
 // === impl Phase ===
 
 impl Phase {
+    /// All phases.
+    pub const ALL: [Self; 8] = [
+        Self::Running,
+        Self::Paused,
+        Self::Breached,
+        Self::Complete,
+        Self::Promoted,
+        Self::Aborted,
+        Self::RolledBack,
+        Self::Replaced,
+    ];
+
     /// The name in API and log.
     pub const fn as_str(self) -> &'static str {
         match self {

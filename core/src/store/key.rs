@@ -56,6 +56,8 @@ pub enum Key<'n> {
     Workers,
     /// The last sign of life of the worker in a slot.
     Heartbeat(u32),
+    /// The configurations that were in force, and when.
+    Configurations,
     /// How many writes the workers were told of.
     Writes,
     /// Who does something for all instances with the same deployments, which this number stands for.
@@ -116,6 +118,7 @@ impl fmt::Display for Key<'_> {
             Self::Instances => write!(f, "{PREFIX}/{OWN}/members"),
             Self::Workers => write!(f, "{PREFIX}/{OWN}/workers"),
             Self::Heartbeat(slot) => write!(f, "{PREFIX}/{OWN}/worker/{slot}"),
+            Self::Configurations => write!(f, "{PREFIX}/{OWN}/configurations"),
             Self::Writes => write!(f, "{PREFIX}/{OWN}/writes"),
             Self::Lease(deployments, LeaseRole::Leader) => write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}"),
             Self::Lease(deployments, LeaseRole::ClockSet) => {
@@ -172,7 +175,8 @@ mod tests {
             Some(Key::Unmatched) => Key::Instances,
             Some(Key::Instances) => Key::Workers,
             Some(Key::Workers) => Key::Heartbeat(0),
-            Some(Key::Heartbeat(_)) => Key::Writes,
+            Some(Key::Heartbeat(_)) => Key::Configurations,
+            Some(Key::Configurations) => Key::Writes,
             Some(Key::Writes) => Key::Lease(0, LeaseRole::Leader),
             Some(Key::Lease(number, LeaseRole::Leader)) => Key::Lease(number, LeaseRole::ClockSet),
             Some(Key::Lease(number, LeaseRole::ClockSet)) => Key::Lease(number, LeaseRole::Poller(Source::Mlflow)),

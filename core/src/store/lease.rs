@@ -88,6 +88,11 @@ impl Instance {
         self.since
     }
 
+    /// The number that stands for its deployments.
+    pub const fn configuration(self) -> u64 {
+        self.configuration
+    }
+
     /// As a number.
     pub const fn get(self) -> u64 {
         self.number

@@ -48,6 +48,8 @@ pub struct TestHost {
     sleeps: RefCell<Vec<(Moment, Sender<()>)>>,
     log: RefCell<Vec<String>>,
     counters: RefCell<BTreeMap<String, u64>>,
+    gauges: RefCell<BTreeMap<String, u64>>,
+    warnings: RefCell<Vec<String>>,
     lacking: RefCell<Vec<String>>,
     keeps_stats: Cell<bool>,
 }
@@ -98,6 +100,21 @@ impl TestHost {
         self.counters.borrow().get(name).copied().unwrap_or_default()
     }
 
+    /// Which lines at level warning were written since this was last asked.
+    pub fn take_warnings(&self) -> Vec<String> {
+        self.warnings.take()
+    }
+
+    /// What the gauge with this name shows.
+    pub fn gauge(&self, name: &str) -> Option<u64> {
+        self.gauges.borrow().get(name).copied()
+    }
+
+    /// What all gauges show that were set by name.
+    pub fn gauges(&self) -> BTreeMap<String, u64> {
+        self.gauges.borrow().clone()
+    }
+
     /// What was logged since this was last asked, and which states were shown.
     pub fn take_log(&self) -> Vec<String> {
         self.log.take()
@@ -125,6 +142,8 @@ impl Default for TestHost {
             sleeps: RefCell::default(),
             log: RefCell::default(),
             counters: RefCell::default(),
+            gauges: RefCell::default(),
+            warnings: RefCell::default(),
             lacking: RefCell::default(),
             keeps_stats: Cell::new(true),
         }
@@ -190,7 +209,9 @@ impl Host for TestHost {
         self.log.borrow_mut().push(format!("{deployment} is at {}", state.revision));
     }
 
-    fn set_gauge(&self, _name: &str, _value: u64) {}
+    fn set_gauge(&self, name: &str, value: u64) {
+        self.gauges.borrow_mut().insert(name.to_owned(), value);
+    }
 
     fn count(&self, name: &str) {
         *self.counters.borrow_mut().entry(name.to_owned()).or_default() += 1;
@@ -214,6 +235,7 @@ impl Host for TestHost {
 
     fn warn(&self, line: &str) {
         self.log.borrow_mut().push(line.to_owned());
+        self.warnings.borrow_mut().push(line.to_owned());
     }
 }
 

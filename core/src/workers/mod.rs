@@ -8,3 +8,4 @@ pub mod report;
 pub mod recorder;
 pub mod worker;
 pub mod publish;
+pub mod build_info;

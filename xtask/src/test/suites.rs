@@ -8,6 +8,7 @@ use anyhow::Result;
 use bluegreen_programs::compose;
 use bluegreen_programs::envoy::{ENVOY, Envoy};
 use bluegreen_programs::mlflow;
+use bluegreen_programs::schemathesis;
 use bluegreen_programs::toolchain::WasmToolchain;
 use bluegreen_programs::wasm_bindgen;
 use bluegreen_programs::{etcd, packages, process};
@@ -45,8 +46,10 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "fuzz", has_tests: false, tests: &[], run: fuzz },
     Suite { name: "wasm", has_tests: true, tests: &[], run: wasm },
     Suite { name: "e2e", has_tests: true, tests: END_TO_END, run: end_to_end },
+    Suite { name: "openapi", has_tests: true, tests: OPENAPI, run: openapi },
     Suite { name: "demo", has_tests: false, tests: &[], run: demo },
     Suite { name: "mlflow", has_tests: true, tests: MLFLOW, run: mlflow },
+    Suite { name: "observability", has_tests: true, tests: OBSERVABILITY, run: observability },
     Suite { name: "image", has_tests: true, tests: IMAGE, run: image },
     Suite { name: "compose", has_tests: true, tests: COMPOSE, run: docker_compose },
     Suite { name: "fleet", has_tests: true, tests: FLEET, run: fleet },
@@ -69,7 +72,9 @@ const TOOLS: &[Tests] = &[
     Tests::Package("xtask"),
 ];
 const END_TO_END: &[Tests] = &[Tests::Program("e2e")];
+const OPENAPI: &[Tests] = &[Tests::Program("openapi")];
 const MLFLOW: &[Tests] = &[Tests::Program("mlflow")];
+const OBSERVABILITY: &[Tests] = &[Tests::Program("observability")];
 const IMAGE: &[Tests] = &[Tests::Program("image")];
 const COMPOSE: &[Tests] = &[Tests::Program("compose")];
 const FLEET: &[Tests] = &[Tests::Program("fleet")];
@@ -201,6 +206,19 @@ fn command_line(session: &Session<'_>) -> Result<PathBuf> {
     Ok(session.checkout.debug_binary("bluegreen"))
 }
 
+/// What fits the API's description and what does not, sent to a real Envoy, the first that was asked for.
+fn openapi(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.tests(&format!("openapi, {}", envoy.name()), || {
+        let environment = schemathesis::obtain(session.checkout)?;
+        session.build_module()?;
+        let envoy = envoy.obtain(session.checkout)?;
+        session.run(OPENAPI, |program| {
+            program.env(schemathesis::SCHEMATHESIS, &environment).env(ENVOY, &envoy);
+        })
+    });
+}
+
 /// The filter and a real MLflow, in the first Envoy that was asked for: here the registry is what is tested.
 fn mlflow(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     let Some(envoy) = envoys.first() else { return };
@@ -210,6 +228,19 @@ fn mlflow(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         let envoy = envoy.obtain(session.checkout)?;
         session.run(MLFLOW, |program| {
             program.env(mlflow::MLFLOW, &environment).env(ENVOY, &envoy);
+        })
+    });
+}
+
+/// A real Prometheus that scrapes a real Envoy.
+fn observability(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.tests(&format!("observability, {}", envoy.name()), || {
+        packages::provide(&[("prometheus", "prometheus")], "the tests of metrics and alerts")?;
+        session.build_module()?;
+        let envoy = envoy.obtain(session.checkout)?;
+        session.run(OBSERVABILITY, |program| {
+            program.env(ENVOY, &envoy);
         })
     });
 }
@@ -252,9 +283,10 @@ fn fleet(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         etcd::obtain()?;
         session.build_module()?;
         let envoy = envoy.obtain(session.checkout)?;
+        let command_line = command_line(session)?;
         // One after the other: each has eleven processes, and a second is a promise that is checked.
         session.run(FLEET, |program| {
-            program.env(ENVOY, &envoy).env(TEST_THREADS, "1");
+            program.env(COMMAND_LINE, &command_line).env(ENVOY, &envoy).env(TEST_THREADS, "1");
         })
     });
 }

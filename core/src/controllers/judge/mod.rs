@@ -25,6 +25,7 @@ use crate::guard::evidence::Collector;
 use crate::guard::verdict;
 use crate::host::Host;
 use crate::metrics::cohorts::Cohorts;
+use crate::metrics::named::Named;
 use crate::model::time::{Moment, Timestamp};
 use crate::notification::{self, Event};
 use crate::state::{Restamp, State};
@@ -160,6 +161,7 @@ impl Case<'_> {
         if let (true, Some((rule, _)), Some(guard)) = (is_news, analysis.breach, &deployment.guard) {
             let (name, rule, what) = (&deployment.name, rule.as_str(), verdict::sentence(analysis, guard));
             host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
+            host.count(&Named::GuardBreaches(name, rule).to_string());
             let (colour, revision) = (analysis.candidate, state.revision);
             notification::tell(host, deployment, &Event::Breach { rule, colour, revision, what: &what });
         }
@@ -245,6 +247,7 @@ impl Case<'_> {
         let (store, name) = (self.context.host.store(), &self.deployment.name);
         let known = analysis::read(store, name).and_then(|known| known.breach);
         let _: Result<(), StoreError> = analysis::record(store, name, analysis);
+        rollout::show(&*self.context.host, self.deployment, analysis);
         analysis.breach.is_some() && known != analysis.breach
     }
 

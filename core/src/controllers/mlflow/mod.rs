@@ -119,6 +119,7 @@ impl Registry {
         let warning = format!("the registry does not answer, traffic stays as it is: {why}");
         PollResult {
             warnings: is_news.then(|| line(deployment, &warning)).into_iter().collect(),
+            has_failed: true,
             ..PollResult::default()
         }
     }
