@@ -142,7 +142,9 @@ fn pages() -> Result<Vec<Page>> {
 fn plain(path: &Path) -> PathBuf {
     path.components().fold(PathBuf::new(), |mut plain, component| {
         match component {
-            std::path::Component::ParentDir => drop(plain.pop()),
+            std::path::Component::ParentDir => {
+                plain.pop();
+            }
             std::path::Component::CurDir => {}
             other => plain.push(other),
         }
@@ -226,7 +228,9 @@ fn with_what_is_required(mut configuration: Map<String, Value>) -> Map<String, V
     let Some(Value::Object(deployments)) = configuration.get_mut("deployments") else { return configuration };
     let several = deployments.len() > 1;
     for (name, deployment) in deployments.iter_mut().filter_map(|(name, value)| Some((name, value.as_object_mut()?))) {
-        let mut add = |member: &str, value: Value| drop(deployment.entry(member).or_insert(value));
+        let mut add = |member: &str, value: Value| {
+            deployment.entry(member).or_insert(value);
+        };
         let of = |colour: &str| json!({"cluster": format!("{name}-{colour}"), "version": colour});
         add("colours", json!({"blue": of("1"), "green": of("2")}));
         add("probe", json!({"path": "/ping"}));
