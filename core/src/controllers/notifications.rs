@@ -534,9 +534,12 @@ mod tests {
 
     /// Two Envoys of a fleet with the same receiver.
     fn fleet() -> [Envoy; 2] {
-        [0, 1].map(|_| {
+        [0, 1].map(|number| {
             let hook = format!(r#"{HOOK}, "etcd": {{"cluster": "etcd"}}"#);
-            Envoy::start(1, &hook)
+            let envoy = Envoy::start(1, &hook);
+            // No two are refused within the same millisecond.
+            envoy.host.pass(Duration::from_millis(number));
+            envoy
         })
     }
 
