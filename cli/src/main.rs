@@ -29,9 +29,11 @@ mod validate;
 mod schema;
 
 mod demo;
+#[cfg(test)]
+mod docs;
 
-use std::io;
-use std::process::ExitCode;
+use std::panic;
+use std::process::{self, ExitCode};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -267,7 +269,21 @@ fn share(text: &str) -> Result<String, String> {
     }
 }
 
+/// `bluegreen history iris | head -1` is no failure: who printed ends as other programs do when nobody reads on.
+fn end_when_nobody_reads() {
+    const AS_BY_SIGPIPE: i32 = 141;
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let text = info.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
+            process::exit(AS_BY_SIGPIPE);
+        }
+        report(info);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_when_nobody_reads();
     let options = Options::parse();
     match run(&options) {
         Ok(code) => code,
@@ -280,12 +296,14 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<ExitCode> {
     match &options.command {
-        Command::Validate(arguments) => validate::run(arguments),
+        Command::Validate(arguments) => validate::run(arguments, options.output == Format::Json),
         Command::Schema => schema::run(),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Context { command } => contexts::run(command, &options.envoys, Style::of_stdout()),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Options::command(), "bluegreen", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Options::command(), "bluegreen", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
             Ok(ExitCode::SUCCESS)
         }
         command => {

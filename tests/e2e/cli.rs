@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 struct StandIn {
     url: String,
     conditions: Arc<Mutex<Vec<String>>>,
+    to_reads: Arc<Mutex<Value>>,
 }
 
 // === impl StandIn ===
@@ -34,6 +35,8 @@ impl StandIn {
         let url = format!("http://{}/bluegreen", listener.local_addr()?);
         let conditions = Arc::<Mutex<Vec<String>>>::default();
         let seen = Arc::clone(&conditions);
+        let to_reads = Arc::new(Mutex::new(state(7)));
+        let shown = Arc::clone(&to_reads);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut head = Vec::new();
@@ -48,8 +51,11 @@ impl StandIn {
                 if let (Some(condition), Ok(mut seen)) = (condition, seen.lock()) {
                     seen.push(condition.to_owned());
                 }
-                let (status, body) =
-                    if head.starts_with("GET") { (200, state(7)) } else { (status, to_writes.clone()) };
+                let (status, body) = if head.starts_with("GET") {
+                    (200, shown.lock().map(|shown| shown.clone()).unwrap_or_default())
+                } else {
+                    (status, to_writes.clone())
+                };
                 let body = body.to_string();
                 let length = body.len();
                 let answer =
@@ -57,7 +63,14 @@ impl StandIn {
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
-        Ok(Self { url, conditions })
+        Ok(Self { url, conditions, to_reads })
+    }
+
+    /// From now on.
+    fn answer_reads_with(&self, state: Value) {
+        if let Ok(mut shown) = self.to_reads.lock() {
+            *shown = state;
+        }
     }
 
     /// The `If-Match` of each call that had one.
@@ -331,6 +344,24 @@ async fn contexts_name_envoys_and_where_their_tokens_are() -> Result<()> {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
     let quiet = cli.says("status --context prod", 0, &["iris"]).await?;
     ensure!(quiet.err.is_empty(), "{quiet:#?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_goes_away_is_no_failure_to_complain_of() -> Result<()> {
+    let server = StandIn::start(200, state(8)).await?;
+    let mut cli = Cli::at(&[])?;
+    cli.urls = vec![server.url.clone()];
+    let mut command = cli.command("status iris --watch --interval 200ms")?;
+    let mut watching = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(watching.stdout.take().context("no output")?).lines();
+    let first = lines.next_line().await?.unwrap_or_default();
+    ensure!(first.contains("iris: blue (version 1) gets all traffic (revision 7 by ci)"), "{first:?}");
+    drop(lines);
+    server.answer_reads_with(state(9));
+    let ended = tokio::time::timeout(Duration::from_secs(20), watching.wait_with_output()).await??;
+    let complaint = String::from_utf8_lossy(&ended.stderr).into_owned();
+    ensure!(ended.status.code() == Some(141) && complaint.is_empty(), "{:?}: {complaint}", ended.status);
     Ok(())
 }
 

@@ -37,6 +37,7 @@ mod shipped;
 mod smoke_test;
 mod spoofing;
 mod switching;
+mod validate;
 mod versions;
 mod way_back;
 mod who_failed;

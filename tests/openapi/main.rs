@@ -46,7 +46,7 @@ async fn try_as(token: Option<&str>) -> Result<()> {
     let folder = repository::root().join("tests/openapi");
     let mut command = Command::new("timeout");
     command.arg(PATIENCE).arg(program("schemathesis")?).arg("--config-file").arg(folder.join("schemathesis.toml"));
-    command.args(["run", &url, "--no-color", "--continue-on-failure", "--max-examples=20"]);
+    command.args(["run", &url, "--no-color", "--continue-on-failure", "--max-examples=10"]);
     command.env("SCHEMATHESIS_HOOKS", "hooks").env("PYTHONPATH", &folder).env("PYTHONDONTWRITEBYTECODE", "1");
     command.current_dir(env.envoy.directory());
     if let Some(token) = token {

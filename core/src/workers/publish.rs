@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_smoke_test_is_valid_for_the_version_that_passed_it() {
-        let (host, context) = context_of(r#""smoke_test": {"valid_for": "1h", "requests": [{"path": "/"}]}"#);
+        let (host, context) = context_of(r#", "smoke_test": {"valid_for": "1h", "requests": [{"path": "/"}]}"#);
         let (iris, now) = (&context.deployments.all()[0], host.now());
         let shown = || host.gauge("bluegreen.deployment.iris.colour.green.smoke_test_valid_until_timestamp_seconds");
         let state = State::initial(split("blue", "0", "0"), now);
