@@ -284,7 +284,7 @@ impl fmt::Display for Problem {
             ),
             Self::OpenElsewhere(address) => write!(
                 f,
-                "open: true lets everybody do everything, so it works on loopback only, and this listener was reached at \
+                "With open: true everybody may do everything, so it works on loopback only, and this listener was reached at \
                  {}. Bind the listener to 127.0.0.1, or give admin.tokens in place of open.",
                 Shortened(address)
             ),
