@@ -528,9 +528,9 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// As long as a smoke test takes.
+    /// Waits as long as a smoke test takes.
     #[must_use]
-    pub fn as_long_as_a_test(mut self) -> Self {
+    pub fn until_tested(mut self) -> Self {
         self.timeout = TEST;
         self
     }

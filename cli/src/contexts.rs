@@ -565,7 +565,8 @@ token_env = "MESH_TOKEN"
         let url = |chosen: &mut Selection| chosen.url = vec!["http://x/bg".to_owned(), "http://y/bg".to_owned()];
         let context = |name: &'static str| move |chosen: &mut Selection| chosen.context = Some(name.to_owned());
         let env = |name, value| vec![(name, value)];
-        let cases: Vec<(Vec<(&str, &str)>, Selection, &str)> = vec![
+        type Case = (Vec<(&'static str, &'static str)>, Selection, &'static str);
+        let cases: Vec<Case> = vec![
             (vec![], selection(|_| ()), "http://127.0.0.1:1/bluegreen -"),
             (env("BLUEGREEN_URL", "http://e/bg, http://f/bg"), selection(|_| ()), "http://e/bg -; http://f/bg -"),
             (env("BLUEGREEN_URL", "http://e/bg"), selection(url), "http://x/bg -; http://y/bg -"),

@@ -109,8 +109,7 @@ async fn a_release_from_the_first_look_until_blue_may_be_stopped() -> Result<()>
     let env = Environment::with_deployment(2, iris).await?;
     let cli = Cli::at(&[&env.envoy])?;
     cli.says("status", 0, &["NAME", "iris  blue 1  green 2", "100 %", "3/3"]).await?;
-    let untested =
-        "it has not passed the required smoke test: bluegreen test iris first. --force switches anyway";
+    let untested = "it has not passed the required smoke test: bluegreen test iris first. --force switches anyway";
     cli.says("promote iris --to green", 1, &[untested]).await?;
     cli.says("test iris -v", 0, &["green (version 2) passed, valid until", "✓ POST /invocations: answered 200"])
         .await?;
