@@ -530,7 +530,7 @@ impl<'a> Call<'a> {
 
     /// As long as a smoke test takes.
     #[must_use]
-    pub fn as_long_as_a_test(mut self) -> Self {
+    pub fn lasting_as_a_test(mut self) -> Self {
         self.timeout = TEST;
         self
     }
