@@ -528,9 +528,9 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// Waits as long as a smoke test takes.
+    /// As long as a smoke test takes.
     #[must_use]
-    pub fn until_tested(mut self) -> Self {
+    pub fn lasting_as_a_test(mut self) -> Self {
         self.timeout = TEST;
         self
     }
@@ -739,8 +739,8 @@ pub mod tests {
                 "somebody changed iris meanwhile: green (version 2) gets all traffic, by anna (admin), \"mine\".",
             ),
             (
-                problem(409, "not tested: POST …/test first. force=true switches anyway.", Some(iris), None),
-                "not tested: bluegreen test iris first. --force switches anyway.",
+                problem(409, "not tested: POST …/test first. force=true switches all the same.", Some(iris), None),
+                "not tested: bluegreen test iris first. --force switches all the same.",
             ),
         ];
         for (said, part) in cases {

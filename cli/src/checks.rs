@@ -11,7 +11,7 @@ use crate::style::time_of_day;
 /// Runs the smoke test; fails when it does.
 pub fn test(envoys: &Envoys, name: &str, colour: Option<Colour>, is_verbose: bool, output: Output) -> Outcome {
     let call = || {
-        let call = Call::post(of(name, "/test")).until_tested();
+        let call = Call::post(of(name, "/test")).lasting_as_a_test();
         match colour {
             Some(colour) => call.with("colour", colour.as_str()),
             None => call,

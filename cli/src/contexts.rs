@@ -529,6 +529,9 @@ namespace = "models"
 token_env = "MESH_TOKEN"
 "#;
 
+    /// Variables of the environment, options, and what they mean.
+    type Case = (Vec<(&'static str, &'static str)>, Selection, &'static str);
+
     fn selection(change: impl FnOnce(&mut Selection)) -> Selection {
         let mut chosen = Selection::default();
         change(&mut chosen);
@@ -565,7 +568,6 @@ token_env = "MESH_TOKEN"
         let url = |chosen: &mut Selection| chosen.url = vec!["http://x/bg".to_owned(), "http://y/bg".to_owned()];
         let context = |name: &'static str| move |chosen: &mut Selection| chosen.context = Some(name.to_owned());
         let env = |name, value| vec![(name, value)];
-        type Case = (Vec<(&'static str, &'static str)>, Selection, &'static str);
         let cases: Vec<Case> = vec![
             (vec![], selection(|_| ()), "http://127.0.0.1:1/bluegreen -"),
             (env("BLUEGREEN_URL", "http://e/bg, http://f/bg"), selection(|_| ()), "http://e/bg -; http://f/bg -"),

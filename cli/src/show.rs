@@ -6,11 +6,16 @@ use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::time::Timestamp;
 use comfy_table::{Cell, Color, Table};
 
-use crate::api::{ApiError, Call, Change, Changes, Client, Comparison, Deployment, Figures, Reply, Window, of};
+use crate::api::{
+    ApiError, Call, Change, Changes, Client, Comparison, Deployment, Figures, Percentiles, Reply, Window, of,
+};
 use crate::envoys::{Answers, Envoys, Outcome, Output, difference, rollout_in_words};
 use crate::style::{
     self, Style, age, colour_cell, count, decimal, figure, latency, percent, shortened, span, time_of_day,
 };
+
+/// Something with the name that it has in a table.
+type Named<T> = (&'static str, T);
 
 /// A bar of a list.
 const NARROW: usize = 10;
@@ -293,21 +298,16 @@ fn side_by_side(window: &Window, style: Style) -> String {
         errors.map_or_else(String::new, |(blue, green)| signed((green - blue) * 100.0, 2, "points")),
     );
     row("unanswered", &|it| it.unanswered.to_string(), String::new());
-    for (what, blue, green) in
-        [("first byte", blue.ttfb_ms, green.ttfb_ms), ("last byte", blue.total_ms, green.total_ms)]
-    {
-        for (share, blue, green) in
-            [("p50", blue.p50, green.p50), ("p95", blue.p95, green.p95), ("p99", blue.p99, green.p99)]
-        {
-            let pair = blue.zip(green).filter(|(blue, _)| *blue > 0.0);
+    let latencies: [Named<fn(&Figures) -> Percentiles>; 2] =
+        [("first byte", |it| it.ttfb_ms), ("last byte", |it| it.total_ms)];
+    let shares: [Named<fn(Percentiles) -> Option<f64>>; 3] =
+        [("p50", |it| it.p50), ("p95", |it| it.p95), ("p99", |it| it.p99)];
+    for (what, of) in latencies {
+        for (share, at) in shares {
+            let pair = at(of(blue)).zip(at(of(green))).filter(|(blue, _)| *blue > 0.0);
             let difference =
                 pair.map_or_else(String::new, |(blue, green)| signed((green / blue - 1.0) * 100.0, 0, "%"));
-            table.add_row([
-                Cell::new(format!("{what} {share}")),
-                figure(latency(blue)),
-                figure(latency(green)),
-                figure(difference),
-            ]);
+            row(&format!("{what} {share}"), &|it| latency(at(of(it))), difference);
         }
     }
     style::lines(&table)
