@@ -71,6 +71,7 @@ async fn go_bad(env: &Environment) -> Result<()> {
     admin.rollout(IRIS, "start").await?;
     load.more(100).await?;
     env.green.behave(Behaviour::Status(500));
+    env.green.behave_when_probed(Behaviour::Status(500));
     env.until_rollout("a rollback by the guard", |rollout| rollout.phase == "rolled_back").await?;
     load.more(50).await?;
     load.stop().await;
