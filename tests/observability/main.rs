@@ -63,7 +63,7 @@ async fn go_bad(env: &Environment) -> Result<()> {
     admin.test(IRIS).await?.accepted()?;
     let anonymous = reqwest::Client::builder().no_proxy().build()?;
     let api = env.envoy.listener("bluegreen-admin")?;
-    anonymous.get(format!("http://{api}/v1/deployments")).send().await?;
+    anonymous.get(format!("http://{api}/bluegreen/v1/deployments")).send().await?;
     anonymous.get(env.envoy.url("/matches-nothing")?).send().await?;
     env.load()?.header("x-bluegreen-override", b"green")?.at_most(5).run().await.ensure_no_failures()?;
     let load = env.load()?.connections(8).rate(150.0).lasting(Duration::from_secs(120)).start();
