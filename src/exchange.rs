@@ -92,6 +92,16 @@ impl Exchange {
         if plugin.incoming.are_open() {
             host::vouch();
         }
+        if routing.filter_state {
+            let (name, colour, reason) = (&deployment.name, decision.colour, decision.reason(&split).as_str());
+            let revision = worker.known_revision().unwrap_or_default();
+            worker.with_identity(colour, |upstream| {
+                let version = &upstream.version;
+                host::show_decision(&format!(
+                    "deployment={name} colour={colour} version={version} reason={reason} revision={revision}"
+                ));
+            });
+        }
 
         let exchange = Self {
             deployment: index,

@@ -430,7 +430,7 @@ impl Host for Executor {
     }
 
     fn node(&self) -> String {
-        host::text_property(["node", "id"])
+        host::node()
     }
 
     fn info(&self, line: &str) {

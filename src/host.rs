@@ -96,12 +96,24 @@ pub fn add_response_header(name: &str, value: &str) {
 /// there, and the wasm filters that follow can read it.
 const VOUCHED: &str = "bluegreen_routed";
 
+/// The name under which access logs find a decision: `wasm.bluegreen`, since Envoy puts its own prefix before it.
+const DECISION: &str = "bluegreen";
+
+/// Puts a decision into filter state, which nobody but filters of this Envoy can write.
+pub fn show_decision(decision: &str) {
+    set_filter_state(DECISION, decision.as_bytes());
+}
+
 /// Tells the filters of ours that follow that the routing headers of this request are not a client's.
 pub fn vouch() {
-    // The SDK would panic where an operator does not allow the call; a filter that follows takes the headers away then.
-    let path = VOUCHED.as_bytes();
+    // Where an operator does not allow the call, a filter that follows takes the headers away.
+    set_filter_state(VOUCHED, b"1");
+}
+
+/// The SDK would panic where an operator does not allow the call.
+fn set_filter_state(path: &str, value: &[u8]) {
     // SAFETY: both outlive the call, and the host copies them.
-    let _ = unsafe { proxy_set_property(path.as_ptr(), path.len(), b"1".as_ptr(), 1) };
+    let _ = unsafe { proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len()) };
 }
 
 /// Whether a filter of ours before this one has vouched for the routing headers.
@@ -178,6 +190,12 @@ pub fn reply(header_count: usize) -> HttpReply {
 }
 
 // === what Envoy knows ===
+
+/// The id of this Envoy's node; empty if it has none.
+pub fn node() -> String {
+    let id = hostcalls::get_property(vec!["xds", "node", "id"]).ok().flatten();
+    String::from_utf8_lossy(&id.unwrap_or_default()).into_owned()
+}
 
 /// A property that is a text; empty when there is none. 1.5 µs.
 pub fn text_property(path: [&str; 2]) -> String {

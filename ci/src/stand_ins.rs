@@ -207,7 +207,9 @@ mod tests {
         let text = fs::read_to_string(Checkout::locate()?.root().join("docker-compose.yml"))?;
         let mut built = BTreeSet::new();
         for profile in ["local", "fleet", "mlflow"] {
-            let text = text.replace("${COMPOSE_PROFILES:-local}", profile);
+            let text = text
+                .replace("${COMPOSE_PROFILES:-local}", profile)
+                .replace("${BLUEGREEN_IMAGES:-bluegreen}", "bluegreen");
             let images = text.lines().filter_map(|line| line.trim().strip_prefix("image: bluegreen/"));
             built.extend(images.map(|image| format!("bluegreen/{image}")));
         }

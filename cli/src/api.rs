@@ -528,9 +528,9 @@ impl<'a> Call<'a> {
         self
     }
 
-    /// As long as a smoke test takes.
+    /// Waits as long as a smoke test takes.
     #[must_use]
-    pub fn as_long_as_a_test(mut self) -> Self {
+    pub fn until_tested(mut self) -> Self {
         self.timeout = TEST;
         self
     }
@@ -670,13 +670,19 @@ impl Deployment {
         text
     }
 
+    /// The rollout, unless it is over.
+    pub fn live_rollout(&self) -> Option<&Rollout> {
+        let is_over = |phase: &str| matches!(phase, "promoted" | "aborted" | "rolled_back" | "replaced");
+        self.rollout.as_ref().filter(|rollout| !is_over(&rollout.phase))
+    }
+
     /// What two Envoys have to agree about.
     pub fn settings(&self) -> impl PartialEq + use<'_> {
         let side = |colour| {
             let side = self.colours.get(colour);
             (side.cluster.as_str(), side.version.as_str())
         };
-        let rollout = self.rollout.as_ref().map(|rollout| (rollout.phase.as_str(), rollout.step));
+        let rollout = self.live_rollout().map(|rollout| (rollout.phase.as_str(), rollout.step));
         let split = (self.active, self.canary_percent.to_bits(), self.shadow_percent.to_bits(), self.kept.is_some());
         (split, side(Colour::Blue), side(Colour::Green), rollout)
     }
@@ -733,8 +739,8 @@ pub mod tests {
                 "somebody changed iris meanwhile: green (version 2) gets all traffic, by anna (admin), \"mine\".",
             ),
             (
-                problem(409, "not tested: POST …/test first. force=true switches all the same.", Some(iris), None),
-                "not tested: bluegreen test iris first. --force switches all the same.",
+                problem(409, "not tested: POST …/test first. force=true switches anyway.", Some(iris), None),
+                "not tested: bluegreen test iris first. --force switches anyway.",
             ),
         ];
         for (said, part) in cases {

@@ -7,7 +7,7 @@ use bluegreen_core::model::colour::Colour;
 use clap::Args;
 
 use crate::api::{ApiError, Call, Deployment, Reply, of};
-use crate::envoys::{Answers, Envoy, Envoys, Outcome, Output, ask, difference, is_fleet, report};
+use crate::envoys::{Answers, Envoy, Envoys, Outcome, Output, ask, difference, is_fleet};
 use crate::style;
 
 /// Why, and how firmly.
@@ -180,16 +180,17 @@ fn show(answers: &Answers<Made>, output: Output) -> Outcome {
     if output.is_json {
         answers.print_json();
     }
-    let mut sentences: Vec<(String, Vec<&str>)> = Vec::new();
-    let mut outcome = Outcome::Done;
+    let mut outcome = answers.report_failures();
+    let mut sentences: Vec<(String, Vec<(&str, u64)>)> = Vec::new();
     for (label, reply) in answers.given() {
         let sentence = reply.view.sentence();
+        let made = (label, reply.view.state.revision);
         match sentences.iter_mut().find(|(known, _)| *known == sentence) {
-            Some((_, labels)) => labels.push(label),
-            None => sentences.push((sentence, vec![label])),
+            Some((_, of)) => of.push(made),
+            None => sentences.push((sentence, vec![made])),
         }
         if !reply.is_confirmed {
-            outcome = Outcome::Unconfirmed;
+            outcome = outcome.max(Outcome::Unconfirmed);
             let in_force = &reply.view.state.in_force;
             let place = if answers.is_single() { String::new() } else { format!("{label}: ") };
             eprintln!(
@@ -201,42 +202,39 @@ fn show(answers: &Answers<Made>, output: Output) -> Outcome {
             );
         }
     }
-    if !output.is_json {
-        let failed = answers.0.iter().filter(|(_, answer)| answer.is_err()).count();
-        match sentences.as_slice() {
-            [(sentence, labels)] if failed == 0 => {
-                let on = if labels.len() > 1 { format!(", on {} Envoys", labels.len()) } else { String::new() };
-                println!("{sentence}{on}");
-            }
-            _ => {
-                let mut table = output.style.table(["ENVOY", "RESULT"]);
-                for (sentence, labels) in &sentences {
-                    labels.iter().for_each(|label| {
-                        table.add_row([label, sentence.as_str()]);
-                    });
-                }
-                for (label, answer) in answers.0.iter().filter(|_| !answers.is_single()) {
-                    if let Err(error) = answer {
-                        table.add_row([
-                            label.as_str(),
-                            &format!("FAILED: {}", style::shortened(&error.to_string(), 100)),
-                        ]);
-                    }
-                }
-                if !table.is_empty() {
-                    output.style.print(&table);
-                }
-            }
-        }
-        for (label, answer) in &answers.0 {
-            if let Err(error) = answer {
-                report(output, (!answers.is_single()).then_some(label), error);
-            }
-        }
-    } else {
-        outcome = outcome.max(answers.report_failures(output));
+    if output.is_json {
+        return outcome;
     }
-    if answers.0.iter().any(|(_, answer)| answer.is_err()) { Outcome::Failed } else { outcome }
+    if let ([(sentence, of)], false) = (sentences.as_slice(), outcome == Outcome::Failed) {
+        println!("{}", in_common(sentence, of));
+        return outcome;
+    }
+    let mut table = output.style.table(["ENVOY", "RESULT"]);
+    for (sentence, of) in &sentences {
+        for (label, revision) in of {
+            table.add_row([label, &*format!("{sentence} (revision {revision})")]);
+        }
+    }
+    for (label, answer) in answers.0.iter().filter(|_| !answers.is_single()) {
+        if let Err(error) = answer {
+            table.add_row([label.as_str(), &format!("FAILED: {}", style::shortened(&error.to_string(), 100))]);
+        }
+    }
+    if !table.is_empty() {
+        output.style.print(&table);
+    }
+    outcome
+}
+
+/// What all of these made: Envoys without a common store count their revisions each for itself.
+fn in_common(sentence: &str, of: &[(&str, u64)]) -> String {
+    let revisions = of.iter().map(|(_, revision)| *revision);
+    let revision = match (revisions.clone().min(), revisions.max()) {
+        (Some(least), Some(most)) if least < most => format!("revisions {least} to {most}"),
+        (least, _) => format!("revision {}", least.unwrap_or_default()),
+    };
+    let on = if of.len() > 1 { format!(", on {} Envoys", of.len()) } else { String::new() };
+    format!("{sentence} ({revision}){on}")
 }
 
 fn silent(workers: &[u64]) -> String {
@@ -289,7 +287,7 @@ impl Made {
             }
             _ => String::new(),
         };
-        format!("{}: {already}{}{rollout} (revision {})", state.name, state.traffic(), state.revision)
+        format!("{}: {already}{}{rollout}", state.name, state.traffic())
     }
 }
 
@@ -304,9 +302,21 @@ mod tests {
     fn a_repeated_change_says_that_it_was_made_already() {
         let state = iris(|_| ());
         let made = Made { revision: 6, state: state.clone() };
-        assert_eq!(made.sentence(), "iris: blue (version 1) gets all traffic (revision 7)");
+        assert_eq!(made.sentence(), "iris: blue (version 1) gets all traffic");
         let again = Made { revision: 7, state };
-        assert_eq!(again.sentence(), "iris: already: blue (version 1) gets all traffic (revision 7)");
+        assert_eq!(again.sentence(), "iris: already: blue (version 1) gets all traffic");
+    }
+
+    #[test]
+    fn what_several_envoys_made_is_one_line() {
+        let cases = [
+            (vec![("a", 7)], "x (revision 7)"),
+            (vec![("a", 7), ("b", 7)], "x (revision 7), on 2 Envoys"),
+            (vec![("a", 7), ("b", 3)], "x (revisions 3 to 7), on 2 Envoys"),
+        ];
+        for (of, line) in cases {
+            assert_eq!(in_common("x", &of), line);
+        }
     }
 
     #[test]

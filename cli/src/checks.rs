@@ -11,7 +11,7 @@ use crate::style::time_of_day;
 /// Runs the smoke test; fails when it does.
 pub fn test(envoys: &Envoys, name: &str, colour: Option<Colour>, is_verbose: bool, output: Output) -> Outcome {
     let call = || {
-        let call = Call::post(of(name, "/test")).as_long_as_a_test();
+        let call = Call::post(of(name, "/test")).until_tested();
         match colour {
             Some(colour) => call.with("colour", colour.as_str()),
             None => call,
@@ -42,7 +42,7 @@ pub fn test(envoys: &Envoys, name: &str, colour: Option<Colour>, is_verbose: boo
             });
         }
     }
-    let outcome = answers.report_failures(output);
+    let outcome = answers.report_failures();
     if answers.given().all(|(_, reply)| reply.view.passed) { outcome } else { Outcome::Failed }
 }
 
@@ -67,7 +67,7 @@ pub fn drain(envoys: &Envoys, name: &str, colour: Colour, timeout: &str, output:
             (None, _) => {}
         }
     }
-    answers.report_failures(output)
+    answers.report_failures()
 }
 
 // === impl TestResult ===

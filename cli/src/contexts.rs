@@ -296,11 +296,22 @@ impl Environment<'_> {
         Ok(folder.join("bluegreen.toml"))
     }
 
-    /// The Envoys that are meant. What is given with the command goes before the environment, and that before the file.
+    /// The Envoys that are meant.
     ///
     /// # Errors
-    /// The file has a mistake or no such context, or a token cannot be read.
+    /// The file has a mistake or no such context, a URL is none, or a token cannot be read.
     pub fn targets(&self, selection: &Selection) -> Result<Vec<Target>> {
+        let targets = self.named(selection)?;
+        for target in &targets {
+            if let Target::Url { url, with } = target {
+                with.client(url)?;
+            }
+        }
+        Ok(targets)
+    }
+
+    /// What is given with the command goes before the environment, and that before the file.
+    fn named(&self, selection: &Selection) -> Result<Vec<Target>> {
         let own = self.own_token(selection)?;
         let with = |entry: Option<(&str, &Entry, &Path)>| self.credentials(selection, own.as_ref(), entry);
         if !selection.url.is_empty() {
@@ -554,7 +565,8 @@ token_env = "MESH_TOKEN"
         let url = |chosen: &mut Selection| chosen.url = vec!["http://x/bg".to_owned(), "http://y/bg".to_owned()];
         let context = |name: &'static str| move |chosen: &mut Selection| chosen.context = Some(name.to_owned());
         let env = |name, value| vec![(name, value)];
-        let cases: Vec<(Vec<(&str, &str)>, Selection, &str)> = vec![
+        type Case = (Vec<(&'static str, &'static str)>, Selection, &'static str);
+        let cases: Vec<Case> = vec![
             (vec![], selection(|_| ()), "http://127.0.0.1:1/bluegreen -"),
             (env("BLUEGREEN_URL", "http://e/bg, http://f/bg"), selection(|_| ()), "http://e/bg -; http://f/bg -"),
             (env("BLUEGREEN_URL", "http://e/bg"), selection(url), "http://x/bg -; http://y/bg -"),

@@ -123,10 +123,10 @@ impl<T> Answers<T> {
     }
 
     /// Names those that did not answer as they should, and says how that ends.
-    pub fn report_failures(&self, output: Output) -> Outcome {
+    pub fn report_failures(&self) -> Outcome {
         for (label, answer) in &self.0 {
             let Err(error) = answer else { continue };
-            report(output, (!self.is_single()).then_some(label), error);
+            report((!self.is_single()).then_some(label), error);
         }
         if self.0.iter().all(|(_, answer)| answer.is_ok()) { Outcome::Done } else { Outcome::Failed }
     }
@@ -153,17 +153,14 @@ pub fn print_json(json: &Value) {
 }
 
 /// Says why there is no answer.
-pub fn report(output: Output, label: Option<&String>, error: &ApiError) {
+pub fn report(label: Option<&String>, error: &ApiError) {
     // An error that names the place already.
     let is_named = |label: &String| matches!(error, ApiError::Unreachable { url, .. } | ApiError::NotTheApi { url, .. } if url == label);
     let text = match label.filter(|label| !is_named(label)) {
         Some(label) => format!("{label}: {error}"),
         None => error.to_string(),
     };
-    eprintln!(
-        "{} {text}",
-        if output.style == Style::of_stdout() { output.style.bad("bluegreen:") } else { "bluegreen:".to_owned() }
-    );
+    eprintln!("bluegreen: {text}");
 }
 
 /// Whether these Envoys have their states in common: those of a fleet do, and the rest are on their own.
@@ -182,7 +179,7 @@ pub fn difference(states: &[&Deployment]) -> Option<String> {
     }
     let mut groups: Vec<(String, u64)> = Vec::new();
     for state in states {
-        let rollout = match &state.rollout {
+        let rollout = match state.live_rollout() {
             Some(rollout) => format!(", rollout {}", rollout_in_words(&rollout.phase, rollout.step, rollout.steps)),
             None => String::new(),
         };
@@ -191,6 +188,12 @@ pub fn difference(states: &[&Deployment]) -> Option<String> {
             Some((_, number)) => *number += 1,
             None => groups.push((said, 1)),
         }
+    }
+    if groups.len() == 1 {
+        return Some(format!(
+            "{} differs: other clusters are behind its colours, or other shares are copied",
+            first.name
+        ));
     }
     let groups = groups.iter().map(|(said, number)| format!("on {} {said}", count(*number, "Envoy")));
     Some(format!("{} differs: {}", first.name, groups.collect::<Vec<_>>().join("; ")))
@@ -237,6 +240,13 @@ mod tests {
         );
         let pushed = iris(|iris| iris["colours"]["green"]["version"] = json!("3"));
         assert!(difference(&[&one, &pushed]).is_some(), "another version is another candidate");
+        let moved = iris(|iris| iris["colours"]["green"]["cluster"] = json!("v3"));
+        assert!(
+            difference(&[&one, &moved]).unwrap_or_default().contains("other clusters"),
+            "the same words, another place"
+        );
+        let over = json!({"phase": "rolled_back", "step": 1, "steps": 2, "began": "2026-11-23T18:10:08Z", "since": "2026-11-23T18:10:08Z"});
+        assert_eq!(difference(&[&one, &iris(|iris| iris["rollout"] = over)]), None, "what is over makes no difference");
     }
 
     #[test]

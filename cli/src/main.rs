@@ -29,9 +29,11 @@ mod validate;
 mod schema;
 
 mod demo;
+#[cfg(test)]
+mod docs;
 
-use std::io;
-use std::process::ExitCode;
+use std::panic;
+use std::process::{self, ExitCode};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -267,7 +269,21 @@ fn share(text: &str) -> Result<String, String> {
     }
 }
 
+/// `bluegreen history iris | head -1` is no failure: who printed ends as other programs do when nobody reads on.
+fn end_when_nobody_reads() {
+    const AS_BY_SIGPIPE: i32 = 141;
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let text = info.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
+            process::exit(AS_BY_SIGPIPE);
+        }
+        report(info);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_when_nobody_reads();
     let options = Options::parse();
     match run(&options) {
         Ok(code) => code,
@@ -280,12 +296,14 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<ExitCode> {
     match &options.command {
-        Command::Validate(arguments) => validate::run(arguments),
+        Command::Validate(arguments) => validate::run(arguments, options.output == Format::Json),
         Command::Schema => schema::run(),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Context { command } => contexts::run(command, &options.envoys, Style::of_stdout()),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Options::command(), "bluegreen", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Options::command(), "bluegreen", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
             Ok(ExitCode::SUCCESS)
         }
         command => {
@@ -361,6 +379,30 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(share(text).ok().as_deref(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn the_documentation_has_every_command_and_no_other() {
+        let docs = include_str!("../../docs/cli.md");
+        let command = Options::command();
+        for name in command.get_subcommands().map(clap::Command::get_name).filter(|name| *name != "help") {
+            assert!(
+                docs.contains(&format!("`{name}")) || docs.contains(&format!("bluegreen {name}")),
+                "{name} is not in docs/cli.md"
+            );
+        }
+        let shown = docs.lines().filter_map(|line| {
+            let line = line.strip_prefix("$ ").unwrap_or(line);
+            line.starts_with("bluegreen ").then(|| line.split(['&', '|']).next().unwrap_or(line))
+        });
+        let mut number = 0;
+        for line in shown {
+            number += 1;
+            let words = line.replace("\"$CI_COMMIT\"", "x").replace('"', "");
+            let parsed = Options::try_parse_from(words.split_whitespace());
+            assert!(parsed.is_ok(), "{line}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());
+        }
+        assert!(number > 10, "only {number} commands are shown");
     }
 
     #[test]

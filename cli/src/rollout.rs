@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::time::Timestamp;
 
-use crate::api::{ApiError, Deployment};
+use crate::api::{ApiError, Deployment, Rollout};
 use crate::envoys::{Envoy, Envoys, Outcome, Output, ask, is_fleet, report};
 use crate::style::{self, percent, time_of_day};
 
@@ -43,7 +43,7 @@ struct News {
 pub fn follow(envoys: &Envoys, name: &str, output: Output) -> Outcome {
     let seen = ask(envoys.all().iter(), |envoy| envoy.client.deployment(name));
     let states: Vec<_> = seen.given().map(|(_, reply)| &reply.view).collect();
-    let outcome = seen.report_failures(output);
+    let outcome = seen.report_failures();
     if states.is_empty() {
         return outcome;
     }
@@ -102,7 +102,7 @@ fn follow_one(group: &[&Envoy], name: &str, place: &str, output: Output) -> Outc
                 }
             }
             Err(error) if !error.may_pass() || last_answer.elapsed() >= OUTAGE => {
-                report(output, None, &error);
+                report(None, &error);
                 eprintln!("bluegreen: the rollout goes on without being followed: bluegreen rollout follow {name}");
                 return Outcome::Failed;
             }
@@ -177,7 +177,7 @@ impl Follower {
                         rollout.step,
                         rollout.steps,
                         state.side(colour),
-                        told_by(&why, rollout.step)
+                        beyond_step(&why, rollout)
                     )
                 }
                 "promoted" => format!("promoted: {} is active{why}", state.side(colour)),
@@ -243,9 +243,10 @@ impl Follower {
     }
 }
 
-/// A reason that says more than that this step began.
-fn told_by(why: &str, step: u64) -> String {
-    if step > 1 { why.to_owned() } else { String::new() }
+/// Why a step began, where the reason says more than that it did: of the first it is the caller's.
+fn beyond_step(why: &str, rollout: &Rollout) -> String {
+    let step = format!(": step {} of {}", rollout.step, rollout.steps);
+    if rollout.step > 1 { why.strip_prefix(&step).unwrap_or(why).to_owned() } else { String::new() }
 }
 
 #[cfg(test)]
@@ -298,7 +299,7 @@ mod tests {
         let expected = "\
 18:10:08Z  step 1 of 3: green (version 2) gets 10 %
            an e-value of 2
-18:10:08Z  step 2 of 3: green (version 2) gets 20 %: step 2 of 3: green is hardly worse
+18:10:08Z  step 2 of 3: green (version 2) gets 20 %: green is hardly worse
 18:10:08Z  promoted: green (version 2) is active
 ";
         assert_eq!((text.as_str(), end), (expected, Some(Outcome::Done)));

@@ -129,11 +129,15 @@ mod tests {
                     "on_breach": "observe", "also_after_promote": "10m", "keep_percent": 0.5
                 }
             }},
-            "routing": {"cluster_header": "x-c", "colour_header": "x-d", "shadow_header": "x-s"},
+            "routing": {"cluster_header": "x-c", "colour_header": "x-d", "shadow_header": "x-s", "filter_state": true},
             "admin": {"path_prefix": "/bg", "tokens": [{"name": "a", "role": "viewer", "sha256": "9F86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}]},
             "etcd": {"cluster": "etcd", "prefix": "/bluegreen/", "timeout": "1s", "on_unreachable": "serve_last"},
             "config_push": {"enforce": false},
-            "runtime": {"cluster": "envoy", "poll_interval": "500ms", "enforce": true}
+            "runtime": {"cluster": "envoy", "poll_interval": "500ms", "enforce": true},
+            "notify": [{
+                "cluster": "hooks", "path": "/services/T0/B0", "host": "hooks.example.com", "format": "json",
+                "headers": {"authorization": "Bearer x"}, "events": ["change", "breach"], "deployments": ["iris"]
+            }]
         })
     }
 
@@ -248,6 +252,11 @@ mod tests {
         ("/etcd", "{}"),
         ("/config_push/enforce", "1"),
         ("/runtime/poll_interval", "1"),
+        ("/notify", "{}"),
+        ("/notify/0/path", r#""services""#),
+        ("/notify/0/format", r#""teams""#),
+        ("/notify/0/events", r#"["promote"]"#),
+        ("/notify/0/url", r#""x""#),
         ("/deployment", "{}"),
     ];
 
@@ -278,6 +287,8 @@ mod tests {
         ("/admin/path_prefix", r#""/""#),
         ("/admin/open", "true"),
         ("/runtime/poll_interval", r#""100ms""#),
+        ("/notify/0/headers/content-type", r#""a""#),
+        ("/notify/0/deployments/0", r#""rose""#),
     ];
 
     /// The full document with one value in another's place.

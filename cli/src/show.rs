@@ -6,9 +6,7 @@ use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::time::Timestamp;
 use comfy_table::{Cell, Color, Table};
 
-use crate::api::{
-    ApiError, Call, Change, Changes, Client, Comparison, Deployment, Figures, Percentiles, Reply, Window, of,
-};
+use crate::api::{ApiError, Call, Change, Changes, Client, Comparison, Deployment, Figures, Reply, Window, of};
 use crate::envoys::{Answers, Envoys, Outcome, Output, difference, rollout_in_words};
 use crate::style::{
     self, Style, age, colour_cell, count, decimal, figure, latency, percent, shortened, span, time_of_day,
@@ -30,7 +28,7 @@ pub fn status(envoys: &Envoys, name: Option<&str>, output: Output) -> Outcome {
     let answers = states(envoys, name);
     if output.is_json {
         answers.print_json();
-        return answers.report_failures(output);
+        return answers.report_failures();
     }
     let by_name = by_name(&answers);
     match name {
@@ -42,7 +40,7 @@ pub fn status(envoys: &Envoys, name: Option<&str>, output: Output) -> Outcome {
         }
         None => print!("{}", in_lines(&by_name, style::now(), output.style)),
     }
-    answers.report_failures(output)
+    answers.report_failures()
 }
 
 /// What each Envoy knows: one deployment, or all.
@@ -249,7 +247,7 @@ pub fn compare(envoys: &Envoys, name: &str, window: &str, output: Output) -> Out
     let answers = envoys.ask(|client| comparison(client, name));
     if output.is_json {
         answers.print_json();
-        return answers.report_failures(output);
+        return answers.report_failures();
     }
     for (label, reply) in answers.given() {
         if !answers.is_single() {
@@ -271,7 +269,7 @@ pub fn compare(envoys: &Envoys, name: &str, window: &str, output: Output) -> Out
     if !answers.is_single() {
         println!("{}", output.style.dim("Each Envoy counts its own requests."));
     }
-    answers.report_failures(output)
+    answers.report_failures()
 }
 
 /// The comparison on one Envoy.
@@ -295,16 +293,21 @@ fn side_by_side(window: &Window, style: Style) -> String {
         errors.map_or_else(String::new, |(blue, green)| signed((green - blue) * 100.0, 2, "points")),
     );
     row("unanswered", &|it| it.unanswered.to_string(), String::new());
-    let latencies: [(&str, fn(&Figures) -> Percentiles); 2] =
-        [("first byte", |it| it.ttfb_ms), ("last byte", |it| it.total_ms)];
-    let shares: [(&str, fn(Percentiles) -> Option<f64>); 3] =
-        [("p50", |it| it.p50), ("p95", |it| it.p95), ("p99", |it| it.p99)];
-    for (what, of) in latencies {
-        for (share, at) in shares {
-            let pair = at(of(blue)).zip(at(of(green))).filter(|(blue, _)| *blue > 0.0);
+    for (what, blue, green) in
+        [("first byte", blue.ttfb_ms, green.ttfb_ms), ("last byte", blue.total_ms, green.total_ms)]
+    {
+        for (share, blue, green) in
+            [("p50", blue.p50, green.p50), ("p95", blue.p95, green.p95), ("p99", blue.p99, green.p99)]
+        {
+            let pair = blue.zip(green).filter(|(blue, _)| *blue > 0.0);
             let difference =
                 pair.map_or_else(String::new, |(blue, green)| signed((green / blue - 1.0) * 100.0, 0, "%"));
-            row(&format!("{what} {share}"), &|it| latency(at(of(it))), difference);
+            table.add_row([
+                Cell::new(format!("{what} {share}")),
+                figure(latency(blue)),
+                figure(latency(green)),
+                figure(difference),
+            ]);
         }
     }
     style::lines(&table)
@@ -327,7 +330,7 @@ pub fn history(envoys: &Envoys, name: &str, most: usize, output: Output) -> Outc
     let answers = envoys.ask(|client| client.send::<Changes>(&Call::get(of(name, "/history"))));
     if output.is_json {
         answers.print_json();
-        return answers.report_failures(output);
+        return answers.report_failures();
     }
     let first = answers.given().next().map(|(_, reply)| &reply.raw);
     let agree = answers.given().all(|(_, reply)| Some(&reply.raw) == first);
@@ -345,7 +348,7 @@ pub fn history(envoys: &Envoys, name: &str, most: usize, output: Output) -> Outc
             println!("{}", output.style.dim(&format!("{more}: --limit {}", reply.view.changes.len())));
         }
     }
-    answers.report_failures(output)
+    answers.report_failures()
 }
 
 fn changes(all: &[Change], most: usize, now: Timestamp, style: Style) -> String {
@@ -404,7 +407,7 @@ pub fn setup(envoys: &Envoys, name: Option<&str>, output: Output) -> Outcome {
     let answers = states(envoys, name);
     if output.is_json {
         answers.print_json();
-        return answers.report_failures(output);
+        return answers.report_failures();
     }
     let mut is_clean = true;
     for (name, seen) in by_name(&answers) {
@@ -424,7 +427,7 @@ pub fn setup(envoys: &Envoys, name: Option<&str>, output: Output) -> Outcome {
     if is_clean && answers.given().next().is_some() {
         println!("nothing is known to be wrong");
     }
-    answers.report_failures(output)
+    answers.report_failures()
 }
 
 #[cfg(test)]

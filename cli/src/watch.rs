@@ -65,6 +65,9 @@ const HEIGHT: u16 = 6;
 /// How often keys are looked for.
 const KEYS_EVERY: Duration = Duration::from_millis(100);
 
+/// More often nothing is to be seen.
+const SOONEST: Duration = Duration::from_millis(200);
+
 /// The period of the figures.
 const WINDOW: &str = "1m";
 
@@ -76,6 +79,7 @@ const COMPARED: usize = 20;
 /// # Errors
 /// The terminal cannot be drawn on.
 pub fn watch(envoys: &Envoys, name: Option<&str>, every: Duration, output: Output) -> Result<Outcome> {
+    let every = every.max(SOONEST);
     if output.is_json || !io::stdout().is_terminal() {
         return Ok(lines(envoys, name, every, output));
     }

@@ -188,7 +188,7 @@ mod tests {
     use crate::testing::host::TestHost;
 
     #[test]
-    fn a_mistake_is_logged_once_shown_until_it_is_mended_and_logged_again_when_it_comes_back() {
+    fn a_mistake_is_logged_once_shown_until_it_is_fixed_and_logged_again_when_it_comes_back() {
         let (host, deployments) = (TestHost::default(), green_has_an_authority());
         let iris = &deployments.all()[0];
         let problem = SetupProblem::ClusterUnknown;
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_about_both_colours_stays_until_both_are_mended() {
+    fn a_mistake_about_both_colours_stays_until_both_are_fixed() {
         let (host, deployments) = (TestHost::default(), green_has_an_authority());
         let iris = &deployments.all()[0];
         let problem = SetupProblem::AnswersFromElsewhere;

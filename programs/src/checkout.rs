@@ -41,6 +41,11 @@ impl Checkout {
         &self.root
     }
 
+    /// Cargo's target directory.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// A target directory of its own keeps the wasm builds from waiting for the host's, and from undoing them.
     pub fn wasm_target(&self) -> PathBuf {
         self.target.join("wasm")

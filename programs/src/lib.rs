@@ -3,8 +3,8 @@
 //! Modules in the order of their imports, each of which uses only those before it: what cannot be had ([`unavailable`]),
 //! where things are ([`checkout`]), how long work is told ([`progress`]), waiting for a condition ([`wait`]), child
 //! processes ([`process`]); then what brings a program here: Debian's [`packages`], what is made once and kept
-//! ([`tool`]), [`cargo_tool`] and [`python`]; the compiler for wasm32 ([`toolchain`]) and what runs its tests
-//! ([`wasm_bindgen`]); at last the programs themselves, [`envoy`], [`etcd`], [`mlflow`] and [`compose`], and all that it takes to run the filter ([`prepared`]). [`task`] is how a program of this workspace begins and ends.
+//! ([`tool`]), [`cargo_tool`] and [`python`]; the compilers for wasm32 ([`toolchain`]) and for static programs ([`musl`]), and what runs its tests
+//! ([`wasm_bindgen`]); at last the programs themselves, [`envoy`], [`etcd`], [`mlflow`], [`schemathesis`] and [`compose`], and all that it takes to run the filter ([`prepared`]). [`task`] is how a program of this workspace begins and ends.
 
 pub mod unavailable;
 
@@ -21,11 +21,13 @@ pub mod cargo_tool;
 pub mod python;
 
 pub mod toolchain;
+pub mod musl;
 pub mod wasm_bindgen;
 
 pub mod envoy;
 pub mod etcd;
 pub mod mlflow;
+pub mod schemathesis;
 pub mod compose;
 
 pub mod prepared;

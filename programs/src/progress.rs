@@ -1,6 +1,6 @@
 //! One line about long work: a spinner on a terminal, plain lines elsewhere.
 
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write, stderr, stdout};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -38,7 +38,8 @@ impl Progress {
 
     /// A line on standard output, which the spinner leaves alone.
     pub fn beside(&self, line: &str) {
-        self.spinner.suspend(|| println!("{line}"));
+        // A closed standard output (`| head`) is no reason to stop.
+        self.spinner.suspend(|| drop(writeln!(stdout(), "{line}")));
     }
 
     pub fn done(self, result: &str) {

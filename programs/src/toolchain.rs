@@ -79,30 +79,34 @@ impl Way {
 
     fn leads_there(self, checkout: &Checkout) -> bool {
         match self {
-            Self::Present => {
-                let mut rustc = checkout.rustc();
-                let folder = process::answer(rustc.args(["--print", "target-libdir", "--target", TARGET])).ok();
-                let files = folder.and_then(|folder| Path::new(&folder).read_dir().ok()).into_iter().flatten();
-                files.flatten().any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
-            }
-            Self::Rustup => {
-                // Set by rustup's wrapper of cargo: without it the cargo that called is not rustup's to change.
-                env::var_os("RUSTUP_TOOLCHAIN").is_some()
-                    && process::exists("rustup")
-                    && installs("rustup", Command::new("rustup").args(["target", "add", TARGET]))
-                    && Self::Present.leads_there(checkout)
-            }
+            Self::Present => has_library(checkout, TARGET),
+            Self::Rustup => rustup_adds(TARGET) && Self::Present.leads_there(checkout),
             Self::Debian => process::answer(debian_cargo(checkout).arg("--ready")).is_ok(),
-            Self::DebianPackages => installs("Debian's packages", debian_cargo(checkout).arg("--install")),
+            Self::DebianPackages => installs(TARGET, "Debian's packages", debian_cargo(checkout).arg("--install")),
         }
     }
 }
 
-fn installs(source: &str, command: &mut Command) -> bool {
-    let progress = Progress::start(format!("Getting {TARGET} from {source}"));
+/// Whether the cargo that called has the standard library for `target`.
+pub fn has_library(checkout: &Checkout, target: &str) -> bool {
+    let folder = process::answer(checkout.rustc().args(["--print", "target-libdir", "--target", target])).ok();
+    let files = folder.and_then(|folder| Path::new(&folder).read_dir().ok()).into_iter().flatten();
+    files.flatten().any(|file| file.file_name().to_string_lossy().starts_with("libstd-"))
+}
+
+/// Whether rustup gets that library, for the cargo that called.
+pub fn rustup_adds(target: &str) -> bool {
+    // Set by rustup's wrapper of cargo: without it the cargo that called is not rustup's to change.
+    env::var_os("RUSTUP_TOOLCHAIN").is_some()
+        && process::exists("rustup")
+        && installs(target, "rustup", Command::new("rustup").args(["target", "add", target]))
+}
+
+fn installs(target: &str, source: &str, command: &mut Command) -> bool {
+    let progress = Progress::start(format!("Getting {target} from {source}"));
     let installed = process::quiet(command, &progress);
     match &installed {
-        Ok(()) => progress.done(&format!("Got {TARGET} from {source}")),
+        Ok(()) => progress.done(&format!("Got {target} from {source}")),
         Err(error) => eprintln!("{error:#}"),
     }
     installed.is_ok()

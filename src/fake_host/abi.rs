@@ -385,6 +385,7 @@ unsafe extern "C" fn proxy_get_property(
                 };
                 value
             }
+            ["xds", "node", "id"] => b"edge-1".to_vec(),
             ["source", "address"] => b"127.0.0.1:4711".to_vec(),
             ["destination", "address"] => host.reached_at.clone().into_bytes(),
             _ => panic!("the property {path:?}"),
@@ -437,11 +438,14 @@ unsafe extern "C" fn proxy_call_foreign_function(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn proxy_set_property(path: *const u8, path_size: usize, value: *const u8, value_size: usize) -> u32 {
     let (path, value) = unsafe { (text(path, path_size), bytes(value, value_size).to_vec()) };
-    assert_eq!(path, "bluegreen_routed");
     host(|host| {
         host.calls.push("set_property");
         let Some(stream) = host.streams.get_mut(&host.current) else { return NOT_FOUND };
-        stream.vouched = Some(value);
+        match path.as_str() {
+            "bluegreen_routed" => stream.vouched = Some(value),
+            "bluegreen" => stream.decision = Some(value),
+            _ => panic!("the property {path:?}"),
+        }
         OK
     })
 }

@@ -31,6 +31,8 @@ struct HostStream {
     replies: Vec<LocalReply>,
     /// What a filter wrote into the filter state.
     vouched: Option<Vec<u8>>,
+    /// What access logs show of its routing.
+    decision: Option<Vec<u8>>,
 }
 
 /// A request that the filter sent through a cluster.

@@ -133,7 +133,7 @@ fn a_retry_that_hid_a_failure_is_counted_and_noted() {
 }
 
 #[test]
-fn answers_from_elsewhere_are_noted_and_refuse_a_promotion_until_they_are_mended() {
+fn answers_from_elsewhere_are_noted_and_refuse_a_promotion_until_they_are_fixed() {
     let envoy = FakeEnvoy::start();
     let [first, second] = [open(&envoy), open(&envoy)];
     let by_override: [(&str, &[u8]); 1] = [("x-want", b"green")];

@@ -30,6 +30,18 @@ fn a_plain_exchange_makes_10() {
     assert_eq!(of_exchange("", &[]), expected);
 }
 
+/// For access logs: the property.
+#[test]
+fn an_exchange_whose_decision_is_put_into_filter_state_makes_11() {
+    let envoy = FakeEnvoy::start();
+    let worker = worker(&envoy, &config("", r#", "routing": {"filter_state": true}"#));
+    (0..40).for_each(|_| drop(cluster(worker, &[])));
+    envoy.take_calls();
+    cluster(worker, &[]);
+    let calls = envoy.take_calls();
+    assert_eq!((calls.len(), calls.iter().filter(|call| **call == "set_property").count()), (11, 1), "{calls:?}");
+}
+
 /// One call more than without a canary: the header that only CORS preflights have is absent.
 #[test]
 fn an_exchange_whose_colour_is_drawn_makes_11() {

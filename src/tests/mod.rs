@@ -13,6 +13,7 @@ mod host_calls;
 mod measuring;
 mod naming;
 mod neighbours;
+mod notify;
 mod polling;
 mod readiness;
 mod rollout;

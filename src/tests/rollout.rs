@@ -194,7 +194,7 @@ fn what_the_former_colour_keeps_after_a_promotion_is_routed_and_ends_in_time() {
     routed(2);
     let over = state(worker, "");
     assert!(over.contains(r#""active":"green","candidate":"blue","canary_percent":0"#), "{over}");
-    assert!(!over.contains(r#""kept""#) && over.contains("blue kept 20 % since the promotion of green"), "{over}");
+    assert!(!over.contains(r#""kept""#) && over.contains("blue kept 20 % after the promotion of green"), "{over}");
     assert_eq!(routed(2), 0);
 }
 

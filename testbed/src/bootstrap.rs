@@ -25,8 +25,24 @@ pub struct Bootstrap {
 
 impl Bootstrap {
     /// `envoy/envoy.yaml`, changed so that it can run beside others: every listener on a free port, and the module
-    /// named by its absolute path.
+    /// named by its absolute path. Without its access log, which would fill what tests look for in the log.
     pub fn shipped() -> Result<Self> {
+        Ok(Self::shipped_with_access_log()?
+            .edit(|tree| {
+                for listener in elements(tree, "/static_resources/listeners") {
+                    let manager = listener.pointer_mut("/filter_chains/0/filters/0/typed_config");
+                    manager.and_then(Value::as_object_mut).and_then(|manager| manager.remove("access_log"));
+                }
+            })
+            .plugin(|plugin| {
+                if let Some(routing) = plugin.get_mut("routing").and_then(Value::as_object_mut) {
+                    routing.remove("filter_state");
+                }
+            }))
+    }
+
+    /// The same with its access log.
+    pub fn shipped_with_access_log() -> Result<Self> {
         let shipped = Self::read(&repository::root().join("envoy/envoy.yaml"))?;
         Ok(shipped.with_free_ports().with_wasm(&repository::wasm()?))
     }

@@ -110,6 +110,15 @@ async fn mlflows_own_servers_answer_and_moving_the_registrys_alias_moves_traffic
 }
 
 #[test]
+fn a_fleet_without_its_variable_ends_with_a_sentence_that_says_what_to_run() -> Result<()> {
+    for program in Program::all()? {
+        let said = program.start_alone(Profile::Fleet, "etcd")?;
+        ensure!(said.contains("run: COMPOSE_PROFILES=fleet docker compose up"), "{program:?} says {said}");
+    }
+    Ok(())
+}
+
+#[test]
 fn every_compose_program_understands_every_profile() -> Result<()> {
     for program in Program::all()? {
         for profile in Profile::ALL {

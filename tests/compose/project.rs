@@ -81,6 +81,17 @@ impl Program {
         output(command)
     }
 
+    /// What `service` says that is started with `--profile` instead of with the variable, which has to fail.
+    pub fn start_alone(&self, profile: Profile, service: &str) -> Result<String> {
+        let mut command = self.command(Profile::None);
+        let name = profile.name().context("not a profile")?;
+        command.args(["--project-name", &format!("bluegreen-test-alone-{}", std::process::id()), "--profile", name]);
+        let ended = command.args(["run", "--rm", "--no-deps", service]).output()?;
+        let said = [ended.stdout, ended.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        ensure!(!ended.status.success(), "{service} started: {said}");
+        Ok(said)
+    }
+
     fn command(&self, profile: Profile) -> Command {
         // The plugin is two words; anything else is the path of a program.
         let mut command = match self.0.strip_prefix("docker ") {
@@ -92,7 +103,7 @@ impl Program {
             None => Command::new(Path::new(&self.0)),
         };
         command.current_dir(repository::root());
-        for variable in ["COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES"] {
+        for variable in ["BLUEGREEN_IMAGES", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_PROFILES"] {
             command.env_remove(variable);
         }
         command.envs(profile.name().map(|name| ("COMPOSE_PROFILES", name)));

@@ -11,35 +11,20 @@ use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::envoy::{ADMIN, OPERATOR, VIEWER};
 use bluegreen_testbed::relay::Relay;
 use bluegreen_testbed::upstream::Behaviour;
-use bluegreen_testbed::{Bootstrap, Envoy, repository, wait};
+use bluegreen_testbed::{Bootstrap, Envoy, wait};
+use bluegreen_tests::command_line::{Cli, url};
 use bluegreen_tests::environment::ROLLOUT_PATIENCE;
 use bluegreen_tests::{Environment, IRIS, PATH};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::Command;
-
-/// The command line with an empty home of its own.
-struct Cli {
-    home: TempDir,
-    urls: Vec<String>,
-    token: Option<&'static str>,
-    path: Option<PathBuf>,
-}
-
-/// How a command ended.
-#[derive(Debug)]
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
 
 /// Answers as no Envoy here can be made to: each read with a state at revision 7, each write with what the test wants.
 struct StandIn {
     url: String,
     conditions: Arc<Mutex<Vec<String>>>,
+    to_reads: Arc<Mutex<Value>>,
 }
 
 // === impl StandIn ===
@@ -50,6 +35,8 @@ impl StandIn {
         let url = format!("http://{}/bluegreen", listener.local_addr()?);
         let conditions = Arc::<Mutex<Vec<String>>>::default();
         let seen = Arc::clone(&conditions);
+        let to_reads = Arc::new(Mutex::new(state(7)));
+        let shown = Arc::clone(&to_reads);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut head = Vec::new();
@@ -64,8 +51,11 @@ impl StandIn {
                 if let (Some(condition), Ok(mut seen)) = (condition, seen.lock()) {
                     seen.push(condition.to_owned());
                 }
-                let (status, body) =
-                    if head.starts_with("GET") { (200, state(7)) } else { (status, to_writes.clone()) };
+                let (status, body) = if head.starts_with("GET") {
+                    (200, shown.lock().map(|shown| shown.clone()).unwrap_or_default())
+                } else {
+                    (status, to_writes.clone())
+                };
                 let body = body.to_string();
                 let length = body.len();
                 let answer =
@@ -73,7 +63,14 @@ impl StandIn {
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
-        Ok(Self { url, conditions })
+        Ok(Self { url, conditions, to_reads })
+    }
+
+    /// From now on.
+    fn answer_reads_with(&self, state: Value) {
+        if let Ok(mut shown) = self.to_reads.lock() {
+            *shown = state;
+        }
     }
 
     /// The `If-Match` of each call that had one.
@@ -87,55 +84,6 @@ fn state(revision: u64) -> Value {
         "colours": {"blue": {"cluster": "blue", "version": "1"}, "green": {"cluster": "green", "version": "2"}},
         "in_force": {"revision": revision, "confirmed": 3, "of": 3, "silent": []}, "changed_at": "2026-11-23T18:10:08Z",
         "changed_by": "ci", "source": "admin", "reason": ""})
-}
-
-// === impl Cli ===
-
-impl Cli {
-    fn at(envoys: &[&Envoy]) -> Result<Self> {
-        let urls = envoys.iter().map(|envoy| url(envoy)).collect::<Result<_>>()?;
-        Ok(Self { home: TempDir::new()?, urls, token: Some(OPERATOR), path: None })
-    }
-
-    fn command(&self, line: &str) -> Result<Command> {
-        let mut command = Command::new(repository::command_line()?);
-        command.args(line.split_whitespace()).stdin(Stdio::null()).kill_on_drop(true);
-        for name in ["BLUEGREEN_CONTEXT", "BLUEGREEN_CONFIG", "BLUEGREEN_TOKEN", "BLUEGREEN_URL"] {
-            command.env_remove(name);
-        }
-        command.env("XDG_CONFIG_HOME", self.home.path()).env("HOME", self.home.path());
-        if !self.urls.is_empty() {
-            command.env("BLUEGREEN_URL", self.urls.join(","));
-        }
-        command.envs(self.token.map(|token| ("BLUEGREEN_TOKEN", token)));
-        if let Some(path) = &self.path {
-            let rest = std::env::var("PATH").unwrap_or_default();
-            command.env("PATH", format!("{}:{rest}", path.display()));
-        }
-        Ok(command)
-    }
-
-    /// Runs a command line, whose words have no spaces in them.
-    async fn run(&self, line: &str) -> Result<Said> {
-        let output = self.command(line)?.output().await?;
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).context("not UTF-8");
-        Ok(Said { code: output.status.code().unwrap_or(-1), out: text(output.stdout)?, err: text(output.stderr)? })
-    }
-
-    /// Runs it, and fails unless it ends with this code and says all of these.
-    async fn says(&self, line: &str, code: i32, parts: &[&str]) -> Result<Said> {
-        let said = self.run(line).await?;
-        ensure!(said.code == code, "bluegreen {line} ended with {}, not {code}: {said:#?}", said.code);
-        for part in parts {
-            let found = said.out.contains(part) || said.err.contains(part);
-            ensure!(found, "bluegreen {line} does not say {part:?}:\n{}{}", said.out, said.err);
-        }
-        Ok(said)
-    }
-}
-
-fn url(envoy: &Envoy) -> Result<String> {
-    Ok(format!("http://{}/bluegreen", envoy.listener(ADMIN)?))
 }
 
 /// A deployment that is ready for a release: the test is required, and nothing bakes.
@@ -161,8 +109,7 @@ async fn a_release_from_the_first_look_until_blue_may_be_stopped() -> Result<()>
     let env = Environment::with_deployment(2, iris).await?;
     let cli = Cli::at(&[&env.envoy])?;
     cli.says("status", 0, &["NAME", "iris  blue 1  green 2", "100 %", "3/3"]).await?;
-    let untested =
-        "it has not passed the required smoke test: bluegreen test iris first. --force switches all the same";
+    let untested = "it has not passed the required smoke test: bluegreen test iris first. --force switches anyway";
     cli.says("promote iris --to green", 1, &[untested]).await?;
     cli.says("test iris -v", 0, &["green (version 2) passed, valid until", "✓ POST /invocations: answered 200"])
         .await?;
@@ -396,6 +343,24 @@ async fn contexts_name_envoys_and_where_their_tokens_are() -> Result<()> {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
     let quiet = cli.says("status --context prod", 0, &["iris"]).await?;
     ensure!(quiet.err.is_empty(), "{quiet:#?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_goes_away_is_no_failure_to_complain_of() -> Result<()> {
+    let server = StandIn::start(200, state(8)).await?;
+    let mut cli = Cli::at(&[])?;
+    cli.urls = vec![server.url.clone()];
+    let mut command = cli.command("status iris --watch --interval 200ms")?;
+    let mut watching = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(watching.stdout.take().context("no output")?).lines();
+    let first = lines.next_line().await?.unwrap_or_default();
+    ensure!(first.contains("iris: blue (version 1) gets all traffic (revision 7 by ci)"), "{first:?}");
+    drop(lines);
+    server.answer_reads_with(state(9));
+    let ended = tokio::time::timeout(Duration::from_secs(20), watching.wait_with_output()).await??;
+    let complaint = String::from_utf8_lossy(&ended.stderr).into_owned();
+    ensure!(ended.status.code() == Some(141) && complaint.is_empty(), "{:?}: {complaint}", ended.status);
     Ok(())
 }
 

@@ -184,7 +184,7 @@ async fn a_promotion_leaves_two_percent_with_blue_for_its_time_and_a_drain_waits
     ensure!(kept.count("blue") >= 3 && kept.count("blue") * 20 < kept.records.len() as u64, "{:?}", kept.colours());
     ensure!(report.begun_after(ended).count("blue") == 0, "blue got requests after its drain");
     let change = env.newest_change().await?;
-    ensure!(change.source == "guard" && change.reason.starts_with("blue kept 2 % since"), "{change:?}");
+    ensure!(change.source == "guard" && change.reason.starts_with("blue kept 2 % after"), "{change:?}");
     env.ensure_no_trap()
 }
 
@@ -300,7 +300,7 @@ async fn a_green_that_fails_a_fifth_of_its_attempts_is_rolled_back_though_client
     ensure_hidden(&load)?;
     let state = env.deployment().await?;
     let detail = &state.problem("retries-hide-failures").context("nothing is said about retries")?.detail;
-    ensure!(detail.contains("the guard takes that for an error"), "{detail}");
+    ensure!(detail.contains("the guard counts that as an error"), "{detail}");
     rolled_back(&env, load, begun, "error").await
 }
 

@@ -1,6 +1,7 @@
 //! The module in a real Envoy: one module here for each promise.
 
 mod abuse;
+mod access_log;
 mod admin_api;
 mod admin_refusals;
 mod authority;
@@ -24,6 +25,7 @@ mod marks;
 mod neighbours;
 mod notify;
 mod observability;
+mod openapi;
 mod protocols;
 mod readiness;
 mod registry;
@@ -35,6 +37,7 @@ mod shipped;
 mod smoke_test;
 mod spoofing;
 mod switching;
+mod validate;
 mod versions;
 mod way_back;
 mod who_failed;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::script::{Exchange, Script};
 use bluegreen_testbed::upstream::Behaviour;
-use bluegreen_testbed::{Bootstrap, Upstream};
+use bluegreen_testbed::{Bootstrap, Relay, Upstream, wait};
 use bluegreen_tests::{Environment, IRIS};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
@@ -20,14 +20,17 @@ async fn environment(
     receiver: Value,
     change: impl FnMut(&mut Value),
 ) -> Result<Environment> {
-    let mut receiver = receiver;
+    Environment::with(workers, configured(hooks, receiver)?.deployment(IRIS, change)).await
+}
+
+/// The shipped configuration with this receiver as the cluster `hooks`.
+fn configured(hooks: &Upstream, mut receiver: Value) -> Result<Bootstrap> {
     receiver["cluster"] = json!("hooks");
     receiver["path"] = json!(HOOK);
-    let bootstrap = Bootstrap::shipped()?
-        .with_cluster("hooks", hooks.address())
+    let bootstrap = Bootstrap::shipped()?.with_cluster("hooks", hooks.address());
+    Ok(bootstrap
         .plugin(|plugin| plugin["notify"] = json!([receiver]))
-        .deployment(IRIS, change);
-    Environment::with(workers, bootstrap).await
+        .edit(|tree| tree["node"] = json!({"id": "edge-1", "cluster": "edge"})))
 }
 
 /// The next notification, answered with this status.
@@ -81,12 +84,12 @@ async fn each_change_comes_once_and_in_order_from_an_envoy_with_four_workers() -
         let expected = (&json!("change"), &json!("iris"), &json!(revision), &json!(text), &json!("admin"));
         ensure!(about == expected, "{seen:#}");
     }
-    ensure!(promote["envoy"].as_str().is_some_and(|node| !node.is_empty()), "{promote:#}");
+    ensure!(promote["envoy"] == "edge-1", "{promote:#}");
     // A third one is there only if one came twice, or for the patch that changed nothing.
     admin.promote_to(IRIS, "blue").await?;
     let (_, third) = next(&mut script, 200).await?;
     ensure!(third["revision"] == 3, "{third:#}");
-    bluegreen_testbed::wait::until("three sent", || sent(&env, "sent"), |sent| *sent == 3.0).await?;
+    wait::until("three sent", || sent(&env, "sent"), |sent| *sent == 3.0).await?;
     ensure_secret_is_kept(&env)?;
     env.ensure_no_trap()
 }
@@ -130,19 +133,23 @@ async fn a_breach_of_the_guard_and_the_change_that_follows_both_come() -> Result
 async fn an_automatic_change_that_is_refused_comes_with_the_reason() -> Result<()> {
     let hooks = Upstream::start("hooks").await?;
     let mut script = hooks.script();
-    // Green is to be active from the second push on, and has passed no test.
-    let env = environment(2, &hooks, json!({"events": ["refused"]}), |iris| {
-        iris["smoke_test"] = json!({"required": true, "requests": [{"path": "/invocations"}]});
-        iris["rollout"] = json!({"steps": [{"canary_percent": 10, "hold": "1s"}]});
-    })
-    .await?;
-    let admin = env.envoy.admin()?;
-    admin.patch(IRIS, &[("canary_percent", "10"), ("force", "true")]).await?.accepted()?;
-    let start = admin.call(reqwest::Method::POST, &format!("/v1/deployments/{IRIS}/rollout/start"));
-    start.query(&[("force", "true")]).send().await?.accepted()?;
+    let relay = Relay::start().await?;
+    let bootstrap = configured(&hooks, json!({"events": ["refused"]}))?
+        .with_cluster("envoy_admin", relay.address())
+        .plugin(|plugin| plugin["runtime"] = json!({"cluster": "envoy_admin", "poll_interval": "250ms"}))
+        .edit(|tree| tree["layered_runtime"] = json!({"layers": [{"name": "admin", "admin_layer": {}}]}))
+        .deployment(IRIS, |iris| {
+            iris["smoke_test"] = json!({"required": true, "requests": [{"path": "/invocations"}]});
+        });
+    let env = Environment::with(2, bootstrap).await?;
+    relay.lead_to(env.envoy.own_admin());
+    // A change is not wanted, and so it is passed over. The first look at the runtime has nothing to say.
+    env.patch(&[("shadow_percent", "1")]).await?;
+    env.until("a first look", |state| state.sources.get("runtime").is_some_and(|seen| seen.error.is_none())).await?;
+    env.envoy.tell("/runtime_modify?bluegreen.iris.active=green").await?;
     let (_, refused) = next(&mut script, 200).await?;
     let seen = [&refused["type"], &refused["source"], &refused["deployment"]];
-    ensure!(seen == ["refused", "rollout", "iris"], "{refused:#}");
+    ensure!(seen == ["refused", "runtime", "iris"], "{refused:#}");
     ensure!(refused["reason"].as_str().is_some_and(|why| why.contains("smoke test")), "{refused:#}");
     Ok(())
 }

@@ -39,7 +39,7 @@ fn manager(listeners: Bootstrap, change: impl FnOnce(&mut Value)) -> Bootstrap {
 }
 
 #[tokio::test]
-async fn each_mistake_is_shown_with_what_to_do_until_it_is_mended() -> Result<()> {
+async fn each_mistake_is_shown_with_what_to_do_until_it_is_fixed() -> Result<()> {
     /// The problem, how it is made, and what its detail has to say.
     type Case = (&'static str, fn(Bootstrap) -> Bootstrap, &'static [&'static str]);
     let cases: [Case; 4] = [

@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask test --suite fleet` runs this; it sees to etcd.
 
+mod cli;
 mod environment;
 mod guard;
 mod rollout;

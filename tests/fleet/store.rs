@@ -253,7 +253,7 @@ async fn a_write_is_answered_by_the_filter_and_truthfully_wherever_etcd_falls_si
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_etcd_refuses_is_answered_at_once_with_its_reason_until_it_is_mended() -> Result<()> {
+async fn what_etcd_refuses_is_answered_at_once_with_its_reason_until_it_is_fixed() -> Result<()> {
     // One value more than fits.
     const SPACE: usize = 2 << 20;
     let etcd = Etcd::with(1, &[&format!("--quota-backend-bytes={SPACE}")]).await?;

@@ -4,6 +4,7 @@
 //! is here.
 
 pub mod admin;
+pub mod command_line;
 pub mod environment;
 pub mod registry;
 pub mod request;

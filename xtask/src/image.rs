@@ -127,11 +127,16 @@ fn digest(bytes: &[u8]) -> String {
 
 /// A tar archive of files that belong to nobody and are of no time.
 pub fn archive(files: &[(&Path, &[u8])]) -> Result<Vec<u8>> {
+    archive_with_modes(&files.iter().map(|(path, bytes)| (*path, 0o644, *bytes)).collect::<Vec<_>>())
+}
+
+/// The same for files with modes of their own.
+pub fn archive_with_modes(files: &[(&Path, u32, &[u8])]) -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
-    for (path, bytes) in files {
+    for (path, mode, bytes) in files {
         let mut header = tar::Header::new_ustar();
         header.set_size(u64::try_from(bytes.len())?);
-        header.set_mode(0o644);
+        header.set_mode(*mode);
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(0);
@@ -141,7 +146,8 @@ pub fn archive(files: &[(&Path, &[u8])]) -> Result<Vec<u8>> {
     Ok(archive.into_inner()?)
 }
 
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+/// Compressed, equal bytes for equal bytes.
+pub fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     // 255: no particular operating system.
     let mut encoder = GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), Compression::best());
     std::io::Write::write_all(&mut encoder, bytes)?;

@@ -22,6 +22,7 @@ mod image;
 mod imports;
 mod lint;
 mod module;
+mod program;
 mod sbom;
 mod test;
 mod trim;
@@ -48,7 +49,7 @@ enum Task {
     Demo(Forwarded),
     /// Write dist/image, the module as an OCI image for meshes; no Docker engine needed
     Image,
-    /// Write everything that a release has to dist/: module, image, bill of materials, checksums
+    /// Write everything that a release has to dist/: module, image, command line, bill of materials, checksums
     Dist,
     /// Measure the filter against what people would use instead
     #[command(disable_help_flag = true)]

@@ -14,6 +14,9 @@ use flate2::write::GzEncoder;
 
 use crate::trim;
 
+/// Between two flags: it lets a path contain spaces.
+const SEPARATOR: &str = "\u{1f}";
+
 /// Builds the module, says how large it is, and returns its path.
 pub fn build(checkout: &Checkout, toolchain: &WasmToolchain<'_>) -> Result<PathBuf> {
     let mut cargo = toolchain.cargo("build");
@@ -36,14 +39,23 @@ pub fn build(checkout: &Checkout, toolchain: &WasmToolchain<'_>) -> Result<PathB
     Ok(module)
 }
 
-/// What the module is compiled with. No path of this machine may end up in the module's panic messages: equal sources give equal bytes everywhere.
+/// What the module is compiled with.
 fn module_flags(checkout: &Checkout, sysroot: &str) -> Result<OsString> {
+    // The sum of a token's few bytes needs no unrolled loop, which takes 6 KB.
+    let mut flags = OsString::from("--cfg=sha2_backend_soft=\"compact\"");
+    flags.push(SEPARATOR);
+    flags.push(without_paths(checkout, &checkout.wasm_target(), sysroot)?);
+    Ok(flags)
+}
+
+/// The flags that keep the paths of this machine out of panic messages: equal sources give equal bytes everywhere.
+pub fn without_paths(checkout: &Checkout, target: &Path, sysroot: &str) -> Result<OsString> {
     let home = env::var_os("CARGO_HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
     let cargo_home = home.or_else(|| env::home_dir().map(|home| home.join(".cargo"))).context("no home folder")?;
     let library = Path::new(sysroot).join("lib/rustlib/src/rust");
     let mut prefixes = vec![
         (checkout.root().to_owned(), "bluegreen"),
-        (checkout.wasm_target(), "target"),
+        (target.to_owned(), "target"),
         (cargo_home, "cargo"),
         (library.clone(), "rust"),
     ];
@@ -51,11 +63,12 @@ fn module_flags(checkout: &Checkout, sysroot: &str) -> Result<OsString> {
     if let Ok(resolved) = library.canonicalize() {
         prefixes.push((resolved, "rust"));
     }
-    // The sum of a token's few bytes needs no unrolled loop, which takes 6 KB.
-    let mut flags = OsString::from("--cfg=sha2_backend_soft=\"compact\"");
-    for (prefix, name) in prefixes {
-        // The separator that lets a path contain spaces.
-        flags.push("\u{1f}--remap-path-prefix=");
+    let mut flags = OsString::new();
+    for (index, (prefix, name)) in prefixes.into_iter().enumerate() {
+        if index > 0 {
+            flags.push(SEPARATOR);
+        }
+        flags.push("--remap-path-prefix=");
         flags.push(prefix);
         flags.push("=");
         flags.push(name);

@@ -146,19 +146,22 @@ fn report(played: &[Played<'_>]) -> BenchReport {
     }
 }
 
-const METHOD: [&str; 2] = [
-    "Simulated request by request: the filter's own code shares the requests out, keeps its cohorts, judges them every 250 ms, \
-     and moves the rollout. Each row is a file of `bench/guard/`; where it says nothing else: an hour at 100 requests a second, \
-     10 % of them to the candidate, ten pods a colour, 1 % errors, lognormal latency (median 100 ms, σ 0.5), a timeout of 15 s, and \
-     the guard `{error: {max_rate: 0.2}, slow: {over: auto}}`.",
-    "*The limit* is what a rule that keeps the promise and knows both error rates needs on average: ln(1/α) / KL (Turner, Ly and \
-     Grünwald 2024, with Wald's identity; `bench/src/guard/oracle.rs`). It is compared with the mean of the requests that were judged. \
-     The other rules see counts by the answers' ends, as Prometheus does, and have limits that fit the service: *Flagger* \
-     (docs.flagger.app: a check a minute, back at the fifth that fails) allows twice the usual minute's error rate and 1.5 times its \
-     p99, or, with templates, half as many errors more than the primary has and 1.5 times its p99; *z test* is that of \
-     two proportions, of errors and of answers above the usual p95, at 1 %, looked at every second; *Kayenta-like* (spinnaker.io, \
-     \"Best practices\") compares sixty minutes with those of a baseline as large and as fresh, by Mann-Whitney at 98 % with its \
-     judge's tolerance of a quarter.",
+const METHOD: [&str; 7] = [
+    "The filter's own code shares the simulated requests out, judges them every 250 ms, and moves the rollout. Each \
+     row is a file of `bench/guard/`. Unless it says otherwise: an hour at 100 requests a second, 10 % of them to the \
+     candidate, ten pods a colour, 1 % errors, lognormal latency (median 100 ms, σ 0.5), a timeout of 15 s, and the \
+     guard `{error: {max_rate: 0.2}, slow: {over: auto}}`.",
+    "",
+    "* *The limit*: what a rule that keeps the promise and knows both error rates needs on average, ln(1/α) / KL \
+     (Turner, Ly and Grünwald 2024, with Wald's identity; `bench/src/guard/oracle.rs`). It is compared with the mean \
+     of the requests judged.",
+    "* The other rules see counts by the answers' ends, as Prometheus does, and have limits that fit the service.",
+    "* *Flagger* (docs.flagger.app): a check a minute, back at the fifth that fails; allows twice the usual minute's \
+     error rate and 1.5 times its p99. With templates: half as many errors more than the primary, and 1.5 times its \
+     p99.",
+    "* *z test*: of two proportions, errors and answers above the usual p95, at 1 %, every second.",
+    "* *Kayenta-like* (spinnaker.io, \"Best practices\"): sixty minutes against a baseline as large and as fresh, \
+     Mann-Whitney at 98 %, with its judge's tolerance of a quarter.",
 ];
 
 const NOTES: [&str; 2] = [

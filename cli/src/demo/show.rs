@@ -20,8 +20,9 @@ const NEWS: f64 = 2.0;
 
 /// Shows the traffic until this future is dropped, or until Envoy has ended.
 pub async fn until_stopped(stage: &mut Stage, found: &Found, arguments: &Arguments) -> Result<()> {
-    println!("{}", invitation(stage, found, arguments)?);
+    let invitation = invitation(stage, found, arguments)?;
     let live = Progress::start("Live traffic");
+    live.beside(&invitation);
     let (mut sent, mut failed, mut told) = (0, 0, None);
     loop {
         tokio::time::sleep(PERIOD).await;

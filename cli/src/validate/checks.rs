@@ -124,7 +124,7 @@ pub fn all(setup: &Setup<'_>, findings: &mut Findings) {
                 admin(chain, plugin, config, findings);
             }
             if chain.takes_traffic(config) {
-                traffic(chain, filter, plugin, config, findings);
+                traffic(setup, chain, filter, plugin, config, findings);
             }
         }
     }
@@ -205,10 +205,10 @@ fn shared_state(setup: &Setup<'_>, findings: &mut Findings) {
             let Some(name) = same.first() else { continue };
             let code = |plugin: &Plugin<'_>| plugin.at.fields(&["vm_config", "code"]).map(|code| code.json(true));
             let elsewhere = &other_chain.listener;
-            if plugin.at.path == other.at.path && plugin.at.document.number == other.at.document.number {
+            if plugin.at.is_same(&other.at) {
                 continue;
             }
-            if chain.manager.path == other_chain.manager.path && chain.listener == *elsewhere {
+            if chain.manager.is_same(&other_chain.manager) {
                 let detail =
                     format!("another filter of this chain has the deployment {name} too: leave one of the two out");
                 findings.add(Check::TwoFilters, &plugin.at, detail);
@@ -249,6 +249,17 @@ fn shared_state(setup: &Setup<'_>, findings: &mut Findings) {
             let detail = "every plugin without a vm_id can read and write the filter's state: set vm_config.vm_id, to the same \
                           in all listeners";
             findings.add(Check::VmIdShared, &plugin.at, detail);
+        }
+        let is_other = |filter: &&Filter<'_>| filter.plugin().is_none();
+        for other in setup.chains.iter().flat_map(|chain| &chain.filters).filter(is_other) {
+            let vm_id = other.at.fields(&["typed_config", "config", "vm_config", "vm_id"]);
+            if let Some(at) = vm_id.filter(|at| at.text() == Some(plugin.vm_id()) && !plugin.vm_id().is_empty()) {
+                let detail = format!(
+                    "the plugin {:?} has bluegreen's vm_id, and so reads and writes its state: use another",
+                    other.name
+                );
+                findings.add(Check::VmIdShared, &at, detail);
+            }
         }
         if plugin.find("etcd").path != plugin.written.path {
             continue;
@@ -477,14 +488,21 @@ fn admin(chain: &Chain<'_>, plugin: &Plugin<'_>, config: &Config, findings: &mut
 }
 
 /// A listener that takes requests to model servers.
-fn traffic(chain: &Chain<'_>, filter: &Filter<'_>, plugin: &Plugin<'_>, config: &Config, findings: &mut Findings) {
+fn traffic(
+    setup: &Setup<'_>,
+    chain: &Chain<'_>,
+    filter: &Filter<'_>,
+    plugin: &Plugin<'_>,
+    config: &Config,
+    findings: &mut Findings,
+) {
     let seeds = Seeds::of(&chain.manager);
     // Where the decision is followed by the cluster header; with the colour header the last route has a cluster.
     let mut by_header: BTreeSet<&str> = BTreeSet::new();
     if let Some(routes) = &chain.routes {
         for (name, deployment) in &config.deployments {
             let header = deployment.cluster_header.as_ref().unwrap_or(&config.routing.cluster_header);
-            if routed(routes, filter, plugin, config, (name.as_str(), deployment), findings) {
+            if routed(setup, routes, filter, plugin, config, (name.as_str(), deployment), findings) {
                 by_header.insert(header.as_str());
             }
         }
@@ -512,7 +530,9 @@ fn traffic(chain: &Chain<'_>, filter: &Filter<'_>, plugin: &Plugin<'_>, config: 
 }
 
 /// Whether a deployment's requests go where the filter says, by its cluster header.
+#[allow(clippy::too_many_arguments, reason = "what a route is looked at with")]
 fn routed(
+    setup: &Setup<'_>,
     routes: &[Route<'_>],
     filter: &Filter<'_>,
     plugin: &Plugin<'_>,
@@ -543,6 +563,8 @@ fn routed(
                     findings.add(Check::AnswersFromElsewhere, &route.at.follow("route"), detail);
                 }
                 Fate::Nowhere(Some(route)) => by_header |= matches!(route.target, Target::Header(_)),
+                // One list of deployments may stand in several listeners, each with the routes of some.
+                Fate::Nowhere(None) if is_routed_somewhere(setup, name, prefix) => {}
                 Fate::Nowhere(None) => {
                     let at = plugin.find(&format!("deployments.{name}.match"));
                     let detail = format!(
@@ -556,6 +578,17 @@ fn routed(
         }
     }
     by_header
+}
+
+/// Whether some listener has a route for a deployment's requests, or one whose routes are not known.
+fn is_routed_somewhere(setup: &Setup<'_>, name: &str, prefix: &str) -> bool {
+    setup.plugins().any(|(chain, _, plugin)| {
+        let deployment = plugin.config.as_ref().and_then(|config| config.deployments.get(name));
+        deployment.is_some_and(|deployment| {
+            let takes = |route: &Route<'_>| route.is_for(deployment) && route.path.overlaps(prefix);
+            chain.routes.as_ref().is_none_or(|routes| routes.iter().any(takes))
+        })
+    })
 }
 
 fn elsewhere(route: &Route<'_>, name: &str, header: &HeaderName, colour: Colour) -> String {
@@ -657,7 +690,11 @@ fn retries(chain: &Chain<'_>, routes: &[Route<'_>], config: &Config, findings: &
     }
     if policies.is_empty() {
         let hosts = chain.manager.field("route_config").map(|table| table.list("virtual_hosts")).unwrap_or_default();
-        policies.extend(hosts.iter().filter_map(|host| host.field("retry_policy")));
+        let follows = |host: &&At<'_>| {
+            let inside = format!("{}.", host.path);
+            routes.iter().any(|route| matches!(route.target, Target::Header(_)) && route.at.path.starts_with(&inside))
+        };
+        policies.extend(hosts.iter().filter(follows).filter_map(|host| host.field("retry_policy")));
     }
     let are_meant = config
         .deployments

@@ -13,8 +13,6 @@ use serde_saphyr::Spanned;
 pub struct Document {
     /// The file, as it was named.
     pub file: Rc<str>,
-    /// Where it stands among the documents of the file.
-    pub number: usize,
     root: Node,
 }
 
@@ -70,8 +68,8 @@ pub struct At<'d> {
 pub fn read(file: &Rc<str>, text: &str) -> Result<Vec<Document>, Unreadable> {
     let documents = |roots: Vec<Node>| {
         let is_empty = |root: &Node| matches!(root.kind, Kind::Null);
-        let numbered = roots.into_iter().filter(|root| !is_empty(root)).enumerate();
-        numbered.map(|(number, root)| Document { file: Rc::clone(file), number, root }).collect()
+        let roots = roots.into_iter().filter(|root| !is_empty(root));
+        roots.map(|root| Document { file: Rc::clone(file), root }).collect()
     };
     let options = serde_saphyr::options! { with_snippet: false };
     match serde_saphyr::from_multiple_with_options::<Node>(text, options) {
@@ -82,14 +80,20 @@ pub fn read(file: &Rc<str>, text: &str) -> Result<Vec<Document>, Unreadable> {
             Err(_) => {
                 let place =
                     error.location().map_or_else(Place::default, |at| Place { line: at.line(), column: at.column() });
-                Err(Unreadable { place, problem: first_line(&error.to_string()) })
+                Err(Unreadable { place, problem: plainly(&error.to_string()) })
             }
         },
     }
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+/// What the YAML reader says, without the place, which is shown before, and without words about its own options.
+fn plainly(error: &str) -> String {
+    let line = error.lines().next().unwrap_or_default();
+    let line = line.rsplit_once(" at line ").map_or(line, |(problem, _)| problem);
+    match line.strip_prefix("duplicate mapping key: ").and_then(|rest| rest.split_once(", set ")) {
+        Some((name, _)) => format!("{name:?} is given twice: only one of the two could count"),
+        None => line.to_owned(),
+    }
 }
 
 // === impl Document ===
@@ -104,6 +108,11 @@ impl Document {
 // === impl At ===
 
 impl<'d> At<'d> {
+    /// Whether both are the same value of the same document.
+    pub fn is_same(&self, other: &At<'_>) -> bool {
+        self.path == other.path && std::ptr::eq(self.document, other.document)
+    }
+
     /// Where it stands.
     pub fn place(&self) -> Place {
         self.node.place
@@ -372,10 +381,13 @@ mod tests {
 
     #[test]
     fn what_is_no_yaml_and_a_name_that_stands_twice_are_told_with_their_line() {
-        for (text, line, word) in [("a: [1\nb: 2\n", 2, ""), ("a: 1\na: 2\n", 2, "a")] {
+        for (text, line, word) in [
+            ("a: [1\nb: 2\n", 2, "illegal placement of ':' indicator"),
+            ("a: 1\na: 2\n", 2, "\"a\" is given twice: only one of the two could count"),
+        ] {
             let error = read(&"f.yaml".into(), text).expect_err(text);
             assert_eq!(error.place.line, line, "{error:?}");
-            assert!(error.problem.contains(word), "{error:?}");
+            assert!(error.problem.contains(word) && !error.problem.contains("at line"), "{error:?}");
         }
     }
 }

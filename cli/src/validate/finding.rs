@@ -63,7 +63,7 @@ checks! {
     AnswersFromElsewhere, "answers-from-elsewhere", Error, "a route that does not follow the filter: `cluster`, `weighted_clusters`, another `cluster_header`, a later filter that writes the header";
     NoRoute, "no-route", Error, "a deployment whose requests no route takes";
     UnmatchedRequests, "unmatched-requests", Warning, "a route by the filter's header for requests that no deployment takes";
-    PathColon, "path-colon", Warning, "`path_separated_prefix` where paths go on with a `:`, as `/v1/models/iris:predict`";
+    PathColon, "path-colon", Warning, "`path_separated_prefix` where paths continue with a `:`, as `/v1/models/iris:predict`";
     ClusterUnknown, "cluster-unknown", Error, "a cluster that a configuration names and that is not there";
     NotSeeded, "not-seeded", Warning, "a listener that does not write the cluster header by early header mutation";
     WrongSeed, "wrong-seed", Error, "a seed that is not the cluster of `initial.active`, or that does not replace what clients write";
@@ -75,7 +75,7 @@ checks! {
     FilterOrder, "filter-order", Warning, "a filter behind bluegreen that refuses or answers requests; a router that is not last";
     FilterOff, "filter-off", Error, "a filter that is `disabled` and that the deployment's route does not turn on";
     TwoFilters, "two-filters", Error, "two filters of one chain with the same deployment";
-    FailurePolicy, "failure-policy", Warning, "neither `FAIL_RELOAD` nor `fail_open`: requests are refused for good once the module has failed";
+    FailurePolicy, "failure-policy", Warning, "neither `FAIL_RELOAD` nor `fail_open`: once the module has failed, all requests are refused";
     RequestBodies, "request-bodies", Warning, "an admin API that cannot read a request's body";
     Capabilities, "capabilities", Error, "a `capability_restriction_config` without a capability that the filter needs";
     DemoToken, "demo-token", Error, "a token that is published with this project";

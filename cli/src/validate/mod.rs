@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use self::document::{At, Document, Place};
 use self::finding::{Check, Finding, Findings, Level};
@@ -39,19 +39,6 @@ pub struct Arguments {
     /// Do not report this problem, such as `demo-token`; several with commas
     #[arg(long, value_name = "PROBLEM", value_delimiter = ',', value_parser = known_check)]
     allow: Vec<Check>,
-    /// How to show what is found
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
-}
-
-/// How to show what is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Output {
-    /// A line for each problem
-    #[value(alias = "table")]
-    Text,
-    /// One object, for programs
-    Json,
 }
 
 /// What was read and what was found.
@@ -93,18 +80,15 @@ fn known_check(word: &str) -> Result<Check, String> {
     })
 }
 
-/// Checks each file.
+/// Checks each file, and prints a line for each problem, or one JSON object.
 ///
 /// # Errors
 /// Standard output is closed.
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub fn run(arguments: &Arguments, as_json: bool) -> Result<ExitCode> {
     let mut outcome = check(&arguments.files);
     outcome.findings.retain(|finding| !arguments.allow.contains(&finding.check));
     let worst = outcome.findings.iter().map(|finding| finding.level).max();
-    let text = match arguments.output {
-        Output::Text => report::text(&outcome, arguments.notes),
-        Output::Json => report::json(&outcome)?,
-    };
+    let text = if as_json { report::json(&outcome)? } else { report::text(&outcome, arguments.notes) };
     std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()).context("standard output")?;
     let limit = if arguments.strict { Level::Warning } else { Level::Error };
     Ok(if worst >= Some(limit) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -161,7 +145,7 @@ fn envoys(roots: &[At<'_>], referenced: &BTreeSet<String>, seen: &mut Seen, find
     for root in of_form(Form::Resources).filter(is_loose) {
         loose.extend(Resources::of(root));
     }
-    let mut bootstraps = 0_usize;
+    let (mut bootstraps, mut uses_loose) = (0_usize, false);
     for root in of_form(Form::Bootstrap) {
         bootstraps = bootstraps.saturating_add(1);
         let named = watched_files(root);
@@ -177,6 +161,7 @@ fn envoys(roots: &[At<'_>], referenced: &BTreeSet<String>, seen: &mut Seen, find
             }
         }
         if !is_whole {
+            uses_loose = true;
             resources.extend(loose.clone());
         }
         let by_discovery = root.fields(&["dynamic_resources", "cds_config"]);
@@ -187,20 +172,23 @@ fn envoys(roots: &[At<'_>], referenced: &BTreeSet<String>, seen: &mut Seen, find
     if bootstraps == 0 {
         let has_clusters = !loose.clusters.is_empty() && !loose.listeners.is_empty();
         one_envoy(None, &loose, has_clusters, seen, findings);
-        // Configurations for filters that are elsewhere.
-        if loose.listeners.is_empty() {
-            for (_, extension) in &loose.extensions {
-                let config = extension.fields(&["typed_config", "config"]);
-                let plugin = config.and_then(|config| Plugin::of_envoy(&config, findings));
-                let Some((plugin, config)) = plugin.and_then(|plugin| Some((plugin.clone(), plugin.config?))) else {
-                    continue;
-                };
-                seen.configurations = seen.configurations.saturating_add(1);
-                seen.deployments = seen.deployments.saturating_add(config.deployments.len());
-                checks::configuration(&plugin, &config, findings);
-                config.admin.iter().for_each(|access| checks::published_tokens(&plugin, access, None, findings));
-            }
-        }
+        uses_loose = !loose.listeners.is_empty();
+    }
+    if !uses_loose {
+        loose_configurations(&loose, seen, findings);
+    }
+}
+
+/// Configurations for filters that are elsewhere.
+fn loose_configurations(loose: &Resources<'_>, seen: &mut Seen, findings: &mut Findings) {
+    for (_, extension) in &loose.extensions {
+        let config = extension.fields(&["typed_config", "config"]);
+        let plugin = config.and_then(|config| Plugin::of_envoy(&config, findings));
+        let Some((plugin, config)) = plugin.and_then(|plugin| Some((plugin.clone(), plugin.config?))) else { continue };
+        seen.configurations = seen.configurations.saturating_add(1);
+        seen.deployments = seen.deployments.saturating_add(config.deployments.len());
+        checks::configuration(&plugin, &config, findings);
+        config.admin.iter().for_each(|access| checks::published_tokens(&plugin, access, None, findings));
     }
 }
 

@@ -257,12 +257,12 @@ impl<'d> Filter<'d> {
             let (_, extension) = of_name.get(variant.min(of_name.len().saturating_sub(1)))?;
             extension.field("typed_config")
         });
-        let kind = match typed {
-            Some(typed) if typed.type_name() == Some(WASM) => {
+        let kind = match typed.map(unwrapped) {
+            Some((WASM, typed)) => {
                 let plugin = typed.field("config").and_then(|config| Plugin::of_envoy(&config, findings));
                 plugin.map_or_else(|| FilterKind::Other(WASM.to_owned()), FilterKind::Bluegreen)
             }
-            Some(typed) => FilterKind::Other(typed.type_name().unwrap_or_default().to_owned()),
+            Some((name, _)) => FilterKind::Other(name.to_owned()),
             None => FilterKind::Unknown,
         };
         Self { at: at.clone(), name, is_off: at.is_true("disabled"), kind }
@@ -274,6 +274,16 @@ impl<'d> Filter<'d> {
             FilterKind::Bluegreen(plugin) => Some(plugin),
             _ => None,
         }
+    }
+}
+
+/// The type of a filter's configuration, and its fields, which may be wrapped in a `TypedStruct`.
+fn unwrapped(typed: At<'_>) -> (&str, At<'_>) {
+    let name = typed.type_name().unwrap_or_default();
+    let inner = typed.field("value").filter(|_| name.ends_with(".TypedStruct"));
+    match (inner, typed.text_of("type_url")) {
+        (Some(inner), Some(url)) => (url.rsplit_once('/').map_or(url, |(_, name)| name), inner),
+        _ => (name, typed),
     }
 }
 
@@ -366,6 +376,9 @@ pub fn clusters_of(config: &Config) -> Vec<(String, String)> {
         }
     }
     named.extend(config.runtime.iter().map(|at| ("runtime.cluster".to_owned(), at.cluster.as_str().to_owned())));
+    for (place, receiver) in config.notify.iter().enumerate() {
+        named.push((format!("notify[{place}].cluster"), receiver.cluster.as_str().to_owned()));
+    }
     named.extend(config.etcd.iter().map(|at| ("etcd.cluster".to_owned(), at.cluster.as_str().to_owned())));
     named
 }

@@ -287,6 +287,70 @@ fn deployments_that_share_nothing_may_have_a_listener_each() {
 }
 
 #[test]
+fn each_listener_may_have_the_routes_of_some_of_the_deployments() {
+    let good = shipped(SHIPPED);
+    let rose = "deployments: &deployments\n                      rose: {match: {path_prefix: /rose}, colours: {blue: {cluster: blue, \
+                version: \"1\"}, green: {cluster: green, version: \"2\"}}}";
+    let both = replaced(&good, "deployments: &deployments", rose);
+    assert_eq!(words(&found_in(&[&both])), ["no-route"].into());
+    let (before, listeners) = both.split_once("  listeners:\n").expect("listeners");
+    let (traffic, admin) = listeners.split_once("  # [8]").expect("two listeners");
+    let second =
+        traffic.replace("name: traffic", "name: roses").replace("path_separated_prefix: /invocations", "prefix: /rose");
+    let second = second.replace("vm_config: &vm", "vm_config: &other_vm").replace("&deployments", "&other_deployments");
+    let text = format!("{before}  listeners:\n{traffic}{second}  # [8]{admin}");
+    assert_eq!(words(&found_in(&[&text])), BTreeSet::new());
+}
+
+/// As control planes write filters that they do not know.
+#[test]
+fn a_filter_in_a_typed_struct_is_read_too() {
+    let wrapped = |path: &str| {
+        format!(
+            r#"{{"static_resources": {{"listeners": [{{"name": "l", "filter_chains": [{{"filters": [{{"typed_config": {{
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                "rds": {{"route_config_name": "elsewhere"}},
+                "httpFilters": [{{"name": "bluegreen", "typedConfig": {{
+                    "@type": "type.googleapis.com/udpa.type.v1.TypedStruct",
+                    "type_url": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+                    "value": {{"config": {{"failOpen": true, "vm_config": {{"vm_id": "bluegreen"}}, "configuration": {{"value": {{"deployments": {{"iris": {{
+                        "match": {{"path_prefix": "{path}"}},
+                        "colours": {{"blue": {{"cluster": "blue", "version": "1"}}, "green": {{"cluster": "green", "version": "2"}}}}
+                    }}}}}}}}}}}}
+                }}}}]
+            }}}}]}}]}}], "clusters": [{{"name": "blue"}}, {{"name": "green"}}]}}}}"#
+        )
+    };
+    let is_about_stats = |words: BTreeSet<&str>| words == ["stats-labels"].into();
+    assert!(is_about_stats(words(&found_in(&[&wrapped("/a")]))));
+    assert!(words(&found_in(&[&wrapped("a")])).contains("configuration"));
+}
+
+#[test]
+fn another_plugin_does_not_share_the_state() {
+    let good = shipped(SHIPPED);
+    let other = "          http_filters:\n          - name: other\n            typed_config:\n              \"@type\": \
+                 type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm\n              config: {name: other, vm_config: {vm_id: \
+                 bluegreen, code: {local: {filename: other.wasm}}}}\n";
+    let findings = found_in(&[&replaced(&good, "          http_filters:\n", other)]);
+    assert_eq!(words(&findings), ["vm-id-shared"].into());
+    assert_eq!(
+        words(&found_in(&[&replaced(
+            &good,
+            "          http_filters:\n",
+            &other.replace("vm_id: bluegreen", "vm_id: other")
+        )])),
+        BTreeSet::new()
+    );
+}
+
+#[test]
+fn a_configuration_that_no_bootstrap_names_is_read_all_the_same() {
+    let spoilt = replaced(&shipped("envoy/ecds/bluegreen.yaml"), "canary_percent: 0,", "canary_percent: 101,");
+    assert_eq!(words(&found_in(&[&shipped(SHIPPED), &spoilt])), ["configuration"].into());
+}
+
+#[test]
 fn one_chain_does_not_decide_twice() {
     let good = shipped(SHIPPED);
     let (_, filter) = good.split_once("          http_filters:\n").expect("filters");

@@ -185,10 +185,15 @@ async fn change(call: Box<Request>, command: CommandOf<'_>) -> Answer {
     let (index, deployment) = call.deployment()?;
     let request = {
         let state = call.load(deployment)?;
+        let command = match command(&call, deployment, &state) {
+            Ok(command) => command,
+            Err(problem) if problem.is_conflict() => return Err(Refused::on(problem, index, state)),
+            Err(problem) => return Err(problem.into()),
+        };
         let checks = if call.params.is_set("force")? { Checks::Override } else { Checks::Enforce };
         ChangeRequest {
             author: call.caller.author(call.params.reason()?),
-            command: command(&call, deployment, &state)?,
+            command,
             precondition: call.precondition.clone(),
             deployment: index,
             checks,

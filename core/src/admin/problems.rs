@@ -123,7 +123,7 @@ struct Sentence<'t>(&'t str);
 const MOST_NAMES: usize = 16;
 
 /// How an operator gets past a rule about readiness.
-const OVERRIDE: &str = "force=true switches all the same, and is recorded as forced.";
+const OVERRIDE: &str = "force=true switches anyway, and is recorded as forced.";
 
 // === impl Problem ===
 
@@ -183,8 +183,13 @@ impl Problem {
             Self::BadSignature => (401, "bad-signature", "Signature not valid"),
             Self::StaleDelivery => (401, "stale-delivery", "Delivery too old"),
             Self::ReplayedDelivery => (409, "replayed-delivery", "Delivery taken before"),
-            Self::NotReady(_) => (503, "not-ready", "Not in step with the fleet yet"),
+            Self::NotReady(_) => (503, "not-ready", "Not up to date with the fleet yet"),
         }
+    }
+
+    /// Whether it is the deployment's state, or its configuration, that stands against the call.
+    pub const fn is_conflict(&self) -> bool {
+        self.kind().0 == 409
     }
 
     /// Why a call was refused that may be part of an attack; none for what a caller who is let in may get wrong.
@@ -279,7 +284,7 @@ impl fmt::Display for Problem {
             ),
             Self::OpenElsewhere(address) => write!(
                 f,
-                "open: true lets everybody do everything, so it works on loopback only, and this listener was reached at \
+                "With open: true everybody may do everything, so it works on loopback only, and this listener was reached at \
                  {}. Bind the listener to 127.0.0.1, or give admin.tokens in place of open.",
                 Shortened(address)
             ),

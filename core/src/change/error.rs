@@ -143,7 +143,7 @@ impl fmt::Display for Rejection {
                 write!(f, "{colour} would get traffic, and {missing}: POST …/test first")
             }
             Self::NotRouted { colour, detail } => {
-                write!(f, "requests for {colour} would go to another cluster: {detail}")
+                write!(f, "{colour}'s requests would go to another cluster: {detail}")
             }
             Self::Untested { colour, identity, missing, waits: true } => {
                 write!(f, "{identity} would serve {colour}, and {missing}: POST …/test?colour={colour} first")

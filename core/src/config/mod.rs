@@ -75,6 +75,8 @@ pub struct Routing {
     pub colour_header: HeaderName,
     /// Names the cluster that gets a copy, for `request_mirror_policies[].cluster_header`.
     pub shadow_header: HeaderName,
+    /// Whether the decision is put into Envoy's filter state, for access logs and traces.
+    pub filter_state: bool,
 }
 
 /// What is wrong with a configuration, and where.
@@ -245,6 +247,7 @@ impl Default for Routing {
             cluster_header: HeaderName::literal("x-bluegreen-cluster"),
             colour_header: HeaderName::literal("x-bluegreen-colour"),
             shadow_header: HeaderName::literal("x-bluegreen-shadow"),
+            filter_state: false,
         }
     }
 }

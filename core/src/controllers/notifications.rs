@@ -5,17 +5,21 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::change::context::Context;
-use crate::config::{Config, Format, Receiver};
+use crate::config::{Config, EventKind, Format, Receiver};
 use crate::deployment::Deployment;
+use crate::etcd::messages::TxnResponse;
+use crate::etcd::store::{decode, number};
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::host::next_tick;
-use crate::model::time::Moment;
+use crate::model::time::{Moment, Timestamp};
 use crate::notification::{self, Waiting};
 use crate::setup::{self, SetupProblem};
 use crate::store::key::{Key, LeaseRole};
+use crate::store::record::ModRevision;
 
 /// What the instance that sends remembers of a receiver.
 #[derive(Debug, Default)]
@@ -26,6 +30,16 @@ struct Line {
     failures: u32,
     /// Whether it is known that nothing is noted about it.
     is_clear: bool,
+}
+
+/// What an Envoy of the fleet has told.
+#[derive(Debug, Serialize, Deserialize)]
+struct Told {
+    /// A number for the receiver and what it was told.
+    about: u64,
+    /// The notification.
+    by: String,
+    at: Timestamp,
 }
 
 /// What became of a request.
@@ -46,6 +60,12 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(600);
 
 /// The first pause, which doubles, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How often it is tried to be the one that tells, among others who do.
+const CLAIMS: usize = 4;
+
+/// What was told lately in a fleet: so much of it is kept for each deployment.
+const MOST_TOLD: usize = 15;
 
 /// From so many failures in a row on it is said that notifications fail.
 const TELLING: u32 = 2;
@@ -78,6 +98,10 @@ pub async fn deliver(context: &Context, place: usize, receiver: &Receiver) {
             continue;
         }
         let Some(next) = notification::next(host.store(), id, &is_wanted) else { continue };
+        if line.failures == 0 && !is_first_in_fleet(context, receiver, &next).await {
+            notification::done(host.store(), id, next.number);
+            continue;
+        }
         let outcome = outcome(receiver, &host.http(&request(receiver, &next)).await);
         let result = match &outcome {
             Outcome::Sent => Some("sent"),
@@ -90,6 +114,44 @@ pub async fn deliver(context: &Context, place: usize, receiver: &Receiver) {
         }
         line.take(context, (place, receiver), &next, outcome);
     }
+}
+
+/// Whether nobody else in the fleet has told this receiver of the same. Each Envoy has the same configuration and asks the same registry,
+/// and so each is refused the same. A change is made by one.
+///
+/// Without etcd it is told: better twice than not at all.
+async fn is_first_in_fleet(context: &Context, receiver: &Receiver, next: &Waiting) -> bool {
+    let (Some(etcd), Some((_, deployment))) = (&context.etcd, context.deployments.named(next.text("deployment")))
+    else {
+        return true;
+    };
+    if next.text("type") == EventKind::Change.as_str() {
+        return true;
+    }
+    let host = &*context.host;
+    let what = ["type", "source", "rule", "reason"].map(|field| next.text(field)).join("\n");
+    let about = xxhash_rust::xxh64::xxh64(what.as_bytes(), receiver.id());
+    let (mut told, mut last) = (Vec::new(), ModRevision(0));
+    for _ in 0..CLAIMS {
+        let mine = Told { about, by: next.text("id").to_owned(), at: host.now() };
+        let with_mine: Vec<&Told> = told.iter().chain([&mine]).collect();
+        let value = serde_json::to_vec(&with_mine).unwrap_or_default();
+        let reply = host.grpc(&etcd.tell(&deployment.name, last, value)).await;
+        let Ok(response) = decode::<TxnResponse>(&reply) else { return true };
+        if response.succeeded {
+            return true;
+        }
+        let range = response.responses.first().and_then(|response| response.range.as_ref());
+        let Some(known) = range.and_then(|range| range.kvs.first()) else { return true };
+        last = number(known.mod_revision);
+        told = serde_json::from_slice::<Vec<Told>>(&known.value).unwrap_or_default();
+        told.retain(|told| told.at.apart(host.now()) < GIVE_UP_AFTER);
+        told.drain(..told.len().saturating_sub(MOST_TOLD));
+        if let Some(same) = told.iter().find(|told| told.about == about) {
+            return same.by == mine.by;
+        }
+    }
+    true
 }
 
 fn wants(receiver: &Receiver, waiting: &Waiting) -> bool {
@@ -203,6 +265,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use crate::etcd::model::{Fate, Model};
     use crate::host::Host;
     use crate::model::author::Source;
     use crate::notification::{Event, metric};
@@ -467,6 +530,67 @@ mod tests {
         assert_eq!((header(&request, ":path"), reason(&request).as_str()), ("/a", "b"));
         envoy.pass(Duration::from_secs(5));
         assert_eq!(envoy.asked().len(), 0);
+    }
+
+    /// Two Envoys of a fleet with the same receiver.
+    fn fleet() -> [Envoy; 2] {
+        [0, 1].map(|number| {
+            let hook = format!(r#"{HOOK}, "etcd": {{"cluster": "etcd"}}"#);
+            let envoy = Envoy::start(1, &hook);
+            // No two are refused within the same millisecond.
+            envoy.host.pass(Duration::from_millis(number));
+            envoy
+        })
+    }
+
+    /// Answers the calls of an Envoy to etcd. How many there were.
+    fn ask_etcd(envoy: &Envoy, etcd: &mut Model, fate: Fate) -> usize {
+        let mut calls = 0;
+        loop {
+            let waiting: Vec<_> = envoy.host.grpc.borrow_mut().drain(..).collect();
+            if waiting.is_empty() {
+                return calls;
+            }
+            for (request, sender) in waiting {
+                calls += 1;
+                sender.send(etcd.call(&request, fate)).expect("waited for");
+            }
+            envoy.host.tasks.run();
+        }
+    }
+
+    #[test]
+    fn in_a_fleet_one_envoy_tells_of_what_each_was_refused_and_tells_it_again_where_it_failed() {
+        let (envoys, mut etcd) = (fleet(), Model::default());
+        for (why, posts) in [("a", [1, 0]), ("b", [1, 0]), ("a", [0, 0])] {
+            for (place, envoy) in envoys.iter().enumerate() {
+                envoy.tell("iris", why);
+                envoy.pass(Duration::from_millis(250));
+                assert!(ask_etcd(envoy, &mut etcd, Fate::Answered) > 0);
+                assert_eq!(envoy.asked().len(), posts[place], "{why} of {place}");
+            }
+            if posts[0] == 1 {
+                assert_eq!(reason(&envoys[0].answer(status(503))), why);
+                assert_eq!(reason(&envoys[0].answer(status(200))), why);
+            }
+        }
+        // Later it is news again.
+        envoys.iter().for_each(|envoy| envoy.host.pass(GIVE_UP_AFTER));
+        envoys[1].tell("iris", "a");
+        envoys[1].pass(Duration::from_millis(500));
+        ask_etcd(&envoys[1], &mut etcd, Fate::Answered);
+        assert_eq!(envoys[1].asked().len(), 1);
+    }
+
+    #[test]
+    fn in_a_fleet_without_etcd_each_envoy_tells() {
+        let (envoys, mut etcd) = (fleet(), Model::default());
+        for envoy in &envoys {
+            envoy.tell("iris", "a");
+            envoy.pass(Duration::from_millis(250));
+            ask_etcd(envoy, &mut etcd, Fate::RequestLost);
+            assert_eq!(envoy.asked().len(), 1);
+        }
     }
 
     #[test]

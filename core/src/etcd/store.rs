@@ -177,6 +177,20 @@ impl EtcdStore {
         self.request(KV, "Txn", &request)
     }
 
+    /// Puts down what was told about a deployment, if this is the last write about that still, and else reads it.
+    pub fn tell(&self, name: &DeploymentName, last: ModRevision, told: Vec<u8>) -> GrpcRequest {
+        let key = self.beside(&format!("told/{name}"));
+        let put = Operation::Put(PutRequest { key: key.clone(), value: told });
+        let get = Operation::Range(RangeRequest { key: key.clone(), ..RangeRequest::default() });
+        let mod_revision = i64::try_from(last.0).ok();
+        let request = TxnRequest {
+            compare: vec![Compare { target: MOD, key, mod_revision, ..Compare::default() }],
+            success: vec![RequestOp { request: Some(put) }],
+            failure: vec![RequestOp { request: Some(get) }],
+        };
+        self.request(KV, "Txn", &request)
+    }
+
     fn judgement(&self, name: &DeploymentName) -> Vec<u8> {
         self.beside(&format!("canary/{name}/judgement"))
     }

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_mended_when_as_many_answers_in_a_row_were_right_as_went_wrong() {
+    fn it_is_fixed_when_as_many_answers_in_a_row_were_right_as_went_wrong() {
         let (host, worker) = (TestHost::default(), Worker::default());
         (0..3).for_each(|_| worker.is_served(&host, Colour::Green, "blue"));
         worker.is_served_right(&host, Colour::Green, 2);

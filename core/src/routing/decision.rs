@@ -56,6 +56,19 @@ pub struct Decision {
     pub draw: Option<Draw>,
 }
 
+/// Why a request went where it went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoutingReason {
+    /// It asked for its colour by the override header.
+    Override,
+    /// Its user or cookie decides.
+    Sticky,
+    /// It was drawn for the canary's share.
+    Canary,
+    /// Ordinary traffic goes to the active colour.
+    Active,
+}
+
 /// What chance shared out between the colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Draw {
@@ -75,6 +88,34 @@ pub enum ByOverride {
     Ignored,
     /// It chose the colour.
     Chosen,
+}
+
+// === impl Decision ===
+
+impl Decision {
+    /// Why the request went to its colour under this split.
+    pub fn reason(&self, split: &Split) -> RoutingReason {
+        match (self.by_override, self.draw) {
+            (ByOverride::Chosen, _) => RoutingReason::Override,
+            (_, Some(Draw::Key(_))) => RoutingReason::Sticky,
+            _ if self.colour != split.active => RoutingReason::Canary,
+            _ => RoutingReason::Active,
+        }
+    }
+}
+
+// === impl RoutingReason ===
+
+impl RoutingReason {
+    /// The name in access logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Override => "override",
+            Self::Sticky => "sticky",
+            Self::Canary => "canary",
+            Self::Active => "active",
+        }
+    }
 }
 
 // === impl Router ===
@@ -328,6 +369,29 @@ mod tests {
             assert_eq!(plain, early(by("")), "{kind}");
             assert_ne!(plain, early(by(r#", "salt": "s1""#)), "{kind}");
             assert_ne!(early(by(r#", "salt": "s2""#)), early(by(r#", "salt": "s1""#)), "{kind}");
+        }
+    }
+
+    #[test]
+    fn the_reason_says_which_rule_has_chosen_the_colour() {
+        let plain = choice(r#", "override": {"header": "x-want"}"#);
+        let sticky = choice(r#", "sticky": {"header": "x-user"}, "override": {"header": "x-want"}"#);
+        let (user, asks) = (Headers::from([("x-user", "alice")]), Headers::from([("x-want", "blue"), ("x-user", "a")]));
+        let (none, misspelt) = (Headers::new(), Headers::from([("x-want", "Green")]));
+        let cases = [
+            (&plain, "0", &none, RoutingReason::Active),
+            (&plain, "100", &none, RoutingReason::Canary),
+            (&plain, "50", &asks, RoutingReason::Override),
+            (&plain, "0", &misspelt, RoutingReason::Active),
+            (&sticky, "50", &user, RoutingReason::Sticky),
+            (&sticky, "0", &user, RoutingReason::Active),
+            (&sticky, "100", &user, RoutingReason::Canary),
+            (&sticky, "50", &asks, RoutingReason::Override),
+        ];
+        for (choice, share, request, reason) in cases {
+            let split = split("blue", share, "0");
+            let decision = choice.decide(&split, &mut rotations(1), request, String::new);
+            assert_eq!(decision.reason(&split), reason, "{share} {request:?}");
         }
     }
 

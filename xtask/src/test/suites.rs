@@ -8,6 +8,7 @@ use anyhow::Result;
 use bluegreen_programs::compose;
 use bluegreen_programs::envoy::{ENVOY, Envoy};
 use bluegreen_programs::mlflow;
+use bluegreen_programs::schemathesis;
 use bluegreen_programs::toolchain::WasmToolchain;
 use bluegreen_programs::wasm_bindgen;
 use bluegreen_programs::{etcd, packages, process};
@@ -17,6 +18,7 @@ use crate::dist;
 use crate::fuzz::Targets;
 use crate::imports;
 use crate::lint;
+use crate::program;
 use crate::workflows;
 
 use super::programs::Tests;
@@ -44,6 +46,8 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "fuzz", has_tests: false, tests: &[], run: fuzz },
     Suite { name: "wasm", has_tests: true, tests: &[], run: wasm },
     Suite { name: "e2e", has_tests: true, tests: END_TO_END, run: end_to_end },
+    Suite { name: "openapi", has_tests: true, tests: OPENAPI, run: openapi },
+    Suite { name: "demo", has_tests: false, tests: &[], run: demo },
     Suite { name: "mlflow", has_tests: true, tests: MLFLOW, run: mlflow },
     Suite { name: "observability", has_tests: true, tests: OBSERVABILITY, run: observability },
     Suite { name: "image", has_tests: true, tests: IMAGE, run: image },
@@ -68,6 +72,7 @@ const TOOLS: &[Tests] = &[
     Tests::Package("xtask"),
 ];
 const END_TO_END: &[Tests] = &[Tests::Program("e2e")];
+const OPENAPI: &[Tests] = &[Tests::Program("openapi")];
 const MLFLOW: &[Tests] = &[Tests::Program("mlflow")];
 const OBSERVABILITY: &[Tests] = &[Tests::Program("observability")];
 const IMAGE: &[Tests] = &[Tests::Program("image")];
@@ -186,10 +191,32 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     }
 }
 
+/// The command line as it is released, unpacked where neither cargo nor a checkout is.
+fn demo(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.check(&format!("bluegreen demo --check, packed, {}", envoy.name()), || {
+        session.build_module()?;
+        program::try_out(session.checkout, dist::VERSION, &envoy.obtain(session.checkout)?)
+    });
+}
+
 /// Builds `bluegreen`, the command line, and says where it is.
 fn command_line(session: &Session<'_>) -> Result<PathBuf> {
     process::show(session.checkout.cargo("build").args(["--quiet", "--package", "bluegreen-cli"]))?;
     Ok(session.checkout.debug_binary("bluegreen"))
+}
+
+/// What fits the API's description and what does not, sent to a real Envoy, the first that was asked for.
+fn openapi(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.tests(&format!("openapi, {}", envoy.name()), || {
+        let environment = schemathesis::obtain(session.checkout)?;
+        session.build_module()?;
+        let envoy = envoy.obtain(session.checkout)?;
+        session.run(OPENAPI, |program| {
+            program.env(schemathesis::SCHEMATHESIS, &environment).env(ENVOY, &envoy);
+        })
+    });
 }
 
 /// The filter and a real MLflow, in the first Envoy that was asked for: here the registry is what is tested.
@@ -256,9 +283,10 @@ fn fleet(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         etcd::obtain()?;
         session.build_module()?;
         let envoy = envoy.obtain(session.checkout)?;
+        let command_line = command_line(session)?;
         // One after the other: each has eleven processes, and a second is a promise that is checked.
         session.run(FLEET, |program| {
-            program.env(ENVOY, &envoy).env(TEST_THREADS, "1");
+            program.env(COMMAND_LINE, &command_line).env(ENVOY, &envoy).env(TEST_THREADS, "1");
         })
     });
 }
