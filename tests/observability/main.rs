@@ -63,7 +63,7 @@ async fn go_bad(env: &Environment) -> Result<()> {
     admin.test(IRIS).await?.accepted()?;
     let anonymous = reqwest::Client::builder().no_proxy().build()?;
     let api = env.envoy.listener("bluegreen-admin")?;
-    anonymous.get(format!("http://{api}/v1/deployments")).send().await?;
+    anonymous.get(format!("http://{api}/bluegreen/v1/deployments")).send().await?;
     anonymous.get(env.envoy.url("/matches-nothing")?).send().await?;
     env.load()?.header("x-bluegreen-override", b"green")?.at_most(5).run().await.ensure_no_failures()?;
     let load = env.load()?.connections(8).rate(150.0).lasting(Duration::from_secs(120)).start();
@@ -71,6 +71,7 @@ async fn go_bad(env: &Environment) -> Result<()> {
     admin.rollout(IRIS, "start").await?;
     load.more(100).await?;
     env.green.behave(Behaviour::Status(500));
+    env.green.behave_when_probed(Behaviour::Status(500));
     env.until_rollout("a rollback by the guard", |rollout| rollout.phase == "rolled_back").await?;
     load.more(50).await?;
     load.stop().await;
