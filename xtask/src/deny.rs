@@ -17,8 +17,8 @@ pub fn check(checkout: &Checkout) -> Result<()> {
     })?;
     progress.done("Fetched the crates of all platforms");
     process::show(command(checkout)?.args(["--offline", "--workspace", "check", "licenses", "sources"]))?;
-    // Two versions of a crate cost bytes in the module, and only time elsewhere.
-    process::show(command(checkout)?.args(["--offline", "check", "bans"]))
+    // Two versions of a crate cost bytes in the module, and only time elsewhere: in tests too.
+    process::show(command(checkout)?.args(["--offline", "--exclude-dev", "check", "bans"]))
 }
 
 /// Known vulnerabilities, by a database that has to be fetched first.
