@@ -14,8 +14,11 @@ use crate::style::{
     self, Style, age, colour_cell, count, decimal, figure, latency, percent, shortened, span, time_of_day,
 };
 
-/// Something with the name that it has in a table.
-type Named<T> = (&'static str, T);
+/// Latencies of a colour, with their name in a table.
+type Latencies = (&'static str, fn(&Figures) -> Percentiles);
+
+/// One of these latencies, with its name in a table.
+type Percentile = (&'static str, fn(Percentiles) -> Option<f64>);
 
 /// A bar of a list.
 const NARROW: usize = 10;
@@ -298,10 +301,8 @@ fn side_by_side(window: &Window, style: Style) -> String {
         errors.map_or_else(String::new, |(blue, green)| signed((green - blue) * 100.0, 2, "points")),
     );
     row("unanswered", &|it| it.unanswered.to_string(), String::new());
-    let latencies: [Named<fn(&Figures) -> Percentiles>; 2] =
-        [("first byte", |it| it.ttfb_ms), ("last byte", |it| it.total_ms)];
-    let shares: [Named<fn(Percentiles) -> Option<f64>>; 3] =
-        [("p50", |it| it.p50), ("p95", |it| it.p95), ("p99", |it| it.p99)];
+    let latencies: [Latencies; 2] = [("first byte", |it| it.ttfb_ms), ("last byte", |it| it.total_ms)];
+    let shares: [Percentile; 3] = [("p50", |it| it.p50), ("p95", |it| it.p95), ("p99", |it| it.p99)];
     for (what, of) in latencies {
         for (share, at) in shares {
             let pair = at(of(blue)).zip(at(of(green))).filter(|(blue, _)| *blue > 0.0);
