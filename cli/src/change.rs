@@ -23,7 +23,7 @@ pub struct How {
 
 /// A change that is wanted.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Wish {
+pub enum ChangeRequest {
     /// All traffic for this colour; for the candidate where none is named.
     Promote(Option<Colour>),
     /// Back to what was active before.
@@ -61,30 +61,33 @@ const FOLLOWS_WITHIN: Duration = Duration::from_secs(10);
 /// How often they are asked.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Brings a wish about on all Envoys, and says what came of it.
-pub fn bring_about(envoys: &Envoys, name: &str, wish: &Wish, how: &How, output: Output) -> Outcome {
+/// Submits a change to all Envoys, and says what came of it.
+pub fn submit(envoys: &Envoys, name: &str, request: &ChangeRequest, how: &How, output: Output) -> Outcome {
     let seen = ask(envoys.all().iter(), |envoy| envoy.client.deployment(name));
     let states: Vec<&Deployment> = seen.given().map(|(_, reply)| &reply.view).collect();
-    let answers = if let Some(mistake) = ambiguity(wish, &states) {
+    let answers = if let Some(mistake) = ambiguity(request, &states) {
         eprintln!("bluegreen: {mistake}");
         return Outcome::Failed;
     } else if states.len() > 1 && is_fleet(&states) {
-        through_one(envoys, &seen, wish, how)
+        through_one(envoys, &seen, request, how)
     } else {
-        on_each(envoys.all(), &seen, wish, how)
+        on_each(envoys.all(), &seen, request, how)
     };
     show(&answers, output)
 }
 
 /// Why it cannot be said what is wanted.
-fn ambiguity(wish: &Wish, states: &[&Deployment]) -> Option<String> {
+fn ambiguity(request: &ChangeRequest, states: &[&Deployment]) -> Option<String> {
     let (first, rest) = states.split_first()?;
-    let names_colour = matches!(wish, Wish::Promote(Some(_)) | Wish::RollBack(Some(_)) | Wish::Rollout(_));
+    let names_colour = matches!(
+        request,
+        ChangeRequest::Promote(Some(_)) | ChangeRequest::RollBack(Some(_)) | ChangeRequest::Rollout(_)
+    );
     if names_colour || rest.iter().all(|state| state.active == first.active) {
         return None;
     }
-    Some(match wish {
-        Wish::Promote(_) | Wish::RollBack(_) => {
+    Some(match request {
+        ChangeRequest::Promote(_) | ChangeRequest::RollBack(_) => {
             format!("{}. Say where to go: --to blue or --to green", difference(states)?)
         }
         _ => format!(
@@ -105,17 +108,17 @@ fn seen_on<'s>(seen: &'s Answers<Deployment>, envoy: &Envoy) -> Result<&'s Deplo
 }
 
 /// One by one: each has a state of its own.
-fn on_each(all: &[Envoy], seen: &Answers<Deployment>, wish: &Wish, how: &How) -> Answers<Made> {
-    ask(all.iter(), |envoy| on_one(envoy, seen_on(seen, envoy)?, wish, how))
+fn on_each(all: &[Envoy], seen: &Answers<Deployment>, request: &ChangeRequest, how: &How) -> Answers<Made> {
+    ask(all.iter(), |envoy| on_one(envoy, seen_on(seen, envoy)?, request, how))
 }
 
 /// A fleet has one state: one Envoy changes it, and the others follow. Those that do not have one of their own.
-fn through_one(envoys: &Envoys, seen: &Answers<Deployment>, wish: &Wish, how: &How) -> Answers<Made> {
+fn through_one(envoys: &Envoys, seen: &Answers<Deployment>, request: &ChangeRequest, how: &How) -> Answers<Made> {
     // Not one that may have missed a change.
     let mut known = envoys.all().iter().filter_map(|envoy| Some((envoy, seen_on(seen, envoy).ok()?)));
     let writer = known.clone().find(|(_, state)| state.stale == Some(false)).or_else(|| known.next());
-    let Some((envoy, state)) = writer else { return on_each(envoys.all(), seen, wish, how) };
-    let made = on_one(envoy, state, wish, how);
+    let Some((envoy, state)) = writer else { return on_each(envoys.all(), seen, request, how) };
+    let made = on_one(envoy, state, request, how);
     let revision = match &made {
         Ok(made) => made.view.state.revision,
         // What one refuses, all do.
@@ -135,7 +138,7 @@ fn through_one(envoys: &Envoys, seen: &Answers<Deployment>, wish: &Wish, how: &H
                 return Ok(Reply { raw: now.raw, view, is_confirmed });
             }
             if Instant::now() >= deadline {
-                return on_one(other, &now.view, wish, how);
+                return on_one(other, &now.view, request, how);
             }
             thread::sleep(LOOK_EVERY);
         }
@@ -148,21 +151,21 @@ fn unchanged(reply: &Reply<Deployment>) -> Reply<Made> {
 }
 
 /// On the state that was seen, and on no other.
-fn on_one(envoy: &Envoy, before: &Deployment, wish: &Wish, how: &How) -> Result<Reply<Made>, ApiError> {
-    if wish.is_met(before) {
+fn on_one(envoy: &Envoy, before: &Deployment, request: &ChangeRequest, how: &How) -> Result<Reply<Made>, ApiError> {
+    if request.is_met(before) {
         return envoy.client.deployment(&before.name).map(|reply| unchanged(&reply));
     }
-    let mut call = match wish {
-        Wish::Promote(_) => Call::post(of(&before.name, "/promote")),
-        Wish::RollBack(_) => Call::post(of(&before.name, "/rollback")),
-        Wish::Canary(_) | Wish::Shadow(_) => Call::patch(of(&before.name, "")),
-        Wish::Rollout(action) => Call::post(of(&before.name, &format!("/rollout/{}", action.as_str()))),
+    let mut call = match request {
+        ChangeRequest::Promote(_) => Call::post(of(&before.name, "/promote")),
+        ChangeRequest::RollBack(_) => Call::post(of(&before.name, "/rollback")),
+        ChangeRequest::Canary(_) | ChangeRequest::Shadow(_) => Call::patch(of(&before.name, "")),
+        ChangeRequest::Rollout(action) => Call::post(of(&before.name, &format!("/rollout/{}", action.as_str()))),
     };
-    call = match wish {
-        Wish::Promote(Some(to)) | Wish::RollBack(Some(to)) => call.with("to", to.as_str()),
-        Wish::Canary(share) => call.with("canary_percent", share),
-        Wish::Shadow(share) => call.with("shadow_percent", share),
-        Wish::Promote(None) | Wish::RollBack(None) | Wish::Rollout(_) => call,
+    call = match request {
+        ChangeRequest::Promote(Some(to)) | ChangeRequest::RollBack(Some(to)) => call.with("to", to.as_str()),
+        ChangeRequest::Canary(share) => call.with("canary_percent", share),
+        ChangeRequest::Shadow(share) => call.with("shadow_percent", share),
+        ChangeRequest::Promote(None) | ChangeRequest::RollBack(None) | ChangeRequest::Rollout(_) => call,
     };
     if let Some(reason) = &how.reason {
         call = call.with("reason", reason);
@@ -242,9 +245,9 @@ fn silent(workers: &[u64]) -> String {
     format!("worker {}", names.join(", "))
 }
 
-// === impl Wish ===
+// === impl ChangeRequest ===
 
-impl Wish {
+impl ChangeRequest {
     /// Whether nothing is left to do, so that a call would be refused as one too many.
     fn is_met(&self, state: &Deployment) -> bool {
         let phase = state.rollout.as_ref().map(|rollout| rollout.phase.as_str());
@@ -324,16 +327,16 @@ mod tests {
         let one = iris(|_| ());
         let other = iris(|iris| (iris["active"], iris["candidate"]) = (json!("green"), json!("blue")));
         let cases = [
-            (Wish::Promote(None), vec![&one, &other], true),
-            (Wish::RollBack(None), vec![&one, &other], true),
-            (Wish::Promote(Some(Colour::Green)), vec![&one, &other], false),
-            (Wish::Canary("5".to_owned()), vec![&one, &other], true),
-            (Wish::Rollout(Action::Abort), vec![&one, &other], false),
-            (Wish::Promote(None), vec![&one, &one], false),
-            (Wish::Promote(None), vec![], false),
+            (ChangeRequest::Promote(None), vec![&one, &other], true),
+            (ChangeRequest::RollBack(None), vec![&one, &other], true),
+            (ChangeRequest::Promote(Some(Colour::Green)), vec![&one, &other], false),
+            (ChangeRequest::Canary("5".to_owned()), vec![&one, &other], true),
+            (ChangeRequest::Rollout(Action::Abort), vec![&one, &other], false),
+            (ChangeRequest::Promote(None), vec![&one, &one], false),
+            (ChangeRequest::Promote(None), vec![], false),
         ];
-        for (wish, states, is_ambiguous) in cases {
-            assert_eq!(ambiguity(&wish, &states).is_some(), is_ambiguous, "{wish:?}");
+        for (request, states, is_ambiguous) in cases {
+            assert_eq!(ambiguity(&request, &states).is_some(), is_ambiguous, "{request:?}");
         }
     }
 
@@ -354,7 +357,7 @@ mod tests {
             (Action::Skip, "running", false),
         ];
         for (action, phase, is_met) in cases {
-            assert_eq!(Wish::Rollout(action).is_met(&with(phase)), is_met, "{action:?} {phase}");
+            assert_eq!(ChangeRequest::Rollout(action).is_met(&with(phase)), is_met, "{action:?} {phase}");
         }
     }
 }

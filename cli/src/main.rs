@@ -43,7 +43,7 @@ use clap::builder::styling::AnsiColor;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use change::{Action, How, Wish};
+use change::{Action, ChangeRequest, How};
 use envoys::{Envoys, Outcome, Output};
 use style::Style;
 
@@ -323,14 +323,14 @@ fn run(options: &Options) -> Result<ExitCode> {
 
 /// The commands that ask Envoys.
 fn ask(command: &Command, envoys: &Envoys, output: Output) -> Result<Outcome> {
-    let wish = |name: &str, wish: &Wish, how: &How| change::bring_about(envoys, name, wish, how, output);
+    let submit = |name: &str, request: &ChangeRequest, how: &How| change::submit(envoys, name, request, how, output);
     Ok(match command {
         Command::Status { name, watch: true, interval } => watch::watch(envoys, name.as_deref(), *interval, output)?,
         Command::Status { name, .. } => show::status(envoys, name.as_deref(), output),
-        Command::Promote { name, to, how } => wish(name, &Wish::Promote(*to), how),
-        Command::Rollback { name, to, how } => wish(name, &Wish::RollBack(*to), how),
-        Command::Canary { name, percent, how } => wish(name, &Wish::Canary(percent.clone()), how),
-        Command::Shadow { name, percent, how } => wish(name, &Wish::Shadow(percent.clone()), how),
+        Command::Promote { name, to, how } => submit(name, &ChangeRequest::Promote(*to), how),
+        Command::Rollback { name, to, how } => submit(name, &ChangeRequest::RollBack(*to), how),
+        Command::Canary { name, percent, how } => submit(name, &ChangeRequest::Canary(percent.clone()), how),
+        Command::Shadow { name, percent, how } => submit(name, &ChangeRequest::Shadow(percent.clone()), how),
         Command::Rollout { command } => {
             let (action, Controlled { name, how }, is_followed) = match command {
                 RolloutCommand::Follow { name } => return Ok(rollout::follow(envoys, name, output)),
@@ -340,7 +340,7 @@ fn ask(command: &Command, envoys: &Envoys, output: Output) -> Result<Outcome> {
                 RolloutCommand::Pause(it) => (Action::Pause, it, false),
                 RolloutCommand::Abort(it) => (Action::Abort, it, false),
             };
-            let outcome = wish(name, &Wish::Rollout(action), how);
+            let outcome = submit(name, &ChangeRequest::Rollout(action), how);
             if is_followed && outcome != Outcome::Failed { rollout::follow(envoys, name, output) } else { outcome }
         }
         Command::Test { name, colour, verbose } => checks::test(envoys, name, *colour, *verbose, output),

@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(problems, Vec::<String>::new());
     }
 
-    /// Whoever adds a field adds it here too: nothing in the schema may be unknown to the document with every field.
+    /// Add each new field here too: nothing in the schema may be unknown to the document with every field.
     #[test]
     fn the_document_with_every_field_has_every_field() {
         let mut known = Vec::new();
