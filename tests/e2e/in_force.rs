@@ -30,7 +30,8 @@ fn without_our_stats() -> [(&'static str, Value); 3] {
 
 /// Switches back and forth under load.
 async fn switch_under_load(env: &Environment, pairs: usize) -> Result<Vec<Duration>> {
-    let load = env.load()?.connections(8).start();
+    // It goes on until it is stopped, however long the switches take on a busy machine.
+    let load = env.load()?.connections(8).lasting(Duration::from_secs(600)).start();
     load.more(30).await?;
     let mut switches = Vec::new();
     for _ in 0..pairs {
