@@ -11,9 +11,16 @@ use bluegreen_programs::mlflow::MLFLOW;
 /// Names the command line for the tests of it.
 pub const COMMAND_LINE: &str = "BLUEGREEN_CLI";
 
+/// This crate's folder. A released program, which carries the module, has no checkout, and names no folder of the machine
+/// that it was built on.
+const CRATE: &str = match option_env!("BLUEGREEN_MODULE") {
+    Some(_) => "",
+    None => env!("CARGO_MANIFEST_DIR"),
+};
+
 /// The root of the repository.
 pub fn root() -> &'static Path {
-    let crate_directory = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let crate_directory = Path::new(CRATE);
     crate_directory.parent().unwrap_or(crate_directory)
 }
 

@@ -43,6 +43,7 @@ pub fn try_out(checkout: &Checkout, version: &str, envoy: &Path) -> Result<()> {
     let unpacked = folder.path().join(program.name(version));
     let program = unpacked.join("bluegreen");
     ensure_static(&program)?;
+    ensure_without(&program, checkout.root())?;
     let mut demo = Command::new(&program);
     // Nothing of this machine's, but for what writes to the terminal.
     demo.args(["demo", "--check", "--free-ports"]).current_dir(&unpacked).env_clear();
@@ -55,6 +56,14 @@ fn ensure_static(program: &Path) -> Result<()> {
     let said = [said.stdout, said.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     let is_static = ["not a dynamic executable", "statically linked"].iter().any(|answer| said.contains(answer));
     ensure!(is_static, "expected a static program, and ldd says of {}: {said}", program.display());
+    Ok(())
+}
+
+/// Fails if the program names the folder that it was built in: another folder would make other bytes of it.
+fn ensure_without(program: &Path, folder: &Path) -> Result<()> {
+    let (bytes, folder) = (fs::read(program)?, folder.as_os_str().as_encoded_bytes());
+    let found = bytes.windows(folder.len()).any(|window| window == folder);
+    ensure!(!found, "{} contains the path of the checkout that it was built in", program.display());
     Ok(())
 }
 

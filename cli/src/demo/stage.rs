@@ -116,11 +116,11 @@ mod tests {
     #[test]
     fn the_shipped_configuration_gets_the_demos_servers_module_and_guard() -> Result<()> {
         let made = configuration([loopback(1), loopback(2)], Path::new("/a/module.wasm"), false)?.to_text();
-        for expected in ["/a/module.wasm", "\"port_value\": 1,", "\"port_value\": 10000", "\"over\": \"50ms\""] {
+        for expected in ["/a/module.wasm", "\"port_value\": 1\n", "\"port_value\": 10000", "\"over\": \"50ms\""] {
             assert!(made.contains(expected), "no {expected} in {made}");
         }
         let free = configuration([loopback(1), loopback(2)], Path::new("/a/module.wasm"), true)?.to_text();
-        assert!(!free.contains("10000,") && !free.contains("9901"), "{free}");
+        assert!(!free.contains("\"port_value\": 10000") && !free.contains("9901"), "{free}");
         Ok(())
     }
 }
