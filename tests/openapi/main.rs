@@ -49,9 +49,11 @@ async fn try_as(token: Option<&str>) -> Result<()> {
     command.args(["run", &url, "--no-color", "--continue-on-failure", "--max-examples=10"]);
     command.env("SCHEMATHESIS_HOOKS", "hooks").env("PYTHONPATH", &folder).env("PYTHONDONTWRITEBYTECODE", "1");
     command.current_dir(env.envoy.directory());
-    if let Some(token) = token {
-        command.arg("--header").arg(format!("Authorization: Bearer {token}"));
-    }
+    match token {
+        Some(token) => command.arg("--header").arg(format!("Authorization: Bearer {token}")),
+        // Made-up tokens are guesses, each of which is answered after a second.
+        None => command.args(["--generation-with-security-parameters=false", "--exclude-checks=ignored_auth"]),
+    };
     run(&mut command).await?;
     env.ensure_no_trap()
 }
