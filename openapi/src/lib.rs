@@ -261,6 +261,8 @@ fn is_of(template: &str, path: &str) -> bool {
 mod tests {
     use super::*;
 
+    type Header = (&'static str, &'static str);
+
     fn check(status: u16, headers: &[(&str, &str)], body: &str) -> Result<(), String> {
         let headers: Vec<_> = [(MARK, "")].iter().chain(headers).copied().collect();
         let (method, path) = ("GET", "/v1/deployments/iris/history?x");
@@ -271,7 +273,7 @@ mod tests {
     fn an_answer_that_is_not_described_is_told_apart() {
         let json = ("content-type", "application/json");
         let etag = ("etag", "\"7\"");
-        let cases: [(u16, &[(&str, &str)], &str, &str); 8] = [
+        let cases: [(u16, &[Header], &str, &str); 8] = [
             (200, &[json, etag], r#"{"changes": []}"#, ""),
             (200, &[json, etag], r#"{"changes": [], "more": 1}"#, "more"),
             (200, &[json, etag], r#"{"changes": [{}]}"#, "revision"),
