@@ -3,3 +3,5 @@
 //! `cargo xtask test --suite mesh` runs this; it builds them from their sources, once.
 
 mod cluster;
+mod istio;
+mod local;
