@@ -11,7 +11,7 @@ use bluegreen_programs::mlflow;
 use bluegreen_programs::schemathesis;
 use bluegreen_programs::toolchain::WasmToolchain;
 use bluegreen_programs::wasm_bindgen;
-use bluegreen_programs::{etcd, packages, process};
+use bluegreen_programs::{etcd, kubernetes, packages, process};
 
 use crate::deny;
 use crate::dist;
@@ -53,6 +53,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "image", has_tests: true, tests: IMAGE, run: image },
     Suite { name: "compose", has_tests: true, tests: COMPOSE, run: docker_compose },
     Suite { name: "fleet", has_tests: true, tests: FLEET, run: fleet },
+    Suite { name: "mesh", has_tests: true, tests: MESH, run: mesh },
     Suite { name: "endurance", has_tests: false, tests: &[], run: endurance },
     Suite { name: "bench", has_tests: false, tests: &[], run: bench },
 ];
@@ -78,6 +79,7 @@ const OBSERVABILITY: &[Tests] = &[Tests::Program("observability")];
 const IMAGE: &[Tests] = &[Tests::Program("image")];
 const COMPOSE: &[Tests] = &[Tests::Program("compose")];
 const FLEET: &[Tests] = &[Tests::Program("fleet")];
+const MESH: &[Tests] = &[Tests::Program("mesh")];
 
 /// Names the command line to the tests of it.
 const COMMAND_LINE: &str = "BLUEGREEN_CLI";
@@ -287,6 +289,23 @@ fn fleet(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         // One after the other: each has eleven processes, and a second is a promise that is checked.
         session.run(FLEET, |program| {
             program.env(COMMAND_LINE, &command_line).env(ENVOY, &envoy).env(TEST_THREADS, "1");
+        })
+    });
+}
+
+/// Envoys under real control planes, built here from their sources.
+fn mesh(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.tests(&format!("mesh, {}", envoy.name()), || {
+        etcd::obtain()?;
+        packages::provide(&[("openssl", "openssl")], "an API server of Kubernetes")?;
+        let programs = kubernetes::obtain(session.checkout)?;
+        session.build_module()?;
+        let envoy = envoy.obtain(session.checkout)?;
+        let command_line = command_line(session)?;
+        session.run(MESH, |program| {
+            program.env(COMMAND_LINE, &command_line).env(ENVOY, &envoy);
+            program.envs(programs.iter().map(|(variable, path)| (*variable, path)));
         })
     });
 }

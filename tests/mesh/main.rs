@@ -1,0 +1,5 @@
+//! Real control planes: Kubernetes' API server, and the meshes that configure Envoys.
+//!
+//! `cargo xtask test --suite mesh` runs this; it builds them from their sources, once.
+
+mod cluster;
