@@ -141,11 +141,24 @@ mod tests {
         })
     }
 
+    /// The same with the other store of record: a configuration has one.
+    fn in_kubernetes() -> Value {
+        let mut document = full();
+        let sections = document.as_object_mut().expect("an object");
+        sections.remove("etcd");
+        let section =
+            json!({"cluster": "kube_apiserver", "namespace": "models", "host": "10.0.0.1:443", "timeout": "1s"});
+        sections.insert("kubernetes".to_owned(), section);
+        document
+    }
+
     #[test]
     fn a_document_with_every_field_is_accepted_by_both() {
-        assert_eq!(read(&full()), Ok(()));
-        let problems: Vec<String> = validator().iter_errors(&full()).map(|error| error.to_string()).collect();
-        assert_eq!(problems, Vec::<String>::new());
+        for document in [full(), in_kubernetes()] {
+            assert_eq!(read(&document), Ok(()));
+            let problems: Vec<String> = validator().iter_errors(&document).map(|error| error.to_string()).collect();
+            assert_eq!(problems, Vec::<String>::new());
+        }
     }
 
     /// Add each new field here too: nothing in the schema may be unknown to the document with every field.
@@ -153,6 +166,7 @@ mod tests {
     fn the_document_with_every_field_has_every_field() {
         let mut known = Vec::new();
         names(&full(), &mut known);
+        names(&in_kubernetes(), &mut known);
         let schema = Config::schema();
         let sections = schema["$defs"].as_object().expect("sections").values().chain([&schema]);
         let missing: Vec<&String> = sections

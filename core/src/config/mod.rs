@@ -13,6 +13,7 @@ mod rollout;
 mod sources;
 mod mlflow;
 mod etcd;
+mod kubernetes;
 mod notify;
 mod deployment;
 
@@ -28,6 +29,7 @@ pub use self::deployment::{
 use self::document::NoDocument;
 pub use self::etcd::{Etcd, KeyPrefix};
 pub use self::guard::{ErrorRule, Guard, Horizon, LatencyOf, OnBreach, Over, SlowRule, UnansweredRule, WarmUp};
+pub use self::kubernetes::Kubernetes;
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
 pub use self::notify::{EventKind, Format, MOST_RECEIVERS, Receiver};
 pub use self::pattern::{Authority, JsonPointer, MatchRules, PathPrefix, RequestPath};
@@ -54,6 +56,8 @@ pub struct Config {
     pub admin: Option<Access>,
     /// The store of record of a fleet; absent: this Envoy stands alone.
     pub etcd: Option<Etcd>,
+    /// The store of record of a fleet in Kubernetes; absent: the objects there are not looked at.
+    pub kubernetes: Option<Kubernetes>,
     /// How a pushed configuration's `initial` is applied.
     #[serde(default)]
     pub config_push: ConfigPush,
@@ -125,6 +129,10 @@ impl Config {
             return Err(ConfigError::at("deployments".to_owned(), problem));
         }
         self.check_matches()?;
+        if self.etcd.is_some() && self.kubernetes.is_some() {
+            let problem = "etcd is given too, and only one of the two can hold the state: leave one out".to_owned();
+            return Err(ConfigError::at("kubernetes".to_owned(), problem));
+        }
         if let Some(Err((field, problem))) = self.admin.as_ref().map(Access::check) {
             return Err(ConfigError::at(format!("admin.{field}"), problem));
         }
@@ -533,6 +541,14 @@ mod tests {
             (&by_header("x-d"), "filters write", "deployments.iris.sticky.header"),
             (&by_header("x-bluegreen-override"), "is sticky.header too", "deployments.iris.override.header"),
             (&FULL.replace(r#""x-c""#, r#"":path""#), "is not a header name", "routing.cluster_header"),
+            (
+                &FULL.replace(
+                    r#""admin":"#,
+                    r#""etcd": {"cluster": "e"}, "kubernetes": {"cluster": "k", "namespace": "m"}, "admin":"#,
+                ),
+                "etcd is given too",
+                "kubernetes",
+            ),
             (&FULL.replace("/bg", "/"), "everything", "admin.path_prefix"),
             (
                 &FULL.replace("operator", "root"),
