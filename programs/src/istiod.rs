@@ -19,13 +19,12 @@ pub const PROGRAM: Program<'static> = Program {
     purpose: "Istio's control plane",
 };
 
-/// The program, as the variable that names it and where it is. It is not built when the user names it.
-pub fn obtain(checkout: &Checkout) -> Result<(&'static str, PathBuf)> {
-    let path = match named(PILOT_DISCOVERY) {
-        Some(path) => std::path::absolute(path).context(PILOT_DISCOVERY)?,
-        None => PROGRAM.obtain(checkout)?,
-    };
-    Ok((PILOT_DISCOVERY, path))
+/// The program. It is not built when the user names it.
+pub fn obtain(checkout: &Checkout) -> Result<PathBuf> {
+    match named(PILOT_DISCOVERY) {
+        Some(path) => std::path::absolute(path).context(PILOT_DISCOVERY),
+        None => PROGRAM.obtain(checkout),
+    }
 }
 
 /// The file with the definitions of Istio's kinds, as its charts install them.

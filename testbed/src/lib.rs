@@ -14,6 +14,7 @@ pub mod capabilities;
 pub mod control_plane;
 pub mod discovery;
 pub mod envoy;
+pub mod envoy_gateway;
 pub mod etcd;
 pub mod fake_clock;
 pub mod fleet;

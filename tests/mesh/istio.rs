@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::shared;
-use crate::local::{Local, OPERATOR, Replica, configurations, list, model_servers, read};
+use crate::local::{Local, OPERATOR, Replica, configurations, list, model_servers};
+use crate::manifests::manifests;
 
 /// The host that the VirtualService is for.
 const HOST: &str = "iris.example.com";
@@ -47,22 +48,23 @@ struct Mesh {
 impl Mesh {
     /// A gateway with the plugin of a file, and perhaps without the filter.
     async fn start(plugin: Option<&str>, replicas: usize) -> Result<Self> {
-        let files = [BESIDE.as_slice(), plugin.as_slice()].concat();
-        Self::with(read(&files)?, replicas).await
+        let files: Vec<String> = BESIDE.into_iter().chain(plugin).map(str::to_owned).collect();
+        Self::with(manifests(&files)?, replicas).await
     }
 
     /// A gateway where somebody else's plugin runs in front of the filter.
     async fn beside_a_foreign_plugin(modules: &Path) -> Result<Self> {
         let url = format!("file://{}", compile_fixture("foreign.wat", modules)?.display());
         let wasm = json!({"url": url, "pluginName": "foreign", "pluginConfig": {"any": "thing"}});
-        let mut manifests = read(&[BESIDE.as_slice(), &["envoy/istio/trafficextension.yaml"]].concat())?;
-        manifests.push(json!({
+        let files = BESIDE.into_iter().chain(["envoy/istio/trafficextension.yaml"]).map(str::to_owned);
+        let mut all = manifests(&files.collect::<Vec<_>>())?;
+        all.push(json!({
             "apiVersion": "extensions.istio.io/v1alpha1",
             "kind": "TrafficExtension",
             "metadata": {"namespace": "istio-system", "name": "foreign"},
             "spec": {"priority": 10, "wasm": wasm},
         }));
-        let mesh = Self::with(manifests, 1).await?;
+        let mesh = Self::with(all, 1).await?;
         let filters = mesh.filters(mesh.traffic()?).await?;
         let at = |name: &str| filters.iter().position(|filter| filter.ends_with(name));
         ensure!(at(".foreign").is_some() && at(".foreign") < at(".bluegreen"), "{filters:?}");

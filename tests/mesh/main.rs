@@ -3,5 +3,8 @@
 //! `cargo xtask test --suite mesh` runs this; it builds them from their sources, once.
 
 mod cluster;
+mod envoy_gateway;
+mod image;
 mod istio;
 mod local;
+mod manifests;

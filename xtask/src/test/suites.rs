@@ -11,7 +11,7 @@ use bluegreen_programs::mlflow;
 use bluegreen_programs::schemathesis;
 use bluegreen_programs::toolchain::WasmToolchain;
 use bluegreen_programs::wasm_bindgen;
-use bluegreen_programs::{etcd, istiod, kubernetes, packages, process};
+use bluegreen_programs::{envoy_gateway, etcd, istiod, kubernetes, packages, process};
 
 use crate::deny;
 use crate::dist;
@@ -299,14 +299,16 @@ fn mesh(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     report.tests(&format!("mesh, {}", envoy.name()), || {
         etcd::obtain()?;
         packages::provide(&[("openssl", "openssl")], "an API server of Kubernetes")?;
-        let programs = kubernetes::obtain(session.checkout)?.into_iter().chain([istiod::obtain(session.checkout)?]);
-        let programs: Vec<_> = programs.collect();
+        let programs = kubernetes::obtain(session.checkout)?;
+        let istiod = istiod::obtain(session.checkout)?;
+        let envoy_gateway = envoy_gateway::obtain(session.checkout)?;
         session.build_module()?;
         let envoy = envoy.obtain(session.checkout)?;
         let command_line = command_line(session)?;
         session.run(MESH, |program| {
             program.env(COMMAND_LINE, &command_line).env(ENVOY, &envoy);
             program.envs(programs.iter().map(|(variable, path)| (*variable, path)));
+            program.env(istiod::PILOT_DISCOVERY, &istiod).env(envoy_gateway::ENVOY_GATEWAY, &envoy_gateway);
         })
     });
 }
