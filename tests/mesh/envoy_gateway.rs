@@ -40,9 +40,9 @@ impl Gateway {
     async fn with(module: &[u8], change: impl FnOnce(&mut Vec<Value>)) -> Result<Self> {
         let (blue, green) = (Upstream::start("blue").await?, Upstream::start("green").await?);
         let registry = Registry::start(module).await?;
-        let mut manifests = manifests(&["proxy.yaml", "routes.yaml", "extensionpolicy.yaml"].map(|file| {
-            format!("envoy/gateway/{file}")
-        }))?;
+        let mut manifests = manifests(
+            &["proxy.yaml", "routes.yaml", "extensionpolicy.yaml"].map(|file| format!("envoy/gateway/{file}")),
+        )?;
         // What Envoy Gateway does not read: those are for the cluster.
         manifests.retain(|manifest| manifest["kind"] != "ConfigMap" && manifest["kind"] != "Service");
         for manifest in &mut manifests {
@@ -81,7 +81,8 @@ impl Gateway {
     async fn admin(&self) -> Result<Admin> {
         let address = self.gateway.listener(GATEWAY, "admin").await?;
         let admin = Admin::new(&format!("http://{address}/bluegreen")).token(OPERATOR);
-        let health = || async { Ok(admin.anonymous().get("/healthz").await.map_or(0, |answer| answer.status.as_u16())) };
+        let health =
+            || async { Ok(admin.anonymous().get("/healthz").await.map_or(0, |answer| answer.status.as_u16())) };
         wait::until("the module from the registry", health, |status| *status == 200)
             .await
             .with_context(|| self.gateway.log().tail(60))?;

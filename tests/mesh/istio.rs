@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use bluegreen_programs::{Checkout, istiod};
 use bluegreen_testbed::upstream::Behaviour;
-use bluegreen_testbed::{Admin, Envoy, Istiod, KubeApiServer, Load, Upstream, raw, wait};
+use bluegreen_testbed::{Admin, Envoy, Istiod, KubeApiServer, Load, Upstream, raw, repository, wait};
 use bluegreen_tests::admin::ensure_conflict;
 use bluegreen_tests::request::get;
 use bluegreen_tests::{IRIS, PATH, Switch, compile_fixture};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::shared;
-use crate::local::{Local, OPERATOR, Replica, configurations, list, model_servers};
+use crate::local::{Local, OPERATOR, Replica, configurations, list, model_servers, parse};
 use crate::manifests::manifests;
 
 /// The host that the VirtualService is for.
@@ -40,7 +41,42 @@ struct Mesh {
     manifests: Vec<Value>,
     blue: Upstream,
     green: Upstream,
-    _server: Arc<KubeApiServer>,
+    server: Arc<KubeApiServer>,
+}
+
+/// How a gateway was installed.
+struct Installer {
+    overlay: &'static str,
+    namespace: &'static str,
+    label: &'static str,
+    account: &'static str,
+}
+
+/// The gateway that `istioctl install` makes.
+const ISTIOCTL: Installer = Installer {
+    overlay: "envoy/kubernetes/istio",
+    namespace: "istio-system",
+    label: "ingressgateway",
+    account: "istio-ingressgateway-service-account",
+};
+
+/// The gateway that Helm's chart makes.
+const HELM: Installer = Installer {
+    overlay: "envoy/kubernetes/istio-helm",
+    namespace: "istio-ingress",
+    label: "ingress",
+    account: "istio-ingress",
+};
+
+/// An Envoy for each replica.
+async fn gateway(istiod: &Istiod, local: &Local, installer: &Installer) -> Result<Vec<Envoy>> {
+    let labels = json!({"istio": installer.label});
+    let mut envoys = Vec::new();
+    for replica in local.replicas() {
+        let bootstrap = istiod.bootstrap(&replica.pod(installer.namespace, &labels))?;
+        envoys.push(Envoy::with(bootstrap).start().await?);
+    }
+    Ok(envoys)
 }
 
 // === impl Mesh ===
@@ -78,13 +114,32 @@ impl Mesh {
         let mut delivered = local.manifests(&manifests)?;
         delivered.push(model_servers(SERVICE, 8080, &blue, &green));
         let istiod = Istiod::with_files(&server, &delivered).await?;
-        let labels = json!({"istio": "ingressgateway"});
-        let mut envoys = Vec::new();
-        for replica in local.replicas() {
-            let bootstrap = istiod.bootstrap(&replica.pod("istio-system", &labels))?;
-            envoys.push(Envoy::with(bootstrap).start().await?);
+        let envoys = gateway(&istiod, &local, &ISTIOCTL).await?;
+        Ok(Self { envoys, istiod, local, manifests, blue, green, server })
+    }
+
+    /// A gateway for which an overlay was applied to an API server of its own, as users do it.
+    async fn applied(installer: &Installer, replicas: usize) -> Result<Self> {
+        let server = Arc::new(KubeApiServer::start().await?);
+        let kubectl = server.kubectl()?;
+        let definitions = istiod::definitions(&Checkout::locate()?)?;
+        kubectl.ok(&["apply", "--server-side", "-f", &definitions.to_string_lossy()]).await?;
+        kubectl.ok(&["wait", "--for=condition=Established", "crd", "--all"]).await?;
+        for namespace in [installer.namespace, "models"] {
+            kubectl.ok(&["create", "namespace", namespace]).await?;
         }
-        Ok(Self { envoys, istiod, local, manifests, blue, green, _server: server })
+        let overlay = repository::root().join(installer.overlay);
+        let manifests = parse(&kubectl.ok(&["kustomize", &overlay.to_string_lossy()]).await?)?;
+        let (blue, green) = (Upstream::start("blue").await?, Upstream::start("green").await?);
+        let local = Local::new(&server, replicas)?;
+        let (definitions, mut applied): (Vec<_>, Vec<_>) =
+            local.manifests(&manifests)?.into_iter().partition(|one| one["kind"] == "CustomResourceDefinition");
+        kubectl.apply(&definitions).await?.ok("apply")?;
+        applied.push(model_servers(SERVICE, 8080, &blue, &green));
+        kubectl.apply(&applied).await?.ok("apply")?;
+        let istiod = Istiod::start(&server).await?;
+        let envoys = gateway(&istiod, &local, installer).await?;
+        Ok(Self { envoys, istiod, local, manifests, blue, green, server })
     }
 
     fn delivered(&self, manifests: &[Value]) -> Result<Vec<Value>> {
@@ -197,6 +252,16 @@ impl Mesh {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_switch_story_runs_on_a_traffic_extension() -> Result<()> {
     Mesh::start(Some("envoy/istio/trafficextension.yaml"), 1).await?.tell_the_story().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_switch_story_runs_on_the_wasm_plugin_that_kubectl_applied_for_the_gateway_of_istioctl() -> Result<()> {
+    Mesh::applied(&ISTIOCTL, 1).await?.tell_the_story().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_switch_story_runs_on_the_wasm_plugin_that_kubectl_applied_for_the_gateway_of_helm() -> Result<()> {
+    Mesh::applied(&HELM, 1).await?.tell_the_story().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
