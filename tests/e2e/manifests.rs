@@ -282,11 +282,11 @@ fn the_filter_names_the_clusters_that_the_control_plane_makes() -> Result<()> {
 
     let policy = manifests("envoy/gateway/extensionpolicy.yaml")?;
     let plugin = &the(&policy, "EnvoyExtensionPolicy")?["spec"]["wasm"][0]["config"];
-    let rules = ["httproute/default/iris/rule/0", "httproute/default/iris/rule/1"].map(str::to_owned).into();
+    let rules = ["httproute/models/iris/rule/0", "httproute/default/iris/rule/1"].map(str::to_owned).into();
     ensure!(clusters(plugin)? == rules, "the EnvoyExtensionPolicy names {:?}", clusters(plugin)?);
     // The rules that copy requests, in the order of the routes.
     let also = |colour: &str| plugin["deployments"][IRIS]["colours"][colour]["also"].clone();
-    let copying = (json!(["httproute/default/iris/rule/2"]), json!(["httproute/default/iris/rule/3"]));
+    let copying = (json!(["httproute/models/iris/rule/2"]), json!(["httproute/default/iris/rule/3"]));
     ensure!(
         (also("blue"), also("green")) == copying,
         "the EnvoyExtensionPolicy has {} and {}",
