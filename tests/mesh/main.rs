@@ -5,4 +5,6 @@
 mod cluster;
 mod envoy_gateway;
 mod image;
+mod istio;
+mod local;
 mod manifests;
