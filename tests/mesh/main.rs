@@ -3,3 +3,6 @@
 //! `cargo xtask test --suite mesh` runs this; it builds them from their sources, once.
 
 mod cluster;
+
+mod applied;
+mod objects;
