@@ -15,8 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::shared;
-use crate::local::{Local, OPERATOR, Replica, configurations, list, model_servers, parse};
-use crate::manifests::manifests;
+use crate::local::{Local, OPERATOR, Replica, configurations, list, model_servers, parse, read};
 
 /// The host that the VirtualService is for.
 const HOST: &str = "iris.example.com";
@@ -84,16 +83,15 @@ async fn gateway(istiod: &Istiod, local: &Local, installer: &Installer) -> Resul
 impl Mesh {
     /// A gateway with the plugin of a file, and perhaps without the filter.
     async fn start(plugin: Option<&str>, replicas: usize) -> Result<Self> {
-        let files: Vec<String> = BESIDE.into_iter().chain(plugin).map(str::to_owned).collect();
-        Self::with(manifests(&files)?, replicas).await
+        let files = [BESIDE.as_slice(), plugin.as_slice()].concat();
+        Self::with(read(&files)?, replicas).await
     }
 
     /// A gateway where somebody else's plugin runs in front of the filter.
     async fn beside_a_foreign_plugin(modules: &Path) -> Result<Self> {
         let url = format!("file://{}", compile_fixture("foreign.wat", modules)?.display());
         let wasm = json!({"url": url, "pluginName": "foreign", "pluginConfig": {"any": "thing"}});
-        let files = BESIDE.into_iter().chain(["envoy/istio/trafficextension.yaml"]).map(str::to_owned);
-        let mut all = manifests(&files.collect::<Vec<_>>())?;
+        let mut all = read(&[BESIDE.as_slice(), &["envoy/istio/trafficextension.yaml"]].concat())?;
         all.push(json!({
             "apiVersion": "extensions.istio.io/v1alpha1",
             "kind": "TrafficExtension",

@@ -3,8 +3,11 @@
 //! `cargo xtask test --suite mesh` runs this; it builds them from their sources, once.
 
 mod cluster;
-mod envoy_gateway;
 mod image;
-mod istio;
 mod local;
-mod manifests;
+
+mod applied;
+mod envoy_gateway;
+mod istio;
+mod objects;
+mod serving;

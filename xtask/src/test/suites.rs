@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 use bluegreen_programs::compose;
+use bluegreen_programs::definitions::{self, DEFINITIONS};
 use bluegreen_programs::envoy::{ENVOY, Envoy};
 use bluegreen_programs::mlflow;
 use bluegreen_programs::schemathesis;
@@ -84,9 +85,6 @@ const MESH: &[Tests] = &[Tests::Program("mesh")];
 /// Names the command line to the tests of it.
 const COMMAND_LINE: &str = "BLUEGREEN_CLI";
 
-/// Names the folder with the CustomResourceDefinitions that manifests are checked against.
-const DEFINITIONS: &str = "BLUEGREEN_CRDS";
-
 /// How many fuzz targets run at the same time.
 const AT_A_TIME: usize = 2;
 
@@ -164,11 +162,6 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     if !report.check("wasm module", || session.build_module()) {
         return report.skip("end to end", "there is no wasm module to load");
     }
-    let definitions = definitions(session);
-    if definitions.is_none() {
-        let reason = format!("set {DEFINITIONS} to a folder with the CustomResourceDefinitions");
-        report.skip("Kubernetes manifests against their schemas", &reason);
-    }
     let command_line = match command_line(session) {
         Ok(path) => path,
         Err(error) => return report.tests("end to end", || Err(error)),
@@ -184,10 +177,7 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         };
         report.tests(&title, || {
             session.run(END_TO_END, |program| {
-                program
-                    .env(COMMAND_LINE, &command_line)
-                    .env(ENVOY, &binary)
-                    .envs(definitions.iter().map(|folder| (DEFINITIONS, folder)));
+                program.env(COMMAND_LINE, &command_line).env(ENVOY, &binary);
             })
         });
     }
@@ -247,12 +237,6 @@ fn observability(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     });
 }
 
-/// The folder with the schemas of Istio's and Envoy Gateway's resources: the user's, or the one beside the checkout.
-fn definitions(session: &Session<'_>) -> Option<PathBuf> {
-    let named = env::var_os(DEFINITIONS).filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    named.or_else(|| Some(session.checkout.root().parent()?.join("shared/crds"))).filter(|folder| folder.is_dir())
-}
-
 /// The image that meshes fetch.
 fn image(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
     report.check("image: two clean clones give one digest", || dist::reproduce(session.checkout));
@@ -302,11 +286,12 @@ fn mesh(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         let programs = kubernetes::obtain(session.checkout)?;
         let istiod = istiod::obtain(session.checkout)?;
         let envoy_gateway = envoy_gateway::obtain(session.checkout)?;
+        let definitions = env::join_paths(definitions::obtain(session.checkout)?)?;
         session.build_module()?;
         let envoy = envoy.obtain(session.checkout)?;
         let command_line = command_line(session)?;
         session.run(MESH, |program| {
-            program.env(COMMAND_LINE, &command_line).env(ENVOY, &envoy);
+            program.env(COMMAND_LINE, &command_line).env(ENVOY, &envoy).env(DEFINITIONS, &definitions);
             program.envs(programs.iter().map(|(variable, path)| (*variable, path)));
             program.env(istiod::PILOT_DISCOVERY, &istiod).env(envoy_gateway::ENVOY_GATEWAY, &envoy_gateway);
         })
