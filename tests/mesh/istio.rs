@@ -1,11 +1,12 @@
 //! The whole switch story in Envoys that a real istiod configures from the manifests under `envoy/istio`.
 
+use std::env;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use bluegreen_programs::{Checkout, istiod};
+use bluegreen_programs::definitions::DEFINITIONS;
 use bluegreen_testbed::upstream::Behaviour;
 use bluegreen_testbed::{Admin, Envoy, Istiod, KubeApiServer, Load, Upstream, raw, repository, wait};
 use bluegreen_tests::admin::ensure_conflict;
@@ -120,8 +121,9 @@ impl Mesh {
     async fn applied(installer: &Installer, replicas: usize) -> Result<Self> {
         let server = Arc::new(KubeApiServer::start().await?);
         let kubectl = server.kubectl()?;
-        let definitions = istiod::definitions(&Checkout::locate()?)?;
-        kubectl.ok(&["apply", "--server-side", "-f", &definitions.to_string_lossy()]).await?;
+        let definitions = env::var(DEFINITIONS).with_context(|| format!("{DEFINITIONS} is not set"))?;
+        let istio = definitions.split(':').find(|place| place.contains("/istio.io/"));
+        kubectl.ok(&["apply", "--server-side", "-f", istio.context("no definitions of Istio's")?]).await?;
         kubectl.ok(&["wait", "--for=condition=Established", "crd", "--all"]).await?;
         for namespace in [installer.namespace, "models"] {
             kubectl.ok(&["create", "namespace", namespace]).await?;
@@ -199,6 +201,28 @@ impl Mesh {
         Ok(list(manager).iter().filter_map(|filter| filter["name"].as_str()).map(str::to_owned).collect())
     }
 
+    /// Fails unless the service account that the installer gives to the gateway's pods may do what the filter does, and no more.
+    async fn ensure_the_pods_may_what_the_filter_does(&self, installer: &Installer) -> Result<()> {
+        let Installer { namespace, account, .. } = installer;
+        let pods = self.server.kubectl()?.acting_for(&format!("system:serviceaccount:{namespace}:{account}"));
+        let ours = "bluegreens.bluegreen.dev";
+        for (question, is_allowed) in [
+            (["list", ours, "-nmodels"].as_slice(), true),
+            (&["create", ours, "-nmodels"], true),
+            (&["update", ours, "--subresource=status", "-nmodels"], true),
+            (&["get", "secrets/bluegreen-admin-tokens", "-nmodels"], true),
+            (&["update", ours, "-nmodels"], false),
+            (&["get", "secrets/another", "-nmodels"], false),
+            (&["list", "secrets", "-nmodels"], false),
+            (&["list", ours, "-ndefault"], false),
+        ] {
+            let question = [&["auth", "can-i"], question].concat();
+            let answer = pods.run(&question).await?;
+            ensure!(answer.is_success == is_allowed, "{account}: {question:?} is answered {answer:?}");
+        }
+        Ok(())
+    }
+
     /// Everything that an operator does with a deployment.
     async fn tell_the_story(&self) -> Result<()> {
         let admin = self.admin(0)?;
@@ -254,12 +278,16 @@ async fn the_switch_story_runs_on_a_traffic_extension() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_switch_story_runs_on_the_wasm_plugin_that_kubectl_applied_for_the_gateway_of_istioctl() -> Result<()> {
-    Mesh::applied(&ISTIOCTL, 1).await?.tell_the_story().await
+    let mesh = Mesh::applied(&ISTIOCTL, 1).await?;
+    mesh.ensure_the_pods_may_what_the_filter_does(&ISTIOCTL).await?;
+    mesh.tell_the_story().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_switch_story_runs_on_the_wasm_plugin_that_kubectl_applied_for_the_gateway_of_helm() -> Result<()> {
-    Mesh::applied(&HELM, 1).await?.tell_the_story().await
+    let mesh = Mesh::applied(&HELM, 1).await?;
+    mesh.ensure_the_pods_may_what_the_filter_does(&HELM).await?;
+    mesh.tell_the_story().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -381,7 +409,7 @@ async fn without_a_store_each_replica_has_a_state_of_its_own() -> Result<()> {
 #[tokio::test]
 async fn a_foreign_plugin_in_the_same_empty_vm_id_moves_no_traffic_and_stops_no_switch() -> Result<()> {
     let modules = TempDir::new()?;
-    let mesh = Mesh::beside_a_foreign_plugin(modules.path()).await?;
+    let mut mesh = Mesh::beside_a_foreign_plugin(modules.path()).await?;
     let admin = mesh.admin(0)?;
     for header in ["x-foreign", "x-hostile"] {
         admin.patch(IRIS, &[("active", "green")]).await?.accepted()?;
@@ -394,5 +422,16 @@ async fn a_foreign_plugin_in_the_same_empty_vm_id_moves_no_traffic_and_stops_no_
             ensure!(mesh.colour(0).await? == colour, "{header}: {colour} was asked for after the plugin had written");
         }
     }
+    // It costs no history, and a push meanwhile moves no traffic.
+    admin.patch(IRIS, &[("active", "green")]).await?.accepted()?;
+    let before = admin.history(IRIS).await?;
+    mesh.ask(&[("x-foreign", b"write")]).await?;
+    ensure!(admin.history(IRIS).await? == before, "the history before was {before:?}");
+    mesh.push(|configuration| configuration["deployments"][IRIS]["colours"]["green"]["version"] = json!("2.1"))?;
+    let version = || async { Ok(mesh.ask(&[]).await?.header("x-bluegreen-version").map(str::to_owned)) };
+    wait::until("the pushed version", version, |version| version.as_deref() == Some("2.1")).await?;
+    ensure!(mesh.colour(0).await? == "green", "the push undid the switch");
+    let state = admin.rollback(IRIS).await?;
+    ensure!(mesh.colour(0).await? == "blue", "no way back: {state:?}");
     Ok(())
 }
