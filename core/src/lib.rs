@@ -24,6 +24,7 @@
 //! | [`readiness`] | what a colour has to be before it gets traffic, and before it may be stopped |
 //! | [`guard`] | whether the candidate does worse, judged by evidence |
 //! | [`etcd`] | the store of record of a fleet |
+//! | [`kubernetes`] | what is asked of the API server of Kubernetes |
 //! | [`change`] | the one door through which every state changes |
 //! | [`inspection`] | what looks for mistakes around the filter |
 //! | [`controllers`] | what changes states without being called: sources, rollouts, guards, failovers |
@@ -63,6 +64,8 @@ pub mod readiness;
 pub mod guard;
 
 pub mod etcd;
+
+pub mod kubernetes;
 
 pub mod change;
 

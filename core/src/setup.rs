@@ -46,6 +46,8 @@ pub enum SetupProblem {
     EtcdRefuses,
     /// A receiver does not take notifications.
     NotificationsFailing,
+    /// The Secret with the tokens of the admin API is missing, cannot be read, or has a token that is refused.
+    AdminTokens,
 }
 
 /// What was noted.
@@ -174,6 +176,7 @@ impl SetupProblem {
             Self::VersionWaits => "version-waits",
             Self::EtcdRefuses => "etcd-refuses",
             Self::NotificationsFailing => "notifications-failing",
+            Self::AdminTokens => "admin-tokens",
         }
     }
 }

@@ -1,0 +1,3 @@
+//! What is asked of the API server of Kubernetes.
+
+pub mod secret;
