@@ -1,4 +1,4 @@
-//! Changes that controllers have asked for, and that may have to wait for a probe or for etcd.
+//! Changes that controllers have asked for, and that may have to wait for a probe or for the fleet's store.
 
 use std::cell::RefCell;
 use std::rc::Rc;
