@@ -25,6 +25,7 @@
 //! | [`guard`] | whether the candidate does worse, judged by evidence |
 //! | [`fleet`] | the store of record of a fleet, whichever it is, and what a change of it takes |
 //! | [`etcd`] | etcd as that store |
+//! | [`kubernetes`] | the Kubernetes API as that store |
 //! | [`change`] | the one door through which every state changes |
 //! | [`inspection`] | what looks for mistakes around the filter |
 //! | [`controllers`] | what changes states without being called: sources, rollouts, guards, failovers |
@@ -66,6 +67,8 @@ pub mod guard;
 pub mod fleet;
 
 pub mod etcd;
+
+pub mod kubernetes;
 
 pub mod change;
 

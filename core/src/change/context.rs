@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::deployment::{Deployment, DeploymentIndex, Deployments};
 use crate::etcd::store::EtcdStore;
 use crate::fleet::store::FleetStore;
+use crate::kubernetes::store::KubernetesStore;
 use crate::host::Host;
 use crate::store::lease::Instance;
 use crate::store::record::{self, Applied};
@@ -39,7 +40,11 @@ impl Context {
         let digests = deployments.all().iter().fold(0_u64, |sum, deployment| sum.rotate_left(7) ^ deployment.digest);
         let instance = Instance::register(host.store(), now).with_configuration(digests);
         let worker = Worker::new(&deployments, instance, machine.unwrap_or(instance.get()), now);
-        let fleet = config.etcd.as_ref().map(|section| Box::new(EtcdStore::new(section)) as Box<dyn FleetStore>);
+        let fleet: Option<Box<dyn FleetStore>> = match (&config.etcd, &config.kubernetes) {
+            (Some(section), _) => Some(Box::new(EtcdStore::new(section))),
+            (None, Some(section)) => Some(Box::new(KubernetesStore::new(section))),
+            (None, None) => None,
+        };
         Self { deployments, fleet, instance, worker, host }
     }
 

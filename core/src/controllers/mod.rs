@@ -23,6 +23,7 @@ pub mod leader;
 pub mod mlflow;
 pub mod versions;
 pub mod config_push;
+pub mod spec;
 pub mod runtime;
 
 pub mod startup;
@@ -67,6 +68,10 @@ pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Conf
     }
 
     let push = config.config_push;
+    if config.kubernetes.is_some() {
+        let (cx, requests) = (Rc::clone(context), Rc::clone(submissions));
+        host.spawn(Box::pin(async move { spec::run(&cx, &requests, push).await }));
+    }
     for index in waiting {
         let (cx, requests, key) =
             (Rc::clone(context), Rc::clone(submissions), lease(LeaseRole::Poller(Source::Config)));

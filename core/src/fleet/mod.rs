@@ -18,3 +18,6 @@ pub mod store;
 
 pub mod liveness;
 pub mod transaction;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod model;

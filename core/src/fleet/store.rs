@@ -16,6 +16,7 @@ use crate::deployment::Deployment;
 use crate::host::reply::Reply;
 use crate::host::{Host, next_tick};
 use crate::model::name::DeploymentName;
+use crate::model::split::Split;
 use crate::setup::{self, SetupProblem};
 use crate::state::State;
 use crate::store::record::ModRevision;
@@ -86,6 +87,39 @@ pub trait FleetStore {
 
     /// Follows the states for as long as this instance leads; waits for it otherwise.
     fn follow<'a>(&'a self, following: Following<'a>) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+    /// What people ask for in the store itself, as far as it was not looked at yet. Empty where this instance does not follow, and
+    /// where a store has no place for it.
+    fn wishes(&self) -> Vec<Wish> {
+        Vec::new()
+    }
+
+    /// Shows beside a wish why it was not brought about.
+    fn refuse<'a>(&'a self, _: &'a dyn Host, _: &'a DeploymentName, _: Refused) -> Answer<'a, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// What a person or Git asks for in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The deployment's name, or what stands in its place.
+    pub name: String,
+    /// How often the wish was changed.
+    pub generation: u64,
+    /// How traffic is to be shared out, or what is wrong with it.
+    pub split: Result<Split, String>,
+}
+
+/// Why a wish was not brought about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Which wish.
+    pub generation: u64,
+    /// The problem's name in API and metrics, such as `colour-unhealthy`.
+    pub problem: &'static str,
+    /// A sentence for whoever wrote it.
+    pub message: String,
 }
 
 /// What a read has found.

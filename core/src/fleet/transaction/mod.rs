@@ -328,7 +328,8 @@ impl Attempt {
     fn evidence_in(&self, key: &KeyState) -> Option<Evidence> {
         let state = key.state.as_ref()?;
         if self.after.revision == self.before.revision {
-            let is_recorded = (&state.smoke, state.initial) == (&self.after.smoke, self.after.initial);
+            let recorded = |state: &State| (state.smoke.clone(), state.initial, state.asked);
+            let is_recorded = recorded(state) == recorded(&self.after);
             return is_recorded.then_some(Evidence::Made);
         }
         let made = self.after.history.newest();
