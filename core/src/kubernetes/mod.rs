@@ -17,4 +17,3 @@ mod record;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod model;
-
