@@ -209,7 +209,10 @@ impl KubernetesStore {
                 Ok(left) => self.object(host, name, left).await,
                 Err(late) => Err(late),
             };
-            let passing = |error: NoResponse| NoResponse { refusal: Some(Refusal::Passing), ..error };
+            let passing = |error: NoResponse| {
+                let refusal = error.refusal.filter(|refusal| *refusal == Refusal::Late).or(Some(Refusal::Passing));
+                NoResponse { refusal, ..error }
+            };
             return object.map(|object| PutReply::Lost(key_state(&object))).map_err(passing);
         }
         let object = self.understood(&answer)?;
@@ -271,6 +274,6 @@ fn key_state(object: &Object) -> KeyState {
 /// Nothing is. What the call was to do was not done.
 fn left(host: &dyn Host, until: Moment) -> Result<Duration, NoResponse> {
     let left = until.since(host.moment());
-    let late = || NoResponse { why: "there was no time left".to_owned(), refusal: Some(Refusal::Passing) };
+    let late = || NoResponse { why: "there was no time left".to_owned(), refusal: Some(Refusal::Late) };
     if left.is_zero() { Err(late()) } else { Ok(left) }
 }
