@@ -4,5 +4,8 @@
 
 mod cluster;
 
+mod replicas;
+
 mod applied;
 mod objects;
+mod store;
