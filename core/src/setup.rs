@@ -44,6 +44,8 @@ pub enum SetupProblem {
     VersionWaits,
     /// The fleet's store refuses to take the state.
     EtcdRefuses,
+    /// The API server does not take the state.
+    KubernetesRefuses,
     /// A receiver does not take notifications.
     NotificationsFailing,
 }
@@ -173,6 +175,7 @@ impl SetupProblem {
             Self::DemoToken => "demo-token",
             Self::VersionWaits => "version-waits",
             Self::EtcdRefuses => "etcd-refuses",
+            Self::KubernetesRefuses => "kubernetes-refuses",
             Self::NotificationsFailing => "notifications-failing",
         }
     }

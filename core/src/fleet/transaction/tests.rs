@@ -10,8 +10,9 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::*;
-use crate::etcd::deadline::WRITE_WITHIN;
 use crate::etcd::model::{Fate, Model, fleet};
+use crate::fleet::deadline::WRITE_WITHIN;
+use crate::host::grpc::GrpcRequest;
 use crate::model::author::{Author, Source};
 use crate::model::name::Reason;
 use crate::model::percent::Percent;
@@ -440,7 +441,7 @@ fn whatever_becomes_of_its_calls_a_write_ends_in_time_with_the_truth() {
         let is_made = model.value(KEY).is_some_and(|_| by_the_writer(&stored(&model)));
         match writer.end.expect("an end") {
             Ok(Committed::Made(..)) => assert!(is_made, "{seed}"),
-            Err(TxnError::Aborted(why)) => assert!(!is_made, "{seed}: {why}"),
+            Err(TxnError::Aborted(why)) => assert!(!is_made, "{seed}: {why:?}"),
             Err(TxnError::Indeterminate) => ends[usize::from(is_made)] += 1,
             other => panic!("{seed}: {other:?}"),
         }
