@@ -1,0 +1,157 @@
+//! The manifests under `envoy/gateway`, rendered by a real Envoy Gateway for a real Envoy.
+
+use anyhow::{Context, Result, ensure};
+use bluegreen_testbed::envoy::OPERATOR;
+use bluegreen_testbed::envoy_gateway::EnvoyGateway;
+use bluegreen_testbed::upstream::Behaviour;
+use bluegreen_testbed::{Admin, Load, Upstream, raw, repository, wait};
+use bluegreen_tests::admin::ensure_conflict;
+use bluegreen_tests::request::get;
+use bluegreen_tests::{IRIS, PATH, Switch, compile_fixture};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::image::Registry;
+use crate::manifests::manifests;
+
+/// The host that the HTTPRoute is for.
+const HOST: &str = "iris.example.com";
+
+/// The Gateway, as its listeners' names begin.
+const GATEWAY: &str = "models/iris";
+
+/// Envoy Gateway, the two Services, and the registry that has the image.
+struct Gateway {
+    gateway: EnvoyGateway,
+    manifests: Vec<Value>,
+    blue: Upstream,
+    green: Upstream,
+    _registry: Registry,
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    async fn start() -> Result<Self> {
+        Self::with(&std::fs::read(repository::wasm()?)?, |_| ()).await
+    }
+
+    /// With this module, and changed manifests.
+    async fn with(module: &[u8], change: impl FnOnce(&mut Vec<Value>)) -> Result<Self> {
+        let (blue, green) = (Upstream::start("blue").await?, Upstream::start("green").await?);
+        let registry = Registry::start(module).await?;
+        let mut manifests = manifests(&["proxy.yaml", "routes.yaml", "extensionpolicy.yaml"].map(|file| {
+            format!("envoy/gateway/{file}")
+        }))?;
+        // What Envoy Gateway does not read: those are for the cluster.
+        manifests.retain(|manifest| manifest["kind"] != "ConfigMap" && manifest["kind"] != "Service");
+        for manifest in &mut manifests {
+            let spec = &mut manifest["spec"];
+            if let Some(wasm) = spec.pointer_mut("/wasm/0") {
+                wasm["code"]["image"]["url"] = json!(registry.reference());
+                // No API server runs here.
+                wasm["config"].as_object_mut().context("no config")?.remove("kubernetes");
+                wasm["config"]["admin"] = json!({"path_prefix": "/bluegreen", "tokens": [
+                    {"name": "operator", "role": "operator", "sha256": sha256(OPERATOR)},
+                ]});
+            }
+            spec.as_object_mut().map(|spec| spec.remove("bootstrap"));
+        }
+        for (name, upstream) in [("iris-blue", &blue), ("iris-green", &green)] {
+            let port = upstream.address().port();
+            manifests.iter_mut().for_each(|manifest| set_port(manifest, name, port));
+            manifests.push(json!({
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": name, "namespace": "models"},
+                "spec": {"clusterIP": upstream.address().ip(), "ports": [{"port": port, "protocol": "TCP"}]},
+            }));
+        }
+        manifests.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "models"}}));
+        change(&mut manifests);
+        let gateway = EnvoyGateway::start(&manifests).await?;
+        let this = Self { gateway, manifests, blue, green, _registry: registry };
+        Ok(this)
+    }
+
+    async fn load(&self) -> Result<Load> {
+        Ok(Load::new(self.gateway.listener(GATEWAY, "http").await?, PATH).host(HOST))
+    }
+
+    async fn admin(&self) -> Result<Admin> {
+        let address = self.gateway.listener(GATEWAY, "admin").await?;
+        let admin = Admin::new(&format!("http://{address}/bluegreen")).token(OPERATOR);
+        let health = || async { Ok(admin.anonymous().get("/healthz").await.map_or(0, |answer| answer.status.as_u16())) };
+        wait::until("the module from the registry", health, |status| *status == 200)
+            .await
+            .with_context(|| self.gateway.log().tail(60))?;
+        Ok(admin)
+    }
+
+    async fn ask(&self, path: &str, headers: &[(&str, &[u8])]) -> Result<raw::Answer> {
+        let all = [&[("host", HOST.as_bytes())], headers].concat();
+        raw::exchange(self.gateway.listener(GATEWAY, "http").await?, get(path, &all)).await
+    }
+}
+
+/// Writes the port of a Service into all references to it.
+fn set_port(value: &mut Value, name: &str, port: u16) {
+    match value {
+        Value::Object(members) => {
+            if members.get("name").is_some_and(|found| found == name) && members.contains_key("port") {
+                members.insert("port".to_owned(), json!(port));
+            }
+            members.values_mut().for_each(|member| set_port(member, name, port));
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(|element| set_port(element, name, port)),
+        _ => {}
+    }
+}
+
+fn sha256(text: &str) -> String {
+    use sha2::{Digest, Sha256};
+    hex::encode(Sha256::digest(text))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_switch_story_runs_on_what_envoy_gateway_renders() -> Result<()> {
+    let gateway = Gateway::start().await?;
+    let admin = gateway.admin().await?;
+    let report = gateway.load().await?.at_most(40).run().await;
+    report.ensure_no_failures()?;
+    ensure!(report.count("blue") == 40, "the initial colour does not serve: {:?}", report.colours());
+
+    let tested = gateway.ask(PATH, &[("x-bluegreen-override", b"green")]).await?;
+    ensure!(tested.body.contains("green") && tested.header("x-bluegreen-version") == Some("2"), "{tested:?}");
+    let spoofed = gateway.ask(PATH, &[("x-bluegreen-shadow", b"green"), ("x-bluegreen-colour", b"green")]).await?;
+    ensure!(spoofed.body.contains("blue") && gateway.green.requests() == 1, "{spoofed:?}");
+
+    admin.patch(IRIS, &[("canary_percent", "10")]).await?.accepted()?;
+    let report = gateway.load().await?.connections(1).at_most(200).run().await;
+    report.ensure_truthful()?;
+    ensure!((19..=21).contains(&report.count("green")), "{:?}", report.colours());
+
+    for (active, copied_to) in [("blue", &gateway.green), ("green", &gateway.blue)] {
+        let shadowed = [("active", active), ("canary_percent", "0"), ("shadow_percent", "100")];
+        admin.patch(IRIS, &shadowed).await?.accepted()?;
+        let before = copied_to.requests();
+        let report = gateway.load().await?.at_most(20).run().await;
+        report.ensure_no_failures()?;
+        ensure!(report.count(active) == 20, "{:?}", report.colours());
+        wait::until("the copies", || async { Ok(copied_to.requests() - before) }, |copies| *copies == 20).await?;
+    }
+    admin.patch(IRIS, &[("active", "blue"), ("shadow_percent", "0")]).await?.accepted()?;
+
+    gateway.green.behave_when_probed(Behaviour::Status(503));
+    let promote = admin.promoting(IRIS).query(&[("to", "green")]);
+    ensure_conflict(&promote.send().await?, "colour-unhealthy", "503")?;
+    gateway.green.behave_when_probed(Behaviour::Answer);
+    Switch::back_and_forth(gateway.load().await?, &admin).await?;
+
+    // The admin API is on its own listener alone.
+    for path in ["/bluegreen/healthz", "/invocations/../bluegreen/healthz", "/bluegreen/v1/deployments"] {
+        let answer = gateway.ask(path, &[("authorization", b"Bearer demo-operator-token")]).await?;
+        ensure!(answer.status == 404, "{path} on the public listener: {answer:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! Real control planes: Kubernetes' API server, and the meshes that configure Envoys.
+//!
+//! `cargo xtask test --suite mesh` runs this; it builds them from their sources, once.
+
+mod cluster;
+
+mod replicas;
+
+mod applied;
+mod objects;
+mod store;
