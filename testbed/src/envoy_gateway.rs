@@ -192,8 +192,11 @@ fn write(folder: &Path, manifests: &[Value]) -> Result<()> {
         proxy["spec"]["concurrency"] = json!(2);
         proxy["spec"]["extraArgs"] = json!(["--disable-hot-restart", "--admin-address-path", folder.join("admin")]);
     }
-    let patches: Vec<Value> =
-        manifests.iter().filter(|manifest| manifest["kind"] == "Gateway").map(|gateway| patch(folder, gateway)).collect();
+    let patches: Vec<Value> = manifests
+        .iter()
+        .filter(|manifest| manifest["kind"] == "Gateway")
+        .map(|gateway| patch(folder, gateway))
+        .collect();
     all.extend(patches);
     let text: String = all.iter().map(|manifest| format!("---\n{manifest}\n")).collect();
     // Moved, so that it never reads half of it.

@@ -18,7 +18,6 @@ mod gateway;
 mod growth;
 mod guard;
 mod in_force;
-mod istio;
 mod kubernetes;
 mod manifests;
 mod marks;

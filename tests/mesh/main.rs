@@ -3,9 +3,14 @@
 //! `cargo xtask test --suite mesh` runs this; it builds them from their sources, once.
 
 mod cluster;
+mod image;
+mod local;
 
 mod replicas;
 
 mod applied;
+mod envoy_gateway;
+mod istio;
 mod objects;
+mod serving;
 mod store;
