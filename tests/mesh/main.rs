@@ -5,6 +5,7 @@
 mod cluster;
 mod image;
 mod local;
+mod manifests;
 
 mod replicas;
 
