@@ -14,7 +14,6 @@ mod control_plane;
 mod crash;
 mod drain;
 mod failover;
-mod gateway;
 mod growth;
 mod guard;
 mod in_force;

@@ -1,5 +1,7 @@
 //! The manifests under `envoy/gateway`, rendered by a real Envoy Gateway for a real Envoy.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::envoy::OPERATOR;
 use bluegreen_testbed::envoy_gateway::EnvoyGateway;
@@ -13,7 +15,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::image::Registry;
-use crate::local::read;
+use crate::manifests::manifests;
 
 /// All of them.
 const FILES: [&str; 3] =
@@ -44,8 +46,8 @@ impl Gateway {
     async fn with(module: &[u8], change: impl FnOnce(&mut Vec<Value>)) -> Result<Self> {
         let (blue, green) = (Upstream::start("blue").await?, Upstream::start("green").await?);
         let registry = Registry::start(module).await?;
-        let mut manifests = read(&FILES)?;
-        // What Envoy Gateway does not read: those are for the cluster.
+        let mut manifests = manifests(&FILES.map(str::to_owned))?;
+        // Those are for the cluster.
         manifests.retain(|manifest| manifest["kind"] != "ConfigMap" && manifest["kind"] != "Service");
         for manifest in &mut manifests {
             let spec = &mut manifest["spec"];
@@ -59,19 +61,9 @@ impl Gateway {
             }
             spec.as_object_mut().map(|spec| spec.remove("bootstrap"));
         }
-        for (name, upstream) in [("iris-blue", &blue), ("iris-green", &green)] {
-            let port = upstream.address().port();
-            manifests.iter_mut().for_each(|manifest| set_port(manifest, name, port));
-            manifests.push(json!({
-                "apiVersion": "v1",
-                "kind": "Service",
-                "metadata": {"name": name, "namespace": "models"},
-                "spec": {"clusterIP": upstream.address().ip(), "ports": [{"port": port, "protocol": "TCP"}]},
-            }));
-        }
-        manifests.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "models"}}));
         change(&mut manifests);
-        let gateway = EnvoyGateway::start(&manifests).await?;
+        let services = BTreeMap::from([("iris-blue", blue.address()), ("iris-green", green.address())]);
+        let gateway = EnvoyGateway::start(&manifests, &services).await?;
         Ok(Self { gateway, blue, green, _registry: registry })
     }
 
@@ -92,20 +84,6 @@ impl Gateway {
     async fn ask(&self, path: &str, headers: &[(&str, &[u8])]) -> Result<raw::Answer> {
         let all = [&[("host", HOST.as_bytes())], headers].concat();
         raw::exchange(self.gateway.listener(GATEWAY, "http").await?, get(path, &all)).await
-    }
-}
-
-/// Writes the port of a Service into all references to it.
-fn set_port(value: &mut Value, name: &str, port: u16) {
-    match value {
-        Value::Object(members) => {
-            if members.get("name").is_some_and(|found| found == name) && members.contains_key("port") {
-                members.insert("port".to_owned(), json!(port));
-            }
-            members.values_mut().for_each(|member| set_port(member, name, port));
-        }
-        Value::Array(elements) => elements.iter_mut().for_each(|element| set_port(element, name, port)),
-        _ => {}
     }
 }
 
@@ -175,7 +153,8 @@ async fn a_filter_that_fails_leaves_the_traffic_to_the_stable_rule() -> Result<(
 
 #[tokio::test]
 async fn a_security_policy_comes_before_the_filter() -> Result<()> {
-    let gateway = Gateway::with(&std::fs::read(repository::wasm()?)?, |manifests| {
+    let module = std::fs::read(repository::wasm()?)?;
+    let gateway = Gateway::with(&module, |manifests| {
         manifests.push(json!({
             "apiVersion": "gateway.envoyproxy.io/v1alpha1",
             "kind": "SecurityPolicy",

@@ -5,9 +5,13 @@
 mod cluster;
 mod image;
 mod local;
+mod manifests;
+
+mod replicas;
 
 mod applied;
 mod envoy_gateway;
 mod istio;
 mod objects;
 mod serving;
+mod store;
