@@ -73,9 +73,8 @@ impl Example {
         let mut manifests = Self::manifests(&server, name).await?;
         let services = services(&manifests)?;
         // istiod takes these alone; the others are for Kubernetes and KServe.
-        manifests.retain(|manifest| {
-            manifest["apiVersion"].as_str().is_some_and(|version| version.contains(".istio.io/"))
-        });
+        manifests
+            .retain(|manifest| manifest["apiVersion"].as_str().is_some_and(|version| version.contains(".istio.io/")));
         manifests.iter_mut().for_each(as_traffic_extension);
         change(&mut manifests);
         let local = Local::new(&server, 1)?;
@@ -208,7 +207,8 @@ fn as_traffic_extension(manifest: &mut Value) {
 /// The Service of an example with the pods of both colours: which port of a pod is where, and the labels are the Deployments'.
 fn pods(manifests: &[Value], pods: &[(&str, BTreeMap<&str, SocketAddr>)]) -> Result<Vec<Value>> {
     let of_kind = |kind: &'static str| manifests.iter().filter(move |manifest| manifest["kind"] == kind);
-    let service = of_kind("Service").find(|service| service["metadata"]["namespace"] == "models").context("no Service")?;
+    let service =
+        of_kind("Service").find(|service| service["metadata"]["namespace"] == "models").context("no Service")?;
     let ports: Value = list(&service["spec"]["ports"])
         .iter()
         .map(|port| {
@@ -256,7 +256,10 @@ async fn each_colour_of_kserve_is_asked_for_its_own_host() -> Result<()> {
     for path in [v1, v2] {
         ensure!(example.colour(path).await? == "green", "{path}: the promoted colour does not serve");
     }
-    ensure!(knative.unknown_hosts.load(Ordering::SeqCst) == 0, "something was asked for a host that Knative does not know");
+    ensure!(
+        knative.unknown_hosts.load(Ordering::SeqCst) == 0,
+        "something was asked for a host that Knative does not know"
+    );
     // A client cannot choose the colour by asking for its host.
     for colour in ["blue", "green"] {
         let host = format!("iris-{colour}-predictor.models.svc.cluster.local");
@@ -276,7 +279,8 @@ async fn a_wrong_host_of_kserve_gets_no_traffic() -> Result<()> {
     let services = |_: &[Value]| Ok(vec![knative.service()]);
     let example = Example::with("kserve", "iris.example.com", services, |manifests| {
         for configuration in manifests.iter_mut().flat_map(configurations) {
-            configuration["deployments"][IRIS]["colours"]["green"]["authority"] = json!("iris-green.models.example.com");
+            configuration["deployments"][IRIS]["colours"]["green"]["authority"] =
+                json!("iris-green.models.example.com");
         }
     });
     let example = example.await?;
@@ -313,7 +317,8 @@ async fn a_stream_of_vllm_stays_with_its_model_and_a_conversation_with_its_versi
     // The first token arrives while the last one is not written yet; a switch in between moves the next request only.
     let mut script = blue.script();
     let mut client = raw::Connection::open(example.traffic()?).await?;
-    let request = format!("POST {PATH} HTTP/1.1\r\nhost: chat.example.com\r\ncontent-length: 16\r\n\r\n{{\"stream\": true}}");
+    let request =
+        format!("POST {PATH} HTTP/1.1\r\nhost: chat.example.com\r\ncontent-length: 16\r\n\r\n{{\"stream\": true}}");
     client.write(request).await?;
     let mut reply = loop {
         let mut exchange = script.next().await?;
@@ -359,15 +364,13 @@ async fn triton_switches_over_http_and_over_grpc() -> Result<()> {
     for grpc in [&blue_grpc, &green_grpc] {
         grpc.behave(Behaviour::Grpc { status: 14, one_in: u64::MAX });
     }
-    let servers = [("ranker-blue", &blue, &blue_grpc), ("ranker-green", &green, &green_grpc)].map(|(name, http, grpc)| {
-        (name, BTreeMap::from([("http", http.address()), ("grpc", grpc.address())]))
-    });
+    let servers = [("ranker-blue", &blue, &blue_grpc), ("ranker-green", &green, &green_grpc)]
+        .map(|(name, http, grpc)| (name, BTreeMap::from([("http", http.address()), ("grpc", grpc.address())])));
     let example = Example::start("triton", "ranker.example.com", |manifests| pods(manifests, &servers)).await?;
     let admin = example.admin()?;
     const GRPC: &str = "/inference.GRPCInferenceService/ModelInfer";
-    let grpc = || -> Result<Load> {
-        Ok(example.load(GRPC)?.http2().header("content-type", b"application/grpc")?.at_most(20))
-    };
+    let grpc =
+        || -> Result<Load> { Ok(example.load(GRPC)?.http2().header("content-type", b"application/grpc")?.at_most(20)) };
     for colour in ["blue", "green"] {
         for deployment in ["ranker", "ranker-grpc"] {
             let switched = [("active", colour)];
