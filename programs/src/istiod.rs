@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::checkout::Checkout;
-use crate::go::{self, Program};
+use crate::go::Program;
 use crate::kubernetes::named;
 
 /// The environment variable that names the binary of istiod.
@@ -25,12 +25,6 @@ pub fn obtain(checkout: &Checkout) -> Result<PathBuf> {
         Some(path) => std::path::absolute(path).context(PILOT_DISCOVERY),
         None => PROGRAM.obtain(checkout),
     }
-}
-
-/// The file with the definitions of Istio's kinds, as its charts install them.
-pub fn definitions(checkout: &Checkout) -> Result<PathBuf> {
-    let sources = go::sources(checkout, PROGRAM.module, "istio.io/istio")?;
-    Ok(sources.join("manifests/charts/base/files/crd-all.gen.yaml"))
 }
 
 // === tests ===

@@ -8,6 +8,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -38,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// The server. It ends with this value.
 #[derive(Debug)]
 pub struct KubeApiServer {
-    process: Option<ManagedProcess>,
+    process: Mutex<Option<ManagedProcess>>,
     address: SocketAddr,
     folder: TempDir,
     etcd: Etcd,
@@ -69,7 +70,7 @@ impl KubeApiServer {
     pub async fn start() -> Result<Self> {
         let etcd = Etcd::start(1).await?;
         let folder = TempDir::with_prefix("bluegreen-kubernetes-")?;
-        let mut server = Self { process: None, address: loopback(ports::free()?), folder, etcd };
+        let server = Self { process: Mutex::default(), address: loopback(ports::free()?), folder, etcd };
         // With this key the server signs the tokens of service accounts.
         let mut openssl = Command::new("openssl");
         openssl.args(["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out"]).arg(server.path("accounts.key"));
@@ -96,16 +97,16 @@ impl KubeApiServer {
 
     /// The process, while it runs.
     pub fn id(&self) -> Result<u32> {
-        Ok(self.process.as_ref().context("the API server does not run")?.id())
+        Ok(self.process().as_ref().context("the API server does not run")?.id())
     }
 
     /// Ends it as a crash would. What it has stored stays.
-    pub fn kill(&mut self) -> Result<()> {
-        self.process.take().context("the API server does not run")?.kill()
+    pub fn kill(&self) -> Result<()> {
+        self.process().take().context("the API server does not run")?.kill()
     }
 
     /// Starts it again, at the same address with what it had stored, and waits until it is ready.
-    pub async fn restart(&mut self) -> Result<()> {
+    pub async fn restart(&self) -> Result<()> {
         let mut command = Command::new(program(KUBE_APISERVER, "kube-apiserver")?);
         let accounts = self.path("accounts.key");
         let etcd = self.etcd.clients().iter().map(|client| format!("http://{client}")).collect::<Vec<_>>().join(",");
@@ -123,7 +124,7 @@ impl KubeApiServer {
             .arg(&accounts)
             .arg("--service-account-key-file")
             .arg(&accounts);
-        self.process = Some(ManagedProcess::start("kube-apiserver", command)?);
+        *self.process() = Some(ManagedProcess::start("kube-apiserver", command)?);
         self.until_ready().await
     }
 
@@ -176,6 +177,10 @@ impl KubeApiServer {
         Ok(path)
     }
 
+    fn process(&self) -> MutexGuard<'_, Option<ManagedProcess>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -183,12 +188,12 @@ impl KubeApiServer {
     async fn until_ready(&self) -> Result<()> {
         let kubectl = self.kubectl()?;
         let look = || async {
-            self.process.as_ref().context("the API server does not run")?.ensure_running()?;
+            self.process().as_ref().context("the API server does not run")?.ensure_running()?;
             Ok(kubectl.run(&["get", "--raw=/readyz"]).await)
         };
         let is_ready = |answer: &Result<Output>| answer.as_ref().is_ok_and(|answer| answer.is_success);
         let ready = wait::until_within(PATIENCE, "the API server", look, is_ready).await;
-        let log = || self.process.as_ref().map(|process| process.log().tail(10)).unwrap_or_default();
+        let log = || self.process().as_ref().map(|process| process.log().tail(10)).unwrap_or_default();
         ready.map(drop).with_context(|| format!("its log ends with:\n{}", log()))
     }
 }

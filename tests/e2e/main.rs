@@ -17,8 +17,6 @@ mod failover;
 mod growth;
 mod guard;
 mod in_force;
-mod istio;
-mod kubernetes;
 mod manifests;
 mod marks;
 mod neighbours;

@@ -54,7 +54,11 @@ impl Shipped {
                 self.look_into(path)?;
             } else if path.extension().is_some_and(|extension| extension == "yaml") {
                 let documents = read(path)?;
-                let is_manifest = |document: &Value| document["apiVersion"].is_string() && document["kind"].is_string();
+                // An IstioOperator is for istioctl.
+                let is_manifest = |document: &Value| {
+                    document["apiVersion"].is_string()
+                        && document["kind"].as_str().is_some_and(|kind| kind != "IstioOperator")
+                };
                 let is_kustomization = path.file_name().is_some_and(|name| name == "kustomization.yaml");
                 if documents.iter().all(is_manifest) && !is_kustomization {
                     self.files.push((path.clone(), documents));

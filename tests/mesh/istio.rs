@@ -1,12 +1,14 @@
 //! The whole switch story in Envoys that a real istiod configures from the manifests under `envoy/istio`.
 
+use std::env;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use bluegreen_programs::definitions::DEFINITIONS;
 use bluegreen_testbed::upstream::Behaviour;
-use bluegreen_testbed::{Admin, Envoy, Istiod, KubeApiServer, Load, Upstream, raw, wait};
+use bluegreen_testbed::{Admin, Envoy, Istiod, KubeApiServer, Load, Upstream, raw, repository, wait};
 use bluegreen_tests::admin::ensure_conflict;
 use bluegreen_tests::request::get;
 use bluegreen_tests::{IRIS, PATH, Switch, compile_fixture};
@@ -14,8 +16,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cluster::shared;
-use crate::local::{Local, OPERATOR, Replica, configurations, list, model_servers};
-use crate::manifests::manifests;
+use crate::local::{Local, OPERATOR, Replica, configurations, list, model_servers, parse, read};
 
 /// The host that the VirtualService is for.
 const HOST: &str = "iris.example.com";
@@ -40,7 +41,42 @@ struct Mesh {
     manifests: Vec<Value>,
     blue: Upstream,
     green: Upstream,
-    _server: Arc<KubeApiServer>,
+    server: Arc<KubeApiServer>,
+}
+
+/// How a gateway was installed.
+struct Installer {
+    overlay: &'static str,
+    namespace: &'static str,
+    label: &'static str,
+    account: &'static str,
+}
+
+/// The gateway that `istioctl install` makes.
+const ISTIOCTL: Installer = Installer {
+    overlay: "envoy/kubernetes/istio",
+    namespace: "istio-system",
+    label: "ingressgateway",
+    account: "istio-ingressgateway-service-account",
+};
+
+/// The gateway that Helm's chart makes.
+const HELM: Installer = Installer {
+    overlay: "envoy/kubernetes/istio-helm",
+    namespace: "istio-ingress",
+    label: "ingress",
+    account: "istio-ingress",
+};
+
+/// An Envoy for each replica.
+async fn gateway(istiod: &Istiod, local: &Local, installer: &Installer) -> Result<Vec<Envoy>> {
+    let labels = json!({"istio": installer.label});
+    let mut envoys = Vec::new();
+    for replica in local.replicas() {
+        let bootstrap = istiod.bootstrap(&replica.pod(installer.namespace, &labels))?;
+        envoys.push(Envoy::with(bootstrap).start().await?);
+    }
+    Ok(envoys)
 }
 
 // === impl Mesh ===
@@ -48,16 +84,15 @@ struct Mesh {
 impl Mesh {
     /// A gateway with the plugin of a file, and perhaps without the filter.
     async fn start(plugin: Option<&str>, replicas: usize) -> Result<Self> {
-        let files: Vec<String> = BESIDE.into_iter().chain(plugin).map(str::to_owned).collect();
-        Self::with(manifests(&files)?, replicas).await
+        let files = [BESIDE.as_slice(), plugin.as_slice()].concat();
+        Self::with(read(&files)?, replicas).await
     }
 
     /// A gateway where somebody else's plugin runs in front of the filter.
     async fn beside_a_foreign_plugin(modules: &Path) -> Result<Self> {
         let url = format!("file://{}", compile_fixture("foreign.wat", modules)?.display());
         let wasm = json!({"url": url, "pluginName": "foreign", "pluginConfig": {"any": "thing"}});
-        let files = BESIDE.into_iter().chain(["envoy/istio/trafficextension.yaml"]).map(str::to_owned);
-        let mut all = manifests(&files.collect::<Vec<_>>())?;
+        let mut all = read(&[BESIDE.as_slice(), &["envoy/istio/trafficextension.yaml"]].concat())?;
         all.push(json!({
             "apiVersion": "extensions.istio.io/v1alpha1",
             "kind": "TrafficExtension",
@@ -78,13 +113,33 @@ impl Mesh {
         let mut delivered = local.manifests(&manifests)?;
         delivered.push(model_servers(SERVICE, 8080, &blue, &green));
         let istiod = Istiod::with_files(&server, &delivered).await?;
-        let labels = json!({"istio": "ingressgateway"});
-        let mut envoys = Vec::new();
-        for replica in local.replicas() {
-            let bootstrap = istiod.bootstrap(&replica.pod("istio-system", &labels))?;
-            envoys.push(Envoy::with(bootstrap).start().await?);
+        let envoys = gateway(&istiod, &local, &ISTIOCTL).await?;
+        Ok(Self { envoys, istiod, local, manifests, blue, green, server })
+    }
+
+    /// A gateway for which an overlay was applied to an API server of its own, as users do it.
+    async fn applied(installer: &Installer, replicas: usize) -> Result<Self> {
+        let server = Arc::new(KubeApiServer::start().await?);
+        let kubectl = server.kubectl()?;
+        let definitions = env::var(DEFINITIONS).with_context(|| format!("{DEFINITIONS} is not set"))?;
+        let istio = definitions.split(':').find(|place| place.contains("/istio.io/"));
+        kubectl.ok(&["apply", "--server-side", "-f", istio.context("no definitions of Istio's")?]).await?;
+        kubectl.ok(&["wait", "--for=condition=Established", "crd", "--all"]).await?;
+        for namespace in [installer.namespace, "models"] {
+            kubectl.ok(&["create", "namespace", namespace]).await?;
         }
-        Ok(Self { envoys, istiod, local, manifests, blue, green, _server: server })
+        let overlay = repository::root().join(installer.overlay);
+        let manifests = parse(&kubectl.ok(&["kustomize", &overlay.to_string_lossy()]).await?)?;
+        let (blue, green) = (Upstream::start("blue").await?, Upstream::start("green").await?);
+        let local = Local::new(&server, replicas)?;
+        let (definitions, mut applied): (Vec<_>, Vec<_>) =
+            local.manifests(&manifests)?.into_iter().partition(|one| one["kind"] == "CustomResourceDefinition");
+        kubectl.apply(&definitions).await?.ok("apply")?;
+        applied.push(model_servers(SERVICE, 8080, &blue, &green));
+        kubectl.apply(&applied).await?.ok("apply")?;
+        let istiod = Istiod::start(&server).await?;
+        let envoys = gateway(&istiod, &local, installer).await?;
+        Ok(Self { envoys, istiod, local, manifests, blue, green, server })
     }
 
     fn delivered(&self, manifests: &[Value]) -> Result<Vec<Value>> {
@@ -146,6 +201,28 @@ impl Mesh {
         Ok(list(manager).iter().filter_map(|filter| filter["name"].as_str()).map(str::to_owned).collect())
     }
 
+    /// Fails unless the service account that the installer gives to the gateway's pods may do what the filter does, and no more.
+    async fn ensure_the_pods_may_what_the_filter_does(&self, installer: &Installer) -> Result<()> {
+        let Installer { namespace, account, .. } = installer;
+        let pods = self.server.kubectl()?.acting_for(&format!("system:serviceaccount:{namespace}:{account}"));
+        let ours = "bluegreens.bluegreen.dev";
+        for (question, is_allowed) in [
+            (["list", ours, "-nmodels"].as_slice(), true),
+            (&["create", ours, "-nmodels"], true),
+            (&["update", ours, "--subresource=status", "-nmodels"], true),
+            (&["get", "secrets/bluegreen-admin-tokens", "-nmodels"], true),
+            (&["update", ours, "-nmodels"], false),
+            (&["get", "secrets/another", "-nmodels"], false),
+            (&["list", "secrets", "-nmodels"], false),
+            (&["list", ours, "-ndefault"], false),
+        ] {
+            let question = [&["auth", "can-i"], question].concat();
+            let answer = pods.run(&question).await?;
+            ensure!(answer.is_success == is_allowed, "{account}: {question:?} is answered {answer:?}");
+        }
+        Ok(())
+    }
+
     /// Everything that an operator does with a deployment.
     async fn tell_the_story(&self) -> Result<()> {
         let admin = self.admin(0)?;
@@ -197,6 +274,20 @@ impl Mesh {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_switch_story_runs_on_a_traffic_extension() -> Result<()> {
     Mesh::start(Some("envoy/istio/trafficextension.yaml"), 1).await?.tell_the_story().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_switch_story_runs_on_the_wasm_plugin_that_kubectl_applied_for_the_gateway_of_istioctl() -> Result<()> {
+    let mesh = Mesh::applied(&ISTIOCTL, 1).await?;
+    mesh.ensure_the_pods_may_what_the_filter_does(&ISTIOCTL).await?;
+    mesh.tell_the_story().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_switch_story_runs_on_the_wasm_plugin_that_kubectl_applied_for_the_gateway_of_helm() -> Result<()> {
+    let mesh = Mesh::applied(&HELM, 1).await?;
+    mesh.ensure_the_pods_may_what_the_filter_does(&HELM).await?;
+    mesh.tell_the_story().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -318,7 +409,7 @@ async fn without_a_store_each_replica_has_a_state_of_its_own() -> Result<()> {
 #[tokio::test]
 async fn a_foreign_plugin_in_the_same_empty_vm_id_moves_no_traffic_and_stops_no_switch() -> Result<()> {
     let modules = TempDir::new()?;
-    let mesh = Mesh::beside_a_foreign_plugin(modules.path()).await?;
+    let mut mesh = Mesh::beside_a_foreign_plugin(modules.path()).await?;
     let admin = mesh.admin(0)?;
     for header in ["x-foreign", "x-hostile"] {
         admin.patch(IRIS, &[("active", "green")]).await?.accepted()?;
@@ -331,5 +422,16 @@ async fn a_foreign_plugin_in_the_same_empty_vm_id_moves_no_traffic_and_stops_no_
             ensure!(mesh.colour(0).await? == colour, "{header}: {colour} was asked for after the plugin had written");
         }
     }
+    // It costs no history, and a push meanwhile moves no traffic.
+    admin.patch(IRIS, &[("active", "green")]).await?.accepted()?;
+    let before = admin.history(IRIS).await?;
+    mesh.ask(&[("x-foreign", b"write")]).await?;
+    ensure!(admin.history(IRIS).await? == before, "the history before was {before:?}");
+    mesh.push(|configuration| configuration["deployments"][IRIS]["colours"]["green"]["version"] = json!("2.1"))?;
+    let version = || async { Ok(mesh.ask(&[]).await?.header("x-bluegreen-version").map(str::to_owned)) };
+    wait::until("the pushed version", version, |version| version.as_deref() == Some("2.1")).await?;
+    ensure!(mesh.colour(0).await? == "green", "the push undid the switch");
+    let state = admin.rollback(IRIS).await?;
+    ensure!(mesh.colour(0).await? == "blue", "no way back: {state:?}");
     Ok(())
 }

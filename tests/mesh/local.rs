@@ -1,6 +1,7 @@
 //! The shipped manifests, changed so that they run on this machine: free loopback ports, the built module, model servers of
 //! the tests, an API server that is not in the same cluster.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -228,6 +229,17 @@ pub fn model_servers(host: &str, port: u16, blue: &Upstream, green: &Upstream) -
             "endpoints": [endpoint("blue", blue), endpoint("green", green)],
         },
     })
+}
+
+/// The manifests of shipped files, in order.
+pub fn read(files: &[&str]) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    for file in files {
+        let path = repository::root().join(file);
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        all.extend(parse(&text).with_context(|| format!("{file} is no list of manifests"))?);
+    }
+    Ok(all)
 }
 
 /// The manifests of a text.

@@ -7,8 +7,11 @@ mod image;
 mod local;
 mod manifests;
 
+mod replicas;
+
 mod applied;
 mod envoy_gateway;
 mod istio;
 mod objects;
 mod serving;
+mod store;

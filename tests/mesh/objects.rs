@@ -159,6 +159,9 @@ async fn everyone_may_do_what_they_need_and_nothing_else() -> Result<()> {
         (&filter, "delete", "bluegreens", false),
         (&filter, "update", "bluegreens/iris --subresource=status", true),
         (&filter, "patch", "bluegreens/iris --subresource=status", false),
+        (&filter, "create", "bluegreennotes", true),
+        (&filter, "deletecollection", "bluegreennotes", true),
+        (&filter, "watch", "bluegreennotes", false),
         (&filter, "get", "secrets/bluegreen-admin-tokens", true),
         (&filter, "get", "secrets/another", false),
         (&filter, "list", "secrets", false),
@@ -168,6 +171,7 @@ async fn everyone_may_do_what_they_need_and_nothing_else() -> Result<()> {
         (&edith, "patch", "bluegreens", true),
         (&edith, "delete", "bluegreens", true),
         (&edith, "update", "bluegreens/iris --subresource=status", false),
+        (&edith, "list", "bluegreennotes", false),
         (&nobody, "get", "bluegreens", false),
     ] {
         let mut arguments = vec!["auth", "can-i", verb];

@@ -1,6 +1,6 @@
 //! What the Envoys of a fleet tell each other about a canary, so that all their requests are evidence in one test.
 //!
-//! Each Envoy turns its own requests into evidence, adds it up for each second, and keeps a record of it in etcd: what nobody
+//! Each Envoy turns its own requests into evidence, adds it up for each second, and keeps a record of it in the fleet's store: what nobody
 //! has played yet. One Envoy is the judge for a while. It adds up what all say about a second and a test, plays it, and
 //! writes how the analysis stands, together with the last second that was played of each test, on the condition that the last judgement is still
 //! the one that it began with. So a second is played once, whichever Envoy judges, and however many do at the same time.
@@ -200,7 +200,7 @@ fn shortened(evidence: &Evidence) -> Evidence {
 // === impl Statement ===
 
 impl Statement {
-    /// The statement that stands in a value of etcd; none where something else does.
+    /// The statement that stands in a value; none where something else does.
     pub fn decode(value: &[u8]) -> Option<Self> {
         serde_json::from_slice(value).ok()
     }
@@ -219,7 +219,7 @@ impl Statement {
 // === impl Judgement ===
 
 impl Judgement {
-    /// The judgement that stands in a value of etcd; none where something else does.
+    /// The judgement that stands in a value; none where something else does.
     pub fn decode(value: &[u8]) -> Option<Self> {
         serde_json::from_slice(value).ok()
     }

@@ -1,7 +1,7 @@
-//! One change in the fleet, from the first call to etcd to the certainty of what became of it.
+//! One change in the fleet, from the first call to its store to the certainty of what became of it.
 //!
-//! First the key is read. That takes a quorum, so a minority of etcd's members refuses here, before anything is sent that
-//! could take effect later. Then the state that was decided on is put there, on condition that the key's last write is
+//! First the state is read. A store that has lost its quorum refuses here, before anything is sent that could take effect
+//! later. Then the state that was decided on is put there, on condition that the key's last write is
 //! still the one that was read; else the winner's state comes back and is decided on anew.
 //!
 //! An answer to the put can get lost, and the put be carried out all the same, even later. Then it is sent again: its
@@ -13,22 +13,19 @@
 //! n²/2 puts, each with the whole state in its answer. So a writer that has lost a few times waits for its turn among those
 //! on the same thread, of which one goes after the other.
 //!
-//! What etcd refuses is no lost answer ([`refusal`](super::refusal)): the writer is told at once, with etcd's reason. Only that etcd is
+//! What the store refuses is no lost answer ([`refusal`](super::refusal)): the writer is told at once, with the store's reason. Only that it is
 //! out of space leaves to be seen whether the change was made, which the key tells.
 //!
-//! All of this has an end, whatever etcd does: the [`deadline`](super::deadline).
+//! All of this has an end, whatever the store does: the [`deadline`](super::deadline).
 
-use std::fmt;
 use std::time::Duration;
 
 use futures_lite::future;
 
 use super::deadline::{CallKind, Deadline};
-use super::messages::{RangeResponse, ResponseHeader, TxnResponse};
 use super::refusal::{NoResponse, Refusal};
-use super::store::{EtcdStore, KeyState, QueueTurn, decode, revision_of};
+use super::store::{FleetStore, KeyState, Put, PutReply, Read, Turn};
 use crate::host::Host;
-use crate::host::grpc::{GrpcReply, GrpcRequest};
 use crate::model::name::DeploymentName;
 use crate::state::State;
 use crate::store::record::{Loaded, ModRevision, ReplacePolicy};
@@ -69,11 +66,11 @@ pub enum TxnError<E> {
 /// Why it is certain that nothing was changed: a clause for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotCommitted {
-    /// Etcd did not say what the key holds, for this reason; so nothing was sent.
+    /// The store did not say what the key holds, for this reason; so nothing was sent.
     Unread(String),
     /// The change could not be sent, for this reason.
     Unsent(String),
-    /// Etcd refused it, for this reason.
+    /// The store refused it, for this reason.
     Refused(String),
     /// The time was over before the change could be sent.
     Late,
@@ -83,11 +80,11 @@ pub enum NotCommitted {
 
 /// A change under way.
 struct Transaction<'t> {
-    etcd: &'t EtcdStore,
+    fleet: &'t dyn FleetStore,
     host: &'t dyn Host,
     name: &'t DeploymentName,
-    /// What was known here before etcd was asked: the state to start from where the key holds none, and its write, which
-    /// etcd knows too, unless it has gone back in time.
+    /// What was known here before the store was asked: the state to start from where the key holds none, and its write, which
+    /// the store knows too, unless it has gone back in time.
     known: Loaded,
     deadline: Deadline,
     policy: ReplacePolicy,
@@ -122,8 +119,8 @@ enum Stopped {
     Indeterminate,
 }
 
-/// The most calls of one kind that may fail in a row, however fast: one for each member of etcd that may be down, and
-/// more.
+/// The most calls of one kind that may fail in a row, however fast: one for each member of the store that may be down,
+/// and more.
 const FAILURES: u32 = 6;
 
 /// How often a fence is tried.
@@ -132,14 +129,14 @@ const FENCES: u32 = 3;
 /// How often a change is decided on before it has to wait for its turn. A few operators at once do not come so far.
 const RACES: u32 = 4;
 
-/// Changes a deployment's state in etcd: `decide` sees each state that might be replaced, and gives the next one, or `None`
+/// Changes a deployment's state in the fleet: `decide` sees each state that might be replaced, and gives the next one, or `None`
 /// when nothing has to be written. `known` is what is known here. `time_left` is how long it may take, and afterwards how
 /// much of that is left.
 ///
 /// # Errors
 /// What `decide` rejects, why nothing was changed, or that the outcome is unknown.
 pub async fn commit<E>(
-    etcd: &EtcdStore,
+    fleet: &dyn FleetStore,
     host: &dyn Host,
     name: &DeploymentName,
     known: Loaded,
@@ -147,9 +144,9 @@ pub async fn commit<E>(
     decide: &mut dyn FnMut(&State) -> Result<Option<State>, E>,
 ) -> Result<Committed, TxnError<E>> {
     let deadline = Deadline::after(*time_left, host.moment());
-    let mut transaction = Transaction { etcd, host, name, known, deadline, policy: ReplacePolicy::IfNewer };
+    let mut transaction = Transaction { fleet, host, name, known, deadline, policy: ReplacePolicy::IfNewer };
     let mut current = transaction.read(CallKind::Read).await?;
-    let mut turn: Option<QueueTurn> = None;
+    let mut turn: Option<Turn> = None;
     let mut races: u32 = 1;
     loop {
         if races > RACES && turn.is_none() {
@@ -178,34 +175,32 @@ pub async fn commit<E>(
 impl Transaction<'_> {
     /// The fleet's state at this moment. The first call has the time of its kind, and those that repeat it that of a read.
     async fn read(&mut self, kind: CallKind) -> Result<Box<Current>, Stopped> {
-        let mut call = self.grant(kind, self.etcd.read(self.name)).ok_or(NotCommitted::Late)?;
+        let mut within = self.grant(kind).ok_or(NotCommitted::Late)?;
         let mut failures: u32 = 0;
         loop {
-            match decode::<RangeResponse>(&self.host.grpc(&call).await) {
-                Ok(response) => {
-                    // An answer that takes a quorum knows every write that anybody was told of before it was asked for.
-                    if revision_of(response.header.as_ref()) < self.known.mod_revision.unwrap_or_default() {
+            match self.fleet.read(self.host, self.name, within).await {
+                Ok(Read { key, at }) => {
+                    // The answer knows every write that anybody was told of before it was asked for.
+                    if at < self.known.mod_revision.unwrap_or_default() {
                         self.policy = ReplacePolicy::Always;
                     }
-                    return Ok(self.current(KeyState::of(&response.kvs)));
+                    return Ok(self.current(key));
                 }
                 Err(NoResponse { why, refusal: Some(Refusal::Final) }) => return Err(NotCommitted::Refused(why).into()),
                 Err(NoResponse { why, .. }) => {
                     failures = failures.saturating_add(1);
-                    call = self
-                        .grant(CallKind::Read, call)
-                        .filter(|_| failures < FAILURES)
-                        .ok_or(NotCommitted::Unread(why))?;
+                    within =
+                        self.grant(CallKind::Read).filter(|_| failures < FAILURES).ok_or(NotCommitted::Unread(why))?;
                 }
             }
         }
     }
 
     /// Waits for a turn among others, for as long as there is time for a put.
-    async fn turn(&self) -> Result<QueueTurn, Stopped> {
+    async fn turn(&self) -> Result<Turn, Stopped> {
         let left = self.deadline.time_for(CallKind::Put, self.host.moment()).ok_or(NotCommitted::Late)?;
         let late = self.host.sleep(left);
-        let turn = future::or(async { Some(self.etcd.turn(self.host).await) }, async {
+        let turn = future::or(async { Some(self.fleet.turns().turn(self.host).await) }, async {
             late.await;
             None
         });
@@ -215,16 +210,13 @@ impl Transaction<'_> {
     /// Puts the state there that was decided on.
     async fn put(&self, current: Box<Current>, after: State) -> Result<PutEnd, Stopped> {
         let attempt = Attempt { expected: current.expected, before: current.state, after };
-        let request = self.etcd.put_if(self.name, attempt.expected, &attempt.after);
-        let mut call = self.grant(CallKind::Put, request).ok_or(NotCommitted::Late)?;
+        let mut within = self.grant(CallKind::Put).ok_or(NotCommitted::Late)?;
         // Calls without a success, and those of them that may be carried out all the same.
         let (mut failures, mut lost): (u32, u32) = (0, 0);
         loop {
-            let reply = self.host.grpc(&call).await;
-            let NoResponse { why: error, refusal } = match decode::<TxnResponse>(&reply) {
-                Ok(response) if response.succeeded => return Ok(PutEnd::Made(self.made(&attempt, &response))),
-                Ok(response) => {
-                    let key = KeyState::of_failed(&response);
+            let NoResponse { why: error, refusal } = match self.put_once(&attempt, &attempt.after, within).await {
+                Ok(PutReply::Made(at)) => return Ok(PutEnd::Made(self.made(&attempt, at))),
+                Ok(PutReply::Lost(key)) => {
                     return match attempt.evidence_in(&key).filter(|_| lost > 0) {
                         Some(Evidence::Made) => Ok(PutEnd::Made(self.found(&attempt, key))),
                         Some(Evidence::Forgotten) => Err(Stopped::Indeterminate),
@@ -232,7 +224,7 @@ impl Transaction<'_> {
                     };
                 }
                 // As before the put.
-                Err(NoResponse { why, .. }) if reply == GrpcReply::NotSent && failures == 0 => {
+                Err(NoResponse { why, refusal: Some(Refusal::Unsent) }) if failures == 0 => {
                     return Err(NotCommitted::Unsent(why).into());
                 }
                 Err(NoResponse { why, refusal: Some(Refusal::Final) }) if lost == 0 => {
@@ -245,9 +237,10 @@ impl Transaction<'_> {
             };
             failures = failures.saturating_add(1);
             lost = lost.saturating_add(u32::from(refusal.is_none()));
-            // An election in etcd takes about a second, and a member that is down fails at once.
-            match self.grant(CallKind::Put, call).filter(|_| failures < FAILURES) {
-                Some(again) => call = again,
+            // An election takes about a second, and a member that is down fails at once.
+            match self.grant(CallKind::Put).filter(|_| failures < FAILURES) {
+                Some(again) => within = again,
+                None if lost == 0 && refusal == Some(Refusal::Late) => return Err(NotCommitted::Late.into()),
                 None if lost == 0 => return Err(NotCommitted::Refused(error).into()),
                 None => return self.fence(attempt, error).await.map(PutEnd::Made),
             }
@@ -257,10 +250,10 @@ impl Transaction<'_> {
     /// Finds out about a put whose answers were lost, the last for the reason `error`, and stops it if it was not made.
     async fn fence(&self, attempt: Attempt, error: String) -> Result<Committed, Stopped> {
         for _ in 0..FENCES {
-            let request = self.etcd.put_if(self.name, attempt.expected, &attempt.before);
-            let call = self.grant(CallKind::Fence, request).ok_or(Stopped::Indeterminate)?;
-            let response = match decode::<TxnResponse>(&self.host.grpc(&call).await) {
-                Ok(response) => response,
+            let within = self.grant(CallKind::Fence).ok_or(Stopped::Indeterminate)?;
+            let key = match self.put_once(&attempt, &attempt.before, within).await {
+                Ok(PutReply::Made(_)) => return Err(NotCommitted::Fenced(error).into()),
+                Ok(PutReply::Lost(key)) => key,
                 // It would be refused again, and only another write settles what became of the put.
                 Err(NoResponse { refusal: Some(Refusal::Final), .. }) => return Err(Stopped::Indeterminate),
                 Err(NoResponse { why, refusal: Some(Refusal::OutOfSpace) }) => {
@@ -268,10 +261,6 @@ impl Transaction<'_> {
                 }
                 Err(_) => continue,
             };
-            if response.succeeded {
-                return Err(NotCommitted::Fenced(error).into());
-            }
-            let key = KeyState::of_failed(&response);
             return match attempt.evidence_in(&key) {
                 Some(Evidence::Made) => Ok(self.found(&attempt, key)),
                 Some(Evidence::Forgotten) => Err(Stopped::Indeterminate),
@@ -281,13 +270,12 @@ impl Transaction<'_> {
         Err(Stopped::Indeterminate)
     }
 
-    /// Finds out about a put that etcd answered with `why`, that it is out of space: the one that takes the last space is carried out.
+    /// Finds out about a put that the store answered with `why`, that it is out of space: the one that takes the last space is carried out.
     /// `is_lost`: other calls of the same put got no answer, and may be carried out yet.
     async fn look(&self, attempt: &Attempt, is_lost: bool, why: String) -> Result<Committed, Stopped> {
         for _ in 0..FENCES {
-            let call = self.grant(CallKind::Fence, self.etcd.read(self.name)).ok_or(Stopped::Indeterminate)?;
-            let Ok(response) = decode::<RangeResponse>(&self.host.grpc(&call).await) else { continue };
-            let key = KeyState::of(&response.kvs);
+            let within = self.grant(CallKind::Fence).ok_or(Stopped::Indeterminate)?;
+            let Ok(Read { key, .. }) = self.fleet.read(self.host, self.name, within).await else { continue };
             if key.mod_revision == attempt.expected {
                 return Err(if is_lost { Stopped::Indeterminate } else { NotCommitted::Refused(why).into() });
             }
@@ -300,10 +288,20 @@ impl Transaction<'_> {
         Err(Stopped::Indeterminate)
     }
 
-    /// A call with the time that it may take; none when it is too late for one.
-    fn grant(&self, kind: CallKind, call: GrpcRequest) -> Option<GrpcRequest> {
-        let call = GrpcRequest { timeout: self.etcd.timeout, ..call };
-        self.deadline.grant(kind, call, self.host.moment())
+    /// How long a call may take; none when it is too late for one.
+    fn grant(&self, kind: CallKind) -> Option<Duration> {
+        self.deadline.grant(kind, self.fleet.timeout(), self.host.moment())
+    }
+
+    /// Puts a state there in place of the one that the attempt was to replace.
+    async fn put_once(
+        &self,
+        attempt: &Attempt,
+        state: &State,
+        within: Duration,
+    ) -> Result<PutReply<KeyState>, NoResponse> {
+        let put = Put { name: self.name, expected: attempt.expected, state, within };
+        self.fleet.put_if(self.host, put).await
     }
 
     fn current(&self, key: KeyState) -> Box<Current> {
@@ -312,9 +310,8 @@ impl Transaction<'_> {
         Box::new(Current { state, mod_revision, policy: self.policy, expected: key.mod_revision })
     }
 
-    fn made(&self, attempt: &Attempt, response: &TxnResponse) -> Committed {
-        let header: Option<&ResponseHeader> = response.header.as_ref();
-        let key = KeyState { mod_revision: revision_of(header), state: Some(attempt.after.clone()) };
+    fn made(&self, attempt: &Attempt, mod_revision: ModRevision) -> Committed {
+        let key = KeyState { mod_revision, state: Some(attempt.after.clone()) };
         self.found(attempt, key)
     }
 
@@ -332,7 +329,8 @@ impl Attempt {
     fn evidence_in(&self, key: &KeyState) -> Option<Evidence> {
         let state = key.state.as_ref()?;
         if self.after.revision == self.before.revision {
-            let is_recorded = (&state.smoke, state.initial) == (&self.after.smoke, self.after.initial);
+            let recorded = |state: &State| (state.smoke.clone(), state.initial, state.asked);
+            let is_recorded = recorded(state) == recorded(&self.after);
             return is_recorded.then_some(Evidence::Made);
         }
         let made = self.after.history.newest();
@@ -363,21 +361,19 @@ impl<E> From<Stopped> for TxnError<E> {
 
 // === impl NotCommitted ===
 
-impl fmt::Display for NotCommitted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl NotCommitted {
+    /// A clause for the caller, about the store that is called so.
+    pub fn describe(&self, called: &str) -> String {
         match self {
-            Self::Unread(why) => write!(f, "etcd did not give the state ({why})"),
-            Self::Unsent(why) => write!(f, "the change could not be sent to etcd ({why})"),
-            Self::Refused(why) => write!(f, "etcd refused it ({why})"),
-            Self::Late => f.write_str(
-                "etcd was so slow, or others wrote so often, that there was no time left to send the change",
+            Self::Unread(why) => format!("{called} did not give the state ({why})"),
+            Self::Unsent(why) => format!("the change could not be sent to {called} ({why})"),
+            Self::Refused(why) => format!("{called} refused it ({why})"),
+            Self::Late => format!(
+                "{called} was so slow, or others wrote so often, that there was no time left to send the change"
             ),
-            Self::Fenced(why) => {
-                write!(
-                    f,
-                    "etcd did not answer when the change was sent ({why}), and has confirmed since that it was not made"
-                )
-            }
+            Self::Fenced(why) => format!(
+                "{called} did not answer when the change was sent ({why}), and has confirmed since that it was not made"
+            ),
         }
     }
 }
