@@ -73,7 +73,7 @@ impl Plugin {
         Self {
             router: Router::new(config),
             routing: config.routing.clone(),
-            api: config.admin.clone().map(Api::new),
+            api: Api::of(config),
             arrivals: deployments.iter().map(|_| Arrivals::default()).collect(),
             incoming: Incoming::new(config.deployments.len()),
             cluster_headers: config.cluster_headers().into_iter().cloned().collect(),

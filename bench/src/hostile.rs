@@ -131,8 +131,7 @@ async fn milliseconds(lab: &Lab, bootstrap: &Bootstrap, input: &Input, requests:
 async fn send(address: SocketAddr, input: &Input, requests: usize) -> Result<()> {
     let mut connection = Connection::open(address).await?;
     for _ in 0..requests {
-        connection.write(&input.request).await?;
-        let answer = connection.answer().await?;
+        let answer = connection.exchange(&input.request).await?;
         ensure!(answer.status < 500, "{}: {answer:?}", input.name);
         // Envoy closes a connection on which a filter has answered 400.
         if answer.headers.contains(&("connection".to_owned(), "close".to_owned())) {

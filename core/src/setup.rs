@@ -48,6 +48,8 @@ pub enum SetupProblem {
     KubernetesRefuses,
     /// A receiver does not take notifications.
     NotificationsFailing,
+    /// The Secret with the tokens of the admin API is missing, cannot be read, or has a token that is refused.
+    AdminTokens,
 }
 
 /// What was noted.
@@ -177,6 +179,7 @@ impl SetupProblem {
             Self::EtcdRefuses => "etcd-refuses",
             Self::KubernetesRefuses => "kubernetes-refuses",
             Self::NotificationsFailing => "notifications-failing",
+            Self::AdminTokens => "admin-tokens",
         }
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! Nothing stands between the manifests and Envoy but Envoy Gateway itself. What a cluster would add is put in here:
 //!
-//! * Services are reached at the addresses that they name (`routingType: Service`), because nobody makes EndpointSlices;
+//! * Backends take the place of Services, which the standalone mode does not read;
 //! * listeners take a free port of loopback each, by an EnvoyPatchPolicy;
 //! * the cluster from which Envoy fetches modules is patched, too: Envoy Gateway 1.9 writes the name of a Service and
 //!   certificates of a pod into it, also where neither exists.
 //!
 //! Its own ports are fixed, so one of them runs on a machine at a time.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -52,8 +53,8 @@ pub struct EnvoyGateway {
 // === impl EnvoyGateway ===
 
 impl EnvoyGateway {
-    /// Starts it with these manifests, and waits until every listener of their Gateway has routes.
-    pub async fn start(manifests: &[Value]) -> Result<Self> {
+    /// Starts it with these manifests and the Services of their namespace, and waits until every listener is there.
+    pub async fn start(manifests: &[Value], services: &BTreeMap<&str, SocketAddr>) -> Result<Self> {
         let alone = File::create(env::temp_dir().join(LOCK))?;
         let alone = tokio::task::spawn_blocking(move || alone.lock().map(|()| alone)).await??;
         let program = named(ENVOY_GATEWAY).with_context(|| format!("{ENVOY_GATEWAY} names no program"))?;
@@ -74,7 +75,7 @@ impl EnvoyGateway {
         let command = run(&["server", "--config-path", "envoy-gateway.yaml"]);
         let mut gateway = Self {
             process: {
-                write(folder.path(), manifests)?;
+                write(folder.path(), manifests, services)?;
                 ManagedProcess::start("envoy-gateway", command)?
             },
             folder,
@@ -84,11 +85,6 @@ impl EnvoyGateway {
         };
         gateway.until_ready(manifests).await?;
         Ok(gateway)
-    }
-
-    /// Replaces the manifests, as `kubectl apply` would.
-    pub fn apply(&self, manifests: &[Value]) -> Result<()> {
-        write(self.folder.path(), manifests)
     }
 
     /// The address of a listener, by its name in the Gateway.
@@ -179,27 +175,56 @@ fn configuration(folder: &Path) -> Value {
                 "runtimeDir": path("run"),
             }},
         }},
-        "extensionApis": {"enableEnvoyPatchPolicy": true},
+        "extensionApis": {"enableEnvoyPatchPolicy": true, "enableBackend": true},
     })
 }
 
 /// Writes the manifests where Envoy Gateway looks for them, with what only a cluster would have.
-fn write(folder: &Path, manifests: &[Value]) -> Result<()> {
+fn write(folder: &Path, manifests: &[Value], services: &BTreeMap<&str, SocketAddr>) -> Result<()> {
     let mut all: Vec<Value> = manifests.to_vec();
+    all.iter_mut().for_each(|manifest| refer_to_backends(manifest, services));
     for proxy in all.iter_mut().filter(|manifest| manifest["kind"] == "EnvoyProxy") {
         proxy["spec"]["provider"] = json!({"type": "Host", "host": {"envoyVersion": ENVOY_VERSION}});
-        proxy["spec"]["routingType"] = json!("Service");
         proxy["spec"]["concurrency"] = json!(2);
         proxy["spec"]["extraArgs"] = json!(["--disable-hot-restart", "--admin-address-path", folder.join("admin")]);
     }
-    let patches: Vec<Value> =
-        manifests.iter().filter(|manifest| manifest["kind"] == "Gateway").map(|gateway| patch(folder, gateway)).collect();
-    all.extend(patches);
+    for gateway in manifests.iter().filter(|manifest| manifest["kind"] == "Gateway") {
+        let namespace = &gateway["metadata"]["namespace"];
+        all.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}));
+        all.extend(services.iter().map(|(name, address)| backend(namespace, name, *address)));
+        all.push(patch(folder, gateway));
+    }
     let text: String = all.iter().map(|manifest| format!("---\n{manifest}\n")).collect();
     // Moved, so that it never reads half of it.
     let file = PathBuf::from(folder).join(".manifests.yaml");
     fs::write(&file, text)?;
     fs::rename(file, folder.join("manifests/all.yaml")).context("cannot replace the manifests")
+}
+
+/// Turns each reference to one of these Services into one to the Backend of that name.
+fn refer_to_backends(value: &mut Value, services: &BTreeMap<&str, SocketAddr>) {
+    match value {
+        Value::Object(members) => {
+            let is_service = |name: &Value| name.as_str().is_some_and(|name| services.contains_key(name));
+            if members.contains_key("port") && members.get("name").is_some_and(is_service) {
+                members.remove("port");
+                members.insert("group".to_owned(), json!("gateway.envoyproxy.io"));
+                members.insert("kind".to_owned(), json!("Backend"));
+            }
+            members.values_mut().for_each(|member| refer_to_backends(member, services));
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(|element| refer_to_backends(element, services)),
+        _ => {}
+    }
+}
+
+fn backend(namespace: &Value, name: &str, address: SocketAddr) -> Value {
+    json!({
+        "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+        "kind": "Backend",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"endpoints": [{"ip": {"address": address.ip(), "port": address.port()}}]},
+    })
 }
 
 /// What makes a Gateway run on this machine.
@@ -223,6 +248,7 @@ fn patch(folder: &Path, gateway: &Value) -> Value {
     let certificate = |file: &str| json!({"filename": folder.join("config/certs/envoy").join(file)});
     let endpoint = "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address/address";
     let tls = json!({
+        "tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
         "tls_certificates": [{"certificate_chain": certificate("tls.crt"), "private_key": certificate("tls.key")}],
         "validation_context": {"trusted_ca": certificate("ca.crt")},
     });

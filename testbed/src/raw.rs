@@ -2,11 +2,13 @@
 //! any case and any number, bodies that stop halfway.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 /// How long to wait for an answer.
@@ -15,7 +17,14 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// A connection that bytes are written to.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    incoming: Incoming,
+    outgoing: OwnedWriteHalf,
+}
+
+/// What comes in on a connection.
+#[derive(Debug)]
+struct Incoming {
+    stream: OwnedReadHalf,
     unread: Vec<u8>,
 }
 
@@ -32,9 +41,7 @@ pub struct Answer {
 
 /// Sends one request and reads its answer. The request should ask for `connection: close` or not be reused anyway.
 pub async fn exchange(address: SocketAddr, request: impl AsRef<[u8]>) -> Result<Answer> {
-    let mut connection = Connection::open(address).await?;
-    connection.write(request).await?;
-    connection.answer().await
+    Connection::open(address).await?.exchange(request).await
 }
 
 // === impl Connection ===
@@ -44,24 +51,49 @@ impl Connection {
     pub async fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).await.with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, unread: Vec::new() })
+        let (stream, outgoing) = stream.into_split();
+        Ok(Self { incoming: Incoming { stream, unread: Vec::new() }, outgoing })
+    }
+
+    /// Sends one request and reads its answer, both at once: a server may answer before it has read everything, and close.
+    /// Then the rest cannot be written, and the answer counts all the same.
+    pub async fn exchange(&mut self, request: impl AsRef<[u8]>) -> Result<Answer> {
+        let Self { incoming, outgoing } = self;
+        let mut answer = pin!(incoming.answer());
+        tokio::select! {
+            answer = &mut answer => answer,
+            // What a failed write means, the answer says, or its absence.
+            _ = outgoing.write_all(request.as_ref()) => answer.await,
+        }
     }
 
     /// Writes bytes at once.
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
-        self.stream.write_all(bytes.as_ref()).await.context("the connection was closed while writing")
+        self.outgoing.write_all(bytes.as_ref()).await.context("the connection was closed while writing")
     }
 
     /// Reads one answer.
     pub async fn answer(&mut self) -> Result<Answer> {
+        self.incoming.answer().await
+    }
+
+    /// Reads until at least `needle` has arrived, and returns everything unread.
+    pub async fn until(&mut self, needle: &str) -> Result<String> {
+        self.incoming.until(needle).await
+    }
+}
+
+// === impl Incoming ===
+
+impl Incoming {
+    async fn answer(&mut self) -> Result<Answer> {
         let read = timeout(TIMEOUT, self.read_answer()).await;
         read.with_context(|| {
             format!("no complete answer within {TIMEOUT:?}; so far: {:?}", String::from_utf8_lossy(&self.unread))
         })?
     }
 
-    /// Reads until at least `needle` has arrived, and returns everything unread.
-    pub async fn until(&mut self, needle: &str) -> Result<String> {
+    async fn until(&mut self, needle: &str) -> Result<String> {
         let found = timeout(TIMEOUT, async {
             while find(&self.unread, needle.as_bytes()).is_none() {
                 self.more().await?;
@@ -154,4 +186,27 @@ impl Answer {
 
 fn find(text: &[u8], needle: &[u8]) -> Option<usize> {
     text.windows(needle.len()).position(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_counts_though_the_server_closes_before_it_has_read_the_request() -> Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await?;
+            stream.read_exact(&mut [0; 8]).await?;
+            stream.write_all(b"HTTP/1.1 413 Payload Too Large\r\ncontent-length: 4\r\n\r\nmuch").await
+            // What is unread when the connection is dropped makes it a reset.
+        });
+        // More than the buffers of any connection take, so that the reset meets the write.
+        let answer = exchange(address, vec![b'x'; 64 << 20]).await?;
+        assert_eq!((answer.status, answer.body.as_str()), (413, "much"));
+        Ok(())
+    }
 }

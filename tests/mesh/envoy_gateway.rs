@@ -1,5 +1,7 @@
 //! The manifests under `envoy/gateway`, rendered by a real Envoy Gateway for a real Envoy.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::envoy::OPERATOR;
 use bluegreen_testbed::envoy_gateway::EnvoyGateway;
@@ -9,10 +11,15 @@ use bluegreen_tests::admin::ensure_conflict;
 use bluegreen_tests::request::get;
 use bluegreen_tests::{IRIS, PATH, Switch, compile_fixture};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::image::Registry;
 use crate::manifests::manifests;
+
+/// All of them.
+const FILES: [&str; 3] =
+    ["envoy/gateway/proxy.yaml", "envoy/gateway/routes.yaml", "envoy/gateway/extensionpolicy.yaml"];
 
 /// The host that the HTTPRoute is for.
 const HOST: &str = "iris.example.com";
@@ -23,7 +30,6 @@ const GATEWAY: &str = "models/iris";
 /// Envoy Gateway, the two Services, and the registry that has the image.
 struct Gateway {
     gateway: EnvoyGateway,
-    manifests: Vec<Value>,
     blue: Upstream,
     green: Upstream,
     _registry: Registry,
@@ -40,10 +46,8 @@ impl Gateway {
     async fn with(module: &[u8], change: impl FnOnce(&mut Vec<Value>)) -> Result<Self> {
         let (blue, green) = (Upstream::start("blue").await?, Upstream::start("green").await?);
         let registry = Registry::start(module).await?;
-        let mut manifests = manifests(&["proxy.yaml", "routes.yaml", "extensionpolicy.yaml"].map(|file| {
-            format!("envoy/gateway/{file}")
-        }))?;
-        // What Envoy Gateway does not read: those are for the cluster.
+        let mut manifests = manifests(&FILES.map(str::to_owned))?;
+        // Those are for the cluster.
         manifests.retain(|manifest| manifest["kind"] != "ConfigMap" && manifest["kind"] != "Service");
         for manifest in &mut manifests {
             let spec = &mut manifest["spec"];
@@ -57,21 +61,10 @@ impl Gateway {
             }
             spec.as_object_mut().map(|spec| spec.remove("bootstrap"));
         }
-        for (name, upstream) in [("iris-blue", &blue), ("iris-green", &green)] {
-            let port = upstream.address().port();
-            manifests.iter_mut().for_each(|manifest| set_port(manifest, name, port));
-            manifests.push(json!({
-                "apiVersion": "v1",
-                "kind": "Service",
-                "metadata": {"name": name, "namespace": "models"},
-                "spec": {"clusterIP": upstream.address().ip(), "ports": [{"port": port, "protocol": "TCP"}]},
-            }));
-        }
-        manifests.push(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "models"}}));
         change(&mut manifests);
-        let gateway = EnvoyGateway::start(&manifests).await?;
-        let this = Self { gateway, manifests, blue, green, _registry: registry };
-        Ok(this)
+        let services = BTreeMap::from([("iris-blue", blue.address()), ("iris-green", green.address())]);
+        let gateway = EnvoyGateway::start(&manifests, &services).await?;
+        Ok(Self { gateway, blue, green, _registry: registry })
     }
 
     async fn load(&self) -> Result<Load> {
@@ -81,7 +74,7 @@ impl Gateway {
     async fn admin(&self) -> Result<Admin> {
         let address = self.gateway.listener(GATEWAY, "admin").await?;
         let admin = Admin::new(&format!("http://{address}/bluegreen")).token(OPERATOR);
-        let health = || async { Ok(admin.anonymous().get("/healthz").await.map_or(0, |answer| answer.status.as_u16())) };
+        let health = || async { Ok(admin.anonymous().get("/healthz").await.map_or(0, |answer| answer.status)) };
         wait::until("the module from the registry", health, |status| *status == 200)
             .await
             .with_context(|| self.gateway.log().tail(60))?;
@@ -94,22 +87,7 @@ impl Gateway {
     }
 }
 
-/// Writes the port of a Service into all references to it.
-fn set_port(value: &mut Value, name: &str, port: u16) {
-    match value {
-        Value::Object(members) => {
-            if members.get("name").is_some_and(|found| found == name) && members.contains_key("port") {
-                members.insert("port".to_owned(), json!(port));
-            }
-            members.values_mut().for_each(|member| set_port(member, name, port));
-        }
-        Value::Array(elements) => elements.iter_mut().for_each(|element| set_port(element, name, port)),
-        _ => {}
-    }
-}
-
 fn sha256(text: &str) -> String {
-    use sha2::{Digest, Sha256};
     hex::encode(Sha256::digest(text))
 }
 
@@ -153,5 +131,49 @@ async fn the_switch_story_runs_on_what_envoy_gateway_renders() -> Result<()> {
         let answer = gateway.ask(path, &[("authorization", b"Bearer demo-operator-token")]).await?;
         ensure!(answer.status == 404, "{path} on the public listener: {answer:?}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_filter_that_fails_leaves_the_traffic_to_the_stable_rule() -> Result<()> {
+    let folder = TempDir::new()?;
+    let trapping = std::fs::read(compile_fixture("trap.wat", folder.path())?)?;
+    let gateway = Gateway::with(&trapping, |_| ()).await?;
+    // The module does not speak HTTP, so it is there when it fails.
+    let trapped = || gateway.ask(PATH, &[("x-trap", b"1")]);
+    let has_failed = |_: &raw::Answer| !gateway.gateway.log().lines_with("Function: proxy_on_").is_empty();
+    let trapped = wait::until("the filter's failure", trapped, has_failed).await?;
+    ensure!(trapped.status == 200, "the request that made the filter fail: {trapped:?}");
+    let before = gateway.blue.requests();
+    let report = gateway.load().await?.at_most(20).run().await;
+    ensure!(report.failures().is_empty(), "{:?}", report.failures());
+    ensure!(gateway.blue.requests() == before + 20 && gateway.green.requests() == 0, "not all of it went to blue");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_security_policy_comes_before_the_filter() -> Result<()> {
+    let module = std::fs::read(repository::wasm()?)?;
+    let gateway = Gateway::with(&module, |manifests| {
+        manifests.push(json!({
+            "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+            "kind": "SecurityPolicy",
+            "metadata": {"name": "operators", "namespace": "models"},
+            "spec": {
+                "targetRefs": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "bluegreen-admin"}],
+                "authorization": {"defaultAction": "Deny", "rules": [
+                    {"action": "Allow", "principal": {"headers": [{"name": "x-team", "values": ["ml"]}]}},
+                ]},
+            },
+        }));
+    });
+    let gateway = gateway.await?;
+    let address = gateway.gateway.listener(GATEWAY, "admin").await?;
+    let ask = |headers: &'static [(&'static str, &'static [u8])]| async move {
+        Ok(raw::exchange(address, get("/bluegreen/healthz", headers)).await?.status)
+    };
+    wait::until("the module from the registry", || ask(&[("x-team", b"ml")]), |status| *status == 200).await?;
+    let status = ask(&[]).await?;
+    ensure!(status == 403, "the admin API answered {status} to a request that the policy denies");
     Ok(())
 }

@@ -3,9 +3,15 @@
 //! `cargo xtask test --suite mesh` runs this; it builds them from their sources, once.
 
 mod cluster;
+mod image;
+mod local;
+mod manifests;
 
 mod replicas;
 
 mod applied;
+mod envoy_gateway;
+mod istio;
 mod objects;
+mod serving;
 mod store;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bluegreen_core::config::{Access, Config, DeploymentConfig, TokenSum};
+use bluegreen_core::config::{Access, Config, DeploymentConfig, PUBLISHED, TokenSum};
 use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::name::HeaderName;
 use bluegreen_core::model::percent::Percent;
@@ -11,9 +11,6 @@ use super::document::At;
 use super::finding::{Check, Findings, Level};
 use super::routes::{Fate, Mirror, PathRule, Route, Target, fate};
 use super::setup::{Carrier, Chain, Filter, FilterKind, Plugin, ROUTER, Setup, clusters_of, shared};
-
-/// The tokens that are published, and whose they are in the project's own files.
-const PUBLISHED: [(&str, &str); 2] = [("demo-operator", "demo-operator-token"), ("demo-viewer", "demo-viewer-token")];
 
 /// Filters that end requests: refuse them, or answer them.
 const ENDS_REQUESTS: [&str; 17] = [
@@ -156,8 +153,9 @@ pub fn configuration(plugin: &Plugin<'_>, config: &Config, findings: &mut Findin
     if access.open {
         let detail = "everybody may do everything: use tokens, and open for a demo on this machine alone";
         findings.add(Check::AdminOpen, &plugin.find("admin.open"), detail);
-    } else if access.tokens.is_empty() {
-        let detail = "each call is answered 401: list a token, printf %s \"$TOKEN\" | sha256sum";
+    } else if access.tokens.is_empty() && access.tokens_secret.is_none() {
+        let detail =
+            "each call is answered 401: list a token, printf %s \"$TOKEN\" | sha256sum, or name a tokens_secret";
         findings.add(Check::NoTokens, &at, detail);
     }
 }

@@ -1,7 +1,7 @@
 //! Who calls, and what they may do.
 
 use super::problems::Problem;
-use crate::config::{Access, Role, Token, TokenSum};
+use crate::config::{Access, LONGEST_TOKEN, Role, Token, TokenSum};
 use crate::model::author::{Author, Source};
 use crate::model::name::{HolderName, Reason};
 
@@ -20,12 +20,13 @@ impl Caller {
         Self { name: HolderName::literal("anonymous"), role: None }
     }
 
-    /// Finds the holder of the token in an `authorization` header.
+    /// Finds the holder of the token in an `authorization` header, among those of the configuration and those of a Secret.
     ///
     /// # Errors
     /// There is no token, or an unknown one.
-    pub fn identify(access: &Access, authorization: Option<&[u8]>) -> Result<Self, Problem> {
-        let holder = authorization.and_then(bearer).and_then(|token| holder(&access.tokens, token));
+    pub fn identify(access: &Access, of_secret: &[Token], authorization: Option<&[u8]>) -> Result<Self, Problem> {
+        let known = access.tokens.iter().chain(of_secret);
+        let holder = authorization.and_then(bearer).and_then(|token| holder(known, token));
         match holder {
             Some(token) => Ok(Self { name: token.name.clone(), role: Some(token.role) }),
             None if access.open => Ok(Self { role: Some(Role::Operator), ..Self::anonymous() }),
@@ -56,16 +57,14 @@ fn bearer(authorization: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
 }
 
-/// The longest token that is looked at, in bytes: its sum takes time, which nobody is to waste without a token.
-const LONGEST: usize = 1_024;
-
 /// The holder of `token`. All sums are compared, each in constant time, so that the time taken tells nothing.
-fn holder<'a>(tokens: &'a [Token], token: &[u8]) -> Option<&'a Token> {
-    if token.len() > LONGEST {
+fn holder<'a>(tokens: impl Iterator<Item = &'a Token>, token: &[u8]) -> Option<&'a Token> {
+    // A sum takes time, which nobody is to waste without a token.
+    if token.len() > LONGEST_TOKEN {
         return None;
     }
     let sum = TokenSum::of(token);
-    tokens.iter().fold(None, |found, known| if known.sha256.is(&sum) { Some(known) } else { found })
+    tokens.fold(None, |found, known| if known.sha256.is(&sum) { Some(known) } else { found })
 }
 
 #[cfg(test)]
@@ -100,10 +99,10 @@ mod tests {
             (b"Bearer \xff\xfe", None),
         ];
         for (header, name) in cases {
-            let caller = Caller::identify(&access(false), Some(header));
+            let caller = Caller::identify(&access(false), &[], Some(header));
             assert_eq!(caller.ok().as_ref().map(|caller| caller.name.as_str()), name, "{header:?}");
         }
-        assert!(Caller::identify(&access(false), None).is_err());
+        assert!(Caller::identify(&access(false), &[], None).is_err());
     }
 
     #[test]
@@ -111,14 +110,15 @@ mod tests {
         for (header, name) in
             [(None, "anonymous"), (Some(&b"Bearer secret-x"[..]), "anonymous"), (Some(b"Bearer secret-v"), "victor")]
         {
-            assert_eq!(Caller::identify(&access(true), header).expect("open").name.as_str(), name);
+            assert_eq!(Caller::identify(&access(true), &[], header).expect("open").name.as_str(), name);
         }
     }
 
     #[test]
     fn a_viewer_reads_and_an_operator_does_both() {
-        let caller =
-            |token: &str| Caller::identify(&access(false), Some(format!("Bearer {token}").as_bytes())).expect("known");
+        let caller = |token: &str| {
+            Caller::identify(&access(false), &[], Some(format!("Bearer {token}").as_bytes())).expect("known")
+        };
         assert!(caller("secret-v").require(Some(Role::Viewer)).is_ok());
         assert!(caller("secret-v").require(Some(Role::Operator)).is_err());
         assert!(caller("secret-a").require(Some(Role::Operator)).is_ok());

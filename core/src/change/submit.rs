@@ -305,10 +305,8 @@ fn ensure_routed(
     deployment: &Deployment,
     store: &dyn Store,
 ) -> Result<(), Obstacle> {
-    let is_asked_for = matches!(
-        command,
-        Command::Promote(_) | Command::Patch(_) | Command::Rollout(_) | Command::AdoptSpec(_)
-    );
+    let is_asked_for =
+        matches!(command, Command::Promote(_) | Command::Patch(_) | Command::Rollout(_) | Command::AdoptSpec(_));
     if !is_asked_for {
         return Ok(());
     }

@@ -22,7 +22,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-pub use self::access::{Access, Role, Token};
+pub use self::access::{Access, LONGEST_TOKEN, PUBLISHED, Role, Token};
 pub use self::deployment::{
     CookieSticky, DeploymentConfig, Initial, Override, OverrideToken, Salt, Sticky, StickyKey, WhenUnhealthy,
 };
@@ -133,7 +133,7 @@ impl Config {
             let problem = "etcd is given too, and only one of the two can hold the state: leave one out".to_owned();
             return Err(ConfigError::at("kubernetes".to_owned(), problem));
         }
-        if let Some(Err((field, problem))) = self.admin.as_ref().map(Access::check) {
+        if let Some(Err((field, problem))) = self.admin.as_ref().map(|access| access.check(self.kubernetes.is_some())) {
             return Err(ConfigError::at(format!("admin.{field}"), problem));
         }
         for (name, deployment) in &self.deployments {

@@ -28,6 +28,8 @@ pub mod runtime;
 
 pub mod startup;
 
+pub mod admin_tokens;
+
 use std::rc::Rc;
 
 use self::mlflow::Registry;
@@ -38,6 +40,7 @@ use crate::change::context::Context;
 use crate::config::Config;
 use crate::fleet::following::Following;
 use crate::inspection::{self, Inspection};
+use crate::kubernetes::secret::TokenSecret;
 use crate::model::author::Source;
 use crate::store::key::LeaseRole;
 use crate::store::lease::lease_key;
@@ -89,6 +92,11 @@ pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Conf
     for (place, receiver) in config.notify.iter().cloned().enumerate() {
         let cx = Rc::clone(context);
         host.spawn(Box::pin(async move { notifications::deliver(&cx, place, &receiver).await }));
+    }
+
+    if let Some(secret) = TokenSecret::of(config) {
+        let (cx, key) = (Rc::clone(context), lease(LeaseRole::SecretReader(secret.number())));
+        host.spawn(Box::pin(async move { admin_tokens::follow(&cx, &secret, &key).await }));
     }
 
     let cx = Rc::clone(context);

@@ -63,7 +63,8 @@ pub async fn run(context: &Rc<Context>, submissions: &Rc<Submissions>, push: Con
                     let looked_at = look_at(&cx, &requests, fleet, (index, deployment), &wish, push).await;
                     if let Err(error) = looked_at {
                         let (name, called, why) = (&deployment.name, fleet.called(), error.why);
-                        cx.host.info(&format!("bluegreen: deployment={name}: {called} does not take a condition: {why}"));
+                        cx.host
+                            .info(&format!("bluegreen: deployment={name}: {called} does not take a condition: {why}"));
                     }
                 }
                 desk.busy.borrow_mut().remove(&index);

@@ -10,6 +10,8 @@ use std::fmt;
 pub enum Refusal {
     /// It could not be sent.
     Unsent,
+    /// It was not carried out, and there is no time left to see what stands in its way.
+    Late,
     /// It was not carried out, and would not be if it was sent again.
     Final,
     /// It was not carried out, and may be when it is sent again.
@@ -32,7 +34,7 @@ pub struct NoResponse {
 impl NoResponse {
     /// Whether the store itself has said no.
     pub fn is_refused(&self) -> bool {
-        !matches!(self.refusal, None | Some(Refusal::Unsent))
+        !matches!(self.refusal, None | Some(Refusal::Unsent | Refusal::Late))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::earlier;
 use crate::change::context::Context;
-use crate::config::{Access, Token, TokenSum};
+use crate::config::{Access, PUBLISHED, Token, TokenSum};
 use crate::model::address::is_loopback;
 use crate::routing::incoming::Cadence;
 use crate::setup::{self, SetupProblem};
@@ -13,9 +13,6 @@ pub struct PublishedTokens {
     access: Access,
     cadence: Cadence,
 }
-
-/// The published tokens, with the names that the demo's own files give their holders.
-const PUBLISHED: [(&str, &str); 2] = [("demo-operator", "demo-operator-token"), ("demo-viewer", "demo-viewer-token")];
 
 /// Notes a published token that has got into another configuration than the demo's.
 pub fn configured(context: &Context, access: &Access) {

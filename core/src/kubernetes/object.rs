@@ -175,9 +175,8 @@ impl Object {
     /// Whether it shows this refusal, or another one of the same `spec`, already. Which one an Envoy meets first may differ.
     pub fn shows(&self, refused: &Refused) -> bool {
         let accepted = self.conditions.iter().find(|condition| condition.r#type == ACCEPTED);
-        accepted.is_some_and(|condition| {
-            condition.observed_generation == refused.generation && condition.status == "False"
-        })
+        accepted
+            .is_some_and(|condition| condition.observed_generation == refused.generation && condition.status == "False")
     }
 
     fn conditions(&self, state: &State, refused: Option<&Refused>, now: Timestamp) -> Vec<Condition> {
@@ -302,7 +301,8 @@ impl Spec {
         }
         let read: Result<Split, _> = reader::read(&Value::Object(document));
         Some(read.map_err(|error| {
-            let path = error.path().replace("canary_percent", "canaryPercent").replace("shadow_percent", "shadowPercent");
+            let path =
+                error.path().replace("canary_percent", "canaryPercent").replace("shadow_percent", "shadowPercent");
             format!("spec.{path}: {}", error.problem())
         }))
     }

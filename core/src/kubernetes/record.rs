@@ -23,9 +23,6 @@ use crate::store::record::ModRevision;
 /// How often an Envoy speaks while there is a canary: each time is a write for the API server.
 const ROUND: Duration = Duration::from_millis(1_500);
 
-/// The shortest time for a call that follows another one of the same step.
-const SHORTEST: Duration = Duration::from_millis(100);
-
 // === impl FleetStore for KubernetesStore ===
 
 impl FleetStore for KubernetesStore {
@@ -144,7 +141,8 @@ impl FleetStore for KubernetesStore {
         let followed = self.followed.borrow();
         let asks = |object: &Object| {
             let split = object.spec.clone()?;
-            let is_looked_at = split.as_ref().is_ok_and(|split| object.state().is_some_and(|state| state.was_asked(*split)));
+            let is_looked_at =
+                split.as_ref().is_ok_and(|split| object.state().is_some_and(|state| state.was_asked(*split)));
             let wish = || Wish { name: object.name.clone(), generation: object.generation, split };
             (object.state().is_some() && !is_looked_at).then(wish)
         };
@@ -178,9 +176,9 @@ impl KubernetesStore {
         let until = host.moment().plus(within);
         let mut answer = call(host, &self.get(name.as_str(), within)).await?;
         if answer.0 == 404 {
-            answer = call(host, &self.create(name.as_str(), left(host, until))).await?;
+            answer = call(host, &self.create(name.as_str(), left(host, until)?)).await?;
             if answer.0 == 409 {
-                answer = call(host, &self.get(name.as_str(), left(host, until))).await?;
+                answer = call(host, &self.get(name.as_str(), left(host, until)?)).await?;
             }
         }
         let object = self.understood(&answer)?;
@@ -204,11 +202,17 @@ impl KubernetesStore {
             return Ok(PutReply::Lost(key_state(&object)));
         }
         let body = object.with_status(put.state, refused, host.now());
-        let answer = call(host, &self.replace_status(name.as_str(), &body, left(host, until))).await?;
+        let answer = call(host, &self.replace_status(name.as_str(), &body, left(host, until)?)).await?;
         if matches!(answer.0, 404 | 409) {
             // Whatever becomes of this read, the put was not made, and would not be if it was sent again.
-            let object = self.object(host, name, left(host, until)).await;
-            let passing = |error: NoResponse| NoResponse { refusal: Some(Refusal::Passing), ..error };
+            let object = match left(host, until) {
+                Ok(left) => self.object(host, name, left).await,
+                Err(late) => Err(late),
+            };
+            let passing = |error: NoResponse| {
+                let refusal = error.refusal.filter(|refusal| *refusal == Refusal::Late).or(Some(Refusal::Passing));
+                NoResponse { refusal, ..error }
+            };
             return object.map(|object| PutReply::Lost(key_state(&object))).map_err(passing);
         }
         let object = self.understood(&answer)?;
@@ -265,6 +269,11 @@ fn key_state(object: &Object) -> KeyState {
 }
 
 /// What is left of a step's time for a call that follows another one.
-fn left(host: &dyn Host, until: Moment) -> Duration {
-    until.since(host.moment()).max(SHORTEST)
+///
+/// # Errors
+/// Nothing is. What the call was to do was not done.
+fn left(host: &dyn Host, until: Moment) -> Result<Duration, NoResponse> {
+    let left = until.since(host.moment());
+    let late = || NoResponse { why: "there was no time left".to_owned(), refusal: Some(Refusal::Late) };
+    if left.is_zero() { Err(late()) } else { Ok(left) }
 }

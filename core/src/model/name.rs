@@ -91,6 +91,9 @@ names! {
     /// Name of a namespace of Kubernetes.
     NamespaceName, "is not a namespace: use 1 to 63 of a-z, 0-9 and -, with a letter or digit at both ends", is_dns_label, "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 
+    /// Name of a Secret of Kubernetes: a DNS name.
+    SecretName, "is not a Secret's name: use 1 to 253 of a-z, 0-9, - and ., with a letter or digit at both ends of each part", |text| text.len() <= 253 && text.split('.').all(is_dns_label), "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$";
+
     /// Name of an Envoy cluster, such as `blue` or `outbound|8080|blue|iris.default.svc.cluster.local`.
     ClusterName, "is not a cluster name: use 1 to 255 visible ASCII characters", |text| is_visible_ascii(text, 255), "^[!-~]{1,255}$";
 

@@ -68,6 +68,8 @@ pub enum Key<'n> {
     Envoy(u64),
     /// What receivers have still to be told.
     Notifications,
+    /// The tokens of the admin API in the Secret with this number.
+    AdminTokens(u64),
 }
 
 /// What one instance does for all.
@@ -83,6 +85,8 @@ pub enum LeaseRole {
     Follower(u64),
     /// Sends notifications to the receiver with this number.
     Notifier(u64),
+    /// Reads the Secret with this number.
+    SecretReader(u64),
 }
 
 /// What all keys begin with.
@@ -133,9 +137,13 @@ impl fmt::Display for Key<'_> {
             Self::Lease(deployments, LeaseRole::Notifier(receiver)) => {
                 write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}/notify/{receiver:016x}")
             }
+            Self::Lease(deployments, LeaseRole::SecretReader(secret)) => {
+                write!(f, "{PREFIX}/{OWN}/lease/{deployments:016x}/secret/{secret:016x}")
+            }
             Self::Liveness(fleet) => write!(f, "{PREFIX}/{OWN}/fleet/{fleet:016x}"),
             Self::Envoy(fleet) => write!(f, "{PREFIX}/{OWN}/fleet/{fleet:016x}/envoy"),
             Self::Notifications => write!(f, "{PREFIX}/{OWN}/notifications"),
+            Self::AdminTokens(secret) => write!(f, "{PREFIX}/{OWN}/tokens/{secret:016x}"),
         }
     }
 }
@@ -182,10 +190,12 @@ mod tests {
             Some(Key::Lease(number, LeaseRole::ClockSet)) => Key::Lease(number, LeaseRole::Poller(Source::Mlflow)),
             Some(Key::Lease(number, LeaseRole::Poller(_))) => Key::Lease(number, LeaseRole::Follower(0)),
             Some(Key::Lease(number, LeaseRole::Follower(_))) => Key::Lease(number, LeaseRole::Notifier(0)),
-            Some(Key::Lease(_, LeaseRole::Notifier(_))) => Key::Liveness(0),
+            Some(Key::Lease(number, LeaseRole::Notifier(_))) => Key::Lease(number, LeaseRole::SecretReader(0)),
+            Some(Key::Lease(_, LeaseRole::SecretReader(_))) => Key::Liveness(0),
             Some(Key::Liveness(_)) => Key::Envoy(0),
             Some(Key::Envoy(_)) => Key::Notifications,
-            Some(Key::Notifications) => return None,
+            Some(Key::Notifications) => Key::AdminTokens(0),
+            Some(Key::AdminTokens(_)) => return None,
         })
     }
 

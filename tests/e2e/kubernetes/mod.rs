@@ -1,12 +1,10 @@
 //! Kubernetes manifests: read, and rendered as the control plane that owns the kind would render them for Envoy.
 //!
-//! No control plane runs in these tests. What [`istio`] and [`envoy_gateway`] make of the manifests follows the two
-//! projects' sources, field by field as far as it matters here: names of clusters, order of filters and routes, how a
-//! plugin's configuration and failure policy arrive. Addresses, certificates and telemetry are left out.
+//! No control plane runs in these tests. What [`envoy_gateway`] makes of the manifests follows the project's sources, field by
+//! field as far as it matters here: names of clusters, order of filters and routes, how a plugin's configuration and failure
+//! policy arrive. Addresses, certificates and telemetry are left out.
 
 pub mod envoy_gateway;
-pub mod istio;
-pub mod patch;
 
 use std::net::SocketAddr;
 

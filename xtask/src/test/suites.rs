@@ -12,7 +12,7 @@ use bluegreen_programs::mlflow;
 use bluegreen_programs::schemathesis;
 use bluegreen_programs::toolchain::WasmToolchain;
 use bluegreen_programs::wasm_bindgen;
-use bluegreen_programs::{etcd, kubernetes, packages, process};
+use bluegreen_programs::{envoy_gateway, etcd, istiod, kubernetes, packages, process};
 
 use crate::deny;
 use crate::dist;
@@ -284,6 +284,8 @@ fn mesh(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         etcd::obtain()?;
         packages::provide(&[("openssl", "openssl")], "an API server of Kubernetes")?;
         let programs = kubernetes::obtain(session.checkout)?;
+        let istiod = istiod::obtain(session.checkout)?;
+        let envoy_gateway = envoy_gateway::obtain(session.checkout)?;
         let definitions = env::join_paths(definitions::obtain(session.checkout)?)?;
         session.build_module()?;
         let envoy = envoy.obtain(session.checkout)?;
@@ -291,6 +293,7 @@ fn mesh(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         session.run(MESH, |program| {
             program.env(COMMAND_LINE, &command_line).env(ENVOY, &envoy).env(DEFINITIONS, &definitions);
             program.envs(programs.iter().map(|(variable, path)| (*variable, path)));
+            program.env(istiod::PILOT_DISCOVERY, &istiod).env(envoy_gateway::ENVOY_GATEWAY, &envoy_gateway);
         })
     });
 }

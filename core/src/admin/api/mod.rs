@@ -21,12 +21,14 @@ use super::routes::{self, Input, Route};
 use super::webhook::Delivery;
 use crate::change::context::Context;
 use crate::change::request::Precondition;
-use crate::config::{Access, PathPrefix};
+use crate::config::{Access, Config, PathPrefix};
+use crate::kubernetes::secret::TokenSecret;
 use crate::model::name::DeploymentName;
 
 /// The admin API of one listener.
 pub struct Api {
     access: Access,
+    secret: Option<TokenSecret>,
     refusals: Rc<Refusals>,
     places: Places,
     places_of_deliveries: Places,
@@ -91,10 +93,16 @@ const PLACES_OF_DESCRIPTIONS: usize = 16;
 // === impl Api ===
 
 impl Api {
-    /// The API under a listener's access rules.
-    pub fn new(access: Access) -> Self {
+    /// The API of a listener's configuration, if it has one.
+    pub fn of(config: &Config) -> Option<Self> {
+        Some(Self::new(config.admin.clone()?, TokenSecret::of(config)))
+    }
+
+    /// The API under a listener's access rules, which may name a Secret.
+    pub fn new(access: Access, secret: Option<TokenSecret>) -> Self {
         Self {
             access,
+            secret,
             refusals: Rc::default(),
             places: Places::new(PLACES),
             places_of_deliveries: Places::new(PLACES_OF_DELIVERIES),
@@ -126,7 +134,9 @@ impl Api {
         let (path, query) = routes::split(&head.path);
         // Whether a path exists is shown to callers with a role only; whether Envoy is healthy is shown to all.
         let target = routes::find(&self.access.path_prefix, path);
-        let caller = match (&target, Caller::identify(&self.access, head.authorization.as_deref())) {
+        let secret = self.secret.as_ref().filter(|_| head.authorization.is_some());
+        let of_secret = secret.map(|secret| secret.known(context.host.store())).unwrap_or_default();
+        let caller = match (&target, Caller::identify(&self.access, &of_secret, head.authorization.as_deref())) {
             (_, Ok(caller)) => caller,
             (Ok(target), Err(_)) if target.is_open() => Caller::anonymous(),
             (_, Err(problem)) => return Err(problem),

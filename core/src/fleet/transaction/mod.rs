@@ -240,6 +240,7 @@ impl Transaction<'_> {
             // An election takes about a second, and a member that is down fails at once.
             match self.grant(CallKind::Put).filter(|_| failures < FAILURES) {
                 Some(again) => within = again,
+                None if lost == 0 && refusal == Some(Refusal::Late) => return Err(NotCommitted::Late.into()),
                 None if lost == 0 => return Err(NotCommitted::Refused(error).into()),
                 None => return self.fence(attempt, error).await.map(PutEnd::Made),
             }

@@ -86,7 +86,7 @@ fn a_problem_says_what_to_do_in_whole_sentences() {
 fn the_description_is_served_to_everybody_under_the_configured_prefix() {
     let served = |prefix: &str| {
         let access = serde_json::from_value(serde_json::json!({"path_prefix": prefix})).expect("valid");
-        let api = Fixture { api: Api::new(access), ..Fixture::new() };
+        let api = Fixture { api: Api::new(access, None), ..Fixture::new() };
         let response = api.call(&head("GET", &format!("{prefix}/v1/openapi.json"), None), b"");
         assert_eq!(response.status, 200);
         let text = String::from_utf8(response.body).expect("UTF-8");

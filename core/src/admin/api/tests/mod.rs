@@ -65,7 +65,7 @@ impl Fixture {
         context.worker.on_stream(&*host);
         Self {
             context,
-            api: Api::new(config.admin.expect("present")),
+            api: Api::of(&config).expect("present"),
             host,
             replies: RefCell::default(),
             asked: RefCell::default(),
