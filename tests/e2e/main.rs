@@ -17,7 +17,6 @@ mod failover;
 mod growth;
 mod guard;
 mod in_force;
-mod kubernetes;
 mod manifests;
 mod marks;
 mod neighbours;

@@ -2,12 +2,39 @@
 
 use std::collections::BTreeSet;
 
-use crate::kubernetes::{list, manifests, text, the};
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::Bootstrap;
 use bluegreen_testbed::repository;
 use bluegreen_tests::IRIS;
 use serde_json::{Value, json};
+
+/// The manifests of a file in the repository, in order.
+fn manifests(file: &str) -> Result<Vec<Value>> {
+    let path = repository::root().join(file);
+    let text = std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let manifests: Vec<Value> =
+        serde_saphyr::from_multiple(&text).map_err(|error| anyhow::anyhow!("{file}: {error}"))?;
+    ensure!(manifests.iter().all(Value::is_object), "{file} has a document that is no manifest");
+    Ok(manifests)
+}
+
+/// The one of a kind.
+fn the<'a>(manifests: &'a [Value], kind: &str) -> Result<&'a Value> {
+    let mut found = manifests.iter().filter(|manifest| manifest["kind"] == kind);
+    let first = found.next().with_context(|| format!("there is no {kind}"))?;
+    ensure!(found.next().is_none(), "there is more than one {kind}");
+    Ok(first)
+}
+
+/// `metadata.name` or any other text; an error when it is none.
+fn text<'a>(value: &'a Value, pointer: &str) -> Result<&'a str> {
+    value.pointer(pointer).and_then(Value::as_str).with_context(|| format!("no text at {pointer} in {value:#}"))
+}
+
+/// The elements of a list; none when there is no list.
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
 
 #[test]
 fn both_kinds_of_plugin_say_the_same() -> Result<()> {
@@ -45,11 +72,11 @@ fn the_filter_names_the_clusters_that_the_control_plane_makes() -> Result<()> {
 
     let policy = manifests("envoy/gateway/extensionpolicy.yaml")?;
     let plugin = &the(&policy, "EnvoyExtensionPolicy")?["spec"]["wasm"][0]["config"];
-    let rules = ["httproute/models/iris/rule/0", "httproute/default/iris/rule/1"].map(str::to_owned).into();
+    let rules = ["httproute/models/iris/rule/0", "httproute/models/iris/rule/1"].map(str::to_owned).into();
     ensure!(clusters(plugin)? == rules, "the EnvoyExtensionPolicy names {:?}", clusters(plugin)?);
     // The rules that copy requests, in the order of the routes.
     let also = |colour: &str| plugin["deployments"][IRIS]["colours"][colour]["also"].clone();
-    let copying = (json!(["httproute/models/iris/rule/2"]), json!(["httproute/default/iris/rule/3"]));
+    let copying = (json!(["httproute/models/iris/rule/2"]), json!(["httproute/models/iris/rule/3"]));
     ensure!(
         (also("blue"), also("green")) == copying,
         "the EnvoyExtensionPolicy has {} and {}",
