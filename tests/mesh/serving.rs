@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::ports::loopback;
 use bluegreen_testbed::upstream::Behaviour;
-use bluegreen_testbed::{Admin, Envoy, Istiod, KubeApiServer, Load, Upstream, raw, repository};
+use bluegreen_testbed::{Admin, Envoy, Istiod, KubeApiServer, Load, Upstream, raw, repository, wait};
 use bluegreen_tests::request::get;
 use bluegreen_tests::{IRIS, Switch};
 use bytes::Bytes;
@@ -73,9 +73,8 @@ impl Example {
         let mut manifests = Self::manifests(&server, name).await?;
         let services = services(&manifests)?;
         // istiod takes these alone; the others are for Kubernetes and KServe.
-        manifests.retain(|manifest| {
-            manifest["apiVersion"].as_str().is_some_and(|version| version.contains(".istio.io/"))
-        });
+        manifests
+            .retain(|manifest| manifest["apiVersion"].as_str().is_some_and(|version| version.contains(".istio.io/")));
         manifests.iter_mut().for_each(as_traffic_extension);
         change(&mut manifests);
         let local = Local::new(&server, 1)?;
@@ -96,9 +95,13 @@ impl Example {
         Ok(Load::new(self.traffic()?, path).host(self.host).body(Method::POST, "{}"))
     }
 
-    fn admin(&self) -> Result<Admin> {
+    /// The admin API, as soon as istiod has delivered the filter.
+    async fn admin(&self) -> Result<Admin> {
         let replica = self.local.replicas().first().context("no replica")?;
-        Ok(Admin::new(&format!("http://{}/bluegreen", replica.admin)).token(OPERATOR))
+        let admin = Admin::new(&format!("http://{}/bluegreen", replica.admin)).token(OPERATOR);
+        let health = || async { Ok(admin.get("/healthz").await?.status) };
+        wait::until("the filter", health, |status| *status == 200).await?;
+        Ok(admin)
     }
 
     /// The answer to a request for another host than the clients'.
@@ -209,7 +212,8 @@ fn as_traffic_extension(manifest: &mut Value) {
 /// The Service of an example with the pods of both colours: which port of a pod is where, and the labels are the Deployments'.
 fn pods(manifests: &[Value], pods: &[(&str, BTreeMap<&str, SocketAddr>)]) -> Result<Vec<Value>> {
     let of_kind = |kind: &'static str| manifests.iter().filter(move |manifest| manifest["kind"] == kind);
-    let service = of_kind("Service").find(|service| service["metadata"]["namespace"] == "models").context("no Service")?;
+    let service =
+        of_kind("Service").find(|service| service["metadata"]["namespace"] == "models").context("no Service")?;
     let ports: Value = list(&service["spec"]["ports"])
         .iter()
         .map(|port| {
@@ -245,7 +249,7 @@ fn pods(manifests: &[Value], pods: &[(&str, BTreeMap<&str, SocketAddr>)]) -> Res
 async fn each_colour_of_kserve_is_asked_for_its_own_host() -> Result<()> {
     let knative = Knative::start().await?;
     let example = Example::start("kserve", "iris.example.com", |_| Ok(vec![knative.service()])).await?;
-    let admin = example.admin()?;
+    let admin = example.admin().await?;
     let (v1, v2) = ("/v1/models/iris:predict", "/v2/models/iris/infer");
     for path in [v1, v2] {
         ensure!(example.colour(path).await? == "blue", "{path}: the initial colour does not serve");
@@ -272,7 +276,10 @@ async fn each_colour_of_kserve_is_asked_for_its_own_host() -> Result<()> {
     for path in [v1, v2] {
         ensure!(example.colour(path).await? == "green", "{path}: the promoted colour does not serve");
     }
-    ensure!(knative.unknown_hosts.load(Ordering::SeqCst) == 0, "something was asked for a host that Knative does not know");
+    ensure!(
+        knative.unknown_hosts.load(Ordering::SeqCst) == 0,
+        "something was asked for a host that Knative does not know"
+    );
     // A client cannot choose the colour by asking for its host.
     for colour in ["blue", "green"] {
         let host = format!("iris-{colour}-predictor.models.svc.cluster.local");
@@ -292,13 +299,14 @@ async fn a_wrong_host_of_kserve_gets_no_traffic() -> Result<()> {
     let services = |_: &[Value]| Ok(vec![knative.service()]);
     let example = Example::with("kserve", "iris.example.com", services, |manifests| {
         for configuration in manifests.iter_mut().flat_map(configurations) {
-            configuration["deployments"][IRIS]["colours"]["green"]["authority"] = json!("iris-green.models.example.com");
+            configuration["deployments"][IRIS]["colours"]["green"]["authority"] =
+                json!("iris-green.models.example.com");
         }
     });
     let example = example.await?;
-    let admin = example.admin()?;
-    let verdict = admin.test(IRIS).await?.text;
-    ensure!(verdict.contains("404"), "the smoke test: {verdict}");
+    let admin = example.admin().await?;
+    let verdict = admin.test(IRIS).await?;
+    ensure!(verdict.text.contains("404"), "the smoke test: {verdict:?}");
     ensure!(admin.promoting(IRIS).query(&[("to", "green")]).send().await?.status == 409, "the wrong host was promoted");
     ensure!(example.colour("/v1/models/iris:predict").await? == "blue", "the wrong host got traffic");
     Ok(())
@@ -324,14 +332,15 @@ async fn a_stream_of_vllm_stays_with_its_model_and_a_conversation_with_its_versi
     let servers = [("chat-blue", &blue), ("chat-green", &green)]
         .map(|(name, server)| (name, BTreeMap::from([("http", server.address())])));
     let example = Example::start("vllm", "chat.example.com", |manifests| pods(manifests, &servers)).await?;
-    let admin = example.admin()?;
+    let admin = example.admin().await?;
     const PATH: &str = "/v1/chat/completions";
     ensure!(example.colour(PATH).await? == "blue", "the initial colour does not serve");
 
     // The first token arrives while the last one is not written yet; a switch in between moves the next request only.
     let mut script = blue.script();
     let mut client = raw::Connection::open(example.traffic()?).await?;
-    let request = format!("POST {PATH} HTTP/1.1\r\nhost: chat.example.com\r\ncontent-length: 16\r\n\r\n{{\"stream\": true}}");
+    let request =
+        format!("POST {PATH} HTTP/1.1\r\nhost: chat.example.com\r\ncontent-length: 16\r\n\r\n{{\"stream\": true}}");
     client.write(request).await?;
     let mut reply = loop {
         let mut exchange = script.next().await?;
@@ -377,15 +386,13 @@ async fn triton_switches_over_http_and_over_grpc() -> Result<()> {
     for grpc in [&blue_grpc, &green_grpc] {
         grpc.behave(Behaviour::Grpc { status: 14, one_in: u64::MAX });
     }
-    let servers = [("ranker-blue", &blue, &blue_grpc), ("ranker-green", &green, &green_grpc)].map(|(name, http, grpc)| {
-        (name, BTreeMap::from([("http", http.address()), ("grpc", grpc.address())]))
-    });
+    let servers = [("ranker-blue", &blue, &blue_grpc), ("ranker-green", &green, &green_grpc)]
+        .map(|(name, http, grpc)| (name, BTreeMap::from([("http", http.address()), ("grpc", grpc.address())])));
     let example = Example::start("triton", "ranker.example.com", |manifests| pods(manifests, &servers)).await?;
-    let admin = example.admin()?;
+    let admin = example.admin().await?;
     const GRPC: &str = "/inference.GRPCInferenceService/ModelInfer";
-    let grpc = || -> Result<Load> {
-        Ok(example.load(GRPC)?.http2().header("content-type", b"application/grpc")?.at_most(20))
-    };
+    let grpc =
+        || -> Result<Load> { Ok(example.load(GRPC)?.http2().header("content-type", b"application/grpc")?.at_most(20)) };
     for colour in ["blue", "green"] {
         for deployment in ["ranker", "ranker-grpc"] {
             let switched = [("active", colour)];
