@@ -68,10 +68,11 @@ pub struct Readiness {
 impl Deployments {
     /// Compiles a configuration.
     pub fn new(config: &Config) -> Self {
-        let polled = config.runtime.is_some().then_some(Source::Runtime);
+        let runtime = config.runtime.is_some().then_some(Source::Runtime);
+        let spec = config.kubernetes.is_some().then_some(Source::Kubernetes);
         let compile = |(name, deployment): (&DeploymentName, &DeploymentConfig)| {
             let registry = deployment.mlflow.is_some().then_some(Source::Mlflow);
-            let sources = [Source::Config].into_iter().chain(polled).chain(registry).collect();
+            let sources = [Source::Config].into_iter().chain(runtime).chain(spec).chain(registry).collect();
             Deployment::new(name, deployment, &config.routing.cluster_header, sources)
         };
         Self(config.deployments.iter().map(compile).collect())

@@ -23,8 +23,9 @@
 //! | [`clusters`] | which clusters this Envoy was seen to have |
 //! | [`readiness`] | what a colour has to be before it gets traffic, and before it may be stopped |
 //! | [`guard`] | whether the candidate does worse, judged by evidence |
-//! | [`etcd`] | the store of record of a fleet |
-//! | [`kubernetes`] | what is asked of the API server of Kubernetes |
+//! | [`fleet`] | the store of record of a fleet, whichever it is, and what a change of it takes |
+//! | [`etcd`] | etcd as that store |
+//! | [`kubernetes`] | the Kubernetes API as that store |
 //! | [`change`] | the one door through which every state changes |
 //! | [`inspection`] | what looks for mistakes around the filter |
 //! | [`controllers`] | what changes states without being called: sources, rollouts, guards, failovers |
@@ -62,6 +63,8 @@ pub mod clusters;
 pub mod readiness;
 
 pub mod guard;
+
+pub mod fleet;
 
 pub mod etcd;
 

@@ -44,6 +44,8 @@ pub enum SetupProblem {
     VersionWaits,
     /// The fleet's store refuses to take the state.
     EtcdRefuses,
+    /// The API server does not take the state.
+    KubernetesRefuses,
     /// A receiver does not take notifications.
     NotificationsFailing,
     /// The Secret with the tokens of the admin API is missing, cannot be read, or has a token that is refused.
@@ -175,6 +177,7 @@ impl SetupProblem {
             Self::DemoToken => "demo-token",
             Self::VersionWaits => "version-waits",
             Self::EtcdRefuses => "etcd-refuses",
+            Self::KubernetesRefuses => "kubernetes-refuses",
             Self::NotificationsFailing => "notifications-failing",
             Self::AdminTokens => "admin-tokens",
         }

@@ -3,8 +3,8 @@
 //! Modules in the order of their imports, each of which uses only those before it: what cannot be had ([`unavailable`]),
 //! where things are ([`checkout`]), how long work is told ([`progress`]), waiting for a condition ([`wait`]), child
 //! processes ([`process`]); then what brings a program here: Debian's [`packages`], what is made once and kept
-//! ([`tool`]), [`cargo_tool`] and [`python`]; the compilers for wasm32 ([`toolchain`]) and for static programs ([`musl`]), and what runs its tests
-//! ([`wasm_bindgen`]); at last the programs themselves, [`envoy`], [`etcd`], [`mlflow`], [`schemathesis`] and [`compose`], and all that it takes to run the filter ([`prepared`]). [`task`] is how a program of this workspace begins and ends.
+//! ([`tool`]), [`cargo_tool`], [`go`] and [`python`]; the compilers for wasm32 ([`toolchain`]) and for static programs ([`musl`]), and what runs its tests
+//! ([`wasm_bindgen`]); at last the programs themselves, [`envoy`], [`etcd`], [`kubernetes`], [`istiod`], [`envoy_gateway`], [`definitions`] of their kinds, [`mlflow`], [`schemathesis`] and [`compose`], and all that it takes to run the filter ([`prepared`]). [`task`] is how a program of this workspace begins and ends.
 
 pub mod unavailable;
 
@@ -18,6 +18,7 @@ pub mod packages;
 pub mod tool;
 
 pub mod cargo_tool;
+pub mod go;
 pub mod python;
 
 pub mod toolchain;
@@ -26,6 +27,10 @@ pub mod wasm_bindgen;
 
 pub mod envoy;
 pub mod etcd;
+pub mod kubernetes;
+pub mod istiod;
+pub mod envoy_gateway;
+pub mod definitions;
 pub mod mlflow;
 pub mod schemathesis;
 pub mod compose;

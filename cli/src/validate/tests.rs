@@ -480,8 +480,8 @@ fn manifests_are_checked_with_what_stands_beside_them() {
         (
             &gateway,
             (
-                "green: {cluster: httproute/default/iris/rule/1,",
-                "green: {cluster: httproute/default/iris/rule/7,",
+                "green: {cluster: httproute/models/iris/rule/1,",
+                "green: {cluster: httproute/models/iris/rule/7,",
                 &["answers-from-elsewhere", "cluster-unknown"],
                 "rule/7",
             ),
@@ -546,7 +546,7 @@ const TOGETHER: &[&[&str]] = &[
     &["envoy/istio/routes.yaml", "envoy/istio/trafficextension.yaml", "envoy/istio/authorizationpolicy.yaml"],
     &["envoy/istio/routes.yaml", "envoy/istio/envoyfilter.yaml"],
     &["envoy/istio/wasmplugin.yaml"],
-    &["envoy/gateway/routes.yaml", "envoy/gateway/extensionpolicy.yaml"],
+    &["envoy/gateway/routes.yaml", "envoy/gateway/extensionpolicy.yaml", "envoy/gateway/proxy.yaml"],
 ];
 
 fn paths(files: &[&str]) -> Vec<PathBuf> {

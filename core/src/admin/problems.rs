@@ -165,10 +165,9 @@ impl Problem {
             Self::Change(error @ ChangeError::Rejected(Rejection::Superseded, _)) => {
                 (412, error.problem(), "Another change came first")
             }
-            Self::Change(ChangeError::StoreUnavailable | ChangeError::EtcdUnavailable(_)) | Self::StoreUnavailable => {
-                (503, "store-unavailable", "Shared store not available")
-            }
-            Self::Change(error @ ChangeError::OutcomeUnknown) => (504, error.problem(), "Outcome not known"),
+            Self::Change(ChangeError::StoreUnavailable | ChangeError::FleetUnavailable { .. })
+            | Self::StoreUnavailable => (503, "store-unavailable", "Shared store not available"),
+            Self::Change(error @ ChangeError::OutcomeUnknown { .. }) => (504, error.problem(), "Outcome not known"),
             Self::Change(error @ ChangeError::Rejected(Rejection::Unproven { .. }, _)) => {
                 (409, error.problem(), "Way back replaced")
             }
@@ -218,7 +217,7 @@ impl Problem {
             Self::BadSignature | Self::StaleDelivery => Some(("www-authenticate", "MLflow-Signature")),
             Self::MethodNotAllowed { allow, .. } => Some(("allow", allow)),
             Self::StoreUnavailable
-            | Self::Change(ChangeError::StoreUnavailable | ChangeError::EtcdUnavailable(_))
+            | Self::Change(ChangeError::StoreUnavailable | ChangeError::FleetUnavailable { .. })
             | Self::NotReady(_)
             | Self::Busy
             | Self::TooManyGuesses => Some(("retry-after", "1")),
@@ -483,7 +482,7 @@ fn after_refusal(refusal: Refusal) -> Option<Refusal> {
 
 #[cfg(test)]
 fn after_change(error: &ChangeError) -> Option<ChangeError> {
-    use crate::etcd::transaction::NotCommitted;
+    use crate::fleet::transaction::NotCommitted;
     use crate::model::time::Timestamp;
     use crate::readiness::gate::Missing;
     use crate::state::State;
@@ -492,9 +491,11 @@ fn after_change(error: &ChangeError) -> Option<ChangeError> {
     let (colour, detail) = (Colour::Blue, "x".to_owned());
     let identity = || Box::new(identity("2"));
     let rejection = match error {
-        ChangeError::StoreUnavailable => return Some(ChangeError::EtcdUnavailable(NotCommitted::Late)),
-        ChangeError::EtcdUnavailable(_) => return Some(ChangeError::OutcomeUnknown),
-        ChangeError::OutcomeUnknown => Rejection::Superseded,
+        ChangeError::StoreUnavailable => {
+            return Some(ChangeError::FleetUnavailable { called: "etcd", why: NotCommitted::Late });
+        }
+        ChangeError::FleetUnavailable { .. } => return Some(ChangeError::OutcomeUnknown { called: "etcd" }),
+        ChangeError::OutcomeUnknown { .. } => Rejection::Superseded,
         ChangeError::Rejected(Rejection::Superseded, _) => Rejection::Refused(Refusal::CandidateChanged),
         ChangeError::Rejected(Rejection::Refused(_), _) => {
             Rejection::Untested { colour, identity: identity(), missing: Missing::NeverPassed, waits: false }

@@ -9,7 +9,7 @@ use super::rollout_view::RolloutView;
 use crate::change::context::Context;
 use crate::controllers::versions;
 use crate::deployment::Deployment;
-use crate::etcd::liveness;
+use crate::fleet::liveness;
 use crate::guard::analysis;
 use crate::guard::verdict::Verdict;
 use crate::metrics::comparison::Window;
@@ -235,7 +235,7 @@ impl<'a> DeploymentView<'a> {
             changed_by: state.author.by.as_str(),
             source: state.author.source,
             reason: &state.author.reason,
-            stale: context.etcd.as_ref().map(|etcd| liveness::is_lost(store, etcd, now)),
+            stale: context.fleet.as_ref().map(|fleet| liveness::is_lost(store, &**fleet, now)),
             setup: SetupView::all(setup::noted(store, &deployment.name)),
             sources,
             rollout: state.rollout.map(|rollout| {

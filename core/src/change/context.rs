@@ -5,7 +5,9 @@ use std::rc::Rc;
 use crate::config::Config;
 use crate::deployment::{Deployment, DeploymentIndex, Deployments};
 use crate::etcd::store::EtcdStore;
+use crate::fleet::store::FleetStore;
 use crate::host::Host;
+use crate::kubernetes::store::KubernetesStore;
 use crate::store::lease::Instance;
 use crate::store::record::{self, Applied};
 use crate::workers::publish::publish;
@@ -17,8 +19,8 @@ pub struct Context {
     pub host: Rc<dyn Host>,
     /// The deployments of the configuration.
     pub deployments: Deployments,
-    /// The fleet's record, when this Envoy belongs to one.
-    pub etcd: Option<EtcdStore>,
+    /// The fleet's store of record, when this Envoy belongs to one.
+    pub fleet: Option<Box<dyn FleetStore>>,
     /// This instance, among all in the process.
     pub instance: Instance,
     /// What it remembers, and says to the others.
@@ -38,7 +40,12 @@ impl Context {
         let digests = deployments.all().iter().fold(0_u64, |sum, deployment| sum.rotate_left(7) ^ deployment.digest);
         let instance = Instance::register(host.store(), now).with_configuration(digests);
         let worker = Worker::new(&deployments, instance, machine.unwrap_or(instance.get()), now);
-        Self { deployments, etcd: config.etcd.as_ref().map(EtcdStore::new), instance, worker, host }
+        let fleet: Option<Box<dyn FleetStore>> = match (&config.etcd, &config.kubernetes) {
+            (Some(section), _) => Some(Box::new(EtcdStore::new(section))),
+            (None, Some(section)) => Some(Box::new(KubernetesStore::new(section))),
+            (None, None) => None,
+        };
+        Self { deployments, fleet, instance, worker, host }
     }
 
     /// Makes a write known.
@@ -62,7 +69,7 @@ impl Context {
             record::load(store, &deployment.name, deployment.initial, now)
                 .is_ok_and(|loaded| loaded.mod_revision.is_some())
         };
-        let deployments = self.deployments.all().iter().enumerate().filter(|_| self.etcd.is_some());
+        let deployments = self.deployments.all().iter().enumerate().filter(|_| self.fleet.is_some());
         let unknown = deployments.filter(|(index, _)| !is_taken_over(*index)).map(|(_, deployment)| deployment);
         unknown
             .enumerate()

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::etcd::transaction::NotCommitted;
+use crate::fleet::transaction::NotCommitted;
 use crate::model::colour::Colour;
 use crate::model::identity::Identity;
 use crate::readiness::gate::Missing;
@@ -20,10 +20,18 @@ pub enum ChangeError {
     Rejected(Rejection, Box<State>),
     /// The store that the workers share cannot be reached, and nothing was changed.
     StoreUnavailable,
-    /// The fleet's store does not answer, for this reason, and nothing was changed.
-    EtcdUnavailable(NotCommitted),
+    /// The fleet's store did not make the change.
+    FleetUnavailable {
+        /// What the store is called.
+        called: &'static str,
+        /// Why nothing was changed.
+        why: NotCommitted,
+    },
     /// The fleet's store has not said what became of it.
-    OutcomeUnknown,
+    OutcomeUnknown {
+        /// What the store is called.
+        called: &'static str,
+    },
 }
 
 /// The rule that stands against a change.
@@ -85,8 +93,8 @@ impl ChangeError {
     pub const fn problem(&self) -> &'static str {
         match self {
             Self::Rejected(rejection, _) => rejection.problem(),
-            Self::StoreUnavailable | Self::EtcdUnavailable(_) => "store-unavailable",
-            Self::OutcomeUnknown => "outcome-unknown",
+            Self::StoreUnavailable | Self::FleetUnavailable { .. } => "store-unavailable",
+            Self::OutcomeUnknown { .. } => "outcome-unknown",
         }
     }
 }
@@ -105,13 +113,15 @@ impl fmt::Display for ChangeError {
             Self::StoreUnavailable => f.write_str(
                 "The data that this Envoy's workers share could not be read or written. Nothing was changed. Repeat the call.",
             ),
-            Self::EtcdUnavailable(why @ NotCommitted::Refused(_)) => {
-                write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call once that is fixed.")
+            Self::FleetUnavailable { called, why } => {
+                let once = if matches!(why, NotCommitted::Refused(_)) { " once that is fixed" } else { "" };
+                let why = why.describe(called);
+                write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call{once}.")
             }
-            Self::EtcdUnavailable(why) => write!(f, "Nothing was changed, and nothing will be: {why}. Repeat the call."),
-            Self::OutcomeUnknown => f.write_str(
-                "The change was sent to etcd, and etcd did not answer in time: it may have been made, or may be made later. Read the state and its history before \
-                 you repeat the call.",
+            Self::OutcomeUnknown { called } => write!(
+                f,
+                "The change was sent to {called}, and {called} did not answer in time: it may have been made, or may be made later. Read the state and its \
+                 history before you repeat the call.",
             ),
         }
     }

@@ -6,10 +6,9 @@ use super::context::Context;
 use super::error::{ChangeError, Rejection};
 use super::request::{ChangeRequest, Checks};
 use crate::deployment::{Deployment, DeploymentIndex};
-use crate::etcd::deadline::WRITE_WITHIN;
-use crate::etcd::refusal;
-use crate::etcd::store::EtcdStore;
-use crate::etcd::transaction::{Committed, Current, NotCommitted, TxnError, commit};
+use crate::fleet::deadline::WRITE_WITHIN;
+use crate::fleet::store::{FleetStore, clear_refusal, note_refusal};
+use crate::fleet::transaction::{Committed, Current, NotCommitted, TxnError, commit};
 use crate::host::Host;
 use crate::model::author::Author;
 use crate::model::colour::{Colour, PerColour};
@@ -55,11 +54,11 @@ pub async fn submit(context: &Context, request: &ChangeRequest) -> Result<Applie
     let deployment = context.deployments.get(request.deployment).ok_or(ChangeError::StoreUnavailable)?;
     let host = &*context.host;
     let mut healthy = request.healthy.clone();
-    // Probes come on top of the time that etcd has.
+    // Probes come on top of the time that the fleet's store has.
     let mut time_left = WRITE_WITHIN;
     for _ in 0..MOST_PROBES {
-        let attempt = match &context.etcd {
-            Some(etcd) => apply_in_fleet(etcd, context, deployment, request, &healthy, &mut time_left).await,
+        let attempt = match &context.fleet {
+            Some(fleet) => apply_in_fleet(&**fleet, context, deployment, request, &healthy, &mut time_left).await,
             None => apply_here(context, deployment, request, &healthy),
         };
         let (colour, identity) = match attempt {
@@ -91,7 +90,7 @@ pub async fn submit(context: &Context, request: &ChangeRequest) -> Result<Applie
 /// As [`submit`].
 pub fn submit_now(context: &Context, request: &ChangeRequest) -> Result<Option<Applied>, ChangeError> {
     let deployment = context.deployments.get(request.deployment).ok_or(ChangeError::StoreUnavailable)?;
-    if context.etcd.is_some() {
+    if context.fleet.is_some() {
         return Ok(None);
     }
     match apply_here(context, deployment, request, &request.healthy) {
@@ -148,15 +147,15 @@ fn note_durability(host: &dyn Host, deployment: &Deployment, applied: &Applied) 
     let name = &deployment.name;
     let detail = format!(
         "the state is kept in this Envoy's memory only, and a restart begins with the configured initial, active: {}. \
-         Configure etcd, or put this under deployments.{name}: initial: {{{initial}}}",
+         Configure etcd or kubernetes, or put this under deployments.{name}: initial: {{{initial}}}",
         deployment.initial.active
     );
     setup::note(host, deployment, SetupProblem::NotDurable, detail);
 }
 
-/// In a fleet: in etcd, and then in the record that this Envoy's workers share.
+/// In a fleet: in its store, and then in the record that this Envoy's workers share.
 async fn apply_in_fleet(
-    etcd: &EtcdStore,
+    fleet: &dyn FleetStore,
     context: &Context,
     deployment: &Deployment,
     request: &ChangeRequest,
@@ -168,19 +167,20 @@ async fn apply_in_fleet(
         .map_err(|_| ChangeError::StoreUnavailable)?;
     // Of the attempt that was made in the end.
     let mut from = None;
-    let committed = commit(etcd, host, &deployment.name, known, time_left, &mut |before| {
+    let committed = commit(fleet, host, &deployment.name, known, time_left, &mut |before| {
         from = Some(before.revision);
         decide(request, before, deployment, healthy, store, host.now())
     })
     .await;
     match committed {
         Ok(Committed::Made(state, current)) => {
-            refusal::clear(host, deployment);
+            clear_refusal(fleet, host, deployment);
             // Who made a change tells of it: the others of the fleet hear of it too.
             if from != Some(state.revision) {
                 notification::tell(host, deployment, &Event::Change(&state));
             }
-            take_over(context, request.deployment, deployment, &current).map_err(|_| ChangeError::OutcomeUnknown)?;
+            take_over(context, request.deployment, deployment, &current)
+                .map_err(|_| ChangeError::OutcomeUnknown { called: fleet.called() })?;
             Ok(Applied { state: *state, effect: Effect::Rerouted })
         }
         Ok(Committed::Unchanged(current)) => {
@@ -196,11 +196,11 @@ async fn apply_in_fleet(
         }
         Err(TxnError::Aborted(why)) => {
             if let NotCommitted::Refused(why) = &why {
-                refusal::note(host, deployment, why);
+                note_refusal(fleet, host, deployment, why);
             }
-            Err(ChangeError::EtcdUnavailable(why).into())
+            Err(ChangeError::FleetUnavailable { called: fleet.called(), why }.into())
         }
-        Err(TxnError::Indeterminate) => Err(ChangeError::OutcomeUnknown.into()),
+        Err(TxnError::Indeterminate) => Err(ChangeError::OutcomeUnknown { called: fleet.called() }.into()),
     }
 }
 
@@ -305,7 +305,8 @@ fn ensure_routed(
     deployment: &Deployment,
     store: &dyn Store,
 ) -> Result<(), Obstacle> {
-    let is_asked_for = matches!(command, Command::Promote(_) | Command::Patch(_) | Command::Rollout(_));
+    let is_asked_for =
+        matches!(command, Command::Promote(_) | Command::Patch(_) | Command::Rollout(_) | Command::AdoptSpec(_));
     if !is_asked_for {
         return Ok(());
     }

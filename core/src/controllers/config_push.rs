@@ -44,7 +44,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 pub fn apply_initial(context: &Context, index: DeploymentIndex, push: ConfigPush) -> Result<InitialState, StoreError> {
     let deployment = context.deployments.get(index).ok_or(StoreError)?;
     let (store, now) = (context.host.store(), context.host.now());
-    if context.etcd.is_some() {
+    if context.fleet.is_some() {
         return register_initial(store, deployment, now);
     }
     let loaded = record::load(store, &deployment.name, deployment.initial, now)?;

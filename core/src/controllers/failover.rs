@@ -85,7 +85,7 @@ pub fn on_unreached(
     let Some(author) = author(&loaded.state, failover, bake, health.as_ref(), failures, details, now) else { return };
     let on = Some(loaded.state.revision);
     let request = ChangeRequest::new(index, Command::RollBack(None), author, on);
-    if context.etcd.is_none() {
+    if context.fleet.is_none() {
         // Its last probe says that it is healthy, and there is no time for another one.
         let known = |other| (other == back).then(|| deployment.identity(&loaded.state, back).clone());
         let healthy = PerColour::from_fn(known);

@@ -12,7 +12,7 @@ use crate::change::error::ChangeError;
 use crate::change::request::ChangeRequest;
 use crate::change::submit::{submit, submit_now};
 use crate::deployment::{Deployment, DeploymentIndex};
-use crate::etcd::liveness;
+use crate::fleet::liveness;
 use crate::guard::{analysis, verdict};
 use crate::host::next_tick;
 use crate::inspection::Inspection;
@@ -166,7 +166,7 @@ fn on_clock_set(context: &Rc<Context>, step: ClockStep) {
         let rest = "timers continue as if it had not been set";
         context.host.warn(&format!("bluegreen: the clock was set {step}: {rest}"));
     };
-    if context.etcd.is_some() {
+    if context.fleet.is_some() {
         return;
     }
     if !step.is_back() {
@@ -185,9 +185,9 @@ fn on_clock_set(context: &Rc<Context>, step: ClockStep) {
 fn restamp(context: &Rc<Context>, index: DeploymentIndex, deployment: &Deployment, how: Restamp) {
     let host = &*context.host;
     let request = ChangeRequest::new(index, Command::Restamp(how), Author::config(), None).enforce(false);
-    if context.etcd.is_some() {
+    if context.fleet.is_some() {
         let cx = Rc::clone(context);
-        // Without etcd there is a next look. The analysis is the judge's.
+        // Without the fleet's store there is a next look. The analysis is the judge's.
         host.spawn(Box::pin(async move {
             let _: Result<Applied, ChangeError> = submit(&cx, &request).await;
         }));
@@ -221,8 +221,8 @@ pub fn sample(
     probe::show(host, deployment, &loaded.state);
     let gauge = |metric: DeploymentMetric, value| host.set_gauge(&metric.name(&deployment.name), value);
     gauge(DeploymentMetric::Sampled, now.as_millis() / 1_000);
-    if let Some(etcd) = &context.etcd {
-        gauge(DeploymentMetric::Stale, u64::from(liveness::is_lost(host.store(), etcd, now)));
+    if let Some(fleet) = &context.fleet {
+        gauge(DeploymentMetric::Stale, u64::from(liveness::is_lost(host.store(), &**fleet, now)));
     }
     workers::inspect(context, deployment, &loaded.state, roster, report::routed_of(&totals));
     loaded.state.restamped(Restamp::NotAhead, now) != loaded.state
@@ -268,7 +268,7 @@ fn analyse(
     }
     // While the store is out of reach nothing is concluded: the counters go on, and so does the next tick.
     let loaded = record::load(host.store(), &deployment.name, deployment.initial, now).ok()?;
-    if context.etcd.is_some() {
+    if context.fleet.is_some() {
         let seat = memory.seat.get_or_insert_with(Rc::default);
         if judge::attend(context, submissions, (index, deployment), &loaded.state, seat) {
             (memory.seat, memory.idle_at) = (None, Some(loaded.token));

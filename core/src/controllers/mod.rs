@@ -23,6 +23,7 @@ pub mod leader;
 pub mod mlflow;
 pub mod versions;
 pub mod config_push;
+pub mod spec;
 pub mod runtime;
 
 pub mod startup;
@@ -37,8 +38,7 @@ use self::runtime::Runtime;
 use self::submissions::Submissions;
 use crate::change::context::Context;
 use crate::config::Config;
-use crate::etcd::follower;
-use crate::etcd::store::EtcdStore;
+use crate::fleet::following::Following;
 use crate::inspection::{self, Inspection};
 use crate::kubernetes::secret::TokenSecret;
 use crate::model::author::Source;
@@ -62,16 +62,19 @@ pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Conf
     let inspection = Inspection::of(config);
     host.spawn(Box::pin(async move { leader::lead(&cx, &requests, inspection, (&leads, &clock)).await }));
 
-    if let Some(id) = context.etcd.as_ref().map(EtcdStore::id) {
-        let (cx, key) = (Rc::clone(context), lease(LeaseRole::Follower(id)));
+    if let Some(id) = context.fleet.as_ref().map(|fleet| fleet.id()) {
+        let (cx, lease) = (Rc::clone(context), lease(LeaseRole::Follower(id)));
         host.spawn(Box::pin(async move {
-            if let Some(etcd) = &cx.etcd {
-                follower::follow(etcd, &*cx.host, &cx.deployments, (cx.instance, &cx.worker), &key).await;
-            }
+            let Context { host, deployments, instance, worker, fleet: Some(fleet) } = &*cx else { return };
+            fleet.follow(Following { host: &**host, deployments, instance: *instance, worker, lease: &lease }).await;
         }));
     }
 
     let push = config.config_push;
+    if config.kubernetes.is_some() {
+        let (cx, requests) = (Rc::clone(context), Rc::clone(submissions));
+        host.spawn(Box::pin(async move { spec::run(&cx, &requests, push).await }));
+    }
     for index in waiting {
         let (cx, requests, key) =
             (Rc::clone(context), Rc::clone(submissions), lease(LeaseRole::Poller(Source::Config)));

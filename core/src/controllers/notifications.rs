@@ -11,8 +11,7 @@ use serde_json::{Value, json};
 use crate::change::context::Context;
 use crate::config::{Config, EventKind, Format, Receiver};
 use crate::deployment::Deployment;
-use crate::etcd::messages::TxnResponse;
-use crate::etcd::store::{decode, number};
+use crate::fleet::store::PutReply;
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::host::next_tick;
 use crate::model::time::{Moment, Timestamp};
@@ -119,9 +118,9 @@ pub async fn deliver(context: &Context, place: usize, receiver: &Receiver) {
 /// Whether nobody else in the fleet has told this receiver of the same. Each Envoy has the same configuration and asks the same registry,
 /// and so each is refused the same. A change is made by one.
 ///
-/// Without etcd it is told: better twice than not at all.
+/// Without the fleet's store it is told: better twice than not at all.
 async fn is_first_in_fleet(context: &Context, receiver: &Receiver, next: &Waiting) -> bool {
-    let (Some(etcd), Some((_, deployment))) = (&context.etcd, context.deployments.named(next.text("deployment")))
+    let (Some(fleet), Some((_, deployment))) = (&context.fleet, context.deployments.named(next.text("deployment")))
     else {
         return true;
     };
@@ -136,14 +135,10 @@ async fn is_first_in_fleet(context: &Context, receiver: &Receiver, next: &Waitin
         let mine = Told { about, by: next.text("id").to_owned(), at: host.now() };
         let with_mine: Vec<&Told> = told.iter().chain([&mine]).collect();
         let value = serde_json::to_vec(&with_mine).unwrap_or_default();
-        let reply = host.grpc(&etcd.tell(&deployment.name, last, value)).await;
-        let Ok(response) = decode::<TxnResponse>(&reply) else { return true };
-        if response.succeeded {
+        let Ok(PutReply::Lost(Some(known))) = fleet.tell(host, &deployment.name, last, value).await else {
             return true;
-        }
-        let range = response.responses.first().and_then(|response| response.range.as_ref());
-        let Some(known) = range.and_then(|range| range.kvs.first()) else { return true };
-        last = number(known.mod_revision);
+        };
+        last = known.mod_revision;
         told = serde_json::from_slice::<Vec<Told>>(&known.value).unwrap_or_default();
         told.retain(|told| told.at.apart(host.now()) < GIVE_UP_AFTER);
         told.drain(..told.len().saturating_sub(MOST_TOLD));

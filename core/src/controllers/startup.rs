@@ -28,7 +28,7 @@ pub async fn hurry(context: &Context) {
     let host = &*context.host;
     host.tick_every(FIRST_TICK);
     next_tick(host).await;
-    if context.etcd.is_none() {
+    if context.fleet.is_none() {
         return host.tick_every(TICK);
     }
     host.tick_every(FIRST_TICKS);
@@ -64,7 +64,7 @@ async fn check_active(context: &Context, index: DeploymentIndex) {
     let (host, Some(deployment)) = (&*context.host, context.deployments.get(index)) else { return };
     let is_asked = deployment.readiness.probe.is_some() && deployment.when_unhealthy == WhenUnhealthy::Other;
     // The word of a fleet's store counts, whatever answers.
-    if !is_asked || context.etcd.is_some() {
+    if !is_asked || context.fleet.is_some() {
         return;
     }
     let is_first = update(host.store(), &Key::Started(&deployment.name).to_string(), &mut |before| {

@@ -1,4 +1,4 @@
-//! Changes that controllers have asked for, and that may have to wait for a probe or for etcd.
+//! Changes that controllers have asked for, and that may have to wait for a probe or for the fleet's store.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -58,7 +58,7 @@ impl Submissions {
     }
 
     /// Keeps what became of a change with what its source was seen to say.
-    fn acknowledge(&self, request: &ChangeRequest, end: &Result<Applied, ChangeError>) {
+    pub fn acknowledge(&self, request: &ChangeRequest, end: &Result<Applied, ChangeError>) {
         let Some(deployment) = self.context.deployments.get(request.deployment) else { return };
         let (host, source, outcome) = (&self.context.host, request.source(), outcome_of(end));
         let is_news = source_status::acknowledge(host.store(), &deployment.name, source, &outcome, host.now());

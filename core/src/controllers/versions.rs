@@ -70,7 +70,7 @@ pub fn announce(context: &Context, deployment: &Deployment) -> Result<(), StoreE
             let version = registered.unwrap_or_else(|| said.version.clone());
             let identity = Identity { version, ..said.clone() };
             // A fleet's state may still be on its way here.
-            let is_news = context.etcd.is_some() || identity != *deployment.identity(&state, colour);
+            let is_news = context.fleet.is_some() || identity != *deployment.identity(&state, colour);
             let said_before = slot.take().map(|configured| configured.said);
             let waiting =
                 is_news.then(|| Waiting { identity, said_before, why: "it has not been tried yet".to_owned() });
@@ -139,14 +139,14 @@ fn requests(
     }
     let Ok(loaded) = load(context, deployment) else { return Vec::new() };
     // An Envoy that joins a fleet has to know its state first.
-    if context.etcd.is_some() && loaded.mod_revision.is_none() {
+    if context.fleet.is_some() && loaded.mod_revision.is_none() {
         return Vec::new();
     }
     let state = loaded.state;
     let mut requests = Vec::new();
     for colour in Colour::ALL {
         let Some(Waiting { identity, said_before, .. }) = waiting.get_mut(colour).take() else { continue };
-        if context.etcd.is_some() && is_outdated(deployment, &state, colour, &identity, said_before.as_ref()) {
+        if context.fleet.is_some() && is_outdated(deployment, &state, colour, &identity, said_before.as_ref()) {
             forget(context, deployment, colour, &identity);
             continue;
         }

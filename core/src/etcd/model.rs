@@ -19,7 +19,12 @@ use super::messages::{
 };
 use super::store::EtcdStore;
 use crate::config::Etcd;
+pub use crate::fleet::model::Fate;
+use crate::fleet::model::FleetModel;
+use crate::fleet::store::FleetStore;
 use crate::host::grpc::{GrpcReply, GrpcRequest, GrpcStatus};
+use crate::state::State;
+use crate::testing::host::TestHost;
 
 /// The store.
 #[derive(Default)]
@@ -28,27 +33,6 @@ pub struct Model {
     compacted: i64,
     keys: BTreeMap<Vec<u8>, KeyValue>,
     log: Vec<Event>,
-}
-
-/// What becomes of a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It is carried out and answered.
-    Answered,
-    /// It is carried out, and its answer gets lost.
-    AnswerLost,
-    /// It gets lost itself.
-    RequestLost,
-    /// It cannot be sent.
-    Refused,
-    /// The user may not do it.
-    Denied,
-    /// This member does not do it.
-    ByAnotherMember,
-    /// There is no space left for what it would write.
-    OutOfSpace,
-    /// What it writes is carried out, and leaves no space.
-    LastSpaceUsed,
 }
 
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
@@ -77,7 +61,7 @@ impl Model {
                 lost()
             }
             Fate::Denied => failed(7, "etcdserver: permission denied"),
-            Fate::ByAnotherMember => failed(9, "etcdserver: rpc not supported for learner"),
+            Fate::NotNow => failed(9, "etcdserver: rpc not supported for learner"),
             Fate::OutOfSpace if is_put => failed(8, NO_SPACE),
             Fate::LastSpaceUsed if is_put => {
                 self.carry_out(call);
@@ -215,5 +199,60 @@ impl Model {
     /// What a watch says about everything since it began.
     pub fn events(&self, create: &WatchCreateRequest) -> Vec<u8> {
         self.since(create).unwrap_or_default().encode_to_vec()
+    }
+}
+
+// === impl FleetModel for Model ===
+
+const KEY: &str = "/bluegreen/iris";
+
+impl FleetModel for Model {
+    type Call = GrpcRequest;
+
+    const WRITERS: u64 = 200;
+    const READS_AFTER_LOSS: bool = false;
+
+    fn store() -> Box<dyn FleetStore> {
+        Box::new(fleet())
+    }
+
+    fn next(host: &TestHost) -> Option<GrpcRequest> {
+        host.grpc.borrow().first().map(|(call, _)| call.clone())
+    }
+
+    fn timeout(call: &GrpcRequest) -> Duration {
+        call.timeout
+    }
+
+    fn is_put(call: &GrpcRequest) -> bool {
+        call.method == "Txn"
+    }
+
+    fn arrive(&mut self, call: &GrpcRequest) {
+        self.carry_out(call);
+    }
+
+    fn answer(&mut self, host: &TestHost, fate: Fate, after: Duration) {
+        let (call, waiter) = host.grpc.borrow_mut().remove(0);
+        let reply = self.call(&call, fate);
+        host.pass(after);
+        waiter.send(reply).expect("it waits");
+    }
+
+    fn state(&self) -> Option<State> {
+        State::decode(&self.value(KEY)?)
+    }
+
+    fn put_foreign(&mut self) {
+        self.put(KEY, b"not ours");
+    }
+
+    fn words(fate: Fate) -> &'static str {
+        match fate {
+            Fate::Denied => "gRPC status 7, etcdserver: permission denied",
+            Fate::NotNow => "gRPC status 9, etcdserver: rpc not supported for learner",
+            Fate::OutOfSpace => "gRPC status 8, etcdserver: mvcc: database space exceeded",
+            _ => "gRPC status 14, lost",
+        }
     }
 }

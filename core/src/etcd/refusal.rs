@@ -1,7 +1,6 @@
 //! Which answers of etcd are refusals: what was asked was not carried out, and will not be.
 //!
-//! A write that got no answer may have been carried out, or may be later. A refusal is an answer, and the caller is owed
-//! etcd's own reason at once. etcd gives a code of gRPC with each of its errors (`api/v3rpc/rpctypes/error.go`, looked up in
+//! etcd gives a code of gRPC with each of its errors (`api/v3rpc/rpctypes/error.go`, looked up in
 //! 3.4 to 3.6):
 //!
 //! | code | what etcd means by it | carried out? |
@@ -18,32 +17,8 @@
 //!
 //! What is not in the table counts as not known.
 
-use std::fmt;
-
-use crate::deployment::Deployment;
-use crate::host::Host;
+use crate::fleet::refusal::{NoResponse, Refusal};
 use crate::host::grpc::{GrpcReply, GrpcStatus};
-use crate::setup::{self, SetupProblem};
-
-/// A refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// It was not carried out, and no other member would do it either.
-    Final,
-    /// It was not carried out, and may be when it is sent again: another member gets it then.
-    Passing,
-    /// Etcd is out of space. The key tells whether it was carried out.
-    OutOfSpace,
-}
-
-/// Why there is no response.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NoResponse {
-    /// In words.
-    pub why: String,
-    /// What it refuses; none where nobody knows what became of the request.
-    pub refusal: Option<Refusal>,
-}
 
 const INVALID_ARGUMENT: u32 = 3;
 const PERMISSION_DENIED: u32 = 7;
@@ -53,52 +28,26 @@ const UNIMPLEMENTED: u32 = 12;
 const DATA_LOSS: u32 = 15;
 const UNAUTHENTICATED: u32 = 16;
 
-/// Shows in a deployment's set-up that etcd does not take its state, and why.
-pub fn note(host: &dyn Host, deployment: &Deployment, why: &str) {
-    let detail =
-        format!("etcd refuses the state of this deployment: {why}. Until that is fixed, no change can be made");
-    setup::note(host, deployment, SetupProblem::EtcdRefuses, detail);
-}
-
-/// Takes that back: etcd took one.
-pub fn clear(host: &dyn Host, deployment: &Deployment) {
-    setup::clear(host, deployment, SetupProblem::EtcdRefuses);
-}
-
-// === impl Refusal ===
-
-impl Refusal {
-    /// What a status refuses; none where nobody knows what became of the request.
-    pub fn of(status: &GrpcStatus) -> Option<Self> {
-        match status.code {
-            INVALID_ARGUMENT | PERMISSION_DENIED | UNIMPLEMENTED | UNAUTHENTICATED => Some(Self::Final),
-            RESOURCE_EXHAUSTED if status.message.contains("too many requests") => Some(Self::Passing),
-            RESOURCE_EXHAUSTED => Some(Self::OutOfSpace),
-            FAILED_PRECONDITION | DATA_LOSS => Some(Self::Passing),
-            _ => None,
-        }
+/// What a status refuses; none where nobody knows what became of the request.
+fn refusal_of(status: &GrpcStatus) -> Option<Refusal> {
+    match status.code {
+        INVALID_ARGUMENT | PERMISSION_DENIED | UNIMPLEMENTED | UNAUTHENTICATED => Some(Refusal::Final),
+        RESOURCE_EXHAUSTED if status.message.contains("too many requests") => Some(Refusal::Passing),
+        RESOURCE_EXHAUSTED => Some(Refusal::OutOfSpace),
+        FAILED_PRECONDITION | DATA_LOSS => Some(Refusal::Passing),
+        _ => None,
     }
 }
 
-// === impl NoResponse ===
-
-impl NoResponse {
-    /// For a reply without a response that is understood.
-    pub fn of(reply: &GrpcReply) -> Self {
-        match reply {
-            GrpcReply::Failed(status) => Self { why: status.to_string(), refusal: Refusal::of(status) },
-            GrpcReply::NotSent => Self {
-                why: "the call could not be sent: is the cluster in Envoy's configuration?".to_owned(),
-                refusal: None,
-            },
-            GrpcReply::Answered(_) => Self { why: "the answer is not understood".to_owned(), refusal: None },
-        }
-    }
-}
-
-impl fmt::Display for NoResponse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.why)
+/// Why a reply has no response that is understood.
+pub fn no_response(reply: &GrpcReply) -> NoResponse {
+    match reply {
+        GrpcReply::Failed(status) => NoResponse { why: status.to_string(), refusal: refusal_of(status) },
+        GrpcReply::NotSent => NoResponse {
+            why: "the call could not be sent: is the cluster in Envoy's configuration?".to_owned(),
+            refusal: Some(Refusal::Unsent),
+        },
+        GrpcReply::Answered(_) => NoResponse { why: "the answer is not understood".to_owned(), refusal: None },
     }
 }
 
@@ -131,7 +80,7 @@ mod tests {
         ];
         for (code, message, expected) in cases {
             let status = GrpcStatus { code, message: message.to_owned() };
-            assert_eq!(Refusal::of(&status), expected, "{code} {message}");
+            assert_eq!(refusal_of(&status), expected, "{code} {message}");
         }
     }
 }

@@ -24,6 +24,8 @@ pub enum Source {
     Mlflow,
     /// The fleet's store.
     Etcd,
+    /// The `spec` of a `BlueGreen` object.
+    Kubernetes,
 }
 
 /// Who makes a change, and why.
@@ -59,6 +61,7 @@ impl Source {
             Source::Runtime => "runtime",
             Source::Mlflow => "mlflow",
             Source::Etcd => "etcd",
+            Source::Kubernetes => "kubernetes",
         }
     }
 }

@@ -49,12 +49,25 @@ pub struct State {
     pub rollout: Option<Rollout>,
     /// The configuration's `initial` that was applied last: only a different one is a change.
     pub initial: Split,
+    /// The `spec` of the deployment's object that was looked at last: only a different one is a change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
     /// When the split in force came into force.
     pub since: Timestamp,
     /// Who brought it into force, and why.
     pub author: Author,
     /// The changes that led here.
     pub history: History,
+}
+
+/// What a `spec` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// How traffic is to be shared out.
+    pub split: Split,
+    /// Whether another change came first, so that it is not brought about.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub superseded: bool,
 }
 
 /// A smoke test that was passed. It counts for what was tested, until the active colour changes.
@@ -86,6 +99,10 @@ pub enum Command {
     Patch(Patch),
     /// Take over a configuration's `initial`, if it is not the one applied last.
     AdoptInitial(Split),
+    /// Take over a `spec`, if it is not the one looked at last.
+    AdoptSpec(Split),
+    /// Leave a `spec` be: another change came first.
+    PassOverSpec(Split),
     /// Take a rollout further, or end it.
     Rollout(RolloutCommand),
     /// Remember what a smoke test came to. A failure takes back an earlier pass.
@@ -141,6 +158,11 @@ pub enum Refusal {
     CandidateChanged,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands references over")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 // === impl Refusal ===
 
 impl Refusal {
@@ -187,6 +209,7 @@ impl State {
             smoke: PerColour::default(),
             rollout: None,
             initial,
+            asked: None,
             since: now,
             author: Author::config(),
             history: History::default(),
@@ -247,12 +270,23 @@ impl State {
                 self.with(Split { shadow_percent: initial.shadow_percent, ..self.split })
             }
             Command::AdoptInitial(initial) => self.with(initial),
+            Command::AdoptSpec(split) | Command::PassOverSpec(split) if self.was_asked(split) => return Ok(None),
+            Command::AdoptSpec(split) if self.agrees_with(split) => {
+                self.with(Split { shadow_percent: split.shadow_percent, ..self.split })
+            }
+            Command::AdoptSpec(split) => self.with(split),
+            Command::PassOverSpec(_) => (self.split, self.rollback_to),
             Command::Rollout(to) => self.with(to.split(self.split, self.rollout).map_err(Refusal::Rollout)?),
             Command::RecordSmokeTest(ref outcome) => return self.tested(outcome, now).map(Some),
             Command::Restamp(how) => return Ok(Some(self.restamped(how, now)).filter(|after| after != self)),
         };
         let (split, kept) = self.keeping(keep, command, split, now);
         let initial = if let Command::AdoptInitial(initial) = *command { initial } else { self.initial };
+        let asked = match *command {
+            Command::AdoptSpec(split) => Some(Asked { split, superseded: false }),
+            Command::PassOverSpec(split) => Some(Asked { split, superseded: true }),
+            _ => self.asked,
+        };
         let rollout = match *command {
             Command::Rollout(to) => Some(to.rollout(self.split, self.rollout, now)),
             Command::AdoptVersion(colour, _) | Command::FollowVersion(colour, _) => {
@@ -263,7 +297,7 @@ impl State {
         if split == self.split && replaced.is_none() {
             // The same traffic under a new `initial` is no change of the deployment, but it must be remembered; and so
             // must a rollout that stops or goes on, and that a share is on trial which was kept.
-            let remembered = Self { initial, rollout, kept, ..self.clone() };
+            let remembered = Self { initial, asked, rollout, kept, ..self.clone() };
             return Ok(Some(remembered).filter(|remembered| remembered != self));
         }
         let phase = |rollout: Option<Rollout>| rollout.map(|rollout| (rollout.phase, rollout.began));
@@ -307,6 +341,7 @@ impl State {
             smoke,
             rollout,
             initial,
+            asked,
             since: now,
             author,
             history,
@@ -383,8 +418,13 @@ impl State {
         Split { canary_percent, ..self.split }
     }
 
-    /// Whether a configuration's `initial` shares the traffic out as it is.
-    fn agrees_with(&self, initial: Split) -> bool {
+    /// Whether this `spec` is the one that was looked at last.
+    pub fn was_asked(&self, split: Split) -> bool {
+        self.asked.is_some_and(|asked| asked.split == split)
+    }
+
+    /// Whether a configuration's `initial`, or a `spec`, shares the traffic out as it is.
+    pub fn agrees_with(&self, initial: Split) -> bool {
         Split { shadow_percent: initial.shadow_percent, ..self.lasting_split() } == initial
     }
 
@@ -397,7 +437,7 @@ impl State {
             let is_promotion = match command {
                 Command::Promote(_) | Command::Rollout(RolloutCommand::Next(_, Next::Promote)) => true,
                 Command::Patch(patch) => patch.canary_percent.is_none(),
-                Command::AdoptInitial(initial) => initial.canary_percent == Percent::ZERO,
+                Command::AdoptInitial(split) | Command::AdoptSpec(split) => split.canary_percent == Percent::ZERO,
                 _ => false,
             };
             let goes_back = self.rollback_to == Some(split.active) && !self.is_way_back_replaced();
@@ -411,7 +451,7 @@ impl State {
         let sets_share = match command {
             Command::Patch(patch) => patch.canary_percent.is_some(),
             Command::Rollout(RolloutCommand::Start(_)) => true,
-            Command::AdoptInitial(initial) => !self.agrees_with(*initial),
+            Command::AdoptInitial(split) | Command::AdoptSpec(split) => !self.agrees_with(*split),
             _ => split.canary_percent != self.split.canary_percent,
         };
         (split, self.kept.filter(|_| !sets_share))

@@ -6,12 +6,13 @@ use std::process::Command;
 
 use anyhow::Result;
 use bluegreen_programs::compose;
+use bluegreen_programs::definitions::{self, DEFINITIONS};
 use bluegreen_programs::envoy::{ENVOY, Envoy};
 use bluegreen_programs::mlflow;
 use bluegreen_programs::schemathesis;
 use bluegreen_programs::toolchain::WasmToolchain;
 use bluegreen_programs::wasm_bindgen;
-use bluegreen_programs::{etcd, packages, process};
+use bluegreen_programs::{envoy_gateway, etcd, istiod, kubernetes, packages, process};
 
 use crate::deny;
 use crate::dist;
@@ -54,6 +55,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "image", has_tests: true, tests: IMAGE, run: image },
     Suite { name: "compose", has_tests: true, tests: COMPOSE, run: docker_compose },
     Suite { name: "fleet", has_tests: true, tests: FLEET, run: fleet },
+    Suite { name: "mesh", has_tests: true, tests: MESH, run: mesh },
     Suite { name: "upgrade", has_tests: true, tests: UPGRADE, run: upgrade },
     Suite { name: "endurance", has_tests: false, tests: &[], run: endurance },
     Suite { name: "bench", has_tests: false, tests: &[], run: bench },
@@ -80,13 +82,11 @@ const OBSERVABILITY: &[Tests] = &[Tests::Program("observability")];
 const IMAGE: &[Tests] = &[Tests::Program("image")];
 const COMPOSE: &[Tests] = &[Tests::Program("compose")];
 const FLEET: &[Tests] = &[Tests::Program("fleet")];
+const MESH: &[Tests] = &[Tests::Program("mesh")];
 const UPGRADE: &[Tests] = &[Tests::Program("upgrade")];
 
 /// Names the command line to the tests of it.
 const COMMAND_LINE: &str = "BLUEGREEN_CLI";
-
-/// Names the folder with the CustomResourceDefinitions that manifests are checked against.
-const DEFINITIONS: &str = "BLUEGREEN_CRDS";
 
 /// Names the module of the last release.
 const LAST_RELEASE: &str = "BLUEGREEN_LAST_RELEASE";
@@ -168,11 +168,6 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     if !report.check("wasm module", || session.build_module()) {
         return report.skip("end to end", "there is no wasm module to load");
     }
-    let definitions = definitions(session);
-    if definitions.is_none() {
-        let reason = format!("set {DEFINITIONS} to a folder with the CustomResourceDefinitions");
-        report.skip("Kubernetes manifests against their schemas", &reason);
-    }
     let command_line = match command_line(session) {
         Ok(path) => path,
         Err(error) => return report.tests("end to end", || Err(error)),
@@ -188,10 +183,7 @@ fn end_to_end(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         };
         report.tests(&title, || {
             session.run(END_TO_END, |program| {
-                program
-                    .env(COMMAND_LINE, &command_line)
-                    .env(ENVOY, &binary)
-                    .envs(definitions.iter().map(|folder| (DEFINITIONS, folder)));
+                program.env(COMMAND_LINE, &command_line).env(ENVOY, &binary);
             })
         });
     }
@@ -251,12 +243,6 @@ fn observability(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     });
 }
 
-/// The folder with the schemas of Istio's and Envoy Gateway's resources: the user's, or the one beside the checkout.
-fn definitions(session: &Session<'_>) -> Option<PathBuf> {
-    let named = env::var_os(DEFINITIONS).filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    named.or_else(|| Some(session.checkout.root().parent()?.join("shared/crds"))).filter(|folder| folder.is_dir())
-}
-
 /// The image that meshes fetch.
 fn image(session: &Session<'_>, _: &[Envoy], report: &mut Report) {
     report.check("image: two clean clones give one digest", || dist::reproduce(session.checkout));
@@ -307,6 +293,27 @@ fn upgrade(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         let envoy = envoy.obtain(session.checkout)?;
         session.run(UPGRADE, |program| {
             program.env(LAST_RELEASE, &last).env(ENVOY, &envoy).env(TEST_THREADS, "1");
+        })
+    });
+}
+
+/// Envoys under real control planes, built here from their sources.
+fn mesh(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.tests(&format!("mesh, {}", envoy.name()), || {
+        etcd::obtain()?;
+        packages::provide(&[("openssl", "openssl")], "an API server of Kubernetes")?;
+        let programs = kubernetes::obtain(session.checkout)?;
+        let istiod = istiod::obtain(session.checkout)?;
+        let envoy_gateway = envoy_gateway::obtain(session.checkout)?;
+        let definitions = env::join_paths(definitions::obtain(session.checkout)?)?;
+        session.build_module()?;
+        let envoy = envoy.obtain(session.checkout)?;
+        let command_line = command_line(session)?;
+        session.run(MESH, |program| {
+            program.env(COMMAND_LINE, &command_line).env(ENVOY, &envoy).env(DEFINITIONS, &definitions);
+            program.envs(programs.iter().map(|(variable, path)| (*variable, path)));
+            program.env(istiod::PILOT_DISCOVERY, &istiod).env(envoy_gateway::ENVOY_GATEWAY, &envoy_gateway);
         })
     });
 }

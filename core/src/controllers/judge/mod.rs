@@ -1,11 +1,11 @@
 //! The guard of a fleet: each Envoy says what it knows about a canary, one judges, and all show the same judgement.
 //!
-//! About once a second each Envoy puts its [`Statement`] into etcd and reads the last [`Judgement`], in one transaction. The Envoy that made
+//! About once a second each Envoy puts its [`Statement`] into the fleet's store and reads the last [`Judgement`], in one transaction. The Envoy that made
 //! that one goes on judging; when it has been silent for [`PATIENCE`] anybody may, and of several who try the condition of the write lets one
 //! through. What was played is part of the judgement, so the next judge goes on exactly there. The judge alone asks for changes of
 //! rollout and guard, once its judgement is written.
 //!
-//! While etcd is away nothing is said, judged or asked for; what was collected meanwhile is said afterwards.
+//! While the store is away nothing is said, judged or asked for; what was collected meanwhile is said afterwards.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,10 +16,9 @@ use super::rollout;
 use super::submissions::Submissions;
 use crate::change::context::Context;
 use crate::deployment::{Deployment, DeploymentIndex};
-use crate::etcd::evidence::{EnvoyId, Judgement, Outbox, PATIENCE, Speaker, Statement, UpTo, ripe};
-use crate::etcd::messages::{KeyValue, TxnResponse};
-use crate::etcd::refusal::NoResponse;
-use crate::etcd::store::{EtcdStore, decode, number, revision_of};
+use crate::fleet::evidence::{EnvoyId, Judgement, Outbox, PATIENCE, Speaker, Statement, UpTo, ripe};
+use crate::fleet::refusal::NoResponse;
+use crate::fleet::store::{Entry, FleetStore, Heard, PutReply};
 use crate::guard::analysis::{self, CanaryAnalysis};
 use crate::guard::evidence::Collector;
 use crate::guard::verdict;
@@ -73,15 +72,12 @@ struct Said {
 #[derive(Clone, Copy)]
 struct Case<'c> {
     context: &'c Context,
-    etcd: &'c EtcdStore,
+    fleet: &'c dyn FleetStore,
     index: DeploymentIndex,
     deployment: &'c Deployment,
 }
 
-/// How often an Envoy speaks.
-const ROUND: Duration = Duration::from_secs(1);
-
-/// A judge that begins, and one that was cut off from etcd, listens for so long before it plays: by then all Envoys that were cut off
+/// A judge that begins, and one that was cut off from the store, listens for so long before it plays: by then all Envoys that were cut off
 /// with it have spoken.
 const LISTENING: Duration = Duration::from_millis(2_500);
 
@@ -103,23 +99,20 @@ pub fn attend(
     if let Some(analysis) = rollout::analysed(deployment, state, known, now).filter(|analysis| !analysis.over) {
         memory.collect(&analysis, deployment, &gathered(host, deployment, now), now, moment);
     }
+    let round = context.fleet.as_ref().map_or(Duration::MAX, |fleet| fleet.round());
     if !memory.is_busy && memory.due <= moment {
-        (memory.is_busy, memory.due) = (true, moment.plus(ROUND));
+        (memory.is_busy, memory.due) = (true, moment.plus(round));
         let (context, submissions, seat) = (Rc::clone(context), Rc::clone(submissions), Rc::clone(seat));
         host.spawn(Box::pin({
             let host = Rc::clone(&context.host);
             async move {
-                let outcome = match (&context.etcd, context.deployments.get(index)) {
-                    (Some(etcd), Some(deployment)) => {
-                        Case { context: &context, etcd, index, deployment }.round(&submissions, &seat).await
-                    }
-                    _ => Ok(()),
+                let (Some(fleet), Some(deployment)) = (context.fleet.as_deref(), context.deployments.get(index)) else {
+                    return;
                 };
+                let outcome = Case { context: &context, fleet, index, deployment }.round(&submissions, &seat).await;
                 let mut memory = seat.0.borrow_mut();
                 memory.is_busy = false;
-                if let Some(deployment) = context.deployments.get(index) {
-                    memory.tell(&*host, deployment, outcome);
-                }
+                memory.tell(&*host, fleet, deployment, outcome);
             }
         }));
     }
@@ -135,24 +128,24 @@ fn gathered(host: &dyn Host, deployment: &Deployment, now: Timestamp) -> Cohorts
 impl Case<'_> {
     /// Speaks, hears, and judges where this Envoy is the one to do it.
     async fn round(self, submissions: &Rc<Submissions>, seat: &Seat) -> Result<(), NoResponse> {
-        let Self { context, etcd, index, deployment } = self;
+        let Self { context, fleet, index, deployment } = self;
         let host = &*context.host;
         let me = self.drawn().await?;
         let (statement, hears_all) = self.statement(seat);
         let statement = statement.map(|statement| (me, statement));
-        let said: TxnResponse = decode(&host.grpc(&etcd.say(&deployment.name, statement, hears_all)).await)?;
-        let Some((last, judgement)) = self.on_said(&said, me, seat) else { return Ok(()) };
-        let written: TxnResponse = decode(&host.grpc(&etcd.judge(&deployment.name, last, &judgement)).await)?;
-        if !written.succeeded {
-            // Somebody else judges.
-            let range = written.responses.first().and_then(|response| response.range.as_ref());
-            self.hear(range.and_then(|range| range.kvs.first()), seat);
-            return Ok(());
-        }
+        let heard = fleet.say(host, &deployment.name, statement, hears_all).await?;
+        let Some((last, judgement)) = self.on_said(&heard, me, seat) else { return Ok(()) };
+        let written = match fleet.judge(host, &deployment.name, last, &judgement).await? {
+            PutReply::Made(written) => written,
+            PutReply::Lost(others) => {
+                // Somebody else judges.
+                self.hear(others.as_ref(), seat);
+                return Ok(());
+            }
+        };
         let analysis = &judgement.analysis;
         let is_news = self.keep(analysis);
-        let is_first =
-            seat.0.borrow_mut().on_judged(revision_of(written.header.as_ref()), &judgement.played, host.moment());
+        let is_first = seat.0.borrow_mut().on_judged(written, &judgement.played, host.moment());
         if is_first && !analysis.over {
             let name = &deployment.name;
             host.info(&format!("bluegreen: deployment={name}: this Envoy judges the canary for the fleet"));
@@ -181,21 +174,22 @@ impl Case<'_> {
     }
 
     /// Takes what was heard. The next judgement, where it is on this Envoy to write it, and the write that it follows.
-    fn on_said(self, said: &TxnResponse, me: EnvoyId, seat: &Seat) -> Option<(ModRevision, Judgement)> {
+    fn on_said(self, heard: &Heard, me: EnvoyId, seat: &Seat) -> Option<(ModRevision, Judgement)> {
         let host = &*self.context.host;
-        let mut ranges = said.responses.iter().filter_map(|response| response.range.as_ref());
-        let (last, judgement) = self.hear(ranges.next().and_then(|range| range.kvs.first()), seat);
+        let (last, judgement) = self.hear(heard.judgement.as_ref(), seat);
         let state = self.state()?;
         let mut memory = seat.0.borrow_mut();
         memory.may_judge = memory.may_judge_after((last, judgement.as_ref()), me, &state, host.moment());
-        let all = ranges.next().filter(|_| memory.may_judge)?;
-        memory.listen(&all.kvs, host.now(), host.moment());
+        if !memory.may_judge {
+            return None;
+        }
+        memory.listen(&heard.all, host.now(), host.moment());
         if memory.is_alone_with_its_time(host.moment()) {
             return None;
         }
         let next = self.judge(me, &state, judgement, &memory);
         if next.is_none() {
-            // Nobody knows of a canary: what is known here is of one that etcd has forgotten.
+            // Nobody knows of a canary: what is known here is of one that the fleet has forgotten.
             let forgotten = analysis::read(host.store(), &self.deployment.name);
             if let Some(over) = rollout::analysed(self.deployment, &state, forgotten, host.now()) {
                 self.keep(&over);
@@ -207,13 +201,12 @@ impl Case<'_> {
     /// The number of this Envoy, drawn when it is first needed.
     async fn drawn(self) -> Result<EnvoyId, NoResponse> {
         let host = &*self.context.host;
-        let key = Key::Envoy(self.etcd.id()).to_string();
+        let key = Key::Envoy(self.fleet.id()).to_string();
         let known = host.store().read(&key).ok().and_then(|stored| serde_json::from_slice(&stored.value?).ok());
         if let Some(known) = known {
             return Ok(known);
         }
-        let drawn: TxnResponse = decode(&host.grpc(&self.etcd.draw()).await)?;
-        let drawn = EnvoyId(revision_of(drawn.header.as_ref()).0);
+        let drawn = self.fleet.draw(host).await?;
         let _: Result<bool, StoreError> = update(host.store(), &key, &mut |_| serde_json::to_vec(&drawn).ok());
         Ok(drawn)
     }
@@ -224,9 +217,9 @@ impl Case<'_> {
     }
 
     /// Takes over what another judge has written. That write, and what it says.
-    fn hear(self, key: Option<&KeyValue>, seat: &Seat) -> (ModRevision, Option<Judgement>) {
-        let mod_revision = key.map_or(ModRevision(0), |key| number(key.mod_revision));
-        let judgement = key.and_then(|key| Judgement::decode(&key.value));
+    fn hear(self, entry: Option<&Entry>, seat: &Seat) -> (ModRevision, Option<Judgement>) {
+        let mod_revision = entry.map_or(ModRevision(0), |entry| entry.mod_revision);
+        let judgement = entry.and_then(|entry| Judgement::decode(&entry.value));
         let mut memory = seat.0.borrow_mut();
         if memory.heard.map(|(known, _)| known) != Some(mod_revision) {
             memory.heard = Some((mod_revision, self.context.host.moment()));
@@ -314,18 +307,18 @@ impl Memory {
     }
 
     /// Takes note of what all Envoys say.
-    fn listen(&mut self, keys: &[KeyValue], now: Timestamp, moment: Moment) {
+    fn listen(&mut self, all: &[Entry], now: Timestamp, moment: Moment) {
         let since = self.listens.filter(|(_, last)| moment < last.plus(PATIENCE)).map_or(moment, |(since, _)| since);
         self.listens = Some((since, moment));
-        self.said.retain(|known, _| keys.iter().any(|key| key.key == *known));
-        for key in keys {
-            let mod_revision = number(key.mod_revision);
-            if self.said.get(&key.key).is_some_and(|said| said.mod_revision == mod_revision) {
+        self.said.retain(|known, _| all.iter().any(|entry| entry.key == *known));
+        for Entry { key, mod_revision, value } in all {
+            if self.said.get(key).is_some_and(|said| said.mod_revision == *mod_revision) {
                 continue;
             }
-            let statement = Statement::decode(&key.value);
+            let statement = Statement::decode(value);
             let is_timely = statement.as_ref().is_some_and(|statement| statement.is_timely(now));
-            self.said.insert(key.key.clone(), Said { mod_revision, since: moment, statement, is_timely });
+            let said = Said { mod_revision: *mod_revision, since: moment, statement, is_timely };
+            self.said.insert(key.clone(), said);
         }
     }
 
@@ -351,12 +344,18 @@ impl Memory {
     }
 
     /// Says once what keeps this Envoy from taking part.
-    fn tell(&mut self, host: &dyn Host, deployment: &Deployment, outcome: Result<(), NoResponse>) {
+    fn tell(
+        &mut self,
+        host: &dyn Host,
+        fleet: &dyn FleetStore,
+        deployment: &Deployment,
+        outcome: Result<(), NoResponse>,
+    ) {
         let trouble = outcome.err().map(|error| error.why);
         if trouble.is_some() && trouble != self.trouble {
-            let (name, why) = (&deployment.name, trouble.as_deref().unwrap_or_default());
+            let (name, called, why) = (&deployment.name, fleet.called(), trouble.as_deref().unwrap_or_default());
             host.warn(&format!(
-                "bluegreen: deployment={name}: the guard waits for etcd: {why}: the canary is not judged meanwhile"
+                "bluegreen: deployment={name}: the guard waits for {called}: {why}: the canary is not judged meanwhile"
             ));
         }
         self.trouble = trouble;

@@ -6,6 +6,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::*;
 use crate::config::Config;
 use crate::etcd::model::{Fate, Model};
+use crate::etcd::store::number;
 use crate::metrics::cohorts::{Draw, Ending, Host as Upstream, Kind, SeenKeys};
 use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
@@ -13,9 +14,11 @@ use crate::model::percent::Percent;
 use crate::model::time::TICK;
 use crate::store::Store;
 use crate::store::record::ReplacePolicy;
+use crate::testing::host::poll_once;
 use crate::testing::host::{START, TestHost};
 use crate::testing::{config_of, iris, split};
 use crate::workers::roster::Member;
+use std::task::Poll;
 
 const STATE: &str = "/bluegreen/iris";
 const JUDGEMENT: &str = "/bluegreen/~canary/iris/judgement";
@@ -188,7 +191,7 @@ impl Fleet {
     fn judge(&self) -> usize {
         let judge = self.judgement().expect("judged").judge;
         let is_it = |envoy: &Envoy| {
-            let id = envoy.context.etcd.as_ref().expect("a fleet").id();
+            let id = envoy.context.fleet.as_ref().expect("a fleet").id();
             let drawn = envoy.host.store.read(&Key::Envoy(id).to_string()).expect("in reach").value;
             drawn.is_some_and(|drawn| serde_json::from_slice::<EnvoyId>(&drawn).ok() == Some(judge))
         };
@@ -289,10 +292,14 @@ fn of_two_that_judge_at_once_one_is_believed() {
     let state = fleet.state();
     let judgement = fleet.judgement().expect("judged");
     let last = number(fleet.etcd.mod_revision(JUDGEMENT));
-    let etcd = fleet.envoys[0].context.etcd.as_ref().expect("a fleet");
+    let (host, store) = (TestHost::default(), crate::etcd::model::fleet());
     let put = |judge, etcd_model: &mut Model| {
-        let call = etcd.judge(&iris(), last, &Judgement { judge, revision: state.revision, ..judgement.clone() });
-        decode::<TxnResponse>(&etcd_model.call(&call, Fate::Answered)).expect("answered").succeeded
+        let (name, next) = (iris(), Judgement { judge, revision: state.revision, ..judgement.clone() });
+        let mut written = store.judge(&host, &name, last, &next);
+        assert!(poll_once(written.as_mut()).is_pending());
+        let (call, waiter) = host.grpc.borrow_mut().remove(0);
+        waiter.send(etcd_model.call(&call, Fate::Answered)).expect("it waits");
+        matches!(poll_once(written.as_mut()), Poll::Ready(Ok(PutReply::Made(_))))
     };
     assert!(put(EnvoyId(1), &mut fleet.etcd));
     assert!(!put(EnvoyId(2), &mut fleet.etcd));

@@ -7,33 +7,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::time::Duration;
 
 use futures_lite::future;
 use prost::Message;
 
-use super::liveness::{self, HEARTBEAT};
 use super::messages::{Event, EventType, KeyValue, RangeResponse, TxnResponse, WatchResponse};
-use super::refusal::{self, NoResponse};
 use super::store::{EtcdStore, decode, number, revision_of};
-use crate::deployment::{Deployment, DeploymentIndex, Deployments};
+use crate::deployment::DeploymentIndex;
+use crate::fleet::following::{Following, backoff};
+use crate::fleet::liveness::{Contact, HEARTBEAT};
+use crate::fleet::refusal::NoResponse;
+use crate::fleet::store::{clear_refusal, note_refusal};
 use crate::host::grpc::{GrpcReply, GrpcStream};
 use crate::host::reply::Reply;
-use crate::host::{Host, next_tick};
-use crate::model::time::Timestamp;
 use crate::state::State;
-use crate::store::lease::{FOLLOWER_LEASE, Instance};
-use crate::store::record::{self, Effect, ModRevision, ReplacePolicy};
-use crate::workers::publish::publish;
-use crate::workers::worker::Worker;
+use crate::store::record::{ModRevision, ReplacePolicy};
 
 /// The one filter instance of an Envoy that follows the fleet for all.
 struct Follower<'f> {
     etcd: &'f EtcdStore,
-    host: &'f dyn Host,
-    deployments: &'f Deployments,
-    instance: Instance,
-    worker: &'f Worker,
+    following: Following<'f>,
     /// Attempts in a row that failed.
     failures: u32,
     /// The last write of all that came.
@@ -42,7 +35,7 @@ struct Follower<'f> {
     absent: BTreeSet<DeploymentIndex>,
     /// The last write of each key that held something else than a state, each of which is worth one warning.
     corrupt: BTreeMap<DeploymentIndex, ModRevision>,
-    is_live: Option<bool>,
+    contact: Contact,
     /// Why etcd refused the last watch, which is worth one line.
     refused_watch: Option<String>,
     /// So many lists follow each other before a watch is tried again.
@@ -87,60 +80,28 @@ const MISSED: u32 = 2;
 /// How many lists follow each other after etcd has refused a watch: for about a minute.
 const LISTS_ONLY: u32 = 60;
 
-/// How long to wait after a failure: the first time, and at most. In between it doubles.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(1);
-
-/// Follows the fleet for as long as this instance holds the lease under this key; waits for it otherwise.
-pub async fn follow(
-    etcd: &EtcdStore,
-    host: &dyn Host,
-    deployments: &Deployments,
-    (instance, worker): (Instance, &Worker),
-    lease: &str,
-) {
-    let mut follower = Follower::new(etcd, host, deployments, instance, worker);
-    let holds_lease = || instance.holds(host.store(), lease, FOLLOWER_LEASE, host.now());
+/// Follows the fleet for as long as this instance leads; waits for it otherwise.
+pub async fn follow(etcd: &EtcdStore, following: Following<'_>) {
+    let mut follower = Follower::new(etcd, following);
     loop {
-        next_tick(host).await;
-        if !holds_lease() {
-            continue;
-        }
-        let lease_lost = async {
-            loop {
-                next_tick(host).await;
-                if !holds_lease() {
-                    return;
-                }
-            }
-        };
-        future::or(lease_lost, follower.run()).await;
+        following.while_it_leads(follower.run()).await;
         follower.failures = 0;
-        follower.is_live = None;
+        follower.contact = Contact::default();
     }
 }
 
 // === impl Follower ===
 
 impl<'f> Follower<'f> {
-    fn new(
-        etcd: &'f EtcdStore,
-        host: &'f dyn Host,
-        deployments: &'f Deployments,
-        instance: Instance,
-        worker: &'f Worker,
-    ) -> Self {
+    fn new(etcd: &'f EtcdStore, following: Following<'f>) -> Self {
         Self {
             etcd,
-            host,
-            deployments,
-            instance,
-            worker,
+            following,
             failures: 0,
             last: ModRevision(0),
             absent: BTreeSet::new(),
             corrupt: BTreeMap::new(),
-            is_live: None,
+            contact: Contact::default(),
             refused_watch: None,
             lists_only: 0,
         }
@@ -163,22 +124,21 @@ impl<'f> Follower<'f> {
             };
             if end == WatchEnd::BackOff {
                 self.failures = self.failures.saturating_add(1);
-                let now = self.host.now();
-                self.host.sleep(backoff(self.failures, self.instance, now)).await;
+                let now = self.following.host.now();
+                self.following.host.sleep(backoff(self.failures, self.following.instance, now)).await;
             }
         }
     }
 
     /// Reads all keys, page by page, as they were at one revision. That revision.
     async fn list(&mut self) -> Result<ModRevision, NoResponse> {
-        let known = self.deployments.all().iter().filter_map(|deployment| self.known(deployment));
-        let known = known.max().unwrap_or_default();
+        let known = self.following.last_known();
         let mut policy = ReplacePolicy::IfNewer;
         let mut found = BTreeSet::new();
         let mut at = ModRevision(0);
         let mut page = self.etcd.list(None, at);
         loop {
-            let response: RangeResponse = decode(&self.host.grpc(&page).await)?;
+            let response: RangeResponse = decode(&self.following.host.grpc(&page).await)?;
             if at == ModRevision(0) {
                 at = revision_of(response.header.as_ref());
                 if at < known {
@@ -196,7 +156,7 @@ impl<'f> Follower<'f> {
         }
         self.last = self.last.max(at);
         self.absent.clear();
-        self.absent.extend((0..self.deployments.all().len()).filter(|index| !found.contains(index)));
+        self.absent.extend((0..self.following.deployments.all().len()).filter(|index| !found.contains(index)));
         Ok(at)
     }
 
@@ -205,8 +165,8 @@ impl<'f> Follower<'f> {
         let (mut is_begun, mut openings) = (false, 1_u32);
         let (mut failed_heartbeats, mut missed) = (0_u32, 0_u32);
         let mut watch = Watch {
-            stream: self.host.grpc_stream(&self.etcd.watch(listed)),
-            heartbeat_due: self.host.sleep(HEARTBEAT),
+            stream: self.following.host.grpc_stream(&self.etcd.watch(listed)),
+            heartbeat_due: self.following.host.sleep(HEARTBEAT),
             heartbeat: None,
             creation: None,
         };
@@ -242,11 +202,11 @@ impl<'f> Follower<'f> {
                 // change turns.
                 WatchEvent::Message(None) if !is_begun && openings < OPENINGS => {
                     openings = openings.saturating_add(1);
-                    watch.stream = self.host.grpc_stream(&self.etcd.watch(listed));
+                    watch.stream = self.following.host.grpc_stream(&self.etcd.watch(listed));
                 }
                 WatchEvent::Message(None) => return WatchEnd::BackOff,
                 WatchEvent::HeartbeatDue => {
-                    watch.heartbeat_due = self.host.sleep(HEARTBEAT);
+                    watch.heartbeat_due = self.following.host.sleep(HEARTBEAT);
                     self.send_heartbeat(&mut watch);
                     self.create_next(&mut watch);
                 }
@@ -288,7 +248,9 @@ impl<'f> Follower<'f> {
         if event.r#type == i32::from(EventType::Delete) {
             self.last = self.last.max(number(key.mod_revision));
             // The record was removed, not the deployment: it gets one again, from what is known here.
-            if let Some((index, _)) = self.etcd.name_of(&key.key).and_then(|name| self.deployments.named(name)) {
+            if let Some((index, _)) =
+                self.etcd.name_of(&key.key).and_then(|name| self.following.deployments.named(name))
+            {
                 self.absent.insert(index);
             }
         } else if let Some(index) = self.apply(key, ReplacePolicy::IfNewer) {
@@ -299,7 +261,7 @@ impl<'f> Follower<'f> {
     /// Asks for what was written since the last write that is known, unless that is being asked already.
     fn send_heartbeat(&self, watch: &mut Watch) {
         if watch.heartbeat.is_none() {
-            watch.heartbeat = Some(self.host.grpc(&self.etcd.list_newer(self.last)));
+            watch.heartbeat = Some(self.following.host.grpc(&self.etcd.list_newer(self.last)));
         }
     }
 
@@ -309,36 +271,36 @@ impl<'f> Follower<'f> {
             return;
         }
         let Some((index, deployment)) =
-            self.absent.first().and_then(|index| Some((*index, self.deployments.get(*index)?)))
+            self.absent.first().and_then(|index| Some((*index, self.following.deployments.get(*index)?)))
         else {
             return;
         };
-        let Ok(loaded) = self.load(deployment) else { return };
-        let put = self.etcd.put_if(&deployment.name, ModRevision(0), &loaded.state.knowing(&deployment.colours));
-        watch.creation = Some((index, self.host.grpc(&put)));
+        let Ok(loaded) = self.following.load(deployment) else { return };
+        let put = self.etcd.swap(&deployment.name, ModRevision(0), &loaded.state.knowing(&deployment.colours));
+        watch.creation = Some((index, self.following.host.grpc(&put)));
     }
 
     /// Takes what became of a creation. Whether the next one may follow at once.
     fn on_created(&mut self, index: DeploymentIndex, reply: &GrpcReply) -> bool {
-        let Some(deployment) = self.deployments.get(index) else { return false };
+        let Some(deployment) = self.following.deployments.get(index) else { return false };
         // Without an answer it is tried again at the next heartbeat: if it was carried out, it is found there.
         let response = match decode::<TxnResponse>(reply) {
             Ok(response) => response,
             Err(error) => {
-                if error.refusal.is_some() {
-                    refusal::note(self.host, deployment, &error.why);
+                if error.is_refused() {
+                    note_refusal(self.etcd, self.following.host, deployment, &error.why);
                 }
                 return false;
             }
         };
-        refusal::clear(self.host, deployment);
+        clear_refusal(self.etcd, self.following.host, deployment);
         let range = response.responses.first().and_then(|response| response.range.as_ref());
         match (response.succeeded, range.and_then(|range| range.kvs.first())) {
             (true, _) => {
-                if let Ok(loaded) = self.load(deployment) {
+                if let Ok(loaded) = self.following.load(deployment) {
                     let mod_revision = revision_of(response.header.as_ref());
                     let state = loaded.state.knowing(&deployment.colours);
-                    self.replace(index, deployment, &state, mod_revision, ReplacePolicy::IfNewer);
+                    self.following.take_over((index, deployment), &state, mod_revision, ReplacePolicy::IfNewer);
                 }
             }
             (false, Some(key)) => {
@@ -355,56 +317,23 @@ impl<'f> Follower<'f> {
     fn apply(&mut self, key: &KeyValue, policy: ReplacePolicy) -> Option<DeploymentIndex> {
         let mod_revision = number(key.mod_revision);
         self.last = self.last.max(mod_revision);
-        let (index, deployment) = self.deployments.named(self.etcd.name_of(&key.key)?)?;
+        let (index, deployment) = self.following.deployments.named(self.etcd.name_of(&key.key)?)?;
         match State::decode(&key.value) {
-            Some(state) => self.replace(index, deployment, &state, mod_revision, policy),
+            Some(state) => self.following.take_over((index, deployment), &state, mod_revision, policy),
             None if self.corrupt.insert(index, mod_revision) == Some(mod_revision) => {}
             None => self
+                .following
                 .warn(deployment, "the value in etcd is not a state: it is ignored until the next change replaces it"),
         }
         Some(index)
     }
 
-    /// Takes a state over, and makes it known if it is news.
-    fn replace(
-        &self,
-        index: DeploymentIndex,
-        deployment: &Deployment,
-        state: &State,
-        mod_revision: ModRevision,
-        policy: ReplacePolicy,
-    ) {
-        match record::replace(self.host.store(), &deployment.name, state, mod_revision, policy) {
-            Ok(applied) if applied.effect == Effect::None => {}
-            Ok(applied) => publish(self.host, self.worker, index, deployment, &applied),
-            Err(error) => self.warn(deployment, &error.to_string()),
-        }
-    }
-
-    /// The write of the fleet's store that a deployment's state comes from.
-    fn known(&self, deployment: &Deployment) -> Option<ModRevision> {
-        self.load(deployment).ok().and_then(|loaded| loaded.mod_revision)
-    }
-
-    fn load(&self, deployment: &Deployment) -> Result<record::Loaded, crate::store::StoreError> {
-        record::load(self.host.store(), &deployment.name, deployment.initial, self.host.now())
-    }
-
     fn note_liveness(&mut self) {
-        liveness::note(self.host.store(), self.etcd, self.host.now());
-        if self.is_live.replace(true) != Some(true) {
-            self.host.info("bluegreen: up to date with etcd");
-        }
+        self.contact.note(self.etcd, self.following.host);
     }
 
     fn lose(&mut self, error: &NoResponse) {
-        liveness::lose(self.host.store(), self.etcd);
-        if self.is_live.replace(false) != Some(false) {
-            let what =
-                if error.refusal.is_some() { "etcd refuses to give the states" } else { "etcd cannot be reached" };
-            let line = format!("bluegreen: {what}: {error}: the last known states stay in force");
-            self.host.warn(&line);
-        }
+        self.contact.lose(self.etcd, self.following.host, error);
     }
 
     /// Lists bring what it would have brought. It is seldom tried again: of each stream that is given up the SDK keeps an
@@ -412,14 +341,11 @@ impl<'f> Follower<'f> {
     fn on_refused_watch(&mut self, why: String) {
         self.lists_only = LISTS_ONLY;
         if self.refused_watch.as_ref() != Some(&why) {
-            self.host
+            self.following
+                .host
                 .warn(&format!("bluegreen: etcd refuses the watch: {why}: the fleet's changes are read once a second"));
             self.refused_watch = Some(why);
         }
-    }
-
-    fn warn(&self, deployment: &Deployment, why: &str) {
-        self.host.warn(&format!("bluegreen: deployment={}: {why}", deployment.name));
     }
 }
 
@@ -447,17 +373,6 @@ impl Watch {
         };
         future::or(future::or(message, due), future::or(beat, created)).await
     }
-}
-
-/// The pause after so many failures, less up to a half: Envoys that lost etcd together must not come back together.
-/// There is no randomness in the VM, so the part comes from what differs between them.
-fn backoff(failures: u32, instance: Instance, now: Timestamp) -> Duration {
-    let doubled = 2_u32.saturating_pow(failures.saturating_sub(1).min(16));
-    let full = FIRST_BACKOFF.saturating_mul(doubled).min(LONGEST_BACKOFF);
-    let seed = instance.get() ^ now.as_millis().rotate_left(32);
-    let part = xxhash_rust::xxh64::xxh64(&failures.to_le_bytes(), seed) >> 11;
-    // 53 bits fit a double exactly.
-    full.mul_f64(0.5 + 0.5 * (part as f64 / (1_u64 << 53) as f64))
 }
 
 #[cfg(test)]

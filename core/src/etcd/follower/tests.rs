@@ -5,16 +5,24 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::*;
 use crate::config::Config;
+use crate::deployment::Deployments;
 use crate::etcd::messages::WatchCreateRequest;
 use crate::etcd::model::{Fate, Model, fleet};
+use crate::fleet::following::{FIRST_BACKOFF, LONGEST_BACKOFF};
+use crate::fleet::liveness;
+use crate::host::Host as _;
 use crate::host::grpc::{GrpcRequest, GrpcSender, GrpcStatus};
 use crate::model::split::Revision;
 use crate::setup::SetupProblem;
+use crate::store::lease::{FOLLOWER_LEASE, Instance};
+use crate::store::record;
 use crate::testing::host::{START, TestHost};
-use crate::testing::{MemoryStore, iris, split};
+use crate::testing::{iris, split};
+use crate::workers::worker::Worker;
 
 const LEASE: &str = "the follower's lease";
 
@@ -32,7 +40,9 @@ impl Envoy {
         host.spawn(Box::pin(async move {
             let deployments = deployments();
             let worker = Worker::new(&deployments, instance, 1, START);
-            follow(&fleet(), &*own, &deployments, (instance, &worker), LEASE).await;
+            let following =
+                Following { host: &*own, deployments: &deployments, instance, worker: &worker, lease: LEASE };
+            follow(&fleet(), following).await;
         }));
         host.tasks.run();
         Self { host, watch: RefCell::default() }
@@ -446,18 +456,4 @@ fn what_is_not_a_state_is_warned_of_once_and_replaced_by_the_next_change() {
     model.put("/bluegreen/iris", &state(2));
     envoy.deliver(&mut model);
     assert_eq!(envoy.revision(), 2);
-}
-
-// === back off ===
-
-#[test]
-fn pauses_double_up_to_a_limit_and_differ_between_instances_and_moments() {
-    let instance = Instance::register(&MemoryStore::default(), Timestamp::default());
-    let pauses: Vec<u128> = (1..12).map(|failures| backoff(failures, instance, START).as_millis()).collect();
-    for (failures, pause) in pauses.iter().enumerate() {
-        let full = (100 << failures.min(10)).min(1_000);
-        assert!((full / 2..=full).contains(pause), "{failures}: {pauses:?}");
-    }
-    let later = START.plus(Duration::from_millis(1));
-    assert_ne!(backoff(9, instance, START), backoff(9, instance, later));
 }

@@ -4,7 +4,8 @@
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
-use crate::etcd::{liveness, model};
+use crate::etcd::model;
+use crate::fleet::liveness;
 use crate::host::Host;
 use crate::model::author::{Author, Source};
 use crate::model::name::Reason;
