@@ -13,4 +13,5 @@ mod envoy_gateway;
 mod istio;
 mod objects;
 mod serving;
+mod guard;
 mod store;
