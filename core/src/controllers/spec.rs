@@ -153,3 +153,242 @@ impl Desk {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::fleet::following::Following;
+    use crate::fleet::liveness;
+    use crate::fleet::model::{Fate, FleetModel};
+    use crate::host::Host as _;
+    use crate::host::http::HttpReply;
+    use crate::kubernetes::model::Model;
+    use crate::model::time::TICK;
+    use crate::state::State;
+    use crate::testing::host::TestHost;
+    use crate::testing::{holder, split};
+
+    /// An Envoy of a fleet in Kubernetes, with the follower and the flow of this module, of which the test is the network.
+    struct Envoy {
+        host: Rc<TestHost>,
+        context: Rc<Context>,
+        /// What green answers to its probe.
+        green: u16,
+    }
+
+    impl Envoy {
+        fn start(sections: &str) -> Self {
+            let host = Rc::new(TestHost::default());
+            let json = format!(
+                r#"{{"kubernetes": {{"cluster": "kube", "namespace": "models"}}, "deployments": {{"iris": {{"colours": {{
+                    "blue": {{"cluster": "blue", "version": "1"}}, "green": {{"cluster": "green", "version": "2"}}}}
+                    {sections}}}}}}}"#
+            );
+            let config = Config::from_bytes(json.as_bytes()).expect("valid");
+            let context = Rc::new(Context::new(Rc::<TestHost>::clone(&host), &config, None));
+            let submissions = Rc::new(Submissions::new(&context));
+            let cx = Rc::clone(&context);
+            host.spawn(Box::pin(async move {
+                let Context { host, deployments, instance, worker, fleet: Some(fleet) } = &*cx else { return };
+                fleet.follow(Following { host: &**host, deployments, instance: *instance, worker, lease: "f" }).await;
+            }));
+            let cx = Rc::clone(&context);
+            host.spawn(Box::pin(async move { run(&cx, &submissions, config.config_push).await }));
+            host.tasks.run();
+            Self { host, context, green: 200 }
+        }
+
+        /// Ticks, and answers what is asked for, windows after the second that they last.
+        fn pass(&self, model: &mut Model, ticks: u32, fate: Fate) {
+            for _ in 0..ticks {
+                self.host.pass(TICK);
+                self.host.tick();
+                for _ in 0..50 {
+                    let next = Model::next(&self.host);
+                    match next.as_ref().map(|call| call.cluster.as_str()) {
+                        Some("kube") => model.answer(&self.host, fate, Duration::ZERO),
+                        Some(colour) => {
+                            let status = if colour == "green" { self.green } else { 200 };
+                            let (_, waiter) = self.host.http.borrow_mut().remove(0);
+                            let _: Result<(), HttpReply> =
+                                waiter.send(HttpReply::Answered { status, body: Vec::new() });
+                        }
+                        None => break,
+                    }
+                    self.host.tasks.run();
+                    // A window that was just answered is asked for again at once.
+                    if Model::next(&self.host).is_some_and(|call| call.timeout > Duration::from_secs(1)) {
+                        break;
+                    }
+                }
+            }
+        }
+
+        fn second(&self, model: &mut Model) {
+            self.pass(model, 4, Fate::Answered);
+        }
+
+        fn state(&self) -> State {
+            let deployment = &self.context.deployments.all()[0];
+            let loaded = record::load(self.host.store(), &deployment.name, deployment.initial, self.host.now());
+            loaded.expect("in reach").state
+        }
+
+        fn is_stale(&self) -> bool {
+            let fleet = self.context.fleet.as_deref().expect("a fleet");
+            liveness::is_lost(self.host.store(), fleet, self.host.now())
+        }
+    }
+
+    fn accepted(model: &Model) -> (String, String) {
+        model.condition("iris", "Accepted").expect("a condition")
+    }
+
+    fn says(status: &str, reason: &str) -> (String, String) {
+        (status.to_owned(), reason.to_owned())
+    }
+
+    fn green() -> Value {
+        json!({"active": "green"})
+    }
+
+    const PROBE: &str = r#", "probe": {"path": "/ping"}"#;
+
+    #[test]
+    fn an_object_is_made_for_a_deployment_and_its_spec_moves_the_traffic() {
+        let (envoy, mut model) = (Envoy::start(PROBE), Model::default());
+        assert!(!envoy.context.is_synced());
+        envoy.second(&mut model);
+        envoy.second(&mut model);
+        assert_eq!(accepted(&model), says("True", "NothingAsked"));
+        assert!(envoy.context.is_synced() && !envoy.is_stale());
+        model.ask("iris", &green());
+        envoy.second(&mut model);
+        envoy.second(&mut model);
+        assert_eq!(envoy.state().split, split("green", "0", "0"));
+        assert_eq!(model.state().expect("a state").author.source, Source::Kubernetes);
+        assert_eq!(accepted(&model), says("True", "Applied"));
+        assert_eq!(model.condition("iris", "InForce"), Some(says("True", "AsAsked")));
+    }
+
+    #[test]
+    fn what_is_refused_is_a_condition_is_tried_again_and_may_be_superseded() {
+        let (mut envoy, mut model) = (Envoy::start(PROBE), Model::default());
+        (0..2).for_each(|_| envoy.second(&mut model));
+        envoy.green = 503;
+        model.ask("iris", &green());
+        (0..3).for_each(|_| envoy.second(&mut model));
+        assert_eq!(accepted(&model), says("False", "ColourUnhealthy"));
+        let written = model.object("iris").expect("there")["metadata"]["resourceVersion"].clone();
+        (0..5).for_each(|_| envoy.second(&mut model));
+        let later = model.object("iris").expect("there")["metadata"]["resourceVersion"].clone();
+        assert_eq!(written, later, "the same refusal is written once");
+        envoy.green = 200;
+        (0..3).for_each(|_| envoy.second(&mut model));
+        assert_eq!((envoy.state().split.active.as_str(), accepted(&model)), ("green", says("True", "Applied")));
+
+        // Back to blue, which is refused, until an operator does something else.
+        let (mut envoy, mut model) = (Envoy::start(PROBE), Model::default());
+        (0..2).for_each(|_| envoy.second(&mut model));
+        envoy.green = 503;
+        model.ask("iris", &green());
+        (0..3).for_each(|_| envoy.second(&mut model));
+        let before = model.state().expect("a state");
+        let shadow = crate::state::Patch { shadow_percent: Some("5".parse().expect("a share")), ..Default::default() };
+        let alice = Author::new(holder("alice"), Source::Admin, Reason::none());
+        let after = before.after(&Command::Patch(shadow), alice, before.since).expect("allowed").expect("a change");
+        model.put("iris", &after);
+        envoy.green = 200;
+        (0..5).for_each(|_| envoy.second(&mut model));
+        assert_eq!((envoy.state().split.active.as_str(), accepted(&model)), ("blue", says("False", "Superseded")));
+        // Only another wish acts.
+        model.ask("iris", &json!({"active": "green", "canaryPercent": 5}));
+        (0..3).for_each(|_| envoy.second(&mut model));
+        assert_eq!((envoy.state().split, accepted(&model)), (split("green", "5", "0"), says("True", "Applied")));
+    }
+
+    #[test]
+    fn a_spec_that_cannot_be_read_is_refused_in_words() {
+        let (envoy, mut model) = (Envoy::start(""), Model::default());
+        (0..2).for_each(|_| envoy.second(&mut model));
+        model.ask("iris", &json!({"active": "green", "canaryPercent": 0.001}));
+        (0..3).for_each(|_| envoy.second(&mut model));
+        assert_eq!((envoy.state().split.active.as_str(), accepted(&model)), ("blue", says("False", "Invalid")));
+    }
+
+    #[test]
+    fn a_rollback_stays_though_the_spec_says_otherwise_and_a_new_envoy_joins_as_it_is() {
+        let (envoy, mut model) = (Envoy::start(""), Model::default());
+        (0..2).for_each(|_| envoy.second(&mut model));
+        model.ask("iris", &green());
+        (0..2).for_each(|_| envoy.second(&mut model));
+        let before = model.state().expect("a state");
+        let guard = Author::automatic(Source::Guard, Reason::of("errors"));
+        let after = before.after(&Command::RollBack(None), guard, before.since).expect("allowed").expect("a change");
+        model.put("iris", &after);
+        let late = Envoy::start("");
+        (0..15).for_each(|_| {
+            envoy.second(&mut model);
+            late.second(&mut model);
+        });
+        for envoy in [&envoy, &late] {
+            assert_eq!((envoy.state().split.active.as_str(), envoy.state().revision), ("blue", after.revision));
+        }
+    }
+
+    #[test]
+    fn while_the_api_server_is_away_the_last_state_stays_and_what_was_missed_comes_afterwards() {
+        let (envoy, mut model) = (Envoy::start(""), Model::default());
+        (0..2).for_each(|_| envoy.second(&mut model));
+        assert!(!envoy.is_stale());
+        envoy.pass(&mut model, 20, Fate::RequestLost);
+        assert!(envoy.is_stale());
+        let lines = envoy.host.take_warnings();
+        let told = lines.iter().filter(|line| line.contains("the Kubernetes API cannot be reached")).count();
+        assert_eq!(told, 1, "{lines:?}");
+        model.ask("iris", &green());
+        model.forget();
+        (0..4).for_each(|_| envoy.second(&mut model));
+        assert!(!envoy.is_stale());
+        assert_eq!(envoy.state().split.active.as_str(), "green");
+    }
+
+    #[test]
+    fn an_object_that_was_deleted_comes_back_with_the_state_that_is_known() {
+        let (envoy, mut model) = (Envoy::start(""), Model::default());
+        (0..2).for_each(|_| envoy.second(&mut model));
+        model.ask("iris", &green());
+        (0..2).for_each(|_| envoy.second(&mut model));
+        model.delete("bluegreens", "iris");
+        (0..3).for_each(|_| envoy.second(&mut model));
+        assert_eq!(model.state().expect("a state").split.active.as_str(), "green");
+        assert_eq!(envoy.state().split.active.as_str(), "green");
+    }
+
+    #[test]
+    fn what_is_no_state_is_warned_of_once_and_replaced_by_the_next_change() {
+        let (envoy, mut model) = (Envoy::start(""), Model::default());
+        (0..2).for_each(|_| envoy.second(&mut model));
+        model.put_foreign();
+        envoy.host.take_warnings();
+        (0..15).for_each(|_| envoy.second(&mut model));
+        let lines = envoy.host.take_warnings();
+        assert_eq!(lines.iter().filter(|line| line.contains("is not a state")).count(), 1, "{lines:?}");
+    }
+
+    #[test]
+    fn what_the_api_server_refuses_is_told_and_shown() {
+        let (envoy, mut model) = (Envoy::start(""), Model::default());
+        envoy.pass(&mut model, 20, Fate::Denied);
+        let lines = envoy.host.take_warnings();
+        let told = |words: &str| lines.iter().filter(|line| line.contains(words)).count();
+        assert_eq!(told("the Kubernetes API refuses to give the states: answered 403"), 1, "{lines:?}");
+        assert!(!envoy.context.is_synced());
+    }
+}

@@ -277,3 +277,119 @@ fn left(host: &dyn Host, until: Moment) -> Result<Duration, NoResponse> {
     let late = || NoResponse { why: "there was no time left".to_owned(), refusal: Some(Refusal::Late) };
     if left.is_zero() { Err(late()) } else { Ok(left) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::Poll;
+
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::config::Guard;
+    use crate::fleet::evidence::UpTo;
+    use crate::fleet::model::{Fate, FleetModel};
+    use crate::guard::analysis::CanaryAnalysis;
+    use crate::kubernetes::model::{Model, fleet};
+    use crate::model::split::Revision;
+    use crate::state::State;
+    use crate::testing::host::{START, TestHost, poll_once};
+    use crate::testing::{iris, split};
+
+    /// Answers each call with the next fate, and with all that is well after the last.
+    fn end<T>(model: &mut Model, host: &TestHost, fates: &[Fate], step: impl Future<Output = T>) -> T {
+        let mut step = pin!(step);
+        let mut fates = fates.iter().copied();
+        loop {
+            if let Poll::Ready(end) = poll_once(step.as_mut()) {
+                return end;
+            }
+            model.answer(host, fates.next().unwrap_or(Fate::Answered), Duration::ZERO);
+        }
+    }
+
+    fn state() -> State {
+        State::initial(split("blue", "0", "0"), START)
+    }
+
+    #[test]
+    fn a_read_creates_the_object_that_is_not_there_and_of_two_who_do_one_finds_the_others() {
+        let (mut model, host, store, name) = (Model::default(), TestHost::default(), fleet(), iris());
+        let read = end(&mut model, &host, &[], store.read(&host, &name, Duration::from_secs(1))).expect("read");
+        assert_eq!((read.key.state, read.at), (None, ModRevision(1)));
+        // The answer to the creation is lost, and the next read finds what it made.
+        let mut model = Model::default();
+        let fates = [Fate::Answered, Fate::AnswerLost];
+        let lost = end(&mut model, &host, &fates, store.read(&host, &name, Duration::from_secs(1)));
+        assert_eq!(lost.expect_err("lost").refusal, None);
+        let read = end(&mut model, &host, &[], store.read(&host, &name, Duration::from_secs(1))).expect("read");
+        assert_eq!(read.at, ModRevision(1));
+    }
+
+    #[test]
+    fn a_put_that_says_what_stands_there_is_a_write_all_the_same() {
+        let (mut model, host, store, name) = (Model::ready(), TestHost::default(), fleet(), iris());
+        let state = state();
+        let put = |expected| Put { name: &name, expected, state: &state, within: Duration::from_secs(1) };
+        let first = end(&mut model, &host, &[], store.put_if(&host, put(ModRevision(1)))).expect("answered");
+        assert_eq!(first, PutReply::Made(ModRevision(2)));
+        let fence = end(&mut model, &host, &[], store.put_if(&host, put(ModRevision(2)))).expect("answered");
+        assert_eq!(fence, PutReply::Made(ModRevision(3)));
+        let late = end(&mut model, &host, &[], store.put_if(&host, put(ModRevision(2)))).expect("answered");
+        assert_eq!(late, PutReply::Lost(KeyState { mod_revision: ModRevision(3), state: Some(state.clone()) }));
+    }
+
+    #[test]
+    fn a_put_loses_to_any_other_write_of_the_object_and_to_its_end() {
+        let (mut model, host, store, name) = (Model::ready(), TestHost::default(), fleet(), iris());
+        let state = state();
+        model.put("iris", &state);
+        let put = |expected| Put { name: &name, expected, state: &state, within: Duration::from_secs(1) };
+        end(&mut model, &host, &[], store.read(&host, &name, Duration::from_secs(1))).expect("read");
+        model.ask("iris", &serde_json::json!({"active": "green"}));
+        let lost = end(&mut model, &host, &[], store.put_if(&host, put(ModRevision(2)))).expect("answered");
+        assert!(matches!(lost, PutReply::Lost(KeyState { mod_revision: ModRevision(3), state: Some(_) })), "{lost:?}");
+        model.delete("bluegreens", "iris");
+        let lost = end(&mut model, &host, &[], store.put_if(&host, put(ModRevision(3)))).expect("answered");
+        assert!(matches!(lost, PutReply::Lost(KeyState { state: None, .. })), "{lost:?}");
+        assert!(model.object("iris").is_some(), "there is one again");
+    }
+
+    #[test]
+    fn no_two_envoys_draw_the_same_number_and_no_note_is_left_of_it() {
+        let (mut model, host, store) = (Model::default(), TestHost::default(), fleet());
+        let drawn: Vec<EnvoyId> =
+            (0..3).map(|_| end(&mut model, &host, &[], store.draw(&host)).expect("drawn")).collect();
+        assert!(drawn[0] < drawn[1] && drawn[1] < drawn[2], "{drawn:?}");
+        assert_eq!(model.notes(), [""; 0]);
+    }
+
+    #[test]
+    fn what_each_envoy_says_is_heard_by_all_and_one_judgement_follows_the_other() {
+        let (mut model, host, store, name) = (Model::default(), TestHost::default(), fleet(), iris());
+        for (number, text) in [(7, "first"), (8, "other"), (7, "second")] {
+            let said = Some((EnvoyId(number), text.as_bytes().to_vec()));
+            let heard = end(&mut model, &host, &[], store.say(&host, &name, said, false)).expect("said");
+            assert_eq!(heard, Heard::default());
+        }
+        let heard = end(&mut model, &host, &[], store.say(&host, &name, None, true)).expect("heard");
+        let all: Vec<&[u8]> = heard.all.iter().map(|entry| entry.value.as_slice()).collect();
+        assert_eq!(all, [b"second".as_slice(), b"other".as_slice()]);
+        let canary = State { split: split("blue", "5", "0"), ..state() };
+        let analysis = CanaryAnalysis::advance(None, &canary, Some(&Guard::default()), START).expect("a canary");
+        let mut judgement =
+            Judgement { judge: EnvoyId(7), revision: Revision::ZERO, played: UpTo::default(), analysis };
+        let judge = |model: &mut Model, last, judgement: &Judgement| {
+            end(model, &host, &[], store.judge(&host, &name, last, judgement)).expect("answered")
+        };
+        let PutReply::Made(first) = judge(&mut model, ModRevision(0), &judgement) else { panic!("the first") };
+        let PutReply::Lost(Some(known)) = judge(&mut model, ModRevision(0), &judgement) else { panic!("too late") };
+        assert_eq!((known.mod_revision, Judgement::decode(&known.value)), (first, Some(judgement.clone())));
+        judgement.analysis.over = true;
+        assert!(matches!(judge(&mut model, first, &judgement), PutReply::Made(_)));
+        assert_eq!(model.notes(), ["iris.judgement"], "at the end what was said goes");
+        assert!(matches!(judge(&mut model, first, &judgement), PutReply::Lost(Some(_))));
+    }
+}
