@@ -144,6 +144,10 @@ async fn a_filter_that_fails_leaves_the_traffic_to_the_stable_rule() -> Result<(
     let has_failed = |_: &raw::Answer| !gateway.gateway.log().lines_with("Function: proxy_on_").is_empty();
     let trapped = wait::until("the filter's failure", trapped, has_failed).await?;
     ensure!(trapped.status == 200, "the request that made the filter fail: {trapped:?}");
+    // The readiness probe of the pod sees it.
+    let admin = gateway.gateway.listener(GATEWAY, "admin").await?;
+    let readiness = raw::exchange(admin, get("/bluegreen/readyz", &[])).await?;
+    ensure!(readiness.status == 503 && readiness.body.contains("not loaded"), "{readiness:?}");
     let before = gateway.blue.requests();
     let report = gateway.load().await?.at_most(20).run().await;
     ensure!(report.failures().is_empty(), "{:?}", report.failures());
