@@ -8,6 +8,7 @@ mod local;
 mod manifests;
 mod replicas;
 
+mod admin_tokens;
 mod applied;
 mod envoy_gateway;
 mod istio;
