@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::admin::{Admin, Deployment};
@@ -25,6 +26,9 @@ const ROLE: &str = "envoy/kubernetes/rbac/filter.yaml";
 const CLUSTER: &str = "envoy/kubernetes/cluster.yaml";
 const CREDENTIAL: &str = "envoy/kubernetes/credential.yaml";
 const MOUNTED: &str = "/var/run/secrets/bluegreen";
+
+/// How long an Envoy may take until it has the states of hundreds of deployments, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A gateway of several Envoys in front of a blue and a green upstream.
 pub struct Replicas {
@@ -134,7 +138,7 @@ impl Replicas {
     pub async fn until_ready(&self, index: usize) -> Result<()> {
         let envoy = self.envoy(index)?;
         let admin = envoy.admin()?;
-        let ready = wait::until("readyz", || admin.get("/readyz"), |reply| reply.status == 200).await;
+        let ready = wait::until_within(PATIENCE, "readyz", || admin.get("/readyz"), |reply| reply.status == 200).await;
         ready.map(drop).with_context(|| format!("Envoy {index}'s log ends with:\n{}", envoy.log().tail(20)))
     }
 

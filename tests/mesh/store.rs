@@ -89,7 +89,9 @@ async fn a_patch_moves_the_traffic_of_every_replica() -> Result<()> {
 async fn a_call_of_the_admin_api_shows_in_the_object_and_on_the_other_replica() -> Result<()> {
     let replicas = two("called").await?;
     let before = replicas.object().await?;
+    let began = Instant::now();
     replicas.admin(0)?.promote_to(IRIS, "green").await?;
+    println!("a write took {:?}", began.elapsed());
     let object = replicas.object().await?;
     ensure!(object["status"]["active"] == "green", "the answer came before the write: {object:#}");
     ensure!(object["status"]["changedBy"] == "demo-operator via admin", "{object:#}");

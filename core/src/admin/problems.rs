@@ -363,7 +363,7 @@ impl fmt::Display for Problem {
                 };
                 write!(
                     f,
-                    "The state has not come from etcd yet of {}{more}. If this lasts, check that this Envoy reaches etcd.",
+                    "The state of {}{more} has not come from the fleet's store yet. If this lasts, see in Envoy's log why not.",
                     shown.join(", ")
                 )
             }

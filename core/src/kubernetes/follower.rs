@@ -31,6 +31,8 @@ struct Follower<'f> {
     failures: u32,
     /// Deployments whose object has no state yet, or that have no object.
     stateless: BTreeSet<DeploymentIndex>,
+    /// How many of them had their turn, so that one that is always refused keeps no other one waiting.
+    turns: usize,
     /// The last write of each object that held something else than a state, each of which is worth one warning.
     foreign: BTreeMap<DeploymentIndex, ModRevision>,
     contact: Contact,
@@ -54,6 +56,9 @@ struct Event {
 /// How often all objects are listed, at least.
 pub const LIST_EVERY: Duration = Duration::from_secs(10);
 
+/// So many objects get their state between two windows: at the first start of a fleet none has one.
+const AT_A_TIME: usize = 16;
+
 /// From so many failures in a row on the API server counts as out of reach.
 const FAILURES: u32 = 3;
 
@@ -64,6 +69,7 @@ pub async fn follow(kubernetes: &KubernetesStore, following: Following<'_>) {
         following,
         failures: 0,
         stateless: BTreeSet::new(),
+        turns: 0,
         foreign: BTreeMap::new(),
         contact: Contact::default(),
     };
@@ -99,7 +105,7 @@ impl Follower<'_> {
         self.on_sign_of_life();
         let until = host.moment().plus(LIST_EVERY);
         while host.moment() < until {
-            self.give_state_to_next().await;
+            self.give_states().await;
             match self.window(last).await? {
                 Window::Events(at) => last = at,
                 Window::ListAgain => return Ok(()),
@@ -196,13 +202,25 @@ impl Follower<'_> {
         self.kubernetes.followed.borrow_mut().insert(object.name.clone(), object);
     }
 
+    /// Gives some of those that have none their state.
+    async fn give_states(&mut self) {
+        let count = self.stateless.len();
+        let first = self.turns.checked_rem(count).unwrap_or_default();
+        let due: Vec<_> = self.stateless.iter().copied().cycle().skip(first).take(count.min(AT_A_TIME)).collect();
+        self.turns = self.turns.wrapping_add(due.len());
+        for index in due {
+            if self.give_state(index).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Gives one deployment's object its state, made of what is known of it here, unless another Envoy does. The object is
-    /// created where there is none.
-    async fn give_state_to_next(&mut self) {
+    /// created where there is none. An error without an answer.
+    async fn give_state(&mut self, index: DeploymentIndex) -> Result<(), NoResponse> {
         let Following { host, deployments, .. } = self.following;
-        let next = self.stateless.first().and_then(|index| Some((*index, deployments.get(*index)?)));
-        let Some((index, deployment)) = next else { return };
-        let Ok(loaded) = self.following.load(deployment) else { return };
+        let Some(deployment) = deployments.get(index) else { return Ok(()) };
+        let Ok(loaded) = self.following.load(deployment) else { return Ok(()) };
         let (name, timeout) = (&deployment.name, self.kubernetes.timeout);
         let state = loaded.state.knowing(&deployment.colours);
         let outcome = match self.kubernetes.object(host, name, timeout).await {
@@ -230,7 +248,8 @@ impl Follower<'_> {
             }
             // Without an answer it is tried again after the next window: if it was carried out, it is found there.
             Err(error) if error.is_refused() => note_refusal(self.kubernetes, host, deployment, &error.why),
-            Err(_) => {}
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 }
