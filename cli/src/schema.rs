@@ -149,6 +149,7 @@ mod tests {
         let section =
             json!({"cluster": "kube_apiserver", "namespace": "models", "host": "10.0.0.1:443", "timeout": "1s"});
         sections.insert("kubernetes".to_owned(), section);
+        sections.insert("admin".to_owned(), json!({"tokens_secret": "bluegreen-admin-tokens"}));
         document
     }
 

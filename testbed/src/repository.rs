@@ -11,6 +11,9 @@ use bluegreen_programs::mlflow::MLFLOW;
 /// Names the command line for the tests of it.
 pub const COMMAND_LINE: &str = "BLUEGREEN_CLI";
 
+/// Names the module of the last release.
+pub const LAST_RELEASE: &str = "BLUEGREEN_LAST_RELEASE";
+
 /// This crate's folder. A released program, which carries the module, has no checkout, and names no folder of the machine
 /// that it was built on.
 const CRATE: &str = match option_env!("BLUEGREEN_MODULE") {
@@ -29,6 +32,15 @@ pub fn wasm() -> Result<PathBuf> {
     let path = root().join("dist/bluegreen.wasm");
     ensure!(path.is_file(), "{} is absent: run `cargo xtask build`", path.display());
     Ok(path)
+}
+
+/// The module of the last release, which the environment variable `BLUEGREEN_LAST_RELEASE` names.
+pub fn last_release() -> Result<PathBuf> {
+    let value = env::var_os(LAST_RELEASE).context(
+        "BLUEGREEN_LAST_RELEASE is not set: run `cargo xtask test --suite upgrade`, which builds that module, or set it to the \
+         path of an older bluegreen.wasm",
+    )?;
+    Ok(value.into())
 }
 
 /// The Envoy binary that the environment variable `ENVOY` names.

@@ -20,6 +20,7 @@ mod forward;
 mod fuzz;
 mod image;
 mod imports;
+mod last_release;
 mod lint;
 mod module;
 mod program;

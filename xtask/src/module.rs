@@ -1,10 +1,11 @@
 //! Builds the filter into `dist/bluegreen.wasm`.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use bluegreen_programs::toolchain::{TARGET, WasmToolchain};
@@ -19,13 +20,9 @@ const SEPARATOR: &str = "\u{1f}";
 
 /// Builds the module, says how large it is, and returns its path.
 pub fn build(checkout: &Checkout, toolchain: &WasmToolchain<'_>) -> Result<PathBuf> {
-    let mut cargo = toolchain.cargo("build");
-    cargo.args(["--release", "--package", "bluegreen", "--lib"]);
-    // These flags and no others: the user's RUSTFLAGS are meant for the host.
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", module_flags(checkout, &toolchain.sysroot()?)?);
-    process::show(&mut cargo)?;
+    process::show(&mut cargo(toolchain, &flags(checkout, &toolchain.sysroot()?)?))?;
 
-    let built = checkout.wasm_target().join(TARGET).join("release").join("bluegreen.wasm");
+    let built = built(checkout);
     let bytes = fs::read(&built).with_context(|| format!("cargo built no {}", built.display()))?;
     let bytes = trim::to_callbacks(&bytes).with_context(|| format!("cannot trim {}", built.display()))?;
     let module = checkout.module();
@@ -39,8 +36,20 @@ pub fn build(checkout: &Checkout, toolchain: &WasmToolchain<'_>) -> Result<PathB
     Ok(module)
 }
 
+/// What compiles the module. These flags and no others: the user's RUSTFLAGS are meant for the host.
+pub fn cargo(toolchain: &WasmToolchain<'_>, flags: &OsStr) -> Command {
+    let mut cargo = toolchain.cargo("build");
+    cargo.args(["--release", "--package", "bluegreen", "--lib"]).env("CARGO_ENCODED_RUSTFLAGS", flags);
+    cargo
+}
+
+/// Where that leaves it.
+pub fn built(checkout: &Checkout) -> PathBuf {
+    checkout.wasm_target().join(TARGET).join("release").join("bluegreen.wasm")
+}
+
 /// What the module is compiled with.
-fn module_flags(checkout: &Checkout, sysroot: &str) -> Result<OsString> {
+pub fn flags(checkout: &Checkout, sysroot: &str) -> Result<OsString> {
     // The sum of a token's few bytes needs no unrolled loop, which takes 6 KB.
     let mut flags = OsString::from("--cfg=sha2_backend_soft=\"compact\"");
     flags.push(SEPARATOR);

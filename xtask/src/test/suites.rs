@@ -18,6 +18,7 @@ use crate::deny;
 use crate::dist;
 use crate::fuzz::Targets;
 use crate::imports;
+use crate::last_release;
 use crate::lint;
 use crate::program;
 use crate::workflows;
@@ -55,6 +56,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "compose", has_tests: true, tests: COMPOSE, run: docker_compose },
     Suite { name: "fleet", has_tests: true, tests: FLEET, run: fleet },
     Suite { name: "mesh", has_tests: true, tests: MESH, run: mesh },
+    Suite { name: "upgrade", has_tests: true, tests: UPGRADE, run: upgrade },
     Suite { name: "endurance", has_tests: false, tests: &[], run: endurance },
     Suite { name: "bench", has_tests: false, tests: &[], run: bench },
 ];
@@ -81,9 +83,13 @@ const IMAGE: &[Tests] = &[Tests::Program("image")];
 const COMPOSE: &[Tests] = &[Tests::Program("compose")];
 const FLEET: &[Tests] = &[Tests::Program("fleet")];
 const MESH: &[Tests] = &[Tests::Program("mesh")];
+const UPGRADE: &[Tests] = &[Tests::Program("upgrade")];
 
 /// Names the command line to the tests of it.
 const COMMAND_LINE: &str = "BLUEGREEN_CLI";
+
+/// Names the module of the last release.
+const LAST_RELEASE: &str = "BLUEGREEN_LAST_RELEASE";
 
 /// How many fuzz targets run at the same time.
 const AT_A_TIME: usize = 2;
@@ -273,6 +279,20 @@ fn fleet(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
         // One after the other: each has eleven processes, and a second is a promise that is checked.
         session.run(FLEET, |program| {
             program.env(COMMAND_LINE, &command_line).env(ENVOY, &envoy).env(TEST_THREADS, "1");
+        })
+    });
+}
+
+/// From the last release to this one, and back.
+fn upgrade(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.tests(&format!("upgrade from the last release, {}", envoy.name()), || {
+        etcd::obtain()?;
+        let last = last_release::module(session.checkout)?;
+        session.build_module()?;
+        let envoy = envoy.obtain(session.checkout)?;
+        session.run(UPGRADE, |program| {
+            program.env(LAST_RELEASE, &last).env(ENVOY, &envoy).env(TEST_THREADS, "1");
         })
     });
 }
