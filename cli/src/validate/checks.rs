@@ -207,7 +207,7 @@ fn shared_state(setup: &Setup<'_>, findings: &mut Findings) {
             if plugin.at.is_same(&other.at) {
                 continue;
             }
-            if chain.manager.is_same(&other_chain.manager) {
+            if chain.manager.is_same(&other_chain.manager) && chain.listener == other_chain.listener {
                 let detail =
                     format!("another filter of this chain has the deployment {name} too: leave one of the two out");
                 findings.add(Check::TwoFilters, &plugin.at, detail);

@@ -385,7 +385,8 @@ fn envoy_filter(manifest: &At<'_>, seen: &mut Seen, findings: &mut Findings) {
     });
     let by_header: Vec<At<'_>> =
         of("HTTP_ROUTE").into_iter().filter(|route| route.fields(&["route", "cluster_header"]).is_some()).collect();
-    for at in of("HTTP_FILTER") {
+    let filters = patches.iter().filter(|patch| patch.text_of("applyTo") == Some("HTTP_FILTER"));
+    for (patch, at) in filters.filter_map(|patch| Some((patch, patch.fields(&["patch", "value"])?))) {
         let filter = Filter::of(&at, &resources, 0, findings);
         let Some(config) = filter.plugin().and_then(|plugin| plugin.config.as_ref()).map(Rc::clone) else { continue };
         let routes: Vec<Route<'_>> = by_header.iter().map(patched).collect();
@@ -404,7 +405,8 @@ fn envoy_filter(manifest: &At<'_>, seen: &mut Seen, findings: &mut Findings) {
         let of_each = |route: &Route<'_>| matches!(&route.target, Target::Header(header) if config.cluster_headers().iter().any(|known| known.as_str() == header));
         let routes: Vec<Route<'_>> = routes.into_iter().filter(of_each).collect();
         setup.chains.push(Chain {
-            listener: "of the gateway".to_owned(),
+            // Where a filter takes the place of another one, the other one is not there.
+            listener: if replaces(patch) { "of a port of the gateway" } else { "of the gateway" }.to_owned(),
             address: None,
             manager: manager.clone().unwrap_or_else(|| at.clone()),
             filters: vec![filter],
@@ -413,6 +415,11 @@ fn envoy_filter(manifest: &At<'_>, seen: &mut Seen, findings: &mut Findings) {
     }
     checks::all(&setup, findings);
     seen.count(&setup);
+}
+
+fn replaces(patch: &At<'_>) -> bool {
+    patch.fields(&["patch", "operation"]).and_then(|operation| operation.text().map(|text| text == "REPLACE"))
+        == Some(true)
 }
 
 /// A route that a patch changes, which may take anything.
