@@ -9,6 +9,7 @@ mod manifests;
 
 mod replicas;
 
+mod admin_tokens;
 mod applied;
 mod envoy_gateway;
 mod istio;
