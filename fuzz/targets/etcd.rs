@@ -12,7 +12,6 @@ use bluegreen_core::etcd::messages::{
     WatchResponse,
 };
 use bluegreen_core::etcd::model::{Fate, Model};
-use bluegreen_core::etcd::store::KeyState;
 use bluegreen_core::model::split::Revision;
 use bluegreen_core::state::State;
 use bluegreen_core::testing::host::START;
@@ -91,12 +90,6 @@ fn messages(bytes: &[u8]) {
     same::<RangeRequest>(bytes);
     same::<TxnRequest>(bytes);
     same::<WatchRequest>(bytes);
-    if let Ok(response) = RangeResponse::decode(bytes) {
-        let _ = KeyState::of(&response.kvs);
-    }
-    if let Ok(response) = TxnResponse::decode(bytes) {
-        let _ = KeyState::of_failed(&response);
-    }
 }
 
 fn same<M: Message + Default + PartialEq + std::fmt::Debug>(bytes: &[u8]) {

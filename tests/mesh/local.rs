@@ -72,6 +72,13 @@ impl Local {
         })
     }
 
+    /// With the API server as the store, whose token is in a file.
+    #[must_use]
+    pub fn with_token(mut self, token: &Path) -> Self {
+        self.token = Some(token.to_owned());
+        self
+    }
+
     /// The replicas.
     pub fn replicas(&self) -> &[Replica] {
         &self.replicas

@@ -6,7 +6,6 @@ mod cluster;
 mod image;
 mod local;
 mod manifests;
-
 mod replicas;
 
 mod admin_tokens;

@@ -101,6 +101,7 @@ impl Replicas {
             *endpoint = address;
         }
         let bootstrap = self.bootstrap.clone().edit(|tree| {
+            tree["node"] = json!({"id": "gateway", "cluster": "gateway"});
             let clusters = tree.pointer_mut("/static_resources/clusters").and_then(Value::as_array_mut);
             clusters.into_iter().for_each(|clusters| clusters.push(cluster.clone()));
         });

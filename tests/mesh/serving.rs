@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::ports::loopback;
 use bluegreen_testbed::upstream::Behaviour;
-use bluegreen_testbed::{Admin, Envoy, Istiod, KubeApiServer, Load, Upstream, raw, repository};
+use bluegreen_testbed::{Admin, Envoy, Istiod, KubeApiServer, Load, Upstream, raw, repository, wait};
 use bluegreen_tests::request::get;
 use bluegreen_tests::{IRIS, Switch};
 use bytes::Bytes;
@@ -95,9 +95,13 @@ impl Example {
         Ok(Load::new(self.traffic()?, path).host(self.host).body(Method::POST, "{}"))
     }
 
-    fn admin(&self) -> Result<Admin> {
+    /// The admin API, as soon as istiod has delivered the filter.
+    async fn admin(&self) -> Result<Admin> {
         let replica = self.local.replicas().first().context("no replica")?;
-        Ok(Admin::new(&format!("http://{}/bluegreen", replica.admin)).token(OPERATOR))
+        let admin = Admin::new(&format!("http://{}/bluegreen", replica.admin)).token(OPERATOR);
+        let health = || async { Ok(admin.get("/healthz").await?.status) };
+        wait::until("the filter", health, |status| *status == 200).await?;
+        Ok(admin)
     }
 
     /// The answer to a request for another host than the clients'.
@@ -245,7 +249,7 @@ fn pods(manifests: &[Value], pods: &[(&str, BTreeMap<&str, SocketAddr>)]) -> Res
 async fn each_colour_of_kserve_is_asked_for_its_own_host() -> Result<()> {
     let knative = Knative::start().await?;
     let example = Example::start("kserve", "iris.example.com", |_| Ok(vec![knative.service()])).await?;
-    let admin = example.admin()?;
+    let admin = example.admin().await?;
     let (v1, v2) = ("/v1/models/iris:predict", "/v2/models/iris/infer");
     for path in [v1, v2] {
         ensure!(example.colour(path).await? == "blue", "{path}: the initial colour does not serve");
@@ -300,9 +304,9 @@ async fn a_wrong_host_of_kserve_gets_no_traffic() -> Result<()> {
         }
     });
     let example = example.await?;
-    let admin = example.admin()?;
-    let verdict = admin.test(IRIS).await?.text;
-    ensure!(verdict.contains("404"), "the smoke test: {verdict}");
+    let admin = example.admin().await?;
+    let verdict = admin.test(IRIS).await?;
+    ensure!(verdict.text.contains("404"), "the smoke test: {verdict:?}");
     ensure!(admin.promoting(IRIS).query(&[("to", "green")]).send().await?.status == 409, "the wrong host was promoted");
     ensure!(example.colour("/v1/models/iris:predict").await? == "blue", "the wrong host got traffic");
     Ok(())
@@ -328,7 +332,7 @@ async fn a_stream_of_vllm_stays_with_its_model_and_a_conversation_with_its_versi
     let servers = [("chat-blue", &blue), ("chat-green", &green)]
         .map(|(name, server)| (name, BTreeMap::from([("http", server.address())])));
     let example = Example::start("vllm", "chat.example.com", |manifests| pods(manifests, &servers)).await?;
-    let admin = example.admin()?;
+    let admin = example.admin().await?;
     const PATH: &str = "/v1/chat/completions";
     ensure!(example.colour(PATH).await? == "blue", "the initial colour does not serve");
 
@@ -385,7 +389,7 @@ async fn triton_switches_over_http_and_over_grpc() -> Result<()> {
     let servers = [("ranker-blue", &blue, &blue_grpc), ("ranker-green", &green, &green_grpc)]
         .map(|(name, http, grpc)| (name, BTreeMap::from([("http", http.address()), ("grpc", grpc.address())])));
     let example = Example::start("triton", "ranker.example.com", |manifests| pods(manifests, &servers)).await?;
-    let admin = example.admin()?;
+    let admin = example.admin().await?;
     const GRPC: &str = "/inference.GRPCInferenceService/ModelInfer";
     let grpc =
         || -> Result<Load> { Ok(example.load(GRPC)?.http2().header("content-type", b"application/grpc")?.at_most(20)) };

@@ -142,8 +142,9 @@ pub fn configuration(plugin: &Plugin<'_>, config: &Config, findings: &mut Findin
                           must not";
             findings.add(Check::OverrideOpen, &plugin.find(&format!("deployments.{name}.override")), detail);
         }
-        if config.etcd.is_none() && deployment.mlflow.is_none() && config.admin.is_some() {
-            let detail = "the state is kept in memory only, and a restart begins with initial: add etcd, or write each switch that \
+        let is_kept = config.etcd.is_some() || config.kubernetes.is_some() || deployment.mlflow.is_some();
+        if !is_kept && config.admin.is_some() {
+            let detail = "the state is kept in memory only, and a restart begins with initial: add etcd or kubernetes, or write each switch that \
                           is to stay into initial";
             findings.add(Check::NotDurable, &at, detail);
         }
@@ -259,19 +260,24 @@ fn shared_state(setup: &Setup<'_>, findings: &mut Findings) {
                 findings.add(Check::VmIdShared, &at, detail);
             }
         }
-        if plugin.find("etcd").path != plugin.written.path {
-            continue;
-        }
-        let with_etcd = |config: &Config, other: &Plugin<'_>| {
-            other.vm_id() == plugin.vm_id()
-                && other.config.as_ref().is_some_and(|other| other.etcd.is_some() && !shared(config, other).is_empty())
-        };
-        if let Some(config) = &plugin.config
-            && plugins.iter().any(|(_, _, other)| with_etcd(config, other))
-        {
-            let detail = "another listener has an etcd section and this one has none: changes made here would stay in this Envoy; \
-                          put the section into the configuration of every listener";
-            findings.add(Check::WorkersDisagree, &plugin.written, detail);
+        for store in ["etcd", "kubernetes"] {
+            if plugin.find(store).path != plugin.written.path {
+                continue;
+            }
+            let has_store = |config: &Config, other: &Plugin<'_>| {
+                other.vm_id() == plugin.vm_id()
+                    && other.find(store).path != other.written.path
+                    && other.config.as_ref().is_some_and(|other| !shared(config, other).is_empty())
+            };
+            if let Some(config) = &plugin.config
+                && plugins.iter().any(|(_, _, other)| has_store(config, other))
+            {
+                let detail = format!(
+                    "another listener has the section {store} and this one has none: changes made here would stay in this Envoy; \
+                     put the section into the configuration of every listener"
+                );
+                findings.add(Check::WorkersDisagree, &plugin.written, detail);
+            }
         }
     }
 }

@@ -85,7 +85,7 @@ checks! {
     TokenRoles, "token-roles", Warning, "one token with two roles or holders in two listeners";
     AdminTimeout, "admin-timeout", Warning, "a timeout of the admin listener that cuts off a drain";
     EtcdHttp2, "etcd-http2", Error, "an etcd cluster without HTTP/2, which gRPC needs";
-    NotDurable, "not-durable", Note, "neither etcd nor MLflow: a restart begins with `initial`";
+    NotDurable, "not-durable", Note, "neither etcd, Kubernetes nor MLflow: a restart begins with `initial`";
     NoProbe, "no-probe", Note, "a deployment without `probe`: a switch trusts the operator";
     OverrideOpen, "override-open", Note, "an `override` without tokens: every client can choose its colour";
 }

@@ -245,7 +245,7 @@ fn form(root: &At<'_>) -> Form {
     {
         Form::Bootstrap
     } else if root.get("deployments").is_some()
-        || ["routing", "config_push", "etcd"].iter().any(|name| root.get(name).is_some())
+        || ["routing", "config_push", "etcd", "kubernetes"].iter().any(|name| root.get(name).is_some())
     {
         Form::Configuration
     } else if has("resources") || has("filter_chains") || root.type_name().is_some() || setup::is_cluster(root) {

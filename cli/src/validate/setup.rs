@@ -380,6 +380,7 @@ pub fn clusters_of(config: &Config) -> Vec<(String, String)> {
         named.push((format!("notify[{place}].cluster"), receiver.cluster.as_str().to_owned()));
     }
     named.extend(config.etcd.iter().map(|at| ("etcd.cluster".to_owned(), at.cluster.as_str().to_owned())));
+    named.extend(config.kubernetes.iter().map(|at| ("kubernetes.cluster".to_owned(), at.cluster.as_str().to_owned())));
     named
 }
 

@@ -9,9 +9,17 @@ use crate::model::time::Timestamp;
 use crate::store::key::Key;
 use crate::store::{Store, StoreError, update};
 
-/// Whether the store was in reach when it was last asked, which is worth a line when it changes.
+/// What came of it when the store was last asked, which is worth a line when it changes.
 #[derive(Debug, Default)]
-pub struct Contact(Option<bool>);
+pub struct Contact(Option<Heard>);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    States,
+    Nothing,
+    /// A refusal, with its reason: whoever repairs the set-up step by step sees the next one.
+    Refusal(String),
+}
 
 /// How often a follower gets a sign of life.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -59,7 +67,7 @@ impl Contact {
     /// Takes note of a sign of life.
     pub fn note(&mut self, store: &dyn FleetStore, host: &dyn Host) {
         note(host.store(), store, host.now());
-        if self.0.replace(true) != Some(true) {
+        if self.0.replace(Heard::States) != Some(Heard::States) {
             host.info(&format!("bluegreen: up to date with {}", store.called()));
         }
     }
@@ -67,8 +75,12 @@ impl Contact {
     /// Takes note that there is none.
     pub fn lose(&mut self, store: &dyn FleetStore, host: &dyn Host, error: &NoResponse) {
         lose(host.store(), store);
-        if self.0.replace(false) != Some(false) {
-            let what = if error.is_refused() { "refuses to give the states" } else { "cannot be reached" };
+        let (heard, what) = match error.is_refused() {
+            true => (Heard::Refusal(error.why.clone()), "refuses to give the states"),
+            false => (Heard::Nothing, "cannot be reached"),
+        };
+        if self.0.as_ref() != Some(&heard) {
+            self.0 = Some(heard);
             let called = store.called();
             host.warn(&format!("bluegreen: {called} {what}: {error}: the last known states stay in force"));
         }

@@ -45,6 +45,7 @@ impl Clusters {
         let shared = [
             ("runtime.cluster", config.runtime.as_ref().map(|section| &section.cluster), true),
             ("etcd.cluster", config.etcd.as_ref().map(|section| &section.cluster), true),
+            ("kubernetes.cluster", config.kubernetes.as_ref().map(|section| &section.cluster), true),
         ];
         let of_deployment = |deployment: &DeploymentConfig| {
             let is_asked = deployment.probe.is_some();
