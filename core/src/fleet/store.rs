@@ -44,6 +44,12 @@ pub trait FleetStore {
     /// How often an Envoy speaks while there is a canary.
     fn round(&self) -> Duration;
 
+    /// How many writes may be under way on this thread before the next one waits for its turn at once: where a lost race is dear,
+    /// few.
+    fn crowd(&self) -> usize {
+        usize::MAX
+    }
+
     /// The writes on this thread that wait for each other.
     fn turns(&self) -> &Rc<Turns>;
 
@@ -182,12 +188,17 @@ pub struct Heard {
     pub all: Vec<Entry>,
 }
 
-/// The writes on this thread that lost to others so often that one goes after the other.
+/// The writes on this thread, and those of them that lost to others so often, or are so many, that one goes after the other.
 #[derive(Debug, Default)]
 pub struct Turns {
+    under_way: Cell<usize>,
     is_taken: Cell<bool>,
     waiting: RefCell<VecDeque<Sender<Turn>>>,
 }
+
+/// A write that is under way. It is none any more when this is dropped.
+#[derive(Debug)]
+pub struct UnderWay(Rc<Turns>);
 
 /// A write's turn. The next write has its turn when this is dropped.
 #[derive(Debug)]
@@ -209,6 +220,13 @@ pub fn clear_refusal(store: &dyn FleetStore, host: &dyn Host, deployment: &Deplo
 // === impl Turns ===
 
 impl Turns {
+    /// Begins a write. How many are under way besides.
+    pub fn begin(self: &Rc<Self>) -> (UnderWay, usize) {
+        let others = self.under_way.get();
+        self.under_way.set(others.saturating_add(1));
+        (UnderWay(Rc::clone(self)), others)
+    }
+
     /// Waits for a turn among the writes of this thread that have lost to others again and again.
     ///
     /// The root context polls the flows that wait here: the reply to a call that is made in a stream's event is lost with that stream, and it is
@@ -221,6 +239,14 @@ impl Turns {
         let (sender, turn) = Reply::pending();
         self.waiting.borrow_mut().push_back(sender);
         turn.await
+    }
+}
+
+// === impl UnderWay ===
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.set(self.0.under_way.get().saturating_sub(1));
     }
 }
 

@@ -202,7 +202,7 @@ impl Model {
 
     /// Sets what a person asks for, as `kubectl patch` does.
     pub fn ask(&mut self, name: &str, spec: &Value) {
-        let mut object = self.object(name).unwrap_or_else(|| Object::new(name));
+        let mut object = self.object(name).unwrap_or_else(|| Object::to_create(name));
         if object["spec"] != *spec {
             object["spec"] = spec.clone();
             object["metadata"]["generation"] = (object["metadata"]["generation"].as_u64().unwrap_or(0) + 1).into();
@@ -214,14 +214,14 @@ impl Model {
     pub fn put(&mut self, name: &str, state: &State) {
         let value = self.object(name).unwrap_or_else(|| json!({"metadata": {"name": name, "resourceVersion": "0"}}));
         let written = Object::read(&value).expect("an object").with_status(state, None, state.since);
-        let mut object = self.object(name).unwrap_or_else(|| Object::new(name));
+        let mut object = self.object(name).unwrap_or_else(|| Object::to_create(name));
         object["status"] = written["status"].clone();
         self.write("bluegreens", name, object, "MODIFIED");
     }
 
     /// Puts anything in a status.
     pub fn put_status(&mut self, name: &str, status: Value) {
-        let mut object = self.object(name).unwrap_or_else(|| Object::new(name));
+        let mut object = self.object(name).unwrap_or_else(|| Object::to_create(name));
         object["status"] = status;
         self.write("bluegreens", name, object, "MODIFIED");
     }
@@ -282,7 +282,7 @@ impl FleetModel for Model {
 
     fn ready() -> Self {
         let mut model = Self::default();
-        model.create("bluegreens", Object::new("iris"));
+        model.create("bluegreens", Object::to_create("iris"));
         model
     }
 

@@ -126,7 +126,7 @@ impl Object {
     }
 
     /// What is sent to create one that asks for nothing.
-    pub fn new(name: &str) -> Value {
+    pub fn to_create(name: &str) -> Value {
         json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "spec": {}})
     }
 

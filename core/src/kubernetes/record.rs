@@ -20,6 +20,9 @@ use crate::model::time::Moment;
 use crate::setup::SetupProblem;
 use crate::store::record::ModRevision;
 
+/// So many writes of a thread race; those that come on top go one after the other.
+const CROWD: usize = 2;
+
 /// How often an Envoy speaks while there is a canary: each time is a write for the API server.
 const ROUND: Duration = Duration::from_millis(1_500);
 
@@ -45,6 +48,11 @@ impl FleetStore for KubernetesStore {
 
     fn round(&self) -> Duration {
         ROUND
+    }
+
+    /// A lost race takes two more calls, and the API server is everybody's.
+    fn crowd(&self) -> usize {
+        CROWD
     }
 
     fn turns(&self) -> &Rc<Turns> {
@@ -289,14 +297,20 @@ mod tests {
 
     use super::*;
     use crate::config::Guard;
+    use crate::fleet::deadline::WRITE_WITHIN;
     use crate::fleet::evidence::UpTo;
     use crate::fleet::model::{Fate, FleetModel};
+    use crate::fleet::transaction::{Committed, commit};
     use crate::guard::analysis::CanaryAnalysis;
     use crate::kubernetes::model::{Model, fleet};
+    use crate::model::author::{Author, Source};
+    use crate::model::name::Reason;
     use crate::model::split::Revision;
-    use crate::state::State;
+    use crate::state::{Command, Patch, State};
+    use crate::store::CasToken;
+    use crate::store::record::{Loaded, Origin};
     use crate::testing::host::{START, TestHost, poll_once};
-    use crate::testing::{iris, split};
+    use crate::testing::{holder, iris, percent, split};
 
     /// Answers each call with the next fate, and with all that is well after the last.
     fn end<T>(model: &mut Model, host: &TestHost, fates: &[Fate], step: impl Future<Output = T>) -> T {
@@ -391,5 +405,48 @@ mod tests {
         assert!(matches!(judge(&mut model, first, &judgement), PutReply::Made(_)));
         assert_eq!(model.notes(), ["iris.judgement"], "at the end what was said goes");
         assert!(matches!(judge(&mut model, first, &judgement), PutReply::Lost(Some(_))));
+    }
+
+    #[test]
+    fn of_many_writes_on_a_thread_a_few_race_and_the_others_go_one_after_the_other() {
+        let (mut model, host, store, name) = (Model::ready(), TestHost::default(), fleet(), iris());
+        let mut made: Vec<u64> = Vec::new();
+        let mut writers: Vec<_> = (0..20)
+            .map(|number| {
+                let (store, host, name) = (&store, &host, &name);
+                Box::pin(async move {
+                    let known =
+                        Loaded { state: state(), origin: Origin::Absent, mod_revision: None, token: CasToken::Never };
+                    let by = Author::new(holder(&format!("writer-{number}")), Source::Admin, Reason::none());
+                    let shadow_percent = Some(percent(&format!("0.{:02}", number + 1)));
+                    let patch = Command::Patch(Patch { shadow_percent, ..Patch::default() });
+                    commit(store, host, name, known, &mut WRITE_WITHIN.clone(), &mut |before| {
+                        before.after(&patch, by.clone(), START)
+                    })
+                    .await
+                })
+            })
+            .collect();
+        let mut calls = 0;
+        while !writers.is_empty() {
+            writers.retain_mut(|writer| match poll_once(writer.as_mut()) {
+                Poll::Ready(Ok(Committed::Made(state, _))) => {
+                    made.push(state.revision.get());
+                    false
+                }
+                Poll::Ready(other) => panic!("{other:?}"),
+                Poll::Pending => true,
+            });
+            let under_way = host.http.borrow().len();
+            assert!(under_way <= CROWD + 1, "{under_way} calls at once");
+            if under_way > 0 {
+                model.answer(&host, Fate::Answered, Duration::ZERO);
+                calls += 1;
+            }
+            host.wake_sleepers();
+        }
+        made.sort_unstable();
+        assert!(made.iter().copied().eq(1..=20), "{made:?}");
+        assert!(calls < 20 * 4, "{calls} calls");
     }
 }

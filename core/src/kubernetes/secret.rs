@@ -188,7 +188,7 @@ fn weakness(token: &[u8]) -> Option<&'static str> {
     let letters = (0..=u8::MAX).filter(|letter| lower.contains(letter)).count();
     if PUBLISHED.iter().any(|(_, published)| published.as_bytes() == token) {
         Some("has a token that is published with the demo")
-    } else if PLACEHOLDERS.iter().any(|word| has(word)) || (token.starts_with(b"<") && token.ends_with(b">")) {
+    } else if PLACEHOLDERS.iter().any(has) || (token.starts_with(b"<") && token.ends_with(b">")) {
         Some("still has a placeholder")
     } else if !token.iter().all(u8::is_ascii_graphic) {
         Some("has a token with a space or another letter that no header carries")

@@ -113,7 +113,7 @@ impl KubernetesStore {
 
     /// Creates one that asks for nothing.
     pub fn create(&self, name: &str, within: Duration) -> HttpRequest {
-        self.request("POST", &self.path("bluegreens", ""), Some(&Object::new(name)), within)
+        self.request("POST", &self.path("bluegreens", ""), Some(&Object::to_create(name)), within)
     }
 
     /// Replaces an object's status.

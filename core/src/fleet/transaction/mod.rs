@@ -11,7 +11,7 @@
 //!
 //! Of many who write at once each round of puts lets one through, and all others have to go again: with n of them that is
 //! n²/2 puts, each with the whole state in its answer. So a writer that has lost a few times waits for its turn among those
-//! on the same thread, of which one goes after the other.
+//! on the same thread, of which one goes after the other; where a lost race is dear, it waits at once when there is a crowd.
 //!
 //! What the store refuses is no lost answer ([`refusal`](super::refusal)): the writer is told at once, with the store's reason. Only that it is
 //! out of space leaves to be seen whether the change was made, which the key tells.
@@ -145,8 +145,12 @@ pub async fn commit<E>(
 ) -> Result<Committed, TxnError<E>> {
     let deadline = Deadline::after(*time_left, host.moment());
     let mut transaction = Transaction { fleet, host, name, known, deadline, policy: ReplacePolicy::IfNewer };
-    let mut current = transaction.read(CallKind::Read).await?;
+    let (_under_way, others) = fleet.turns().begin();
     let mut turn: Option<Turn> = None;
+    if others >= fleet.crowd() {
+        turn = Some(transaction.turn().await?);
+    }
+    let mut current = transaction.read(CallKind::Read).await?;
     let mut races: u32 = 1;
     loop {
         if races > RACES && turn.is_none() {
