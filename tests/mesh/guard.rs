@@ -58,7 +58,7 @@ async fn what_all_replicas_saw_rolls_a_bad_green_back_and_the_object_says_why() 
     ensure!(judges >= 1, "nobody judged");
     let mut own = Vec::new();
     for load in loads {
-        own.push(load.stop().await.count("green") as u64);
+        own.push(load.stop().await.count("green"));
     }
     ensure!(own.iter().all(|own| *own < verdicts[0].2), "{verdicts:?}, and each replica had {own:?} alone");
     let object = replicas.object().await?;

@@ -66,9 +66,9 @@ async fn both_releases_write_and_follow_one_record_and_judge_one_canary() -> Res
     let canary = fleet.admin(1)?.patch(IRIS, &[("canary_percent", "20")]).await?.deployment()?;
     until_same(&fleet, canary.revision).await?;
     let judged = |seen: &Value| seen["verdict"]["colours"]["green"]["requests"].as_u64().unwrap_or_default();
-    for envoy in 0..2 {
+    for (envoy, load) in loads.iter().enumerate() {
         let admin = fleet.admin(envoy)?;
-        let own = || loads[envoy].so_far().count("green") as u64;
+        let own = || load.so_far().count("green");
         let both = |seen: &Value| judged(seen) >= 100 && judged(seen) > own() * 5 / 4;
         let seen =
             wait::until_within(ROLLOUT_PATIENCE, "the evidence of both", || admin.comparison(IRIS), both).await?;

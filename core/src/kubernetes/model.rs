@@ -158,6 +158,14 @@ impl Model {
             object["metadata"]["name"] = format!("{prefix}{}", self.revision + 1).into();
         }
         let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
+        // RFC 1123, as the API server has it.
+        let is_label = |label: &str| {
+            let is_ok = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+            label.bytes().all(is_ok) && !label.is_empty() && !label.starts_with('-') && !label.ends_with('-')
+        };
+        if !name.split('.').all(is_label) {
+            return status(422, &format!("{name:?} is invalid: metadata.name: a lowercase RFC 1123 subdomain"));
+        }
         if self.objects.contains_key(&key(resource, &name)) {
             return status(409, &format!("{resource} \"{name}\" already exists"));
         }

@@ -76,7 +76,7 @@ impl FleetStore for KubernetesStore {
     fn draw<'a>(&'a self, host: &'a dyn Host) -> Answer<'a, EnvoyId> {
         Box::pin(async move {
             let about = DeploymentName::literal("envoys");
-            let note = Note { about: &about, kind: "drawn", of: "-" };
+            let note = Note { about: &about, kind: "drawn", of: "id-" };
             let answer = call(host, &self.create_note(note, "")).await?;
             let drawn = self.made(&answer)?;
             // It has served its purpose. One that stays does no harm.
