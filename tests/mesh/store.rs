@@ -200,7 +200,8 @@ async fn two_hundred_writers_at_once_lose_and_repeat_nothing() -> Result<()> {
     }
     println!("{} of {WRITERS} writers at once were done in {:?}, the others refused", revisions.len(), began.elapsed());
     let made = revisions.len() as u64;
-    ensure!(refused + revisions.len() == WRITERS && made > 0, "{refused} refused, {made} made");
+    // As many as there is time for: without turns it was 8.
+    ensure!(refused + revisions.len() == WRITERS && made >= 20, "{refused} refused, {made} made");
     ensure!(revisions.iter().copied().eq(1..=made), "{revisions:?}");
     replicas.until_all("the last", |state| state.revision == made).await?;
     let object = replicas.object().await?;
