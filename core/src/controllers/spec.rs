@@ -1,6 +1,6 @@
 //! What people and Git ask for in the fleet's store itself: the `spec` of a `BlueGreen` object.
 //!
-//! It is taken like a pushed `initial`: only its change acts, the same rules apply, what is refused is tried again each second, and a
+//! It is taken like a pushed `initial`: only its change acts, the same rules apply, what is refused is tried again, less and less often, and a
 //! change that comes first voids it. What became of it is shown beside it in the store.
 
 use std::cell::RefCell;
@@ -33,11 +33,21 @@ struct Desk {
     /// The deployments of which something is under way.
     busy: RefCell<BTreeSet<DeploymentIndex>>,
     /// When a deployment is looked at again.
-    due: RefCell<BTreeMap<DeploymentIndex, Moment>>,
+    due: RefCell<BTreeMap<DeploymentIndex, Due>>,
 }
 
-/// How long after it was looked at a `spec` is looked at again.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// When a `spec` is looked at again.
+#[derive(Clone, Copy)]
+struct Due {
+    /// Which one, and how often it was looked at.
+    generation: u64,
+    looks: u32,
+    at: Moment,
+}
+
+/// How long after it was looked at a `spec` is looked at again: at first, doubled each time, and at most. A look takes some calls to the
+/// store, and many may be refused at once.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// So many are looked at at the same time.
 const MOST: usize = 16;
@@ -54,7 +64,7 @@ pub async fn run(context: &Rc<Context>, submissions: &Rc<Submissions>, push: Con
         let Some(fleet) = &context.fleet else { return };
         for wish in fleet.wishes() {
             let Some((index, _)) = context.deployments.named(&wish.name) else { continue };
-            if !desk.takes(index, host.moment()) {
+            if !desk.takes(index, wish.generation, host.moment()) {
                 continue;
             }
             let (cx, requests, desk) = (Rc::clone(context), Rc::clone(submissions), Rc::clone(&desk));
@@ -143,13 +153,15 @@ fn is_superseded(error: &ChangeError) -> bool {
 
 impl Desk {
     /// Whether a deployment is to be looked at now.
-    fn takes(&self, index: DeploymentIndex, now: Moment) -> bool {
+    fn takes(&self, index: DeploymentIndex, generation: u64, now: Moment) -> bool {
         let (mut busy, mut due) = (self.busy.borrow_mut(), self.due.borrow_mut());
-        let is_due = due.get(&index).is_none_or(|due| *due <= now);
-        if !is_due || busy.len() >= MOST || !busy.insert(index) {
+        let known = due.get(&index).filter(|due| due.generation == generation);
+        if known.is_some_and(|due| now < due.at) || busy.len() >= MOST || !busy.insert(index) {
             return false;
         }
-        due.insert(index, now.plus(AGAIN_AFTER));
+        let ((first, longest), looks) = (PAUSES, known.map_or(0, |due| due.looks));
+        let at = now.plus(first.saturating_mul(2_u32.saturating_pow(looks)).min(longest));
+        due.insert(index, Due { generation, looks: looks.saturating_add(1), at });
         true
     }
 }
@@ -290,7 +302,7 @@ mod tests {
         let later = model.object("iris").expect("there")["metadata"]["resourceVersion"].clone();
         assert_eq!(written, later, "the same refusal is written once");
         envoy.green = 200;
-        (0..3).for_each(|_| envoy.second(&mut model));
+        (0..12).for_each(|_| envoy.second(&mut model));
         assert_eq!((envoy.state().split.active.as_str(), accepted(&model)), ("green", says("True", "Applied")));
 
         // Back to blue, which is refused, until an operator does something else.
@@ -305,7 +317,7 @@ mod tests {
         let after = before.after(&Command::Patch(shadow), alice, before.since).expect("allowed").expect("a change");
         model.put("iris", &after);
         envoy.green = 200;
-        (0..5).for_each(|_| envoy.second(&mut model));
+        (0..24).for_each(|_| envoy.second(&mut model));
         assert_eq!((envoy.state().split.active.as_str(), accepted(&model)), ("blue", says("False", "Superseded")));
         // Only another wish acts.
         model.ask("iris", &json!({"active": "green", "canaryPercent": 5}));
