@@ -55,8 +55,13 @@ impl AdminCall {
                 return Some(Self { context_id, task, body: None, _place: None });
             }
         };
+        let announced: Option<u64> =
+            header("content-length").and_then(|length| std::str::from_utf8(&length).ok()?.parse().ok());
         let (sender, body) = if end_of_stream || !call.takes_body() {
             (None, Reply::ready(Body::Complete(Vec::new())))
+        } else if announced.is_some_and(|length| length > MAX_BODY as u64) {
+            // Envoy answers by itself, in its own words, what outgrows its buffer between two looks at it.
+            (None, Reply::ready(Body::TooLarge))
         } else {
             let (sender, body) = Reply::pending();
             (Some(sender), body)

@@ -38,6 +38,24 @@ fn a_body_too_large_is_refused_once_and_changes_nothing() {
 }
 
 #[test]
+fn a_body_that_is_announced_to_be_too_large_is_refused_before_any_of_it_comes() {
+    let envoy = FakeEnvoy::start();
+    let worker = worker(&envoy, &admin());
+    let path = "/bluegreen/v1/deployments/iris?active=green";
+    for (length, statuses) in [("65536", vec![]), ("65537", vec![413]), ("99999999999999", vec![413]), ("x", vec![])] {
+        let exchange = worker.request(&[
+            (":method", b"PATCH"),
+            (":path", path.as_bytes()),
+            ("authorization", b"Bearer test"),
+            ("content-length", length.as_bytes()),
+        ]);
+        exchange.send_headers(false);
+        assert_eq!(exchange.replies().iter().map(|reply| reply.status).collect::<Vec<_>>(), statuses, "{length}");
+    }
+    assert_eq!(envoy.metric("bluegreen.deployment.iris.revision"), Some(0));
+}
+
+#[test]
 fn a_body_that_does_not_arrive_in_time_is_given_up_and_answered_once() {
     let envoy = FakeEnvoy::start();
     let worker = worker(&envoy, &admin());
