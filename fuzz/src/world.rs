@@ -94,7 +94,7 @@ impl World {
         Self {
             host,
             context,
-            api: Api::new(access),
+            api: Api::new(access, None),
             replies: RefCell::default(),
             etcd_replies: RefCell::default(),
             written: 0,
