@@ -1,8 +1,5 @@
 //! Changes against each store in memory, call by call.
 
-#[cfg(target_arch = "wasm32")]
-use wasm_bindgen_test::wasm_bindgen_test as test;
-
 use std::convert::Infallible;
 use std::future::Future;
 use std::marker::PhantomData;
