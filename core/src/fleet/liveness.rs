@@ -17,7 +17,7 @@ pub struct Contact(Option<Heard>);
 enum Heard {
     States,
     Nothing,
-    /// A refusal, with its reason: whoever repairs the set-up step by step sees the next one.
+    /// A refusal, with its reason: after each repair of the set-up the next one is told.
     Refusal(String),
 }
 

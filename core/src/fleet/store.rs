@@ -124,7 +124,7 @@ pub struct Refused {
     pub generation: u64,
     /// The problem's name in API and metrics, such as `colour-unhealthy`.
     pub problem: &'static str,
-    /// A sentence for whoever wrote it.
+    /// A sentence for the person who wrote it.
     pub message: String,
 }
 
