@@ -548,7 +548,7 @@ fn routed(
     let mut by_header = false;
     for prefix in deployment.rules.prefixes() {
         for colour in Colour::ALL {
-            match fate(routes, deployment, header, &config.routing, colour, prefix) {
+            match fate(routes, deployment, header, &config.routing, (colour, false), prefix) {
                 Fate::Follows(route) => {
                     by_header |= matches!(route.target, Target::Header(_));
                     if filter.is_off && !route.turns_on(&filter.name) {
@@ -559,7 +559,10 @@ fn routed(
                         );
                         findings.add(Check::FilterOff, &route.at, detail);
                     }
-                    copies(route, plugin, config, (name, deployment), findings);
+                    let copied = fate(routes, deployment, header, &config.routing, (colour, true), prefix);
+                    if let Fate::Follows(route) = copied {
+                        copies(route, plugin, config, (name, deployment), findings);
+                    }
                     colons(route, (name, prefix), findings);
                 }
                 Fate::Elsewhere(route) => {
@@ -638,8 +641,8 @@ fn copies(
     } else if deployment.initial.shadow_percent > Percent::ZERO && route.mirrors.is_empty() {
         let at = plugin.find(&format!("deployments.{name}.initial.shadow_percent"));
         let detail = format!(
-            "nothing is copied, because the route has no request_mirror_policies: add [{{cluster_header: {shadow}}}] to it, or \
-             use 0"
+            "nothing is copied, because no route has request_mirror_policies: add [{{cluster_header: {shadow}}}] to the route of \
+             requests with that header, or use 0"
         );
         findings.add(Check::ShadowRoute, &at, detail);
     }

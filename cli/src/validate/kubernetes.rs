@@ -226,7 +226,7 @@ fn routed(routes: &[Route<'_>], plugin: &Plugin<'_>, config: &Config, findings: 
             }
             for colour in Colour::ALL {
                 let shown = deployment.colours.get(colour).cluster.as_str();
-                match fate(routes, deployment, header, &config.routing, colour, prefix) {
+                match fate(routes, deployment, header, &config.routing, (colour, false), prefix) {
                     Fate::Follows(_) | Fate::Nowhere(Some(_)) => {}
                     Fate::Elsewhere(route) => {
                         let target = match &route.target {

@@ -47,6 +47,8 @@ pub enum HeaderRule {
     Exact(String),
     /// There, with any value.
     Present,
+    /// Not there.
+    Absent,
     /// Something else.
     Unknown,
 }
@@ -125,8 +127,10 @@ fn envoy_route<'d>(at: At<'d>, hosts: &[String]) -> Route<'d> {
         let is_inverted = header.is_true("invert_match");
         let value = match exact.and_then(|exact| exact.text()) {
             Some(exact) if !is_inverted => HeaderRule::Exact(exact.to_owned()),
-            None if header.is_true("present_match") && !is_inverted => HeaderRule::Present,
-            _ => HeaderRule::Unknown,
+            Some(_) => HeaderRule::Unknown,
+            None if header.field("present_match").is_none() => HeaderRule::Unknown,
+            None if header.is_true("present_match") != is_inverted => HeaderRule::Present,
+            None => HeaderRule::Absent,
         };
         headers.push((header.text_of("name").unwrap_or_default().to_owned(), value));
     }
@@ -152,19 +156,20 @@ fn envoy_route<'d>(at: At<'d>, hosts: &[String]) -> Route<'d> {
     Route { hosts: hosts.to_vec(), path, headers, is_conditional, target, mirrors, filters, at }
 }
 
-/// What becomes of the requests of a deployment which the filter sends to `colour`, with these headers.
+/// What becomes of the requests of a deployment which the filter sends to `colour`, with these headers, and of which a copy
+/// is made or not.
 pub fn fate<'r, 'd>(
     routes: &'r [Route<'d>],
     deployment: &DeploymentConfig,
     cluster_header: &HeaderName,
     routing: &Routing,
-    colour: Colour,
+    (colour, is_copied): (Colour, bool),
     prefix: &str,
 ) -> Fate<'r, 'd> {
     let (mut perhaps, mut for_some) = (None, None);
     let identity = deployment.colours.get(colour);
     for route in routes.iter().filter(|route| route.path.overlaps(prefix) && route.is_for(deployment)) {
-        let takes = route.takes(deployment, routing, colour);
+        let takes = route.takes(deployment, routing, (colour, is_copied));
         if takes == Takes::None {
             continue;
         }
@@ -214,13 +219,17 @@ impl Route<'_> {
     }
 
     /// Which requests of a deployment it takes by their headers.
-    fn takes(&self, deployment: &DeploymentConfig, routing: &Routing, colour: Colour) -> Takes {
+    fn takes(&self, deployment: &DeploymentConfig, routing: &Routing, (colour, is_copied): (Colour, bool)) -> Takes {
         let mut takes = if self.is_conditional { Takes::Perhaps } else { Takes::All };
         for (name, rule) in &self.headers {
             let name = name.to_ascii_lowercase();
-            // What becomes of a request of which no copy is made.
             if name == routing.shadow_header.as_str() {
-                return Takes::None;
+                match (is_copied, rule) {
+                    (true, HeaderRule::Present) | (false, HeaderRule::Absent) => {}
+                    (true, HeaderRule::Exact(_) | HeaderRule::Unknown) => takes = Takes::Perhaps,
+                    (true, HeaderRule::Absent) | (false, _) => return Takes::None,
+                }
+                continue;
             }
             let known = if name == routing.colour_header.as_str() {
                 Some(colour.as_str())

@@ -410,6 +410,17 @@ fn copies_need_a_mirror_policy_once_there_are_any() {
         words(&found_in(&[&replaced(&none, "shadow_percent: 0", "shadow_percent: 5")])),
         ["shadow-route"].into()
     );
+    // A route of its own for requests of which a copy is made, in each way of saying that of a header.
+    for absent in ["present_match: false", "present_match: true, invert_match: true"] {
+        let apart = replaced(&good, "present_match: false", absent);
+        assert_eq!(words(&found_in(&[&replaced(&apart, "shadow_percent: 0", "shadow_percent: 5")])), BTreeSet::new());
+    }
+    // Without a condition the first route takes them too.
+    let first = replaced(&good, ", headers: [{name: x-bluegreen-shadow, present_match: false}]", "");
+    assert_eq!(
+        words(&found_in(&[&replaced(&first, "shadow_percent: 0", "shadow_percent: 5")])),
+        ["shadow-route"].into()
+    );
 }
 
 #[test]
