@@ -105,7 +105,10 @@ fn object(made: &TokenStream, fields: &FieldsNamed, container: &Container) -> Re
         members.push(quote!(#ident: #read));
         if is_flat {
             if container.has_default || container.is_strict {
-                return Err(Error::new_spanned(ident, "`flatten` goes with neither `default` nor `deny_unknown_fields`"));
+                return Err(Error::new_spanned(
+                    ident,
+                    "`flatten` goes with neither `default` nor `deny_unknown_fields`",
+                ));
             }
             required.push(read.clone());
             reads.push(quote!(let #read = fields.beside::<#kind>(json);));

@@ -2,6 +2,7 @@
 //! thirty bytes of the module.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::error::{FIELDS, FieldError};
 use super::read::FromJson;
@@ -106,11 +107,7 @@ impl<'a, 'j> Fields<'a, 'j> {
     }
 
     /// As [`Self::required`], read by a function.
-    pub fn required_by<T>(
-        &mut self,
-        index: usize,
-        read: impl FnOnce(&Json<'_>) -> Result<T, FieldError>,
-    ) -> Option<T> {
+    pub fn required_by<T>(&mut self, index: usize, read: impl FnOnce(&Json<'_>) -> Result<T, FieldError>) -> Option<T> {
         match self.member(index) {
             Some(json) => self.read(index, read(json)),
             None => self.miss(index),
@@ -123,12 +120,7 @@ impl<'a, 'j> Fields<'a, 'j> {
     }
 
     /// As [`Self::set`], read by a function.
-    pub fn set_by<T>(
-        &mut self,
-        index: usize,
-        field: &mut T,
-        read: impl FnOnce(&Json<'_>) -> Result<T, FieldError>,
-    ) {
+    pub fn set_by<T>(&mut self, index: usize, field: &mut T, read: impl FnOnce(&Json<'_>) -> Result<T, FieldError>) {
         let Some(json) = self.member(index) else { return };
         if let Some(value) = self.read(index, read(json)) {
             *field = value;
@@ -250,5 +242,242 @@ impl<'a, 'j> Variant<'a, 'j> {
     #[inline(never)]
     fn content(&self, expected: &str) -> Result<&'a Json<'j>, FieldError> {
         self.content.ok_or_else(|| FieldError::kinds("a name alone", expected))
+    }
+}
+
+// === impl Duration ===
+
+/// As serde writes it.
+impl FromJson for Duration {
+    fn from_json(json: &Json<'_>) -> Result<Self, FieldError> {
+        static SHAPE: Shape = Shape { names: &["secs", "nanos"], strict: true };
+        let mut places = [0; 2];
+        let mut fields = SHAPE.fields(json, &mut places);
+        match (fields.fit(), fields.required(0), fields.required::<u32>(1)) {
+            (true, Some(seconds), Some(nanos)) => {
+                Ok(Self::from_secs(seconds).saturating_add(Self::from_nanos(nanos.into())))
+            }
+            _ => Err(fields.misfit()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::json::{FromJson, from_slice, from_str, from_value};
+
+    #[derive(Debug, FromJson)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only read into")]
+    struct Outer {
+        #[serde(default)]
+        map: BTreeMap<String, Inner>,
+        #[serde(default)]
+        list: Vec<Inner>,
+        first: Option<Kind>,
+    }
+
+    #[derive(Debug, FromJson)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only read into")]
+    struct Inner {
+        number: u8,
+        text: Option<String>,
+    }
+
+    #[derive(Debug, FromJson)]
+    #[serde(rename_all = "lowercase")]
+    enum Kind {
+        One,
+        Two(u8),
+    }
+
+    #[test]
+    fn what_does_not_fit_is_reported_with_the_path_of_the_field() {
+        let cases = [
+            (json!([]), "", "a list is given where an object with its fields belongs"),
+            (json!(7), "", "the number 7 is given where an object with its fields belongs"),
+            (json!({"odd": 1}), "odd", "unknown field `odd`"),
+            (json!({"map": {"a": {}}}), "map.a", "missing field `number`"),
+            (json!({"map": {"a": {"text": "}{,\"\n"}}}), "map.a", "missing field `number`"),
+            (json!({"map": {"a": {"number": 1}, "b": {"text": "x"}}}), "map.b", "missing field `number`"),
+            (
+                json!({"map": {"a": {"number": -1}}}),
+                "map.a.number",
+                "the number -1 does not fit: use a whole number from 0 to 255",
+            ),
+            (
+                json!({"map": {"a": {"number": 1.5}}}),
+                "map.a.number",
+                "the number 1.5 is given where a whole number from 0 to 255 belongs",
+            ),
+            (json!({"first": null, "list": null}), "list", "null is given where a list belongs"),
+            (
+                json!({"map": {"a": {"number": 1, "text": 2}}}),
+                "map.a.text",
+                "the number 2 is given where a text belongs: write it in quotes, \"2\"",
+            ),
+            (
+                json!({"map": {"a": {"number": 1, "text": {"number": 2}}}}),
+                "map.a.text",
+                "an object is given where a text belongs",
+            ),
+            (json!({"map": {"a": 1}}), "map.a", "the number 1 is given where"),
+            (json!({"map": {"a": {"numbr": 1}}}), "map.a.numbr", "unknown field"),
+            (
+                json!({"list": [{"number": 1}, {"number": 300}]}),
+                "list[1].number",
+                "the number 300 does not fit: use a whole number from 0 to 255",
+            ),
+            (json!({"list": [{"number": 1}, {"number": 2}, {}]}), "list[2]", "missing field"),
+            (json!({"list": {"number": 1}}), "list", "an object is given where a list belongs"),
+            (json!({"first": "three"}), "first", "\"three\" is not known here: use `one` or `two`"),
+            (
+                json!({"first": {"two": "x"}}),
+                "first.two",
+                "the text \"x\" is given where a whole number from 0 to 255 belongs",
+            ),
+            (json!({"first": {"one": 1}}), "first.one", "a name alone"),
+            (json!({"first": "two"}), "first", "an object with one member"),
+            (json!({"first": {"one": 1, "two": 2}}), "first", "exactly one"),
+            (json!({"first": {}}), "first", "exactly one"),
+            (
+                json!({"list": [{"number": 1, "text": "a"}], "map": {"x": {"number": "1"}}}),
+                "map.x.number",
+                "the text \"1\" is given where",
+            ),
+        ];
+        for (document, path, problem) in cases {
+            let misfit = from_value::<Outer>(&document).expect_err(problem);
+            assert_eq!(misfit.path(), path, "{document}: {misfit:?}");
+            assert!(misfit.problem().contains(problem), "{document}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_document_that_fits_is_read() {
+        let document = json!({"map": {"a": {"number": 1, "text": "x"}}, "list": [{"number": 2}], "first": "one"});
+        let outer: Outer = from_value(&document).expect("fits");
+        assert_eq!((outer.map["a"].number, outer.list[0].number), (1, 2));
+        assert!(matches!(outer.first, Some(Kind::One)));
+        let two: Outer = from_value(&json!({"first": {"two": 2}})).expect("fits");
+        assert!(matches!(two.first, Some(Kind::Two(2))));
+    }
+
+    #[test]
+    fn the_misfit_that_stands_first_is_reported_and_what_is_missing_last() {
+        let cases = [
+            (r#"{"list": [{"text": 1}]}"#, "list[0].text"),
+            (r#"{"list": 1, "map": 1, "odd": 1}"#, "list"),
+            (r#"{"odd": 1, "map": 1}"#, "odd"),
+            (r#"{"map": {"b": {}, "a": 1}}"#, "map.b"),
+        ];
+        for (text, path) in cases {
+            assert_eq!(from_str::<Outer>(text).expect_err(path).path(), path, "{text}");
+        }
+    }
+
+    #[derive(Debug, Default, PartialEq, serde::Serialize, serde::Deserialize, FromJson)]
+    struct Part {
+        by: String,
+        forced: bool,
+    }
+
+    /// A record as it is written down, with what older and newer releases may write.
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize, FromJson)]
+    #[serde(rename_all = "camelCase")]
+    struct Record {
+        first_one: u64,
+        #[serde(flatten)]
+        part: Part,
+        #[serde(default)]
+        numbers: BTreeMap<u32, i64>,
+        #[serde(default = "seven")]
+        share: f64,
+        pair: (u8, Option<bool>),
+        later: Option<Box<Newer>>,
+        #[serde(skip)]
+        kept_nowhere: u8,
+        #[serde(default)]
+        kinds: Vec<Held>,
+        nothing: Option<[u64; 2]>,
+    }
+
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize, FromJson)]
+    #[serde(default)]
+    struct Newer {
+        a: u8,
+        value: serde_json::Value,
+        span: Duration,
+    }
+
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize, FromJson)]
+    #[serde(rename_all = "snake_case")]
+    enum Held {
+        NoMore,
+        OnePart(Part),
+        TwoParts(u8, u8),
+        InFields { a: u8, b: Option<u8> },
+    }
+
+    fn seven() -> f64 {
+        7.0
+    }
+
+    impl Default for Newer {
+        fn default() -> Self {
+            Self { a: 3, value: json!([1]), span: Duration::from_millis(1_500) }
+        }
+    }
+
+    #[test]
+    fn a_record_reads_as_serde_reads_it() {
+        let part = || Part { by: "a".to_owned(), forced: true };
+        let full = Record {
+            first_one: u64::MAX,
+            part: part(),
+            numbers: [(1, -1), (70_000, i64::MIN)].into(),
+            share: 0.1,
+            pair: (255, Some(true)),
+            later: Some(Box::default()),
+            kept_nowhere: 0,
+            kinds: vec![Held::NoMore, Held::OnePart(part()), Held::TwoParts(1, 2), Held::InFields { a: 1, b: None }],
+            nothing: Some([1, 2]),
+        };
+        let full = serde_json::to_string(&full).expect("serialises");
+        let small = r#"{"pair": [1, null], "by": "\u00e4\n", "forced": false, "firstOne": 2"#;
+        let cases = [
+            full,
+            format!("{small}}}"),
+            format!("{small}, \"odd\": [{{}}], \"odd\": 1}}"),
+            format!("{small}, \"share\": 1, \"later\": null, \"nothing\": null}}"),
+            format!("{small}, \"later\": {{\"a\": 9, \"b\": 9}}}}"),
+            format!(
+                "{small}, \"later\": {{\"value\": {{\"x\": [1.5, -2, null, \"\"]}}, \"span\": {{\"secs\": 1, \"nanos\": 2}}}}}}"
+            ),
+            // What serde refuses is refused.
+            format!("{small}, \"firstOne\": 2}}"),
+            format!("{small}, \"kinds\": [\"OnePart\"]}}"),
+            format!("{small}, \"kinds\": [\"one_part\"]}}"),
+            format!("{small}, \"kinds\": [{{\"in_fields\": {{}}}}]}}"),
+            format!("{small}, \"numbers\": {{\"x\": 1}}}}"),
+            format!("{small}, \"nothing\": [1]}}"),
+            format!("{small}, \"share\": \"1\"}}"),
+            format!("{small}, \"later\": 1}}"),
+            small.to_owned(),
+            "{}".to_owned(),
+            "null".to_owned(),
+        ];
+        for text in cases {
+            let (ours, serdes) = (from_slice::<Record>(text.as_bytes()), serde_json::from_str::<Record>(&text));
+            assert_eq!(ours.ok(), serdes.ok(), "{text}");
+        }
     }
 }

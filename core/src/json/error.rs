@@ -25,6 +25,9 @@ enum PathStep {
 /// What a text is called in a message.
 pub(super) const TEXT: &str = "a text";
 
+/// What a map is called in a message.
+pub(super) const MEMBERS: &str = "an object with names and values";
+
 /// What a section is called in a message.
 pub(super) const FIELDS: &str = "an object with its fields";
 

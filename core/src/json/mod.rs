@@ -14,5 +14,5 @@ pub use bluegreen_derive::FromJson;
 #[doc(hidden)]
 pub use self::derived::{Fields, Shape, Variant, chosen, converted};
 pub use self::error::FieldError;
-pub use self::read::{FromJson, from_slice, from_str, from_value};
+pub use self::read::{FromJson, by_serde, from_slice, from_str, from_value};
 pub use self::tree::{Json, Text, parse};

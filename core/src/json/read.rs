@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, Error};
+use serde_json::{Map, Value};
 
-use super::error::{FieldError, TEXT};
+use super::error::{FieldError, MEMBERS, TEXT};
 use super::tree::{Json, parse};
 
 /// What can be read out of a tree. `#[derive(FromJson)]` writes it.
@@ -53,6 +54,14 @@ pub fn from_str<T: FromJson>(text: &str) -> Result<T, FieldError> {
 /// It is not that of a `T`.
 pub fn from_value<T: FromJson>(value: &Value) -> Result<T, FieldError> {
     T::from_json(&value.into())
+}
+
+/// For the types of other crates that serde reads, of JSON or anything else.
+///
+/// # Errors
+/// It is not that of a `T`.
+pub fn by_serde<'de, T: FromJson, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    T::from_json(&Json::deserialize(deserializer)?).map_err(Error::custom)
 }
 
 fn parsed(bytes: &[u8]) -> Result<Json<'_>, FieldError> {
@@ -146,6 +155,12 @@ impl FromJson for Value {
     }
 }
 
+impl FromJson for Map<String, Value> {
+    fn from_json(json: &Json<'_>) -> Result<Self, FieldError> {
+        if let Value::Object(members) = json.into() { Ok(members) } else { Err(FieldError::other_kind(json, MEMBERS)) }
+    }
+}
+
 // === what holds others ===
 
 impl<T: FromJson> FromJson for Option<T> {
@@ -194,7 +209,7 @@ impl<T: FromJson + Ord> FromJson for BTreeSet<T> {
 impl<N: FromJson + Ord, T: FromJson> FromJson for BTreeMap<N, T> {
     fn from_json(json: &Json<'_>) -> Result<Self, FieldError> {
         let Json::Object(members) = json else {
-            return Err(FieldError::other_kind(json, "an object with names and values"));
+            return Err(FieldError::other_kind(json, MEMBERS));
         };
         let mut map = Self::new();
         for (name, value) in members {
