@@ -9,6 +9,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`json`] | how everything is read that comes as JSON |
 //! | [`model`] | the words: colour, percent, split, names, identity, author, time |
 //! | [`config`] | what users write, checked as a whole |
 //! | [`state`] | the state of a deployment, and every way in which it can change |

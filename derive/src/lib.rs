@@ -11,7 +11,7 @@ mod case;
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::ext::IdentExt;
-use syn::{Data, DataEnum, DeriveInput, Error, Fields, FieldsNamed, FieldsUnnamed, Result, Type, parse_quote};
+use syn::{Data, DataEnum, DeriveInput, Error, Fields, FieldsNamed, FieldsUnnamed, Ident, Result, Type, parse_quote};
 
 use self::attributes::{Absent, Container, OfField};
 
@@ -24,6 +24,7 @@ pub fn from_json(item: proc_macro::TokenStream) -> proc_macro::TokenStream {
 
 fn derive(mut input: DeriveInput) -> Result<TokenStream> {
     let container = Container::of(&input.attrs)?;
+    let parameters: Vec<Ident> = input.generics.type_params().map(|parameter| parameter.ident.clone()).collect();
     let body = match &input.data {
         _ if container.by_way_of.is_some() => {
             let raw = &container.by_way_of;
@@ -31,7 +32,7 @@ fn derive(mut input: DeriveInput) -> Result<TokenStream> {
         }
         Data::Struct(data) => match &data.fields {
             Fields::Named(fields) if container.is_transparent => transparent(fields)?,
-            Fields::Named(fields) => object(&quote!(Self), fields, &container)?,
+            Fields::Named(fields) => object(&quote!(Self), fields, &container, &parameters)?,
             Fields::Unnamed(fields) => list(fields),
             Fields::Unit => return Err(Error::new_spanned(&input.ident, "there is nothing to read")),
         },
@@ -90,8 +91,14 @@ fn newtype_name(input: &DeriveInput, container: &Container) -> Option<TokenStrea
 }
 
 /// An object with these fields, of which `made` is made.
-fn object(made: &TokenStream, fields: &FieldsNamed, container: &Container) -> Result<TokenStream> {
-    let (mut names, mut reads, mut members, mut required) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+fn object(
+    made: &TokenStream,
+    fields: &FieldsNamed,
+    container: &Container,
+    parameters: &[Ident],
+) -> Result<TokenStream> {
+    let (mut names, mut reads, mut members) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut required, mut indexes) = (Vec::new(), Vec::new());
     for field in &fields.named {
         let Some(ident) = &field.ident else { continue };
         let (kind, read) = (&field.ty, format_ident!("field_{}", ident.unraw()));
@@ -116,28 +123,22 @@ fn object(made: &TokenStream, fields: &FieldsNamed, container: &Container) -> Re
         }
         let index = names.len();
         names.push(rename.unwrap_or_else(|| container.case.field(&ident.unraw().to_string())));
-        let absent = if absent.is_none() && with.is_none() && is_option(kind) { Some(Absent::Default) } else { absent };
-        let absent = match absent {
-            Some(Absent::Default) => Some(quote!(::core::default::Default::default())),
-            Some(Absent::By(path)) => Some(quote!(#path())),
-            None => None,
+        let find = match &with {
+            Some(with) => quote!(fields.find_by(#index, #with)),
+            None => quote!(fields.find(#index)),
         };
-        let set = |place: TokenStream| match &with {
-            Some(with) => quote!(fields.set_by(#index, &mut #place, #with);),
-            None => quote!(fields.set(#index, &mut #place);),
-        };
-        reads.push(match (container.has_default, absent) {
-            (true, _) => set(quote!(made.#ident)),
-            (false, Some(absent)) => {
-                let set = set(quote!(#read));
-                quote!(let mut #read: #kind = #absent; #set)
-            }
-            (false, None) => {
+        let is_optional = is_option(kind) && with.is_none();
+        reads.push(match absent {
+            _ if container.has_default => quote!(if let Some(#read) = #find { made.#ident = #read; }),
+            None | Some(Absent::Default) if is_optional => quote!(let #read: #kind = fields.optional(#index);),
+            Some(Absent::Default) => quote!(let #read: #kind = #find.unwrap_or_default();),
+            Some(Absent::By(path)) => quote!(let #read: #kind = #find.unwrap_or_else(#path);),
+            None => {
                 required.push(read.clone());
-                match &with {
-                    Some(with) => quote!(let #read = fields.required_by(#index, #with);),
-                    None => quote!(let #read = fields.required::<#kind>(#index);),
-                }
+                indexes.push(index);
+                let missing = parameters.iter().any(|parameter| is_parameter(kind, parameter));
+                let missing = missing.then(|| quote!(.or_else(crate::json::FromJson::missing)));
+                quote!(let #read: ::core::option::Option<#kind> = #find #missing;)
             }
         });
     }
@@ -152,15 +153,15 @@ fn object(made: &TokenStream, fields: &FieldsNamed, container: &Container) -> Re
             #begin
             let mut made = <Self as ::core::default::Default>::default();
             #(#reads)*
-            if fields.fit() { Ok(made) } else { Err(fields.misfit()) }
+            if fields.fit() { Ok(made) } else { Err(fields.misfit(&[])) }
         }
     } else {
         quote! {
             #begin
             #(#reads)*
-            match (fields.fit(), #(#required,)*) {
-                (true, #(Some(#required),)*) => Ok(#made { #(#members),* }),
-                _ => Err(fields.misfit()),
+            match (#(#required,)* fields.fit()) {
+                (#(Some(#required),)* true) => Ok(#made { #(#members),* }),
+                _ => Err(fields.misfit(&[#(#indexes),*])),
             }
         }
     })
@@ -187,7 +188,7 @@ fn choice(data: &DataEnum, container: &Container) -> Result<TokenStream> {
             }
             Fields::Named(fields) => {
                 let of_fields = Container { is_strict: container.is_strict, ..Container::default() };
-                let object = object(&quote!(Self::#ident), fields, &of_fields)?;
+                let object = object(&quote!(Self::#ident), fields, &of_fields, &[])?;
                 quote! {{
                     let json = variant.fields()?;
                     let read = || -> ::core::result::Result<Self, crate::json::FieldError> { #object };
@@ -211,4 +212,9 @@ fn choice(data: &DataEnum, container: &Container) -> Result<TokenStream> {
 /// Whether a field of this type may be left out, as far as its name tells.
 fn is_option(kind: &Type) -> bool {
     matches!(kind, Type::Path(path) if path.path.segments.last().is_some_and(|last| last.ident == "Option"))
+}
+
+/// Whether a field is of the type that a parameter of its own type is, which may be one that may be left out.
+fn is_parameter(kind: &Type, parameter: &Ident) -> bool {
+    matches!(kind, Type::Path(path) if path.path.is_ident(parameter))
 }

@@ -24,7 +24,7 @@ pub struct Fields<'a, 'j> {
     shape: &'static Shape,
     /// For each field where it stands, counted from 1; 0: nowhere.
     places: &'a mut [u32],
-    /// The misfit that stands first, and where that is; [`MISSING`] for a field that is missing.
+    /// The misfit that stands first, and where that is.
     misfit: Option<(u32, FieldError)>,
 }
 
@@ -36,9 +36,6 @@ pub struct Variant<'a, 'j> {
     name: &'static str,
     content: Option<&'a Json<'j>>,
 }
-
-/// What is missing is said where all that is there fits.
-const MISSING: u32 = u32::MAX;
 
 /// Reads a `Raw`, of which a `T` can be made or not.
 ///
@@ -98,33 +95,21 @@ impl Shape {
 // === impl Fields ===
 
 impl<'a, 'j> Fields<'a, 'j> {
-    /// A field that may not be left out, unless its type says what it is then; none is a misfit.
-    pub fn required<T: FromJson>(&mut self, index: usize) -> Option<T> {
-        match self.member(index) {
-            Some(json) => self.read(index, T::from_json(json)),
-            None => T::missing().or_else(|| self.miss(index)),
-        }
+    /// A field, if it is there and fits.
+    pub fn find<T: FromJson>(&mut self, index: usize) -> Option<T> {
+        self.find_by(index, T::from_json)
     }
 
-    /// As [`Self::required`], read by a function.
-    pub fn required_by<T>(&mut self, index: usize, read: impl FnOnce(&Json<'_>) -> Result<T, FieldError>) -> Option<T> {
-        match self.member(index) {
-            Some(json) => self.read(index, read(json)),
-            None => self.miss(index),
-        }
+    /// As [`Self::find`], read by a function.
+    pub fn find_by<T>(&mut self, index: usize, read: impl FnOnce(&Json<'_>) -> Result<T, FieldError>) -> Option<T> {
+        let read = read(self.member(index)?);
+        self.kept(index, read)
     }
 
-    /// Puts a field in place of what it is when it is left out.
-    pub fn set<T: FromJson>(&mut self, index: usize, field: &mut T) {
-        self.set_by(index, field, T::from_json);
-    }
-
-    /// As [`Self::set`], read by a function.
-    pub fn set_by<T>(&mut self, index: usize, field: &mut T, read: impl FnOnce(&Json<'_>) -> Result<T, FieldError>) {
-        let Some(json) = self.member(index) else { return };
-        if let Some(value) = self.read(index, read(json)) {
-            *field = value;
-        }
+    /// A field that may be left out or null.
+    pub fn optional<T: FromJson>(&mut self, index: usize) -> Option<T> {
+        let json = self.member(index).filter(|json| !matches!(json, Json::Null))?;
+        self.kept(index, T::from_json(json))
     }
 
     /// A part whose fields stand beside the others.
@@ -137,10 +122,15 @@ impl<'a, 'j> Fields<'a, 'j> {
         self.misfit.is_none()
     }
 
-    /// What does not fit.
+    /// What does not fit, or else the first of the fields that may not be left out and is.
     #[inline(never)]
-    pub fn misfit(self) -> FieldError {
-        self.misfit.map_or_else(|| FieldError::new("it does not fit"), |(_, misfit)| misfit)
+    pub fn misfit(self, required: &[usize]) -> FieldError {
+        if let Some((_, misfit)) = self.misfit {
+            return misfit;
+        }
+        let missing = required.iter().find(|index| self.places.get(**index) == Some(&0));
+        let name = missing.and_then(|index| self.shape.names.get(*index)).copied().unwrap_or_default();
+        FieldError::new(format!("missing field `{name}`"))
     }
 
     #[inline(never)]
@@ -149,7 +139,7 @@ impl<'a, 'j> Fields<'a, 'j> {
         self.members.get(place).map(|(_, value)| value)
     }
 
-    fn read<T>(&mut self, index: usize, read: Result<T, FieldError>) -> Option<T> {
+    fn kept<T>(&mut self, index: usize, read: Result<T, FieldError>) -> Option<T> {
         match read {
             Ok(value) => Some(value),
             Err(misfit) => {
@@ -164,17 +154,6 @@ impl<'a, 'j> Fields<'a, 'j> {
         let name = self.shape.names.get(index).copied().unwrap_or_default();
         let place = self.places.get(index).copied().unwrap_or_default();
         self.note(place, misfit.in_member(name));
-    }
-
-    #[inline(never)]
-    fn note_missing(&mut self, index: usize) {
-        let name = self.shape.names.get(index).copied().unwrap_or_default();
-        self.note(MISSING, FieldError::new(format!("missing field `{name}`")));
-    }
-
-    fn miss<T>(&mut self, index: usize) -> Option<T> {
-        self.note_missing(index);
-        None
     }
 
     fn note(&mut self, place: u32, misfit: FieldError) {
@@ -253,11 +232,11 @@ impl FromJson for Duration {
         static SHAPE: Shape = Shape { names: &["secs", "nanos"], strict: true };
         let mut places = [0; 2];
         let mut fields = SHAPE.fields(json, &mut places);
-        match (fields.fit(), fields.required(0), fields.required::<u32>(1)) {
-            (true, Some(seconds), Some(nanos)) => {
+        match (fields.find(0), fields.find::<u32>(1), fields.fit()) {
+            (Some(seconds), Some(nanos), true) => {
                 Ok(Self::from_secs(seconds).saturating_add(Self::from_nanos(nanos.into())))
             }
-            _ => Err(fields.misfit()),
+            _ => Err(fields.misfit(&[0, 1])),
         }
     }
 }

@@ -114,9 +114,8 @@ pub fn follow_revision(store: &dyn Store, name: &DeploymentName, source: Source,
     });
 }
 
-/// By way of a document, as a configuration is read: that code is there anyway.
 fn decode(bytes: &[u8]) -> Option<SourceStatus> {
-    json::from_value(&json::from_slice(bytes).ok()?).ok()
+    json::from_slice(bytes).ok()
 }
 
 fn key(name: &DeploymentName, source: Source) -> String {
