@@ -3,7 +3,7 @@
 //! The part of the filter that finds one notes it, and clears it once it is gone. What is noted is kept in shared data, so that any worker can
 //! show it, and is worth one line in the log and a gauge.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
@@ -13,6 +13,7 @@ use crate::json::{self, FromJson};
 use crate::metrics::named::Named;
 use crate::model::colour::Colour;
 use crate::model::name::DeploymentName;
+use crate::model::sorted_map::SortedMap;
 use crate::model::time::Timestamp;
 use crate::store::key::Key;
 use crate::store::{Store, update};
@@ -66,7 +67,7 @@ pub struct Noted {
 }
 
 /// The mistakes that are known of one deployment.
-pub type Notes = BTreeMap<SetupProblem, Noted>;
+pub type Notes = SortedMap<SetupProblem, Noted>;
 
 /// The longest detail, in bytes.
 const LONGEST_DETAIL: usize = 400;
@@ -201,11 +202,11 @@ mod tests {
         let problem = SetupProblem::ClusterUnknown;
         note(&host, iris, problem, "gren".to_owned());
         note(&host, iris, problem, "gren, 2 times".to_owned());
-        assert_eq!(noted(&host.store, &iris.name)[&problem].detail, "gren, 2 times");
+        assert_eq!(noted(&host.store, &iris.name).get(&problem).expect("noted").detail, "gren, 2 times");
         assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=cluster-unknown: gren"]);
         clear(&host, iris, problem);
         clear(&host, iris, problem);
-        assert_eq!(noted(&host.store, &iris.name), Notes::new());
+        assert_eq!(noted(&host.store, &iris.name), Notes::default());
         assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=cluster-unknown: fixed"]);
         note(&host, iris, problem, "gren".to_owned());
         assert_eq!(host.take_log().len(), 1);
@@ -222,10 +223,10 @@ mod tests {
         assert_eq!(host.take_log().len(), 1);
         clear_about(&host, iris, problem, Colour::Blue);
         clear_about(&host, iris, problem, Colour::Blue);
-        assert_eq!(noted(&host.store, &iris.name)[&problem].colours, [Colour::Green].into());
+        assert_eq!(noted(&host.store, &iris.name).get(&problem).expect("noted").colours, [Colour::Green].into());
         assert_eq!(host.take_log(), Vec::<String>::new());
         clear_about(&host, iris, problem, Colour::Green);
-        assert_eq!(noted(&host.store, &iris.name), Notes::new());
+        assert_eq!(noted(&host.store, &iris.name), Notes::default());
         assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=answers-from-elsewhere: fixed"]);
     }
 

@@ -183,19 +183,30 @@ impl Outbox {
 fn shortened(evidence: &Evidence) -> Evidence {
     let mut evidence = evidence.clone();
     for colour in Colour::ALL {
-        let mut hosts: Vec<_> = evidence.hosts.iter().filter(|(of, ..)| *of == colour).copied().collect();
-        if hosts.len() > MOST_HOSTS {
-            hosts.sort_unstable_by_key(|(_, host, _)| *host);
-            hosts.truncate(MOST_HOSTS);
+        let hosts = evidence.hosts.iter().filter(|(of, ..)| *of == colour);
+        if hosts.clone().count() > MOST_HOSTS {
+            let hosts = least(hosts.copied(), MOST_HOSTS, |(_, host, _)| *host);
             evidence.hosts.retain(|(of, ..)| *of != colour);
             evidence.hosts.extend(hosts);
         }
     }
     if evidence.keys.len() > MOST_KEYS {
-        evidence.keys.sort_unstable_by_key(|(_, slot, _)| *slot);
-        evidence.keys.truncate(MOST_KEYS);
+        evidence.keys = least(evidence.keys.into_iter(), MOST_KEYS, |(_, slot, _)| *slot);
     }
     evidence
+}
+
+/// The first `most` in the order of a key.
+fn least<T, K: Ord>(all: impl Iterator<Item = T>, most: usize, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut least: Vec<T> = Vec::new();
+    for one in all {
+        let place = least.partition_point(|known| key(known) <= key(&one));
+        if place < most {
+            least.truncate(most.saturating_sub(1));
+            least.insert(place, one);
+        }
+    }
+    least
 }
 
 // === impl Statement ===
@@ -235,10 +246,12 @@ impl Judgement {
 /// far ahead has had played holds nobody up.
 pub fn ripe(speakers: &[Speaker<'_>], played: &UpTo, now: Timestamp) -> (Vec<Evidence>, UpTo) {
     let latest = Second::of(now.plus(OFF));
-    let mut tests: Vec<Test> =
-        speakers.iter().flat_map(|speaker| &speaker.statement.up_to.0).map(|(test, _)| *test).collect();
-    tests.sort_unstable();
-    tests.dedup();
+    let mut tests: Vec<Test> = Vec::new();
+    for (test, _) in speakers.iter().flat_map(|speaker| &speaker.statement.up_to.0) {
+        if let Err(place) = tests.binary_search(test) {
+            tests.insert(place, *test);
+        }
+    }
     let mut found = Vec::new();
     let mut reached = UpTo(played.0.iter().map(|(test, second)| (*test, latest.min(*second))).collect());
     for test in tests {

@@ -208,16 +208,26 @@ impl<T: FromJson + Ord> FromJson for BTreeSet<T> {
 
 impl<N: FromJson + Ord, T: FromJson> FromJson for BTreeMap<N, T> {
     fn from_json(json: &Json<'_>) -> Result<Self, FieldError> {
-        let Json::Object(members) = json else {
-            return Err(FieldError::other_kind(json, MEMBERS));
-        };
         let mut map = Self::new();
-        for (name, value) in members {
-            let name = &*name.0;
-            let within = |misfit: FieldError| misfit.in_member(name);
-            map.insert(N::from_name(name).map_err(within)?, T::from_json(value).map_err(within)?);
-        }
+        json.each_member(|name, value| {
+            map.insert(N::from_name(name)?, T::from_json(value)?);
+            Ok(())
+        })?;
         Ok(map)
+    }
+}
+
+impl Json<'_> {
+    /// Looks at the members one after the other.
+    ///
+    /// # Errors
+    /// It is no object, or the first misfit.
+    pub fn each_member(
+        &self,
+        mut look: impl FnMut(&str, &Json<'_>) -> Result<(), FieldError>,
+    ) -> Result<(), FieldError> {
+        let Json::Object(members) = self else { return Err(FieldError::other_kind(self, MEMBERS)) };
+        members.iter().try_for_each(|(name, value)| look(&name.0, value).map_err(|misfit| misfit.in_member(&name.0)))
     }
 }
 

@@ -6,7 +6,7 @@
 //! A watch is answered from the API server's memory, also when it has lost its etcd. So every [`LIST_EVERY`] all objects are
 //! listed again, which takes a quorum.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -21,6 +21,7 @@ use crate::fleet::refusal::NoResponse;
 use crate::fleet::store::{FleetStore as _, Put, PutReply, clear_refusal, note_refusal};
 use crate::host::http::HttpReply;
 use crate::json::{self, FromJson};
+use crate::model::sorted_map::SortedMap;
 use crate::store::record::{ModRevision, ReplacePolicy};
 
 /// The one filter instance of an Envoy that follows the fleet for all.
@@ -34,7 +35,7 @@ struct Follower<'f> {
     /// How many of them had their turn, so that one that is always refused keeps no other one waiting.
     turns: usize,
     /// The last write of each object that held something else than a state, each of which is worth one warning.
-    foreign: BTreeMap<DeploymentIndex, ModRevision>,
+    foreign: SortedMap<DeploymentIndex, ModRevision>,
     contact: Contact,
 }
 
@@ -70,7 +71,7 @@ pub async fn follow(kubernetes: &KubernetesStore, following: Following<'_>) {
         failures: 0,
         stateless: BTreeSet::new(),
         turns: 0,
-        foreign: BTreeMap::new(),
+        foreign: SortedMap::default(),
         contact: Contact::default(),
     };
     loop {

@@ -1,7 +1,6 @@
 //! Where the objects are, and the requests that read and change them.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use crate::host::Host;
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::json::{self, FromJson};
 use crate::model::name::{ClusterName, DeploymentName, HostName, NamespaceName};
+use crate::model::sorted_map::SortedMap;
 use crate::store::record::ModRevision;
 
 /// The objects of a namespace.
@@ -27,9 +27,9 @@ pub struct KubernetesStore {
     pub(super) timeout: Duration,
     pub(super) turns: Rc<Turns>,
     /// The objects as they were last read on this thread: a status is written with what the object asks for.
-    seen: RefCell<BTreeMap<String, Object>>,
+    seen: RefCell<SortedMap<String, Object>>,
     /// The same of all objects, where this instance follows.
-    pub(super) followed: RefCell<BTreeMap<String, Object>>,
+    pub(super) followed: RefCell<SortedMap<String, Object>>,
 }
 
 /// A page of a list.

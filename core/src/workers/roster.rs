@@ -163,8 +163,8 @@ impl Member {
         Roster::change(store, now, &mut |members| {
             let is_free = |slot: &u32| members.iter().all(|member| member.slot != *slot);
             member.slot = (0..u32::MAX).find(is_free).unwrap_or_default();
-            members.push(member);
-            members.sort_unstable_by_key(|member| member.slot);
+            let place = members.partition_point(|known| known.slot < member.slot);
+            members.insert(place, member);
         })?;
         member.queue = queues.register(&format!("bluegreen/v1/{}", member.slot));
         Roster::change(store, now, &mut |members| {
