@@ -35,6 +35,9 @@ pub struct Text<'j>(pub Cow<'j, str>);
 /// What is read: a name, or any value.
 struct Reading;
 
+/// Most lists and objects have no more: their place grows once.
+const FEW: usize = 8;
+
 /// Reads bytes.
 ///
 /// # Errors
@@ -121,6 +124,9 @@ impl<'de> Visitor<'de> for Reading {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Json<'de>, A::Error> {
         let mut elements = Vec::new();
         while let Some(element) = list.next_element()? {
+            if elements.is_empty() {
+                elements.reserve_exact(FEW);
+            }
             elements.push(element);
         }
         Ok(Json::List(elements))
@@ -129,6 +135,9 @@ impl<'de> Visitor<'de> for Reading {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json<'de>, A::Error> {
         let mut members = Vec::new();
         while let Some(member) = map.next_entry()? {
+            if members.is_empty() {
+                members.reserve_exact(FEW);
+            }
             members.push(member);
         }
         Ok(Json::Object(members))
