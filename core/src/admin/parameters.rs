@@ -9,7 +9,7 @@ use percent_encoding::percent_decode;
 use serde_json::Value;
 
 use super::problems::{Problem, beginning};
-use crate::json::{self, Json};
+use crate::json::{self, FieldError, Json};
 use crate::model::name::Reason;
 
 /// Names and values, each name once.
@@ -60,7 +60,10 @@ impl Params {
         let members = match json::parse(body).map_err(|error| Problem::InvalidJson(error.to_string()))? {
             Json::Object(members) if members.len() <= MOST => members,
             Json::Object(_) => return Err(Problem::InvalidJson(format!("it has more than {MOST} members"))),
-            _ => return Err(Problem::InvalidJson("it is something else".to_owned())),
+            other => {
+                let misfit = FieldError::other_kind(&other, "an object with the call's parameters");
+                return Err(Problem::InvalidJson(misfit.problem()));
+            }
         };
         for (name, value) in members {
             let (name, value) = (name.0.into_owned(), Value::from(&value));
