@@ -6,7 +6,7 @@
 //! ignored.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
@@ -23,6 +23,7 @@ use bluegreen_core::host::tasks::{Flow, TaskId, Tasks};
 use bluegreen_core::metrics::counters::{ColourMetric, DeploymentMetric};
 use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::name::ClusterName;
+use bluegreen_core::model::sorted_map::SortedMap;
 use bluegreen_core::model::time::{Clock, Moment, TICK, Timestamp};
 use bluegreen_core::state::State;
 use bluegreen_core::store::Store;
@@ -40,8 +41,8 @@ pub struct Executor {
     tasks: Tasks,
     /// Those that end with the answer to a stream.
     calls: Tasks,
-    http: RefCell<BTreeMap<CallId, Sender<HttpReply>>>,
-    grpc: RefCell<BTreeMap<GrpcCallId, Sender<GrpcReply>>>,
+    http: RefCell<SortedMap<CallId, Sender<HttpReply>>>,
+    grpc: RefCell<SortedMap<GrpcCallId, Sender<GrpcReply>>>,
     streams: RefCell<Vec<(StreamId, GrpcSender)>>,
     sleeps: RefCell<Vec<(Moment, Sender<()>)>>,
     /// Answers to the streams of these contexts, to be sent when nothing else is left to do.

@@ -9,6 +9,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`json`] | how everything is read that comes as JSON |
 //! | [`model`] | the words: colour, percent, split, names, identity, author, time |
 //! | [`config`] | what users write, checked as a whole |
 //! | [`state`] | the state of a deployment, and every way in which it can change |
@@ -35,6 +36,8 @@
 
 // The workspace denies panics and overflow in code that runs in the VM; in tests both are how a defect shows itself.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, missing_docs))]
+
+pub mod json;
 
 pub mod model;
 

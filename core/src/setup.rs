@@ -3,21 +3,23 @@
 //! The part of the filter that finds one notes it, and clears it once it is gone. What is noted is kept in shared data, so that any worker can
 //! show it, and is worth one line in the log and a gauge.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::deployment::Deployment;
 use crate::host::Host;
+use crate::json::{self, FromJson};
 use crate::metrics::named::Named;
 use crate::model::colour::Colour;
 use crate::model::name::DeploymentName;
+use crate::model::sorted_map::SortedMap;
 use crate::model::time::Timestamp;
 use crate::store::key::Key;
 use crate::store::{Store, update};
 
 /// A kind of mistake. `docs/setup.md` says what each means and how to fix it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
 #[serde(rename_all = "kebab-case")]
 pub enum SetupProblem {
     /// No worker that shares this state routes requests.
@@ -53,7 +55,7 @@ pub enum SetupProblem {
 }
 
 /// What was noted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct Noted {
     /// What was seen, and what to do.
     pub detail: String,
@@ -65,7 +67,7 @@ pub struct Noted {
 }
 
 /// The mistakes that are known of one deployment.
-pub type Notes = BTreeMap<SetupProblem, Noted>;
+pub type Notes = SortedMap<SetupProblem, Noted>;
 
 /// The longest detail, in bytes.
 const LONGEST_DETAIL: usize = 400;
@@ -152,7 +154,7 @@ pub fn noted(store: &dyn Store, name: &DeploymentName) -> Notes {
 }
 
 fn decode(value: Option<Vec<u8>>) -> Notes {
-    serde_json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
+    json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
 }
 
 fn key(name: &DeploymentName) -> String {
@@ -200,11 +202,11 @@ mod tests {
         let problem = SetupProblem::ClusterUnknown;
         note(&host, iris, problem, "gren".to_owned());
         note(&host, iris, problem, "gren, 2 times".to_owned());
-        assert_eq!(noted(&host.store, &iris.name)[&problem].detail, "gren, 2 times");
+        assert_eq!(noted(&host.store, &iris.name).get(&problem).expect("noted").detail, "gren, 2 times");
         assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=cluster-unknown: gren"]);
         clear(&host, iris, problem);
         clear(&host, iris, problem);
-        assert_eq!(noted(&host.store, &iris.name), Notes::new());
+        assert_eq!(noted(&host.store, &iris.name), Notes::default());
         assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=cluster-unknown: fixed"]);
         note(&host, iris, problem, "gren".to_owned());
         assert_eq!(host.take_log().len(), 1);
@@ -221,10 +223,10 @@ mod tests {
         assert_eq!(host.take_log().len(), 1);
         clear_about(&host, iris, problem, Colour::Blue);
         clear_about(&host, iris, problem, Colour::Blue);
-        assert_eq!(noted(&host.store, &iris.name)[&problem].colours, [Colour::Green].into());
+        assert_eq!(noted(&host.store, &iris.name).get(&problem).expect("noted").colours, [Colour::Green].into());
         assert_eq!(host.take_log(), Vec::<String>::new());
         clear_about(&host, iris, problem, Colour::Green);
-        assert_eq!(noted(&host.store, &iris.name), Notes::new());
+        assert_eq!(noted(&host.store, &iris.name), Notes::default());
         assert_eq!(host.take_log(), ["bluegreen: deployment=iris setup=answers-from-elsewhere: fixed"]);
     }
 

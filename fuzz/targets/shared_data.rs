@@ -12,6 +12,7 @@ use bluegreen_core::guard::analysis::CanaryAnalysis;
 use bluegreen_core::guard::bounds::Bounds;
 use bluegreen_core::guard::evidence::Collector;
 use bluegreen_core::host::queue::QueueToken;
+use bluegreen_core::json::{self, FromJson};
 use bluegreen_core::metrics::cohorts::Cohorts;
 use bluegreen_core::metrics::comparison::Sample;
 use bluegreen_core::model::name::DeploymentName;
@@ -28,7 +29,6 @@ use bluegreen_fuzz::work::bounded;
 use bluegreen_fuzz::world::{OPERATOR, World, configuration};
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 static CONFIG: LazyLock<Config> = LazyLock::new(|| {
     configuration(
@@ -87,7 +87,7 @@ fn records(bytes: &[u8]) {
     same::<readiness::probe::Health>(bytes);
     same::<SourceStatus>(bytes);
     same::<Cohorts>(bytes);
-    if let Ok(cohorts) = serde_json::from_slice::<Cohorts>(bytes) {
+    if let Ok(cohorts) = json::from_slice::<Cohorts>(bytes) {
         let guard = Guard { slow: None, ..Guard::default() };
         let evidence = Collector::default().collect(&cohorts, Revision::ZERO, (&guard, &Bounds::default()), START);
         let state = State::initial(Split { canary_percent: Percent::ALL, ..Split::default() }, START);
@@ -97,17 +97,17 @@ fn records(bytes: &[u8]) {
         }
     }
     // It has floating-point numbers, whose last digit serde_json does not promise.
-    let _: Result<CanaryAnalysis, _> = serde_json::from_slice(bytes);
+    let _: Result<CanaryAnalysis, _> = json::from_slice(bytes);
     let iris = DeploymentName::new("iris").expect("valid");
     let store = bluegreen_core::testing::MemoryStore::default();
     store.put("bluegreen/v1/iris/setup", bytes);
     assert!(setup::noted(&store, &iris).len() <= 64);
 }
 
-fn same<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
-    let Ok(read) = serde_json::from_slice::<T>(bytes) else { return };
+fn same<T: Serialize + FromJson>(bytes: &[u8]) {
+    let Ok(read) = json::from_slice::<T>(bytes) else { return };
     let written = serde_json::to_vec(&read).expect("serialises");
-    let again: T = serde_json::from_slice(&written).unwrap_or_else(|error| {
+    let again: T = json::from_slice(&written).unwrap_or_else(|error| {
         panic!("{error}: {}", String::from_utf8_lossy(&written));
     });
     assert_eq!(

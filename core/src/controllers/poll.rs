@@ -112,7 +112,19 @@ pub async fn poll(
             }
         }
         // Those that had to wait come first at the next tick.
-        sources.sort_by_key(|polled| polled.due);
+        put_in_order(&mut sources);
+    }
+}
+
+/// Few of them are out of order, so this is quick; the sort of std would be some 5 KB of the module.
+fn put_in_order(sources: &mut Vec<Polled>) {
+    for place in 1..sources.len() {
+        let Some((before, [polled, ..])) = sources.split_at_checked(place) else { return };
+        let earlier = before.partition_point(|known| known.due <= polled.due);
+        if earlier < place {
+            let polled = sources.remove(place);
+            sources.insert(earlier, polled);
+        }
     }
 }
 

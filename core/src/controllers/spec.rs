@@ -4,7 +4,7 @@
 //! change that comes first voids it. What became of it is shown beside it in the store.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::fleet::store::{FleetStore, Refused, Wish};
 use crate::host::next_tick;
 use crate::model::author::{Author, Source};
 use crate::model::name::Reason;
+use crate::model::sorted_map::SortedMap;
 use crate::model::split::Split;
 use crate::model::time::Moment;
 use crate::state::Command;
@@ -33,7 +34,7 @@ struct Desk {
     /// The deployments of which something is under way.
     busy: RefCell<BTreeSet<DeploymentIndex>>,
     /// When a deployment is looked at again.
-    due: RefCell<BTreeMap<DeploymentIndex, Due>>,
+    due: RefCell<SortedMap<DeploymentIndex, Due>>,
 }
 
 /// When a `spec` is looked at again.

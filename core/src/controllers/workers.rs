@@ -272,7 +272,7 @@ mod tests {
             let state = State { revision: Revision::new(1), ..loaded.expect("in reach").state };
             let (store, routed) = (context.host.store(), routed_of(&totals(context.host.store(), &deployment.name)));
             inspect(context, deployment, &state, &Roster::read(store), routed);
-            setup::noted(store, &deployment.name).into_keys().collect()
+            setup::noted(store, &deployment.name).into_iter().map(|(problem, _)| problem).collect()
         }
     }
 

@@ -14,11 +14,12 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::guard::analysis::CanaryAnalysis;
 use crate::guard::evidence::{Evidence, Test};
 use crate::guard::outcomes::Outcomes;
+use crate::json::{self, FromJson};
 use crate::metrics::cohorts::{Epoch, Host, Slot};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::percent::Percent;
@@ -26,22 +27,22 @@ use crate::model::split::Revision;
 use crate::model::time::{Moment, Timestamp};
 
 /// Names an Envoy, or what was one until it restarted: the revision of a write that it made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct EnvoyId(pub u64);
 
 /// A second, counted from 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct Second(u64);
 
 /// Up to which second, of each test.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct UpTo(Vec<(Test, Second)>);
 
 /// What an Envoy says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 pub struct Statement {
     /// When, by its clock.
     pub at: Timestamp,
@@ -51,7 +52,7 @@ pub struct Statement {
 }
 
 /// What a judge says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 pub struct Judgement {
     /// Who judges.
     pub judge: EnvoyId,
@@ -81,7 +82,7 @@ pub struct Speaker<'s> {
 }
 
 /// A piece of evidence in few letters.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 #[serde(from = "Parts", into = "Parts")]
 struct Piece(Evidence);
 
@@ -182,19 +183,30 @@ impl Outbox {
 fn shortened(evidence: &Evidence) -> Evidence {
     let mut evidence = evidence.clone();
     for colour in Colour::ALL {
-        let mut hosts: Vec<_> = evidence.hosts.iter().filter(|(of, ..)| *of == colour).copied().collect();
-        if hosts.len() > MOST_HOSTS {
-            hosts.sort_unstable_by_key(|(_, host, _)| *host);
-            hosts.truncate(MOST_HOSTS);
+        let hosts = evidence.hosts.iter().filter(|(of, ..)| *of == colour);
+        if hosts.clone().count() > MOST_HOSTS {
+            let hosts = least(hosts.copied(), MOST_HOSTS, |(_, host, _)| *host);
             evidence.hosts.retain(|(of, ..)| *of != colour);
             evidence.hosts.extend(hosts);
         }
     }
     if evidence.keys.len() > MOST_KEYS {
-        evidence.keys.sort_unstable_by_key(|(_, slot, _)| *slot);
-        evidence.keys.truncate(MOST_KEYS);
+        evidence.keys = least(evidence.keys.into_iter(), MOST_KEYS, |(_, slot, _)| *slot);
     }
     evidence
+}
+
+/// The first `most` in the order of a key.
+fn least<T, K: Ord>(all: impl Iterator<Item = T>, most: usize, key: impl Fn(&T) -> K) -> Vec<T> {
+    let mut least: Vec<T> = Vec::new();
+    for one in all {
+        let place = least.partition_point(|known| key(known) <= key(&one));
+        if place < most {
+            least.truncate(most.saturating_sub(1));
+            least.insert(place, one);
+        }
+    }
+    least
 }
 
 // === impl Statement ===
@@ -202,7 +214,7 @@ fn shortened(evidence: &Evidence) -> Evidence {
 impl Statement {
     /// The statement that stands in a value; none where something else does.
     pub fn decode(value: &[u8]) -> Option<Self> {
-        serde_json::from_slice(value).ok()
+        json::from_slice(value).ok()
     }
 
     /// As a value.
@@ -221,7 +233,7 @@ impl Statement {
 impl Judgement {
     /// The judgement that stands in a value; none where something else does.
     pub fn decode(value: &[u8]) -> Option<Self> {
-        serde_json::from_slice(value).ok()
+        json::from_slice(value).ok()
     }
 
     /// As a value.
@@ -234,10 +246,12 @@ impl Judgement {
 /// far ahead has had played holds nobody up.
 pub fn ripe(speakers: &[Speaker<'_>], played: &UpTo, now: Timestamp) -> (Vec<Evidence>, UpTo) {
     let latest = Second::of(now.plus(OFF));
-    let mut tests: Vec<Test> =
-        speakers.iter().flat_map(|speaker| &speaker.statement.up_to.0).map(|(test, _)| *test).collect();
-    tests.sort_unstable();
-    tests.dedup();
+    let mut tests: Vec<Test> = Vec::new();
+    for (test, _) in speakers.iter().flat_map(|speaker| &speaker.statement.up_to.0) {
+        if let Err(place) = tests.binary_search(test) {
+            tests.insert(place, *test);
+        }
+    }
     let mut found = Vec::new();
     let mut reached = UpTo(played.0.iter().map(|(test, second)| (*test, latest.min(*second))).collect());
     for test in tests {

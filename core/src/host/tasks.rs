@@ -1,12 +1,12 @@
 //! The flows that are under way, and when each is polled.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
+
+use crate::model::sorted_map::SortedMap;
 
 /// A flow that runs on its own.
 pub type Flow = Pin<Box<dyn Future<Output = ()>>>;
@@ -18,7 +18,7 @@ pub struct TaskId(u64);
 /// The flows of one thread. They are polled from the host's events only, never from within one another.
 #[derive(Default)]
 pub struct Tasks {
-    flows: RefCell<BTreeMap<TaskId, Task>>,
+    flows: RefCell<SortedMap<TaskId, Task>>,
     woken: Arc<Woken>,
     last: Cell<u64>,
     /// By a run that polls so many at most: the next one goes on after it.
@@ -31,10 +31,10 @@ struct Task {
     flow: Option<Flow>,
 }
 
-/// The flows that have to be polled. A waker has to be one that could be sent to another thread, hence the lock, which
+/// The flows that have to be polled, in their order. A waker has to be one that could be sent to another thread, hence the lock, which
 /// nobody ever waits for.
 #[derive(Default)]
-struct Woken(Mutex<BTreeSet<TaskId>>);
+struct Woken(Mutex<Vec<TaskId>>);
 
 /// Wakes one flow.
 struct WakeOne {
@@ -51,7 +51,7 @@ impl Tasks {
         self.last.set(id.0);
         let waker = Waker::from(Arc::new(WakeOne { id, woken: Arc::clone(&self.woken) }));
         self.flows.borrow_mut().insert(id, Task { waker, flow: Some(flow) });
-        self.woken.with(|woken| woken.insert(id));
+        self.woken.add(id);
         id
     }
 
@@ -70,7 +70,7 @@ impl Tasks {
 
     /// Polls the flows that may go on, in the order in which they were added, until none may.
     pub fn run(&self) {
-        while let Some(id) = self.woken.with(BTreeSet::pop_first).flatten() {
+        while let Some(id) = self.woken.with(|woken| (!woken.is_empty()).then(|| woken.remove(0))).flatten() {
             self.poll(id);
         }
     }
@@ -78,10 +78,10 @@ impl Tasks {
     /// Polls flows that may go on, so many at most, those that have waited longest first. The rest may go on in the next run.
     pub fn run_at_most(&self, count: usize) {
         for _ in 0..count {
-            let after = (Bound::Excluded(self.last_polled.get()), Bound::Unbounded);
-            let next = |woken: &mut BTreeSet<TaskId>| {
-                let next = woken.range(after).next().or_else(|| woken.first()).copied()?;
-                woken.take(&next)
+            let next = |woken: &mut Vec<TaskId>| {
+                let after = woken.partition_point(|id| *id <= self.last_polled.get());
+                let place = if after < woken.len() { after } else { 0 };
+                (!woken.is_empty()).then(|| woken.remove(place))
             };
             let Some(id) = self.woken.with(next).flatten() else { return };
             self.last_polled.set(id);
@@ -91,7 +91,7 @@ impl Tasks {
 
     /// Polls one flow if it may go on.
     pub fn run_only(&self, id: TaskId) {
-        while self.woken.with(|woken| woken.remove(&id)) == Some(true) {
+        while self.woken.remove(id) {
             self.poll(id);
         }
     }
@@ -135,8 +135,22 @@ impl Tasks {
 // === impl Woken ===
 
 impl Woken {
-    fn with<R>(&self, change: impl FnOnce(&mut BTreeSet<TaskId>) -> R) -> Option<R> {
+    fn with<R>(&self, change: impl FnOnce(&mut Vec<TaskId>) -> R) -> Option<R> {
         self.0.lock().ok().map(|mut woken| change(&mut woken))
+    }
+
+    fn add(&self, id: TaskId) {
+        self.with(|woken| {
+            if let Err(place) = woken.binary_search(&id) {
+                woken.insert(place, id);
+            }
+        });
+    }
+
+    /// Whether it was there.
+    fn remove(&self, id: TaskId) -> bool {
+        let remove = |woken: &mut Vec<TaskId>| woken.binary_search(&id).map(|place| woken.remove(place)).is_ok();
+        self.with(remove).unwrap_or_default()
     }
 }
 
@@ -144,7 +158,7 @@ impl Woken {
 
 impl Wake for WakeOne {
     fn wake(self: Arc<Self>) {
-        self.woken.with(|woken| woken.insert(self.id));
+        self.woken.add(self.id);
     }
 }
 

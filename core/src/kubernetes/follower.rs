@@ -6,10 +6,9 @@
 //! A watch is answered from the API server's memory, also when it has lost its etcd. So every [`LIST_EVERY`] all objects are
 //! listed again, which takes a quorum.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::object::{Object, Record, mod_revision};
@@ -21,6 +20,8 @@ use crate::fleet::liveness::Contact;
 use crate::fleet::refusal::NoResponse;
 use crate::fleet::store::{FleetStore as _, Put, PutReply, clear_refusal, note_refusal};
 use crate::host::http::HttpReply;
+use crate::json::{self, FromJson};
+use crate::model::sorted_map::SortedMap;
 use crate::store::record::{ModRevision, ReplacePolicy};
 
 /// The one filter instance of an Envoy that follows the fleet for all.
@@ -34,7 +35,7 @@ struct Follower<'f> {
     /// How many of them had their turn, so that one that is always refused keeps no other one waiting.
     turns: usize,
     /// The last write of each object that held something else than a state, each of which is worth one warning.
-    foreign: BTreeMap<DeploymentIndex, ModRevision>,
+    foreign: SortedMap<DeploymentIndex, ModRevision>,
     contact: Contact,
 }
 
@@ -47,7 +48,7 @@ enum Window {
 }
 
 /// One line of a watch.
-#[derive(Deserialize)]
+#[derive(FromJson)]
 struct Event {
     r#type: String,
     object: Value,
@@ -70,7 +71,7 @@ pub async fn follow(kubernetes: &KubernetesStore, following: Following<'_>) {
         failures: 0,
         stateless: BTreeSet::new(),
         turns: 0,
-        foreign: BTreeMap::new(),
+        foreign: SortedMap::default(),
         contact: Contact::default(),
     };
     loop {
@@ -162,7 +163,7 @@ impl Follower<'_> {
         let mut at = last;
         for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
             // An answer that was too long to be read whole ends in the middle of a line.
-            let Ok(Event { r#type, object }) = serde_json::from_slice(line) else { return Ok(Window::ListAgain) };
+            let Ok(Event { r#type, object }) = json::from_slice(line) else { return Ok(Window::ListAgain) };
             let written = object.pointer("/metadata/resourceVersion").and_then(Value::as_str).and_then(mod_revision);
             let Some(written) = written else { return Ok(Window::ListAgain) };
             at = at.max(written);

@@ -3,13 +3,15 @@
 //! The buckets are log-linear as in HdrHistogram: four of equal width per power of two, so a bucket's bounds lie at most
 //! 25 % apart. They start at 64 µs and end at 134 s.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+
+use crate::json::FromJson;
+use crate::model::sorted_map::SortedMap;
 
 /// One of the buckets, [`Bucket::COUNT`] in all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct Bucket(u8);
 
@@ -19,9 +21,9 @@ pub struct Bucket(u8);
 pub struct Le(u8);
 
 /// How many exchanges took how long.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
 #[serde(transparent)]
-pub struct Histogram(BTreeMap<Bucket, u64>);
+pub struct Histogram(SortedMap<Bucket, u64>);
 
 /// The width of the first buckets in microseconds, as a power of two.
 const UNIT_BITS: u32 = 6;
@@ -130,8 +132,10 @@ impl Histogram {
     /// Counts `count` exchanges more in `bucket`.
     pub fn add(&mut self, bucket: Bucket, count: u64) {
         if count > 0 {
-            let sum = self.0.entry(bucket).or_default();
-            *sum = sum.saturating_add(count);
+            match self.0.get_mut(&bucket) {
+                Some(sum) => *sum = sum.saturating_add(count),
+                None => drop(self.0.insert(bucket, count)),
+            }
         }
     }
 
@@ -143,7 +147,7 @@ impl Histogram {
     /// What was counted since `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
         let mut difference = Self::default();
-        for (bucket, count) in &self.0 {
+        for (bucket, count) in self.0.iter() {
             let before = earlier.0.get(bucket).copied().unwrap_or_default();
             difference.add(*bucket, count.saturating_sub(before));
         }
@@ -176,7 +180,7 @@ impl Histogram {
     pub fn percentile_millis(&self, percent: u8) -> Option<f64> {
         let rank = self.total().saturating_mul(u64::from(percent)).div_ceil(100).max(1);
         let mut below = 0_u64;
-        for (bucket, count) in &self.0 {
+        for (bucket, count) in self.0.iter() {
             let up_to = below.saturating_add(*count);
             if up_to >= rank {
                 let start = bucket.start_micros();

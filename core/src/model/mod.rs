@@ -3,6 +3,7 @@
 #[cfg(feature = "schema")]
 pub mod schema;
 
+pub mod sorted_map;
 pub mod one_line;
 pub mod colour;
 pub mod percent;

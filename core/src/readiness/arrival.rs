@@ -222,7 +222,7 @@ mod tests {
         let (host, worker) = (TestHost::default(), Worker::default());
         (0..16).for_each(|_| worker.is_served(&host, Colour::Green, "blue"));
         let notes = noted(&host);
-        let detail = &notes[&SetupProblem::AnswersFromElsewhere].detail;
+        let detail = &notes.get(&SetupProblem::AnswersFromElsewhere).expect("noted").detail;
         assert!(detail.starts_with("16 of 16 answers came from cluster blue, not green"), "{detail}");
         worker.is_served_right(&host, Colour::Blue, 1_000);
         assert_eq!(unrouted_colours(&host), [Colour::Green]);
@@ -235,7 +235,7 @@ mod tests {
         worker.gets(&host, Colour::Green, "direct_response", "", 0);
         worker.gets(&host, Colour::Green, "fault_filter_abort", "blue", 0);
         worker.gets(&host, Colour::Green, "cluster_not_found", "", 0);
-        assert_eq!(noted(&host), Notes::new());
+        assert_eq!(noted(&host), Notes::default());
         // A failure tells where it came from, too.
         worker.gets(&host, Colour::Green, "no_healthy_upstream", "blue", 1);
         assert_eq!(unrouted_colours(&host), [Colour::Green]);
@@ -248,11 +248,11 @@ mod tests {
         worker.is_served_right(&host, Colour::Green, 2);
         assert_eq!(unrouted_colours(&host), [Colour::Green]);
         worker.is_served_right(&host, Colour::Green, 1);
-        assert_eq!(noted(&host), Notes::new());
+        assert_eq!(noted(&host), Notes::default());
         // A worker with a new configuration has no doubt of its own.
         worker.is_served(&host, Colour::Green, "blue");
         Worker::default().is_served_right(&host, Colour::Green, 1);
-        assert_eq!(noted(&host), Notes::new());
+        assert_eq!(noted(&host), Notes::default());
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
         worker.is_served_right(&host, Colour::Green, 1_000);
         assert_eq!(unrouted_colours(&host), [Colour::Green], "shared data is not read for each answer");
         worker.is_served_right(&host, Colour::Green, 100);
-        assert_eq!(noted(&host), Notes::new());
+        assert_eq!(noted(&host), Notes::default());
     }
 
     #[test]
@@ -281,14 +281,14 @@ mod tests {
     fn an_answer_after_a_failed_attempt_is_noted_until_a_thousand_came_without() {
         let (host, worker) = (TestHost::default(), Worker::default());
         worker.gets(&host, Colour::Blue, "no_healthy_upstream", "blue", 3);
-        assert_eq!(noted(&host), Notes::new(), "that failure is not hidden");
+        assert_eq!(noted(&host), Notes::default(), "that failure is not hidden");
         for _ in 0..5 {
             worker.gets(&host, Colour::Blue, "via_upstream", "blue", 2);
             worker.is_served_right(&host, Colour::Blue, WITHOUT_RETRY - 1);
         }
         assert!(noted(&host).contains_key(&SetupProblem::RetriesHideFailures));
         worker.is_served_right(&host, Colour::Blue, 1);
-        assert_eq!(noted(&host), Notes::new());
+        assert_eq!(noted(&host), Notes::default());
         assert_eq!(host.take_log().len(), 2);
     }
 
@@ -302,7 +302,7 @@ mod tests {
             let host = TestHost::default();
             let deployments = Deployments::new(&config_of(guard));
             Arrivals::default().on_hidden_failure(&host, &deployments.all()[0]);
-            let detail = &noted(&host)[&SetupProblem::RetriesHideFailures].detail;
+            let detail = noted(&host).remove(&SetupProblem::RetriesHideFailures).expect("noted").detail;
             assert!(detail.contains(judge) && detail.contains(advice), "{detail}");
         }
     }

@@ -526,14 +526,21 @@ pub fn dismiss(host: &dyn Host, deployments: &Deployments, member: &Member) {
 
 impl Confirmation {
     fn new(roster: &Roster, unanswered: &[u64]) -> Self {
-        let mut machines: Vec<u64> = roster.members().iter().map(|member| member.vm).collect();
-        let silent = roster.members().iter().filter(|member| unanswered.contains(&member.number));
-        let mut silent: Vec<u64> = silent.map(|member| member.vm).collect();
-        for list in [&mut machines, &mut silent] {
-            list.sort_unstable();
-            list.dedup();
+        let (mut machines, mut silent) = (Vec::new(), Vec::new());
+        for member in roster.members() {
+            insert_once(&mut machines, member.vm);
+            if unanswered.contains(&member.number) {
+                insert_once(&mut silent, member.vm);
+            }
         }
         Self { machines, silent }
+    }
+}
+
+/// A list without repetitions, in order.
+fn insert_once(list: &mut Vec<u64>, number: u64) {
+    if let Err(place) = list.binary_search(&number) {
+        list.insert(place, number);
     }
 }
 

@@ -5,7 +5,7 @@
 //! is known. Usually there are none. A write that the stream had not brought is taken from there; two in a row, and the
 //! stream is given up for a new one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::pending;
 
 use futures_lite::future;
@@ -20,6 +20,7 @@ use crate::fleet::refusal::NoResponse;
 use crate::fleet::store::{clear_refusal, note_refusal};
 use crate::host::grpc::{GrpcReply, GrpcStream};
 use crate::host::reply::Reply;
+use crate::model::sorted_map::SortedMap;
 use crate::state::State;
 use crate::store::record::{ModRevision, ReplacePolicy};
 
@@ -34,7 +35,7 @@ struct Follower<'f> {
     /// Deployments that have no key yet.
     absent: BTreeSet<DeploymentIndex>,
     /// The last write of each key that held something else than a state, each of which is worth one warning.
-    corrupt: BTreeMap<DeploymentIndex, ModRevision>,
+    corrupt: SortedMap<DeploymentIndex, ModRevision>,
     contact: Contact,
     /// Why etcd refused the last watch, which is worth one line.
     refused_watch: Option<String>,
@@ -100,7 +101,7 @@ impl<'f> Follower<'f> {
             failures: 0,
             last: ModRevision(0),
             absent: BTreeSet::new(),
-            corrupt: BTreeMap::new(),
+            corrupt: SortedMap::default(),
             contact: Contact::default(),
             refused_watch: None,
             lists_only: 0,
