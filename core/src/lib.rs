@@ -36,6 +36,8 @@
 // The workspace denies panics and overflow in code that runs in the VM; in tests both are how a defect shows itself.
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic, missing_docs))]
 
+pub mod json;
+
 pub mod model;
 
 pub mod config;

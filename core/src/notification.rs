@@ -5,12 +5,13 @@
 
 use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::config::{EventKind, reader};
+use crate::config::EventKind;
 use crate::deployment::Deployment;
 use crate::host::Host;
+use crate::json::{self, FromJson};
 use crate::metrics::named::Named;
 use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
@@ -51,7 +52,7 @@ pub enum Event<'e> {
 }
 
 /// A notification in the queue.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 pub struct Waiting {
     /// Its place: the first one is 1.
     pub number: u64,
@@ -62,7 +63,7 @@ pub struct Waiting {
 }
 
 /// What is kept in shared data.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, FromJson)]
 struct Queue {
     /// The number of the newest one.
     last: u64,
@@ -72,7 +73,7 @@ struct Queue {
 }
 
 /// How far a receiver has got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 struct Position {
     receiver: u64,
     /// The last one that it got, or was not to get, or that was given up.
@@ -160,8 +161,8 @@ pub fn metric(result: &'static str) -> String {
 
 /// By way of a document, as a configuration is read: that code is there anyway. What another plugin wrote there is no queue.
 fn decode(value: Option<Vec<u8>>) -> Queue {
-    let document: Option<Value> = serde_json::from_slice(&value.unwrap_or_default()).ok();
-    document.and_then(|document| reader::read(&document).ok()).unwrap_or_default()
+    let document: Option<Value> = json::from_slice(&value.unwrap_or_default()).ok();
+    document.and_then(|document| json::from_value(&document).ok()).unwrap_or_default()
 }
 
 fn key() -> String {

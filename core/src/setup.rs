@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::deployment::Deployment;
 use crate::host::Host;
+use crate::json::{self, FromJson};
 use crate::metrics::named::Named;
 use crate::model::colour::Colour;
 use crate::model::name::DeploymentName;
@@ -17,7 +18,7 @@ use crate::store::key::Key;
 use crate::store::{Store, update};
 
 /// A kind of mistake. `docs/setup.md` says what each means and how to fix it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
 #[serde(rename_all = "kebab-case")]
 pub enum SetupProblem {
     /// No worker that shares this state routes requests.
@@ -53,7 +54,7 @@ pub enum SetupProblem {
 }
 
 /// What was noted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct Noted {
     /// What was seen, and what to do.
     pub detail: String,
@@ -152,7 +153,7 @@ pub fn noted(store: &dyn Store, name: &DeploymentName) -> Notes {
 }
 
 fn decode(value: Option<Vec<u8>>) -> Notes {
-    serde_json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
+    json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
 }
 
 fn key(name: &DeploymentName) -> String {

@@ -75,6 +75,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
+    use crate::json;
 
     fn access(open: bool) -> Access {
         let sum = |token: &str| hex::encode(Sha256::digest(token));
@@ -82,7 +83,7 @@ mod tests {
             {"name": "alice", "role": "operator", "sha256": sum("secret-a")},
             {"name": "victor", "role": "viewer", "sha256": sum("secret-v")},
         ]});
-        serde_json::from_value(json).expect("valid")
+        json::from_value(&json).expect("valid")
     }
 
     #[test]

@@ -68,6 +68,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
 
     fn verdict(
         open: bool,
@@ -76,7 +77,7 @@ mod tests {
         site: Option<&str>,
         reached_at: Option<&str>,
     ) -> &'static str {
-        let access: Access = serde_json::from_value(serde_json::json!({"open": open})).expect("valid");
+        let access: Access = json::from_value(&serde_json::json!({"open": open})).expect("valid");
         let bytes = |text: &str| text.as_bytes().to_vec();
         let provenance = Provenance {
             authority: bytes(host),

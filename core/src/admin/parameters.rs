@@ -6,18 +6,15 @@ use std::fmt;
 use std::str::FromStr;
 
 use percent_encoding::percent_decode;
-use serde::de::{self, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::problems::{Problem, beginning};
+use crate::json::{self, Json};
 use crate::model::name::Reason;
 
 /// Names and values, each name once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Params(Vec<(String, String)>);
-
-/// The members of a JSON object in their order, doubles included.
-struct RawMembers(Vec<(String, serde_json::Value)>);
 
 /// The most members of a body that are looked at. No call has half as many parameters.
 const MOST: usize = 16;
@@ -60,15 +57,19 @@ impl Params {
         if body.trim_ascii().is_empty() {
             return Ok(self);
         }
-        let RawMembers(members) =
-            serde_json::from_slice(body).map_err(|error| Problem::InvalidJson(error.to_string()))?;
+        let members = match json::parse(body).map_err(|error| Problem::InvalidJson(error.to_string()))? {
+            Json::Object(members) if members.len() <= MOST => members,
+            Json::Object(_) => return Err(Problem::InvalidJson(format!("it has more than {MOST} members"))),
+            _ => return Err(Problem::InvalidJson("it is something else".to_owned())),
+        };
         for (name, value) in members {
+            let (name, value) = (name.0.into_owned(), Value::from(&value));
             let field = name.clone();
             self.add(name, known, || match value {
-                serde_json::Value::String(text) => Ok(text),
-                serde_json::Value::Number(number) => Ok(number.to_string()),
-                serde_json::Value::Bool(truth) => Ok(truth.to_string()),
-                serde_json::Value::Null | serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
+                Value::String(text) => Ok(text),
+                Value::Number(number) => Ok(number.to_string()),
+                Value::Bool(truth) => Ok(truth.to_string()),
+                Value::Null | Value::Array(_) | Value::Object(_) => {
                     let problem = "it is neither a text, a number nor a truth value".to_owned();
                     Err(Problem::InvalidValue { name: field, problem })
                 }
@@ -135,33 +136,4 @@ fn decode(text: &[u8]) -> Result<String, Problem> {
     check_encoding(text).map_err(|BadEncoding| malformed())?;
     let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
     percent_decode(&spaced).decode_utf8().map(std::borrow::Cow::into_owned).map_err(|_| malformed())
-}
-
-// === impl RawMembers ===
-
-impl<'de> Deserialize<'de> for RawMembers {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = RawMembers;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object with the call's parameters")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawMembers, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    if members.len() == MOST {
-                        return Err(de::Error::custom(format_args!("it has more than {MOST} members")));
-                    }
-                    members.push(member);
-                }
-                Ok(RawMembers(members))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
-    }
 }

@@ -18,6 +18,7 @@ use super::problems::Problem;
 use super::response::Response;
 use crate::controllers::mlflow;
 use crate::deployment::{Deployment, Deployments};
+use crate::json;
 use crate::model::name::{DeploymentName, HeaderName};
 use crate::model::time::Timestamp;
 use crate::routing::matching::RequestHeaders;
@@ -105,7 +106,7 @@ impl Delivery {
         let signers = self.verify(body)?;
         self.check_age(now)?;
         remember(store, &self.id, now)?;
-        let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let document: serde_json::Value = json::from_slice(body).unwrap_or_default();
         let model = document.pointer("/data/name").and_then(serde_json::Value::as_str).unwrap_or_default();
         let concerned = webhooks(deployments).filter(|(deployment, header)| {
             signers.contains(header) && deployment.mlflow.as_ref().is_some_and(|mlflow| mlflow.model.as_str() == model)
@@ -170,7 +171,7 @@ fn remember(store: &dyn Store, id: &[u8], now: Timestamp) -> Result<(), Problem>
     let until = now.as_millis() / 1_000;
     let mut is_new = false;
     let remembered = update(store, &Key::Deliveries.to_string(), &mut |known| {
-        let mut known: Vec<(u64, u64)> = serde_json::from_slice(&known.value.unwrap_or_default()).unwrap_or_default();
+        let mut known: Vec<(u64, u64)> = json::from_slice(&known.value.unwrap_or_default()).unwrap_or_default();
         is_new = !known.iter().any(|(remembered, _)| *remembered == id);
         if !is_new {
             return None;

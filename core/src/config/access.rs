@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::Serialize;
 
 use super::pattern::{Broken, PathPrefix};
 use super::token_sum::TokenSum;
+use crate::json::{FieldError, FromJson, Json};
 use crate::model::name::{HolderName, SecretName};
 
 /// The `admin` section.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Access {
@@ -30,7 +31,7 @@ pub struct Access {
 }
 
 /// A bearer token, known by its SHA-256 only, so that a configuration dump gives no access away.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Token {
@@ -43,7 +44,7 @@ pub struct Token {
 }
 
 /// What a token's holder may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -64,10 +65,10 @@ fn default_prefix() -> PathPrefix {
     PathPrefix::literal("/bluegreen".to_owned())
 }
 
-fn deserialize_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathPrefix, D::Error> {
-    let prefix = PathPrefix::deserialize(deserializer)?;
+fn deserialize_prefix(json: &Json<'_>) -> Result<PathPrefix, FieldError> {
+    let prefix = PathPrefix::from_json(json)?;
     if prefix.as_str().is_empty() {
-        return Err(de::Error::custom("\"/\" would take everything: use a path such as /bluegreen"));
+        return Err(FieldError::new("\"/\" would take everything: use a path such as /bluegreen"));
     }
     Ok(prefix)
 }
@@ -123,10 +124,11 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
 
     #[test]
     fn an_empty_section_is_an_api_that_nobody_may_call() {
-        let access: Access = serde_json::from_str("{}").expect("valid");
+        let access: Access = json::from_str("{}").expect("valid");
         assert_eq!(access.path_prefix.as_str(), "/bluegreen");
         assert!(access.tokens.is_empty() && !access.open);
     }
@@ -142,7 +144,7 @@ mod tests {
         ];
         for (more, has_kubernetes, problem) in cases {
             let json = format!(r#"{{"tokens_secret": "bluegreen-admin-tokens"{more}}}"#);
-            let checked = serde_json::from_str::<Access>(&json).expect("readable").check(has_kubernetes);
+            let checked = json::from_str::<Access>(&json).expect("readable").check(has_kubernetes);
             match problem {
                 None => assert_eq!(checked, Ok(()), "{json}"),
                 Some(words) => {
@@ -159,7 +161,7 @@ mod tests {
             [("a", true), ("a.b-c", true), ("A", false), ("a/b", false), ("a..b", false), ("", false)]
         {
             let json = serde_json::json!({"tokens_secret": name});
-            assert_eq!(serde_json::from_value::<Access>(json).is_ok(), is_good, "{name:?}");
+            assert_eq!(json::from_value::<Access>(&json).is_ok(), is_good, "{name:?}");
         }
     }
 }

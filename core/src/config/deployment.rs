@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
-
 use super::guard::Guard;
 use super::mlflow::Mlflow;
 use super::pattern::MatchRules;
 use super::readiness::{Bake, Failover, Probe, SmokeTest};
 use super::rollout::RolloutPlan;
 use super::token_sum::TokenSum;
+use crate::json::{FieldError, FromJson, Json};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::identity::Identity;
 use crate::model::name::{CookieName, HeaderName, HolderName};
@@ -18,7 +17,7 @@ use crate::model::split::Split;
 use crate::model::time::deserialize_span;
 
 /// A deployment as configured.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DeploymentConfig {
@@ -56,7 +55,7 @@ pub struct DeploymentConfig {
 }
 
 /// What a deployment begins with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Initial {
@@ -71,7 +70,7 @@ pub struct Initial {
 }
 
 /// What a start does when the colour that should be active does not answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum WhenUnhealthy {
@@ -83,7 +82,7 @@ pub enum WhenUnhealthy {
 }
 
 /// What keeps a user on one colour.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[serde(try_from = "StickyFields")]
 pub struct Sticky {
     /// Where the key that identifies a user comes from.
@@ -93,7 +92,7 @@ pub struct Sticky {
 }
 
 /// A sticky section as users write it.
-#[derive(Deserialize)]
+#[derive(FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct StickyFields {
@@ -106,7 +105,7 @@ struct StickyFields {
 }
 
 /// A text that only the operators know, of at least one character, so that no client can work its bucket out.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[serde(try_from = "String")]
 pub struct Salt(String);
 
@@ -120,7 +119,7 @@ pub enum StickyKey {
 }
 
 /// The cookie that identifies a browser.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CookieSticky {
@@ -136,7 +135,7 @@ pub struct CookieSticky {
 }
 
 /// The header by which a tester asks for a colour.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Override {
@@ -149,7 +148,7 @@ pub struct Override {
 }
 
 /// A token with which a tester may ask for a colour.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct OverrideToken {
@@ -241,10 +240,10 @@ impl schemars::JsonSchema for Salt {
 
 // === impl Override ===
 
-fn deserialize_tokens<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<OverrideToken>>, D::Error> {
-    let tokens = Option::<Vec<OverrideToken>>::deserialize(deserializer)?;
+fn deserialize_tokens(json: &Json<'_>) -> Result<Option<Vec<OverrideToken>>, FieldError> {
+    let tokens = Option::<Vec<OverrideToken>>::from_json(json)?;
     if tokens.as_ref().is_some_and(Vec::is_empty) {
-        return Err(de::Error::custom(
+        return Err(FieldError::new(
             "nobody could use the override: list a token, leave tokens out for every client, or leave override out",
         ));
     }

@@ -4,14 +4,14 @@
 //! `google.protobuf.Struct`, as which one writes plain YAML into Envoy's own configuration, arrives as the bytes of that
 //! message: Envoy's documentation promises JSON, but 1.36 to 1.40 do not convert it.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
-use serde::de::{self, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::Number;
+
+use crate::json::{self, Json, Text};
 
 /// Why bytes are no document.
 #[derive(Debug)]
@@ -22,129 +22,75 @@ pub enum NoDocument {
     Twice(String, String),
 }
 
-/// A JSON value whose objects still have every name as often as it was written.
-enum Written {
-    Scalar(serde_json::Value),
-    List(Vec<Written>),
-    Object(Vec<(String, Written)>),
-}
-
 /// Reads either form.
 ///
 /// # Errors
 /// The bytes are neither, or ambiguous.
-pub fn parse(bytes: &[u8]) -> Result<serde_json::Value, NoDocument> {
+pub fn parse(bytes: &[u8]) -> Result<Json<'_>, NoDocument> {
     // JSON first: no JSON object is also a valid message, since its brace would open a group that nothing closes.
-    match serde_json::from_slice::<Written>(bytes) {
-        Ok(written) => written.unambiguous(""),
+    match json::parse(bytes) {
+        Ok(document) => match twice(&document) {
+            None => Ok(document),
+            Some((path, name)) => Err(NoDocument::Twice(path, name)),
+        },
         Err(error) => Struct::decode(bytes).map(object).map_err(|_| NoDocument::Unreadable(error)),
     }
 }
 
-// === impl Written ===
-
-impl Written {
-    /// The value, unless a name stands twice in one of its objects: most readers would take the last one in silence.
-    fn unambiguous(self, path: &str) -> Result<serde_json::Value, NoDocument> {
-        match self {
-            Self::Scalar(value) => Ok(value),
-            Self::List(elements) => {
-                let each = |(place, element): (usize, Self)| element.unambiguous(&format!("{path}[{place}]"));
-                elements.into_iter().enumerate().map(each).collect()
-            }
-            Self::Object(members) => {
-                let mut object = serde_json::Map::new();
-                for (name, member) in members {
-                    if object.contains_key(&name) {
-                        return Err(NoDocument::Twice(path.to_owned(), name));
-                    }
-                    let dot = if path.is_empty() { "" } else { "." };
-                    let value = member.unambiguous(&format!("{path}{dot}{name}"))?;
-                    object.insert(name, value);
+/// The first name that stands twice in one object, behind the path to it: most readers would take the last one in silence.
+fn twice(document: &Json<'_>) -> Option<(String, String)> {
+    match document {
+        Json::List(elements) => elements.iter().enumerate().find_map(|(place, element)| {
+            let (path, name) = twice(element)?;
+            Some((below(&format!("[{place}]"), &path), name))
+        }),
+        Json::Object(members) => {
+            let mut names = BTreeSet::new();
+            members.iter().find_map(|(name, member)| {
+                let name: &str = &name.0;
+                if !names.insert(name) {
+                    return Some((String::new(), name.to_owned()));
                 }
-                Ok(object.into())
-            }
+                let (path, twice) = twice(member)?;
+                Some((below(name, &path), twice))
+            })
         }
+        _ => None,
     }
 }
 
-impl<'de> Deserialize<'de> for Written {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-
-        impl<'de> Visitor<'de> for Any {
-            type Value = Written;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("JSON")
-            }
-
-            fn visit_unit<E: de::Error>(self) -> Result<Written, E> {
-                Ok(Written::Scalar(serde_json::Value::Null))
-            }
-
-            fn visit_bool<E: de::Error>(self, truth: bool) -> Result<Written, E> {
-                Ok(Written::Scalar(truth.into()))
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Written, E> {
-                Ok(Written::Scalar(number.into()))
-            }
-
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Written, E> {
-                Ok(Written::Scalar(number.into()))
-            }
-
-            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Written, E> {
-                Ok(Written::Scalar(number.into()))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Written, E> {
-                Ok(Written::Scalar(text.into()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Written, A::Error> {
-                let mut elements = Vec::new();
-                while let Some(element) = list.next_element()? {
-                    elements.push(element);
-                }
-                Ok(Written::List(elements))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Written, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
-                }
-                Ok(Written::Object(members))
-            }
-        }
-
-        deserializer.deserialize_any(Any)
-    }
+fn below(step: &str, path: &str) -> String {
+    let dot = if path.is_empty() || path.starts_with('[') { "" } else { "." };
+    format!("{step}{dot}{path}")
 }
 
 // === the message ===
 
-fn object(document: Struct) -> serde_json::Value {
-    document.fields.into_iter().map(|(name, value)| (name, json(value))).collect()
+fn object<'j>(document: Struct) -> Json<'j> {
+    Json::Object(document.fields.into_iter().map(|(name, value)| (Text(Cow::Owned(name)), json(value))).collect())
 }
 
-fn json(value: Value) -> serde_json::Value {
+fn json<'j>(value: Value) -> Json<'j> {
     match value.kind {
         Some(Kind::StructValue(document)) => object(document),
-        Some(Kind::ListValue(list)) => list.values.into_iter().map(json).collect(),
-        Some(Kind::StringValue(text)) => text.into(),
-        Some(Kind::BoolValue(truth)) => truth.into(),
-        Some(Kind::NumberValue(number)) => self::number(number).map_or(serde_json::Value::Null, Into::into),
-        Some(Kind::NullValue(_)) | None => serde_json::Value::Null,
+        Some(Kind::ListValue(list)) => Json::List(list.values.into_iter().map(json).collect()),
+        Some(Kind::StringValue(text)) => Json::Text(Cow::Owned(text)),
+        Some(Kind::BoolValue(truth)) => Json::Bool(truth),
+        Some(Kind::NumberValue(number)) => self::number(number),
+        Some(Kind::NullValue(_)) | None => Json::Null,
     }
 }
 
 /// A message's numbers are all doubles: the whole ones are integers again, as they were in the YAML.
-fn number(number: f64) -> Option<Number> {
+fn number<'j>(number: f64) -> Json<'j> {
     let whole = number as i64;
-    if whole as f64 == number { Some(whole.into()) } else { Number::from_f64(number) }
+    if whole as f64 == number {
+        whole.into()
+    } else if number.is_finite() {
+        Json::Double(number)
+    } else {
+        Json::Null
+    }
 }
 
 #[cfg(test)]
@@ -177,8 +123,8 @@ mod tests {
             "admin": {"open": false},
         });
         let Some(Kind::StructValue(as_message)) = message(document.clone()).kind else { panic!("an object") };
-        assert_eq!(parse(&as_message.encode_to_vec()).expect("a message"), document);
-        assert_eq!(parse(document.to_string().as_bytes()).expect("JSON"), document);
+        assert_eq!(serde_json::Value::from(&parse(&as_message.encode_to_vec()).expect("a message")), document);
+        assert_eq!(serde_json::Value::from(&parse(document.to_string().as_bytes()).expect("JSON")), document);
     }
 
     #[test]

@@ -3,14 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer};
-
+use crate::json::{FieldError, FromJson, Json};
 use crate::model::name::ClusterName;
 use crate::model::time::deserialize_timeout;
 
 /// The `etcd` section: every change is a transaction there, and every Envoy follows what is there.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Etcd {
@@ -34,7 +32,7 @@ pub struct Etcd {
 struct Ignored;
 
 /// What the keys of a fleet begin with.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[serde(try_from = "String")]
 pub struct KeyPrefix(String);
 
@@ -48,9 +46,9 @@ fn one_second() -> Duration {
 
 // === impl Ignored ===
 
-impl<'de> Deserialize<'de> for Ignored {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| Self)
+impl FromJson for Ignored {
+    fn from_json(_: &Json<'_>) -> Result<Self, FieldError> {
+        Ok(Self)
     }
 }
 
@@ -113,9 +111,10 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
 
     fn read(json: &str) -> Result<Etcd, String> {
-        serde_json::from_str(json).map_err(|error| error.to_string())
+        json::from_str(json).map_err(|error| error.to_string())
     }
 
     #[test]

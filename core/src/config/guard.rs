@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
+use crate::json::{FieldError, FromJson, Json};
 use crate::model::percent::Percent;
 use crate::model::time::{deserialize_optional_span, deserialize_span};
 
 /// Rules that compare the candidate with the active colour.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Guard {
@@ -38,7 +38,7 @@ pub struct Guard {
 }
 
 /// What is left out at the beginning of a canary, while caches and connections are cold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct WarmUp {
@@ -51,7 +51,7 @@ pub struct WarmUp {
 }
 
 /// How many more requests than with the active colour may get no answer from the candidate.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct UnansweredRule {
@@ -74,7 +74,7 @@ pub enum Horizon {
 }
 
 /// How many more errors than the active colour the candidate may make.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ErrorRule {
@@ -95,7 +95,7 @@ pub struct ErrorRule {
 }
 
 /// How much slower than the active colour the candidate may be.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, FromJson)]
 #[serde(try_from = "RawSlowRule")]
 pub struct SlowRule {
     /// Above which latency an answer is slow.
@@ -108,7 +108,7 @@ pub struct SlowRule {
     pub max_increase: f64,
 }
 
-#[derive(Deserialize)]
+#[derive(FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawSlowRule {
@@ -137,7 +137,7 @@ pub enum Over {
 }
 
 /// Which latency.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LatencyOf {
@@ -149,7 +149,7 @@ pub enum LatencyOf {
 }
 
 /// What follows when a rule is broken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum OnBreach {
@@ -170,67 +170,58 @@ const MAX_SLOW_INCREASE: f64 = 0.02;
 const LONGEST_HORIZON: Duration = Duration::from_secs(120);
 
 /// Reads a number, which Envoy hands over as a text when it has decimals.
-pub(super) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    let value = Value::deserialize(deserializer)?;
-    let number = value.as_f64().or_else(|| value.as_str()?.parse().ok());
-    number.ok_or_else(|| de::Error::custom(format!("{value} is not a number")))
+pub(super) fn number(json: &Json<'_>) -> Result<f64, FieldError> {
+    let number = json.as_f64().or_else(|| json.as_text()?.parse().ok());
+    number.ok_or_else(|| FieldError::new(format!("{} is not a number", Value::from(json))))
 }
 
-fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    let share = number(deserializer)?;
+fn share(json: &Json<'_>) -> Result<f64, FieldError> {
+    let share = number(json)?;
     if (0.0..1.0).contains(&share) {
         Ok(share)
     } else {
-        Err(de::Error::custom(format!("{share} is not a share: use 0 or more, below 1, such as 0.02 for 2 %")))
+        Err(FieldError::new(format!("{share} is not a share: use 0 or more, below 1, such as 0.02 for 2 %")))
     }
 }
 
-fn optional_share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    share(deserializer).map(Some)
+fn optional_share(json: &Json<'_>) -> Result<Option<f64>, FieldError> {
+    share(json).map(Some)
 }
 
-fn ratio<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    let ratio = number(deserializer)?;
+fn ratio(json: &Json<'_>) -> Result<Option<f64>, FieldError> {
+    let ratio = number(json)?;
     if (1.0..=100.0).contains(&ratio) {
         Ok(Some(ratio))
     } else {
-        Err(de::Error::custom(format!("{ratio} is not between 1 and 100: 1.25 allows a quarter more time")))
+        Err(FieldError::new(format!("{ratio} is not between 1 and 100: 1.25 allows a quarter more time")))
     }
 }
 
-fn kept<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
-    let share = Percent::deserialize(deserializer)?;
+fn kept(json: &Json<'_>) -> Result<Percent, FieldError> {
+    let share = Percent::from_json(json)?;
     if share > Percent::ZERO && share.hundredths() <= 5_000 {
         Ok(share)
     } else {
-        Err(de::Error::custom(format!("{share} is not above 0 and at most 50: nothing could be compared")))
+        Err(FieldError::new(format!("{share} is not above 0 and at most 50: nothing could be compared")))
     }
 }
 
 /// A span that may be none at all.
-fn any_span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    if text == "0s" {
-        return Ok(Duration::ZERO);
-    }
-    deserialize_span(de::value::StringDeserializer::<D::Error>::new(text))
+fn any_span(json: &Json<'_>) -> Result<Duration, FieldError> {
+    if json.text()? == "0s" { Ok(Duration::ZERO) } else { deserialize_span(json) }
 }
 
-fn positive_share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    let share = share(deserializer)?;
-    if share > 0.0 {
-        Ok(Some(share))
-    } else {
-        Err(de::Error::custom("0 would be broken by any candidate: leave it out"))
-    }
+fn positive_share(json: &Json<'_>) -> Result<Option<f64>, FieldError> {
+    let share = share(json)?;
+    if share > 0.0 { Ok(Some(share)) } else { Err(FieldError::new("0 would be broken by any candidate: leave it out")) }
 }
 
-fn confidence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    let confidence = number(deserializer)?;
+fn confidence(json: &Json<'_>) -> Result<f64, FieldError> {
+    let confidence = number(json)?;
     if (0.5..=0.999_999).contains(&confidence) {
         Ok(confidence)
     } else {
-        Err(de::Error::custom(format!("{confidence} is not between 0.5 and 0.999999")))
+        Err(FieldError::new(format!("{confidence} is not between 0.5 and 0.999999")))
     }
 }
 
@@ -291,15 +282,14 @@ impl Default for UnansweredRule {
 
 // === impl Horizon ===
 
-impl<'de> Deserialize<'de> for Horizon {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        if text == "auto" {
+impl FromJson for Horizon {
+    fn from_json(json: &Json<'_>) -> Result<Self, FieldError> {
+        if json.text()? == "auto" {
             return Ok(Self::Auto);
         }
-        let after = deserialize_span(de::value::StringDeserializer::<D::Error>::new(text))?;
+        let after = deserialize_span(json)?;
         if after > LONGEST_HORIZON {
-            return Err(de::Error::custom(format!("{after:?} is longer than {LONGEST_HORIZON:?}")));
+            return Err(FieldError::new(format!("{after:?} is longer than {LONGEST_HORIZON:?}")));
         }
         Ok(Self::After(after))
     }
@@ -361,13 +351,9 @@ impl schemars::JsonSchema for SlowRule {
 
 // === impl Over ===
 
-impl<'de> Deserialize<'de> for Over {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        if text == "auto" {
-            return Ok(Self::Auto);
-        }
-        deserialize_span(de::value::StringDeserializer::<D::Error>::new(text)).map(Self::Latency)
+impl FromJson for Over {
+    fn from_json(json: &Json<'_>) -> Result<Self, FieldError> {
+        if json.text()? == "auto" { Ok(Self::Auto) } else { deserialize_span(json).map(Self::Latency) }
     }
 }
 
@@ -388,14 +374,15 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
 
     #[test]
     fn what_is_left_out_takes_its_documented_default() {
-        assert_eq!(serde_json::from_str::<Guard>("{}").expect("valid"), Guard::default());
-        let slow: SlowRule = serde_json::from_str(r#"{"over": "auto"}"#).expect("valid");
+        assert_eq!(json::from_str::<Guard>("{}").expect("valid"), Guard::default());
+        let slow: SlowRule = json::from_str(r#"{"over": "auto"}"#).expect("valid");
         assert_eq!((slow.over, slow.of), (Over::Auto, LatencyOf::Total));
         assert_eq!((slow.max_ratio, slow.max_increase), (1.25, 0.0));
-        let slow: SlowRule = serde_json::from_str(r#"{"over": "250ms"}"#).expect("valid");
+        let slow: SlowRule = json::from_str(r#"{"over": "250ms"}"#).expect("valid");
         assert_eq!((slow.max_ratio, slow.max_increase), (1.0, 0.02));
     }
 
@@ -404,7 +391,7 @@ mod tests {
         let json = r#"{"confidence": "0.995", "error": {"max_increase": "0.01", "max_rate": 0.2},
             "slow": {"over": "250ms"}, "also_after_promote": "10m", "keep_percent": "0.5",
             "warm_up": {"requests": 0, "for": "0s"}, "unanswered": {"after": "2s", "max_increase": "0.1"}}"#;
-        let guard: Guard = serde_json::from_str(json).expect("valid");
+        let guard: Guard = json::from_str(json).expect("valid");
         assert_eq!((guard.error.max_increase, guard.error.max_rate, guard.error.after), (0.01, Some(0.2), 50));
         assert!((guard.alpha() - 0.005).abs() < 1e-12);
         assert_eq!(guard.slow.expect("given").over, Over::Latency(Duration::from_millis(250)));
@@ -422,7 +409,7 @@ mod tests {
             (r#"{"error": {"max_rate": 0}}"#, "leave it out"),
             (r#"{"slow": {}}"#, "missing field `over`"),
             (r#"{"slow": {"over": "soon"}}"#, "not a time"),
-            (r#"{"on_breach": "panic"}"#, "unknown variant"),
+            (r#"{"on_breach": "panic"}"#, "\"panic\" is not known here"),
             (r#"{"also_after_promote": "0s"}"#, "too short"),
             (r#"{"keep_percent": 0}"#, "not above 0 and at most 50"),
             (r#"{"keep_percent": 51}"#, "not above 0 and at most 50"),
@@ -433,7 +420,7 @@ mod tests {
             (r#"{"warm_up": {"for": "soon"}}"#, "not a time"),
         ];
         for (json, reason) in cases {
-            let error = serde_json::from_str::<Guard>(json).expect_err(reason).to_string();
+            let error = json::from_str::<Guard>(json).expect_err(reason).to_string();
             assert!(error.contains(reason), "{error}");
         }
     }

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-
+use crate::json::FromJson;
 use crate::model::name::{ClusterName, HostName, NamespaceName};
 use crate::model::time::deserialize_timeout;
 
 /// The `kubernetes` section: each deployment is a `BlueGreen` object of its name, whose `spec` asks for a change and whose
 /// `status` holds the state that every Envoy follows.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Kubernetes {
@@ -41,9 +40,10 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
 
     fn read(json: &str) -> Result<Kubernetes, String> {
-        serde_json::from_str(json).map_err(|error| error.to_string())
+        json::from_str(json).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -3,17 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::pattern::{Broken, PathPrefix};
 use super::readiness::yes;
 use super::sources::deserialize_interval;
+use crate::json::FromJson;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::name::{Alias, ClusterName, HeaderName, HostName, ModelName, RegisteredVersion};
 use crate::model::percent::Percent;
 
 /// The `mlflow` section.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Mlflow {
@@ -44,7 +43,7 @@ pub struct Mlflow {
 }
 
 /// A mark on one version of a registered model.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Follow {
@@ -55,7 +54,7 @@ pub enum Follow {
 }
 
 /// A stage that says where a version is to be used. (`None` and `Archived` say that it is not.)
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Stage {
     /// Production
@@ -65,7 +64,7 @@ pub enum Stage {
 }
 
 /// How a colour's registered version is known.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Served {
@@ -76,7 +75,7 @@ pub enum Served {
 }
 
 /// The `webhook` section.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Webhook {
@@ -153,6 +152,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
 
     /// A section with every field.
     const FULL: &str = r#"{
@@ -161,7 +161,7 @@ mod tests {
         "canary_percent": 10, "enforce": false, "webhook": {"secret_header": "x-secret"}}"#;
 
     fn section(json: &str) -> Result<Mlflow, String> {
-        let section: Mlflow = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let section: Mlflow = json::from_str(json).map_err(|error| error.to_string())?;
         section.check().map_err(|(field, problem)| format!("{field}: {problem}"))?;
         Ok(section)
     }
@@ -185,7 +185,7 @@ mod tests {
     fn what_cannot_be_meant_is_refused_with_the_reason() {
         let cases = [
             (FULL.replace(r#""production"}"#, r#""latest"}"#), "MLflow keeps for itself"),
-            (FULL.replace(r#"{"alias": "production"}"#, r#"{"stage": "Archived"}"#), "unknown variant `Archived`"),
+            (FULL.replace(r#"{"alias": "production"}"#, r#"{"stage": "Archived"}"#), "\"Archived\" is not known here"),
             (
                 FULL.replace(r#""blue"}"#, r#""production"}"#),
                 "colours.blue.alias: \"production\" is the alias that is followed",

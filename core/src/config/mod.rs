@@ -3,7 +3,6 @@
 //! Whatever is wrong is refused with the path of the field, and Envoy keeps the configuration that it had.
 
 mod document;
-pub(crate) mod reader;
 mod pattern;
 mod token_sum;
 mod access;
@@ -20,7 +19,7 @@ mod deployment;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
+use serde_json::Value;
 
 pub use self::access::{Access, LONGEST_TOKEN, PUBLISHED, Role, Token};
 pub use self::deployment::{
@@ -39,11 +38,12 @@ pub use self::readiness::{
 pub use self::rollout::{RolloutPlan, RolloutStep, Then};
 pub use self::sources::{ConfigPush, RuntimeSource};
 pub use self::token_sum::TokenSum;
+use crate::json::FromJson;
 use crate::model::colour::Colour;
 use crate::model::name::{DeploymentName, HeaderName};
 
 /// Everything that one listener's plugin configuration says.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -69,7 +69,7 @@ pub struct Config {
 }
 
 /// The headers that carry the decision. A client's own copies never get past the filter.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Routing {
@@ -106,10 +106,11 @@ impl Config {
             }
         })?;
         let mut config: Self =
-            reader::read(&document).map_err(|misfit| ConfigError::at(misfit.path(), misfit.problem()))?;
+            Self::from_json(&document).map_err(|misfit| ConfigError::at(misfit.path(), misfit.problem()))?;
         for (name, deployment) in &mut config.deployments {
             let written = document.get("deployments").and_then(|deployments| deployments.get(name.as_str()));
-            let written = written.and_then(|written| serde_json::to_vec(written).ok()).unwrap_or_default();
+            let written =
+                written.and_then(|written| serde_json::to_vec(&Value::from(written)).ok()).unwrap_or_default();
             deployment.digest = xxhash_rust::xxh64::xxh64(&written, 0);
         }
         config.check()?;

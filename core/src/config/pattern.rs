@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
-
+use crate::json::FromJson;
 use crate::model::name::{HeaderName, is_host_name};
 
 /// The `match` section: every rule given must hold. Without rules, every request matches.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct MatchRules {
@@ -24,18 +23,18 @@ pub struct MatchRules {
 
 /// A path prefix on segment boundaries: `/a` covers `/a`, `/a/b` and `/a?x`, but not `/ab`. Kept without the trailing `/`.
 /// In `match` it covers `/a:predict` too.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, FromJson)]
 #[serde(try_from = "String")]
 pub struct PathPrefix(String);
 
 /// What a request of the filter's own asks for: a path, perhaps with a query.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[serde(try_from = "String")]
 pub struct RequestPath(String);
 
 /// A host name in lower case without a port: exact, or `*.` and a suffix that covers one label or more. Kept without the
 /// dot that ends a fully qualified name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, FromJson)]
 #[serde(try_from = "String")]
 pub enum Authority {
     /// The whole name.
@@ -45,7 +44,7 @@ pub enum Authority {
 }
 
 /// Where a value stands in a JSON document (RFC 6901): empty for the whole document, else each step behind a `/`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[serde(try_from = "String")]
 pub struct JsonPointer(String);
 

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
 use serde_json::Value;
 
 use super::pattern::{JsonPointer, RequestPath};
+use crate::json::{FieldError, FromJson, Json};
 use crate::model::name::{HeaderName, HostName};
 use crate::model::time::{deserialize_span, deserialize_timeout};
 
 /// The `probe` section: is a colour's model server there, and does it say that it is healthy?
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Probe {
@@ -36,7 +36,7 @@ pub struct Probe {
 }
 
 /// The `smoke_test` section: requests that the candidate must answer as expected.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SmokeTest {
@@ -58,7 +58,7 @@ pub struct SmokeTest {
 }
 
 /// One request of a smoke test.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SmokeRequest {
@@ -80,7 +80,7 @@ pub struct SmokeRequest {
 }
 
 /// What an answer must be like.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Expectation {
@@ -91,7 +91,7 @@ pub struct Expectation {
 }
 
 /// What a value in a JSON body must be like: everything that is given must hold.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct JsonExpectation {
@@ -106,7 +106,7 @@ pub struct JsonExpectation {
 }
 
 /// The types of JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum JsonType {
@@ -125,7 +125,7 @@ pub enum JsonType {
 }
 
 /// The methods of a smoke test.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Method {
@@ -139,7 +139,7 @@ pub enum Method {
 }
 
 /// The `bake` section: how long the former active colour is held ready after a switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Bake {
@@ -150,7 +150,7 @@ pub struct Bake {
 }
 
 /// The `failover` section: an automatic rollback when a freshly promoted colour cannot be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Failover {
@@ -159,12 +159,12 @@ pub struct Failover {
 }
 
 /// An HTTP status, 100 to 599; 200 unless said otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromJson)]
 #[serde(try_from = "u16")]
 pub struct StatusCode(u16);
 
 /// A count of at least one, and at most a thousand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, FromJson)]
 #[serde(try_from = "u16")]
 pub struct Times(u16);
 
@@ -192,9 +192,9 @@ pub(super) const fn yes() -> bool {
     true
 }
 
-fn at_least_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SmokeRequest>, D::Error> {
-    let requests = Vec::<SmokeRequest>::deserialize(deserializer)?;
-    if requests.is_empty() { Err(de::Error::custom("a smoke test has at least one request")) } else { Ok(requests) }
+fn at_least_one(json: &Json<'_>) -> Result<Vec<SmokeRequest>, FieldError> {
+    let requests = Vec::<SmokeRequest>::from_json(json)?;
+    if requests.is_empty() { Err(FieldError::new("a smoke test has at least one request")) } else { Ok(requests) }
 }
 
 // === impl StatusCode ===
@@ -286,12 +286,13 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
 
     #[test]
     fn what_is_left_out_takes_its_documented_default() {
-        let probe: Probe = serde_json::from_str(r#"{"path": "/ping"}"#).expect("valid");
+        let probe: Probe = json::from_str(r#"{"path": "/ping"}"#).expect("valid");
         assert_eq!((probe.interval, probe.timeout, probe.unhealthy_after), (two_seconds(), one_second(), three()));
-        let test: SmokeTest = serde_json::from_str(r#"{"requests": [{"path": "/"}]}"#).expect("valid");
+        let test: SmokeTest = json::from_str(r#"{"requests": [{"path": "/"}]}"#).expect("valid");
         assert_eq!((test.required, test.valid_for, test.timeout), (true, one_hour(), thirty_seconds()));
         assert_eq!(test.requests[0].method, Method::Post);
         assert_eq!(test.requests[0].expect.status.get(), 200);
@@ -299,8 +300,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_meant_is_refused_with_the_reason() {
-        let probe = |json: &str| serde_json::from_str::<Probe>(json).map(drop);
-        let smoke = |json: &str| serde_json::from_str::<SmokeTest>(json).map(drop);
+        let probe = |json: &str| json::from_str::<Probe>(json).map(drop);
+        let smoke = |json: &str| json::from_str::<SmokeTest>(json).map(drop);
         let cases = [
             (probe(r#"{"path": "ping"}"#), "must start with /"),
             (probe(r#"{"path": "/p q"}"#), "request line"),
@@ -312,7 +313,7 @@ mod tests {
             (probe(r#"{"path": "/", "host": "http://iris"}"#), "\"http://iris\" is not a host"),
             (smoke(r#"{"requests": [{"path": "/", "host": "iris/v1"}]}"#), "\"iris/v1\" is not a host"),
             (smoke(r#"{"requests": []}"#), "at least one request"),
-            (smoke(r#"{"requests": [{"path": "/", "method": "DELETE"}]}"#), "unknown variant `DELETE`"),
+            (smoke(r#"{"requests": [{"path": "/", "method": "DELETE"}]}"#), "\"DELETE\" is not known here"),
             (smoke(r#"{"requests": [{"path": "/", "expect": {"json": {}}}]}"#), "missing field `pointer`"),
             (
                 smoke(r#"{"requests": [{"path": "/", "expect": {"json": {"pointer": "predictions"}}}]}"#),

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
-
 use super::guard::number;
+use crate::json::{FieldError, FromJson, Json};
 use crate::model::percent::Percent;
 use crate::model::time::deserialize_optional_span;
 
 /// A series of canary steps.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RolloutPlan {
@@ -23,7 +22,7 @@ pub struct RolloutPlan {
 }
 
 /// One step.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, FromJson)]
 #[serde(try_from = "RawRolloutStep")]
 pub struct RolloutStep {
     /// The candidate's share.
@@ -39,7 +38,7 @@ pub struct RolloutStep {
     pub hold_at_most: Option<Duration>,
 }
 
-#[derive(Deserialize)]
+#[derive(FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct RawRolloutStep {
@@ -63,7 +62,7 @@ struct RawRolloutStep {
 }
 
 /// What follows the last step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Then {
@@ -82,25 +81,25 @@ const fn a_hundred() -> u64 {
     100
 }
 
-fn margin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    let margin = number(deserializer)?;
+fn margin(json: &Json<'_>) -> Result<Option<f64>, FieldError> {
+    let margin = number(json)?;
     if margin > 0.0 && margin < 1.0 {
         Ok(Some(margin))
     } else {
-        Err(de::Error::custom(format!("{margin} is not above 0 and below 1, such as 0.01 for one point")))
+        Err(FieldError::new(format!("{margin} is not above 0 and below 1, such as 0.01 for one point")))
     }
 }
 
-fn growing<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RolloutStep>, D::Error> {
-    let steps = Vec::<RolloutStep>::deserialize(deserializer)?;
+fn growing(json: &Json<'_>) -> Result<Vec<RolloutStep>, FieldError> {
+    let steps = Vec::<RolloutStep>::from_json(json)?;
     if steps.is_empty() || steps.len() > MOST_STEPS {
-        return Err(de::Error::custom(format!("a rollout has 1 to {MOST_STEPS} steps, not {}", steps.len())));
+        return Err(FieldError::new(format!("a rollout has 1 to {MOST_STEPS} steps, not {}", steps.len())));
     }
     let mut before = Percent::ZERO;
     for step in &steps {
         if step.canary_percent <= before {
             let share = step.canary_percent;
-            return Err(de::Error::custom(format!("canary_percent {share} is not above {before}: each step goes up")));
+            return Err(FieldError::new(format!("canary_percent {share} is not above {before}: each step goes up")));
         }
         before = step.canary_percent;
     }
@@ -142,14 +141,14 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
 
     #[test]
     fn what_is_left_out_takes_its_documented_default() {
-        let plan: RolloutPlan =
-            serde_json::from_str(r#"{"steps": [{"canary_percent": 1, "hold": "60s"}]}"#).expect("valid");
+        let plan: RolloutPlan = json::from_str(r#"{"steps": [{"canary_percent": 1, "hold": "60s"}]}"#).expect("valid");
         assert_eq!((plan.then, plan.steps[0].min_requests), (Then::Promote, 100));
         let json = r#"{"steps": [{"canary_percent": 1, "no_worse_than": "0.01"}]}"#;
-        let plan: RolloutPlan = serde_json::from_str(json).expect("valid");
+        let plan: RolloutPlan = json::from_str(json).expect("valid");
         assert_eq!((plan.steps[0].hold, plan.steps[0].no_worse_than), (Duration::ZERO, Some(0.01)));
     }
 
@@ -170,7 +169,7 @@ mod tests {
         ];
         for (steps, reason) in cases {
             let json = format!(r#"{{"steps": {steps}}}"#);
-            let error = serde_json::from_str::<RolloutPlan>(&json).expect_err(reason).to_string();
+            let error = json::from_str::<RolloutPlan>(&json).expect_err(reason).to_string();
             assert!(error.contains(reason), "{error}");
         }
     }

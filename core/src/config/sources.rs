@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
-
 use super::readiness::yes;
+use crate::json::{FieldError, FromJson, Json};
 use crate::model::name::ClusterName;
 use crate::model::time::TICK;
 use crate::model::time::deserialize_span;
 
 /// The `config_push` section: what stands between a pushed configuration's `initial` and traffic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ConfigPush {
@@ -19,7 +18,7 @@ pub struct ConfigPush {
 }
 
 /// The `runtime` section: Envoy's runtime keys `bluegreen.<deployment>.active` and `.canary_percent`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, FromJson)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RuntimeSource {
@@ -39,11 +38,11 @@ const fn half_a_second() -> Duration {
 }
 
 /// Reads how often a source is asked: not more often than the filter ticks.
-pub(super) fn deserialize_interval<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let interval = deserialize_span(deserializer)?;
+pub(super) fn deserialize_interval(json: &Json<'_>) -> Result<Duration, FieldError> {
+    let interval = deserialize_span(json)?;
     if interval < TICK {
         let [given, shortest] = [interval, TICK].map(humantime::format_duration);
-        return Err(de::Error::custom(format!("{given} is too short: at least {shortest}")));
+        return Err(FieldError::new(format!("{given} is too short: at least {shortest}")));
     }
     Ok(interval)
 }
@@ -62,12 +61,13 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
 
     #[test]
     fn what_is_left_out_takes_its_documented_default() {
-        let runtime: RuntimeSource = serde_json::from_str(r#"{"cluster": "envoy_admin"}"#).expect("valid");
+        let runtime: RuntimeSource = json::from_str(r#"{"cluster": "envoy_admin"}"#).expect("valid");
         assert_eq!((runtime.poll_interval, runtime.enforce), (Duration::from_millis(500), true));
-        assert!(serde_json::from_str::<ConfigPush>("{}").expect("valid").enforce);
+        assert!(json::from_str::<ConfigPush>("{}").expect("valid").enforce);
     }
 
     #[test]
@@ -79,7 +79,7 @@ mod tests {
             (r#"{"cluster": "a", "poll": "1s"}"#, "unknown field `poll`"),
         ];
         for (json, reason) in cases {
-            let error = serde_json::from_str::<RuntimeSource>(json).expect_err(reason).to_string();
+            let error = json::from_str::<RuntimeSource>(json).expect_err(reason).to_string();
             assert!(error.contains(reason), "{error}");
         }
     }

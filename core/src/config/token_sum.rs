@@ -1,9 +1,10 @@
 //! A token that the configuration knows by its SHA-256 only, so that a configuration dump gives no access away.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use serde_json::Value;
+use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::json::{FieldError, FromJson, Json};
 
 /// The SHA-256 of a token, written as 64 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,13 +30,12 @@ impl Serialize for TokenSum {
     }
 }
 
-impl<'de> Deserialize<'de> for TokenSum {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
+impl FromJson for TokenSum {
+    fn from_json(json: &Json<'_>) -> Result<Self, FieldError> {
         let mut sum = [0; 32];
         // The value is not repeated in the error: it may be the token itself.
-        hex::decode_to_slice(value.as_str().unwrap_or_default(), &mut sum).map_err(|_| {
-            de::Error::custom("the SHA-256 of a token has 64 hexadecimal digits: printf %s TOKEN | sha256sum")
+        hex::decode_to_slice(json.as_text().unwrap_or_default(), &mut sum).map_err(|_| {
+            FieldError::new("the SHA-256 of a token has 64 hexadecimal digits: printf %s TOKEN | sha256sum")
         })?;
         Ok(Self(sum))
     }
@@ -58,11 +58,12 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
 
     #[test]
     fn a_token_in_place_of_its_sum_is_not_repeated_in_the_error() {
         for (json, token) in [(r#""hunter2""#, "hunter2"), ("123456", "123456")] {
-            let error = serde_json::from_str::<TokenSum>(json).expect_err("not a sum").to_string();
+            let error = json::from_str::<TokenSum>(json).expect_err("not a sum").to_string();
             assert!(!error.contains(token) && error.contains("64 hexadecimal"), "{error}");
         }
     }
@@ -70,7 +71,7 @@ mod tests {
     #[test]
     fn a_sum_is_that_of_one_token_alone() {
         let json = r#""9F86D081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08""#;
-        let known: TokenSum = serde_json::from_str(json).expect("valid");
+        let known: TokenSum = json::from_str(json).expect("valid");
         assert!(known.is(&TokenSum::of(b"test")));
         assert!(!known.is(&TokenSum::of(b"test ")) && !known.is(&TokenSum::of(b"")));
     }

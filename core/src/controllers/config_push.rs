@@ -9,9 +9,10 @@ use crate::change::context::Context;
 use crate::change::error::ChangeError;
 use crate::change::request::ChangeRequest;
 use crate::change::submit::submit_now;
-use crate::config::{ConfigPush, reader};
+use crate::config::ConfigPush;
 use crate::deployment::{Deployment, DeploymentIndex};
 use crate::host::next_tick;
+use crate::json;
 use crate::model::author::{Author, Source};
 use crate::model::split::{Revision, Split};
 use crate::model::time::Timestamp;
@@ -92,7 +93,7 @@ fn register_initial(store: &dyn Store, deployment: &Deployment, now: Timestamp) 
 /// configuration, which may be an older one that lives until its last stream ends.
 pub fn pending(store: &dyn Store, index: DeploymentIndex, deployment: &Deployment) -> Option<ChangeRequest> {
     let pending = read(store, &deployment.name, Source::Config)?.pending?;
-    let initial = reader::read(&pending.value).ok()?;
+    let initial = json::from_value(&pending.value).ok()?;
     Some(ChangeRequest::new(index, Command::AdoptInitial(initial), Author::config(), Some(pending.on)))
 }
 
@@ -119,7 +120,7 @@ fn clear_pending(store: &dyn Store, deployment: &Deployment, now: Timestamp) {
 
 /// The `initial` that is still asked for.
 pub fn wanted(store: &dyn Store, deployment: &Deployment) -> Option<Split> {
-    reader::read(&read(store, &deployment.name, Source::Config)?.pending?.value).ok()
+    json::from_value(&read(store, &deployment.name, Source::Config)?.pending?.value).ok()
 }
 
 /// Takes over what a configuration says of each deployment: what is behind its colours, and its `initial`. The deployments of

@@ -126,6 +126,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::json;
     use crate::readiness::probe::ProbeResult;
     use crate::testing::{identity, split};
 
@@ -139,7 +140,7 @@ mod tests {
     }
 
     fn decide(state: &State, healthy: bool, failures: u64, now: Timestamp) -> Option<Author> {
-        let failover: Failover = serde_json::from_str(r#"{"after": 5}"#).expect("valid");
+        let failover: Failover = json::from_str(r#"{"after": 5}"#).expect("valid");
         let result = ProbeResult { healthy, detail: String::new() };
         let of = identity("1");
         let health = Health::after(None, &of, result, 3, SWITCH);

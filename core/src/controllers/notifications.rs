@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::change::context::Context;
@@ -14,6 +14,7 @@ use crate::deployment::Deployment;
 use crate::fleet::store::PutReply;
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::host::next_tick;
+use crate::json::{self, FromJson};
 use crate::model::time::{Moment, Timestamp};
 use crate::notification::{self, Waiting};
 use crate::setup::{self, SetupProblem};
@@ -32,7 +33,7 @@ struct Line {
 }
 
 /// What an Envoy of the fleet has told.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, FromJson)]
 struct Told {
     /// A number for the receiver and what it was told.
     about: u64,
@@ -139,7 +140,7 @@ async fn is_first_in_fleet(context: &Context, receiver: &Receiver, next: &Waitin
             return true;
         };
         last = known.mod_revision;
-        told = serde_json::from_slice::<Vec<Told>>(&known.value).unwrap_or_default();
+        told = json::from_slice::<Vec<Told>>(&known.value).unwrap_or_default();
         told.retain(|told| told.at.apart(host.now()) < GIVE_UP_AFTER);
         told.drain(..told.len().saturating_sub(MOST_TOLD));
         if let Some(same) = told.iter().find(|told| told.about == about) {
@@ -354,7 +355,7 @@ mod tests {
     }
 
     fn body(request: &HttpRequest) -> Value {
-        serde_json::from_slice(request.body.as_deref().unwrap_or_default()).expect("JSON")
+        json::from_slice(request.body.as_deref().unwrap_or_default()).expect("JSON")
     }
 
     fn reason(request: &HttpRequest) -> String {

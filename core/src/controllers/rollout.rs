@@ -219,6 +219,7 @@ mod tests {
     use crate::config::Config;
     use crate::deployment::Deployments;
     use crate::guard::analysis::Rule;
+    use crate::json;
     use crate::metrics::cohorts::{Cohorts, Draw, Ending, Host, Kind, SeenKeys};
     use crate::model::colour::{Colour, PerColour};
     use crate::testing::{identity, percent, split};
@@ -639,7 +640,7 @@ mod tests {
         world.run(30, 0.01, 0.01);
         let analysis = world.analysis.clone().expect("watched");
         let json = serde_json::to_vec(&analysis).expect("serialises");
-        let read: CanaryAnalysis = serde_json::from_slice(&json).expect("parses");
+        let read: CanaryAnalysis = json::from_slice(&json).expect("parses");
         assert_eq!((read.since_set, &read.bounds), (analysis.since_set, &analysis.bounds));
         assert!((read.error.e_value() - analysis.error.e_value()).abs() < 1e-9);
         assert!(json.len() < 8_000, "{}", json.len());

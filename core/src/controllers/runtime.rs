@@ -3,14 +3,15 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::poll::{PollResult, PolledSource};
 use crate::change::request::ChangeRequest;
-use crate::config::{RuntimeSource, reader};
+use crate::config::RuntimeSource;
 use crate::deployment::{Deployment, DeploymentIndex, Deployments};
 use crate::host::http::{HttpReply, HttpRequest};
+use crate::json::{self, FromJson};
 use crate::model::author::{Author, Source};
 use crate::model::colour::Colour;
 use crate::model::name::{DeploymentName, Reason};
@@ -28,7 +29,7 @@ pub struct Runtime {
 }
 
 /// A deployment's keys.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
 struct RuntimeKeys {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     active: Option<Colour>,
@@ -131,7 +132,7 @@ impl PolledSource for Runtime {
 
     fn on_reply(&self, reply: &HttpReply, deployments: &Deployments, store: &dyn Store, now: Timestamp) -> PollResult {
         let document: Option<Value> = match reply {
-            HttpReply::Answered { status: 200, body } => serde_json::from_slice(body).ok(),
+            HttpReply::Answered { status: 200, body } => json::from_slice(body).ok(),
             _ => None,
         };
         let Some(entries) = document.as_ref().and_then(|document| document.get("entries")) else {
@@ -229,7 +230,7 @@ impl RuntimeKeys {
     }
 
     fn from_value(value: &Value) -> Self {
-        reader::read(value).unwrap_or_default()
+        json::from_value(value).unwrap_or_default()
     }
 
     fn to_value(self) -> Value {

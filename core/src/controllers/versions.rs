@@ -4,7 +4,7 @@
 //! until its last stream ends takes nothing back. Where something relies on what is behind a colour, the newcomer has to be
 //! ready first; until then it waits, and is tried again.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::mlflow;
 use crate::change::context::Context;
@@ -13,6 +13,7 @@ use crate::change::request::{ChangeRequest, Checks};
 use crate::change::submit::{submit, submit_now};
 use crate::config::ConfigPush;
 use crate::deployment::{Deployment, DeploymentIndex};
+use crate::json::{self, FromJson};
 use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::identity::Identity;
@@ -28,7 +29,7 @@ use crate::store::source_status;
 use crate::store::{Store, StoreError, update};
 
 /// What the configuration was last seen to say about a colour.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 struct Configured {
     said: Identity,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,7 +37,7 @@ struct Configured {
 }
 
 /// What is not in force yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct Waiting {
     /// What is to come behind the colour.
     pub identity: Identity,
@@ -266,7 +267,7 @@ fn load(context: &Context, deployment: &Deployment) -> Result<Loaded, StoreError
 }
 
 fn decode(value: Option<Vec<u8>>) -> Known {
-    serde_json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
+    json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
 }
 
 fn key(name: &DeploymentName) -> String {

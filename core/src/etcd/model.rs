@@ -23,6 +23,7 @@ pub use crate::fleet::model::Fate;
 use crate::fleet::model::FleetModel;
 use crate::fleet::store::FleetStore;
 use crate::host::grpc::{GrpcReply, GrpcRequest, GrpcStatus};
+use crate::json;
 use crate::state::State;
 use crate::testing::host::TestHost;
 
@@ -39,7 +40,7 @@ const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
 
 /// The fleet of the tests.
 pub fn fleet() -> EtcdStore {
-    let etcd: Etcd = serde_json::from_str(r#"{"cluster": "etcd"}"#).expect("valid");
+    let etcd: Etcd = json::from_str(r#"{"cluster": "etcd"}"#).expect("valid");
     assert_eq!(etcd.timeout, Duration::from_secs(1));
     EtcdStore::new(&etcd)
 }

@@ -14,11 +14,12 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::guard::analysis::CanaryAnalysis;
 use crate::guard::evidence::{Evidence, Test};
 use crate::guard::outcomes::Outcomes;
+use crate::json::{self, FromJson};
 use crate::metrics::cohorts::{Epoch, Host, Slot};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::percent::Percent;
@@ -26,22 +27,22 @@ use crate::model::split::Revision;
 use crate::model::time::{Moment, Timestamp};
 
 /// Names an Envoy, or what was one until it restarted: the revision of a write that it made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct EnvoyId(pub u64);
 
 /// A second, counted from 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct Second(u64);
 
 /// Up to which second, of each test.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct UpTo(Vec<(Test, Second)>);
 
 /// What an Envoy says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 pub struct Statement {
     /// When, by its clock.
     pub at: Timestamp,
@@ -51,7 +52,7 @@ pub struct Statement {
 }
 
 /// What a judge says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 pub struct Judgement {
     /// Who judges.
     pub judge: EnvoyId,
@@ -81,7 +82,7 @@ pub struct Speaker<'s> {
 }
 
 /// A piece of evidence in few letters.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 #[serde(from = "Parts", into = "Parts")]
 struct Piece(Evidence);
 
@@ -202,7 +203,7 @@ fn shortened(evidence: &Evidence) -> Evidence {
 impl Statement {
     /// The statement that stands in a value; none where something else does.
     pub fn decode(value: &[u8]) -> Option<Self> {
-        serde_json::from_slice(value).ok()
+        json::from_slice(value).ok()
     }
 
     /// As a value.
@@ -221,7 +222,7 @@ impl Statement {
 impl Judgement {
     /// The judgement that stands in a value; none where something else does.
     pub fn decode(value: &[u8]) -> Option<Self> {
-        serde_json::from_slice(value).ok()
+        json::from_slice(value).ok()
     }
 
     /// As a value.

@@ -3,7 +3,7 @@
 //! It is written by the leader after each tick under a key of its own, so that a new leader goes on where the last one
 //! was, and any worker can show it.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::bounds::Bounds;
 use super::evidence::{Collector, Evidence, Test};
@@ -12,6 +12,7 @@ use super::outcomes::{Block, Outcomes, add_each};
 use super::rate_limit::LastAnswers;
 use super::sequential::SequentialTest;
 use crate::config::{Guard, Over};
+use crate::json::{self, FromJson};
 use crate::metrics::cohorts::{Cohorts, Epoch};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::identity::Identity;
@@ -24,7 +25,7 @@ use crate::store::key::Key;
 use crate::store::{Store, StoreError, update};
 
 /// A canary, from its first request to its end, or to that of the time after its promotion.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 pub struct CanaryAnalysis {
     /// The colour that is watched.
     pub candidate: Colour,
@@ -68,7 +69,7 @@ pub struct CanaryAnalysis {
 }
 
 /// How far a canary has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// The watched colour is the candidate.
@@ -78,7 +79,7 @@ pub enum Stage {
 }
 
 /// The rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
     /// The test of error rates.
@@ -92,7 +93,7 @@ pub enum Rule {
 }
 
 /// What a cold start may spoil is left out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
 struct Warmed {
     /// The watched colour's requests, up to an epoch.
     requests: u64,
@@ -105,7 +106,7 @@ struct Warmed {
 
 /// What is known of a deployment's canary; none before the first, and while the store is out of reach.
 pub fn read(store: &dyn Store, name: &DeploymentName) -> Option<CanaryAnalysis> {
-    serde_json::from_slice(&store.read(&key(name)).ok()?.value?).ok()
+    json::from_slice(&store.read(&key(name)).ok()?.value?).ok()
 }
 
 /// Writes it down, over what is there: there is one leader.
@@ -441,7 +442,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(10_000_000);
 
     fn guard(json: &str) -> Guard {
-        serde_json::from_str(json).expect("valid")
+        json::from_str(json).expect("valid")
     }
 
     fn begin(guard: &Guard) -> CanaryAnalysis {

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::config::{Guard, Horizon, Over};
+use crate::json::FromJson;
 use crate::metrics::cohorts::{Cohort, Cohorts, Epoch};
 use crate::metrics::latency::{Bucket, Histogram};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::time::Timestamp;
 
 /// What is known of the active colour's latency, and what follows from it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, FromJson)]
 pub struct Bounds {
     /// Answers of the active colour, until all is settled.
     learned: Histogram,
@@ -24,7 +25,7 @@ pub struct Bounds {
 }
 
 /// A latency above which an answer is slow, for each colour.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, FromJson)]
 pub struct Bound {
     /// The percentile of the active colour's answers that it is, in tenths of a percent; none if it was given.
     pub permille: Option<u16>,
@@ -152,6 +153,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
     use crate::metrics::cohorts::{Draw, Ending, Host, SeenKeys};
     use crate::model::split::Revision;
     use crate::testing::percent;
@@ -159,7 +161,7 @@ mod tests {
     const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
 
     fn guard(json: &str) -> Guard {
-        serde_json::from_str(json).expect("valid")
+        json::from_str(json).expect("valid")
     }
 
     /// What is learned from so many answers of blue, which take 1 to 100 ms, evenly.

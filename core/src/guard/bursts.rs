@@ -9,13 +9,14 @@
 //! A colour that has only one known host (there is one, or a load balancer stands in front) cannot be told from its host. There the winnings
 //! are limited instead, see [`capital`](super::capital).
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::capital::WINDOW;
+use crate::json::FromJson;
 use crate::metrics::cohorts::{Epoch, Host};
 
 /// What the hosts of the watched colour did in the last seconds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, FromJson)]
 pub struct Bursts {
     /// Bad outcomes, and how many of them were credited.
     recent: Vec<(Epoch, Host, u64, u64)>,

@@ -8,8 +8,9 @@
 //! with a rate that falls with time. How much is handed out depends on the number of outcomes, never on what they are,
 //! so the game stays fair.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::json::FromJson;
 use crate::metrics::cohorts::Epoch;
 
 /// The candidate's odds of a bad outcome over those that it is allowed, for each player.
@@ -36,7 +37,7 @@ pub const WINDOW: u64 = 20;
 const MOST: f64 = 1e300;
 
 /// The capital of a test, 1 at the start.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 pub struct Capital {
     held_back: f64,
     stakes: [f64; PLAYERS],
@@ -121,6 +122,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
     use crate::model::time::Timestamp;
 
     #[test]
@@ -153,7 +155,7 @@ mod tests {
         capital.play(1, &extremes, None);
         assert!(capital.total().is_finite());
         let json = serde_json::to_string(&capital).expect("serialises");
-        let read: Capital = serde_json::from_str(&json).expect("parses");
+        let read: Capital = json::from_str(&json).expect("parses");
         assert!((read.total() / capital.total() - 1.0).abs() < 1e-9);
     }
 

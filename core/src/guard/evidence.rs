@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::bounds::{Bound, Bounds, SETTLED};
 use super::outcomes::{Outcomes, add_each};
 use crate::config::{ErrorRule, Guard};
+use crate::json::FromJson;
 use crate::metrics::cohorts::{Bad, Cohort, Cohorts, Epoch, Fates, Host, Kind, Slot};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::percent::Percent;
@@ -17,7 +18,7 @@ use crate::model::split::Revision;
 use crate::model::time::Timestamp;
 
 /// What one test has to know about the requests that began in an epoch under one revision.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 pub struct Evidence {
     /// For which test.
     pub test: Test,
@@ -44,7 +45,7 @@ pub struct Evidence {
 }
 
 /// How far the cohorts have been turned into evidence, for each test.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, FromJson)]
 pub struct Collector {
     taken: Vec<(Test, (Epoch, Revision))>,
     looked_at: Option<Timestamp>,
@@ -54,7 +55,7 @@ pub struct Collector {
 const LONGEST_GAP: Duration = Duration::from_secs(5);
 
 /// A test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
 #[serde(rename_all = "snake_case")]
 pub enum Test {
     /// Of errors.
@@ -286,13 +287,14 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
     use crate::metrics::cohorts::{Draw, Ending, SeenKeys, Ticket};
     use crate::testing::percent;
 
     const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
 
     fn guard(json: &str) -> Guard {
-        serde_json::from_str(json).expect("valid")
+        json::from_str(json).expect("valid")
     }
 
     #[derive(Default)]

@@ -18,13 +18,14 @@
 //! begins with an empty set and a new capital. The same users may fail again in it, so the capitals of eras must not be
 //! multiplied. They are averaged, with weights that were fixed before: the first era has 9 tenths, the others what is left.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::capital::{ODDS_RATIOS, PLAYERS};
+use crate::json::FromJson;
 use crate::metrics::cohorts::Slot;
 
 /// The keys that have failed in this era, and what earlier ones came to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 pub struct Keys {
     failed: Vec<u64>,
     /// How many places are taken.

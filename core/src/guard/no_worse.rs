@@ -5,18 +5,19 @@
 //! candidate's less `δ`": the same with the colours exchanged and a margin below 0. The players believe that both have
 //! the same rate, the active colour's recent one, or that the candidate has its own recent one, or half.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::evidence::Evidence;
 use super::margin;
 use super::outcomes::{Block, Outcomes};
 use super::sequential::Recent;
 use super::strata::{Piece, Strata};
+use crate::json::FromJson;
 use crate::model::colour::Colour;
 use crate::model::split::Revision;
 
 /// A bet under way, about one step of a rollout.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 pub struct NoWorse {
     /// The margin, above 0 and below 1.
     pub margin: f64,

@@ -1,11 +1,12 @@
 //! Outcomes of requests, good or bad, as the tests count them.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::json::FromJson;
 use crate::model::colour::{Colour, PerColour};
 
 /// Outcomes of one colour.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
 pub struct Outcomes {
     /// All of them.
     pub total: u64,
@@ -14,7 +15,7 @@ pub struct Outcomes {
 }
 
 /// Outcomes of both colours in the same span of time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
 pub struct Block {
     /// The active colour's.
     pub active: Outcomes,

@@ -1,12 +1,13 @@
 //! The limit on the error rate: no test, but a line that is not crossed.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::outcomes::Block;
 use crate::config::ErrorRule;
+use crate::json::FromJson;
 
 /// The last answers, from the oldest to the newest.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct LastAnswers(Vec<Block>);
 

@@ -1,7 +1,7 @@
 //! The sequential test of one rule: takes evidence as it comes, and says at any time how much speaks against the watched
 //! colour.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::bursts::Bursts;
 use super::capital::Capital;
@@ -10,11 +10,12 @@ use super::keys::{self, Keys};
 use super::outcomes::{Block, Outcomes};
 use super::strata::{Piece, Strata};
 use super::{margin, odds};
+use crate::json::FromJson;
 use crate::metrics::cohorts::{Epoch, Host};
 use crate::model::colour::Colour;
 
 /// A test under way.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, FromJson)]
 pub struct SequentialTest {
     capital: Capital,
     keys: Keys,
@@ -34,7 +35,7 @@ pub struct SequentialTest {
 ///
 /// Counted since the watched colour last was no worse in sum: rates over the whole canary can say the opposite of the capital,
 /// when the share changed while the rate of both did, or when a fault began late.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, FromJson)]
 pub struct Excess {
     /// Outcomes of the watched colour.
     pub outcomes: u64,
@@ -45,7 +46,7 @@ pub struct Excess {
 }
 
 /// A rate that forgets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, FromJson)]
 pub struct Recent {
     total: f64,
     bad: f64,

@@ -6,14 +6,15 @@
 //! they are longer, so that most have both colours; how long, is settled before a block begins, by how many requests there were
 //! before. A block with one colour only says nothing.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::outcomes::Block;
+use crate::json::FromJson;
 use crate::metrics::cohorts::Epoch;
 use crate::model::split::Revision;
 
 /// The block under way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, FromJson)]
 pub struct Strata {
     piece: Piece,
     revision: Revision,
@@ -26,7 +27,7 @@ pub struct Strata {
 }
 
 /// Outcomes, and what is to be known about them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, FromJson)]
 pub struct Piece {
     /// The outcomes.
     pub block: Block,

@@ -321,6 +321,7 @@ mod tests {
 
     use super::*;
     use crate::guard::evidence::{Test, evidence};
+    use crate::json;
     use crate::state::State;
     use crate::testing::split;
 
@@ -355,7 +356,7 @@ mod tests {
     }
 
     fn guard(json: &str) -> Guard {
-        serde_json::from_str(json).expect("valid")
+        json::from_str(json).expect("valid")
     }
 
     const COLD: &str = r#""warm_up": {"requests": 0}"#;

@@ -1,6 +1,8 @@
 //! Queues through which the worker threads of one Envoy reach each other: proxy-wasm's shared queues.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+
+use crate::json::FromJson;
 
 /// The queues of an Envoy.
 pub trait Queues {
@@ -15,6 +17,6 @@ pub trait Queues {
 }
 
 /// The host's number of a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct QueueToken(pub u32);

@@ -73,6 +73,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
+    use crate::json;
     use crate::setup::noted;
     use crate::testing::host::TestHost;
     use crate::testing::{config_of, context_of, iris};
@@ -80,7 +81,7 @@ mod tests {
     fn access(name: &str, token: &str) -> Access {
         let sum = hex::encode(Sha256::digest(token));
         let json = serde_json::json!({"tokens": [{"name": name, "role": "operator", "sha256": sum}]});
-        serde_json::from_value(json).expect("valid")
+        json::from_value(&json).expect("valid")
     }
 
     #[test]

@@ -9,7 +9,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::object::{Object, Record, mod_revision};
@@ -21,6 +20,7 @@ use crate::fleet::liveness::Contact;
 use crate::fleet::refusal::NoResponse;
 use crate::fleet::store::{FleetStore as _, Put, PutReply, clear_refusal, note_refusal};
 use crate::host::http::HttpReply;
+use crate::json::{self, FromJson};
 use crate::store::record::{ModRevision, ReplacePolicy};
 
 /// The one filter instance of an Envoy that follows the fleet for all.
@@ -47,7 +47,7 @@ enum Window {
 }
 
 /// One line of a watch.
-#[derive(Deserialize)]
+#[derive(FromJson)]
 struct Event {
     r#type: String,
     object: Value,
@@ -162,7 +162,7 @@ impl Follower<'_> {
         let mut at = last;
         for line in body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
             // An answer that was too long to be read whole ends in the middle of a line.
-            let Ok(Event { r#type, object }) = serde_json::from_slice(line) else { return Ok(Window::ListAgain) };
+            let Ok(Event { r#type, object }) = json::from_slice(line) else { return Ok(Window::ListAgain) };
             let written = object.pointer("/metadata/resourceVersion").and_then(Value::as_str).and_then(mod_revision);
             let Some(written) = written else { return Ok(Window::ListAgain) };
             at = at.max(written);

@@ -20,6 +20,7 @@ pub use crate::fleet::model::Fate;
 use crate::fleet::model::FleetModel;
 use crate::fleet::store::FleetStore;
 use crate::host::http::{HttpReply, HttpRequest};
+use crate::json;
 use crate::model::name::ClusterName;
 use crate::state::State;
 use crate::testing::host::TestHost;
@@ -39,7 +40,7 @@ const BASE: &str = "/apis/bluegreen.dev/v1alpha1/namespaces/models/";
 
 /// The store of the tests.
 pub fn fleet() -> KubernetesStore {
-    let section: Kubernetes = serde_json::from_str(r#"{"cluster": "kube", "namespace": "models"}"#).expect("valid");
+    let section: Kubernetes = json::from_str(r#"{"cluster": "kube", "namespace": "models"}"#).expect("valid");
     KubernetesStore::new(&section)
 }
 
@@ -87,7 +88,7 @@ impl Model {
         let rest = path.strip_prefix(BASE).unwrap_or_else(|| panic!("no path {path}"));
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         let parts: Vec<&str> = place.split('/').collect();
-        let body: Option<Value> = request.body.as_ref().map(|body| serde_json::from_slice(body).expect("JSON"));
+        let body: Option<Value> = request.body.as_ref().map(|body| json::from_slice(body).expect("JSON"));
         match (method, parts.as_slice()) {
             ("GET", [_]) if query.starts_with("watch=1") => self.window(query),
             ("GET", [resource]) => self.list(resource, query),

@@ -1,10 +1,10 @@
 //! `BlueGreen` objects: what is read of them, and the status that is written.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::config::reader;
 use crate::fleet::store::Refused;
+use crate::json::{self, FromJson};
 use crate::model::author::Source;
 use crate::model::colour::Colour;
 use crate::model::percent::Percent;
@@ -49,7 +49,7 @@ pub enum Record {
 }
 
 /// What is known about one question, as Kubernetes writes it (*API conventions, typical status properties*).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 #[serde(rename_all = "camelCase")]
 struct Condition {
     r#type: String,
@@ -65,7 +65,7 @@ struct Condition {
 }
 
 /// A list of objects, or of events about them, has this much of each object.
-#[derive(Deserialize)]
+#[derive(FromJson)]
 struct Raw {
     #[serde(default)]
     metadata: Metadata,
@@ -75,7 +75,7 @@ struct Raw {
     status: Status,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, FromJson)]
 #[serde(rename_all = "camelCase", default)]
 struct Metadata {
     name: String,
@@ -83,7 +83,7 @@ struct Metadata {
     generation: u64,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, FromJson)]
 #[serde(rename_all = "camelCase", default)]
 struct Spec {
     active: Option<Value>,
@@ -91,7 +91,7 @@ struct Spec {
     shadow_percent: Option<Value>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, FromJson)]
 #[serde(default)]
 struct Status {
     state: Option<Value>,
@@ -109,10 +109,10 @@ pub fn mod_revision(resource_version: &str) -> Option<ModRevision> {
 impl Object {
     /// Reads one; none where it is not understood.
     pub fn read(value: &Value) -> Option<Self> {
-        let Raw { metadata, spec, status } = Raw::deserialize(value).ok()?;
+        let Raw { metadata, spec, status } = json::from_value(value).ok()?;
         let record = match status.state {
             None => Record::Absent,
-            Some(state) => reader::read(&state).map_or(Record::Foreign, |state| Record::State(Box::new(state))),
+            Some(state) => json::from_value(&state).map_or(Record::Foreign, |state| Record::State(Box::new(state))),
         };
         Some(Self {
             mod_revision: mod_revision(&metadata.resource_version)?,
@@ -269,7 +269,7 @@ fn progressing(state: &State) -> (&'static str, String, String) {
 
 /// A share as a JSON number.
 fn number(share: Percent) -> Value {
-    serde_json::from_str(&share.to_string()).unwrap_or_default()
+    json::from_str(&share.to_string()).unwrap_or_default()
 }
 
 /// `colour-unhealthy` as `ColourUnhealthy`, which is how Kubernetes writes reasons.
@@ -299,7 +299,7 @@ impl Spec {
                 document.insert(name.to_owned(), share);
             }
         }
-        let read: Result<Split, _> = reader::read(&Value::Object(document));
+        let read: Result<Split, _> = json::from_value(&Value::Object(document));
         Some(read.map_err(|error| {
             let path =
                 error.path().replace("canary_percent", "canaryPercent").replace("shadow_percent", "shadowPercent");
@@ -321,7 +321,7 @@ mod tests {
     use crate::testing::split;
 
     fn object(spec: &str, status: Value) -> Object {
-        let spec: Value = serde_json::from_str(spec).expect("JSON");
+        let spec: Value = json::from_str(spec).expect("JSON");
         let object = json!({"metadata": {"name": "iris", "resourceVersion": "7", "generation": 3}, "spec": spec, "status": status});
         Object::read(&object).expect("an object")
     }
@@ -337,8 +337,7 @@ mod tests {
 
     fn condition(object: &Object, state: &State, refused: Option<&Refused>, r#type: &str) -> (String, String) {
         let written = object.with_status(state, refused, START);
-        let conditions: Vec<Condition> =
-            serde_json::from_value(written["status"]["conditions"].clone()).expect("conditions");
+        let conditions: Vec<Condition> = json::from_value(&written["status"]["conditions"]).expect("conditions");
         let one = conditions.into_iter().find(|condition| condition.r#type == r#type).expect("there");
         assert_eq!(one.observed_generation, 3);
         (one.status, one.reason)

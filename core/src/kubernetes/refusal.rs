@@ -16,13 +16,12 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use crate::fleet::refusal::{NoResponse, Refusal};
 use crate::host::http::HttpReply;
+use crate::json::{self, FromJson};
 
 /// The part of a `Status` object that is read here.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, FromJson)]
 struct Status {
     #[serde(default)]
     message: String,
@@ -34,7 +33,7 @@ pub fn no_response(reply: &HttpReply, timeout: Duration) -> NoResponse {
         let refusal = matches!(reply, HttpReply::UnknownCluster(_)).then_some(Refusal::Unsent);
         return NoResponse { why: reply.describe(timeout), refusal };
     };
-    let said = serde_json::from_slice::<Status>(body).ok().map(|status| status.message).filter(|text| !text.is_empty());
+    let said = json::from_slice::<Status>(body).ok().map(|status| status.message).filter(|text| !text.is_empty());
     let why = match (status, &said) {
         (200..=299, _) => "the answer is not understood".to_owned(),
         (404, None) => "answered 404: the API server knows no bluegreens: is the CRD installed?".to_owned(),

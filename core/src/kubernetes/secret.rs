@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::config::{Config, Kubernetes, LONGEST_TOKEN, PUBLISHED, Role, Token, TokenSum};
 use crate::host::Host;
 use crate::host::http::{HttpReply, HttpRequest};
+use crate::json;
 use crate::model::name::{HolderName, SecretName};
 use crate::model::one_line::is_hidden;
 use crate::store::key::Key;
@@ -68,7 +69,7 @@ impl TokenSecret {
     /// The tokens that it was last seen to have; none while the store is out of reach.
     pub fn known(&self, store: &dyn Store) -> Vec<Token> {
         let stored = store.read(&self.key()).ok().and_then(|stored| stored.value).unwrap_or_default();
-        serde_json::from_slice(&stored).unwrap_or_default()
+        json::from_slice(&stored).unwrap_or_default()
     }
 
     /// Keeps these for all workers of this Envoy.
@@ -94,7 +95,7 @@ impl TokenSecret {
     fn understand(&self, reply: &HttpReply) -> Answer {
         let (namespace, name) = (&self.api.namespace, &self.name);
         let (status, body) = match reply {
-            HttpReply::Answered { status, body } => (*status, serde_json::from_slice(body).unwrap_or(Value::Null)),
+            HttpReply::Answered { status, body } => (*status, json::from_slice(body).unwrap_or(Value::Null)),
             HttpReply::Broken | HttpReply::UnknownCluster(_) => (0, Value::Null),
         };
         let text = |field: &str| body.get(field).and_then(Value::as_str).unwrap_or_default();

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::object::{API_VERSION, Object, mod_revision};
@@ -15,6 +14,7 @@ use crate::fleet::refusal::NoResponse;
 use crate::fleet::store::{Entry, Turns};
 use crate::host::Host;
 use crate::host::http::{HttpReply, HttpRequest};
+use crate::json::{self, FromJson};
 use crate::model::name::{ClusterName, DeploymentName, HostName, NamespaceName};
 use crate::store::record::ModRevision;
 
@@ -54,14 +54,14 @@ pub struct Note<'n> {
     pub of: &'n str,
 }
 
-#[derive(Deserialize)]
+#[derive(FromJson)]
 struct RawPage {
     metadata: PageMetadata,
     #[serde(default)]
     items: Vec<Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(FromJson)]
 #[serde(rename_all = "camelCase")]
 struct PageMetadata {
     #[serde(default)]
@@ -70,14 +70,14 @@ struct PageMetadata {
     r#continue: String,
 }
 
-#[derive(Deserialize)]
+#[derive(FromJson)]
 struct RawNote {
     metadata: NoteMetadata,
     #[serde(default)]
     data: String,
 }
 
-#[derive(Deserialize)]
+#[derive(FromJson)]
 #[serde(rename_all = "camelCase")]
 struct NoteMetadata {
     name: String,
@@ -227,7 +227,7 @@ fn escaped(token: &str) -> String {
 pub async fn call(host: &dyn Host, request: &HttpRequest) -> Result<(u16, Value), NoResponse> {
     let reply = host.http(request).await;
     if let HttpReply::Answered { status, body } = &reply
-        && let Ok(value) = serde_json::from_slice::<Value>(body)
+        && let Ok(value) = json::from_slice::<Value>(body)
         && matches!(status, 200..=299 | 404 | 409)
     {
         return Ok((*status, value));
@@ -246,7 +246,7 @@ pub fn refusal_of((status, value): &(u16, Value), timeout: Duration) -> NoRespon
 impl Page {
     /// Reads one; none where it is not understood.
     pub fn read(value: &Value) -> Option<Self> {
-        let RawPage { metadata, items } = RawPage::deserialize(value).ok()?;
+        let RawPage { metadata, items } = json::from_value(value).ok()?;
         Some(Self { items, at: mod_revision(&metadata.resource_version)?, r#continue: metadata.r#continue })
     }
 }
@@ -277,7 +277,7 @@ impl Note<'_> {
 
 /// What a note says, and its write; none where it is no note.
 pub fn entry(value: &Value) -> Option<Entry> {
-    let RawNote { metadata, data } = RawNote::deserialize(value).ok()?;
+    let RawNote { metadata, data } = json::from_value(value).ok()?;
     let mod_revision = mod_revision(&metadata.resource_version)?;
     Some(Entry { key: metadata.name.into_bytes(), mod_revision, value: data.into_bytes() })
 }

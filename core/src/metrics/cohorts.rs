@@ -10,12 +10,13 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::answer::Attribution;
 use super::counters::Class;
 use super::latency::{Bucket, Histogram};
 use crate::config::ErrorRule;
+use crate::json::FromJson;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::percent::Percent;
 use crate::model::split::Revision;
@@ -23,17 +24,17 @@ use crate::model::time::{Timestamp, millis};
 pub use crate::routing::decision::Draw;
 
 /// A quarter of a second, counted from 1970.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct Epoch(u64);
 
 /// Cohorts in the order in which they began.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct Cohorts(Vec<Cohort>);
 
 /// Requests of one epoch that were shared out in the same way.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 pub struct Cohort {
     /// When they began.
     pub epoch: Epoch,
@@ -52,7 +53,7 @@ pub struct Cohort {
 ///
 /// *Units* are the requests that are evidence each for itself: those that chance shared out one by one, and the first of
 /// each key. The others of a key are where the key is, so only their failures are looked at, and only the first of those.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, FromJson)]
 #[serde(from = "FatesParts", into = "FatesParts")]
 pub struct Fates {
     /// All requests.
@@ -81,7 +82,7 @@ pub struct Fates {
 type FatesParts = ([u64; 6], Vec<Bad>, Vec<Host>, Histogram, Histogram);
 
 /// So many requests that went wrong in the same way at the same place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 #[serde(from = "BadParts", into = "BadParts")]
 pub struct Bad {
     /// In which way.
@@ -99,7 +100,7 @@ pub struct Bad {
 type BadParts = (Kind, Host, Option<Slot>, bool, u64);
 
 /// How a request went wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub enum Kind {
     /// A 5xx, a colour that was not reached, an answer that the model server broke off.
     #[serde(rename = "f")]
@@ -116,12 +117,12 @@ pub enum Kind {
 }
 
 /// A host of a cluster, by a number made of its address; 0 where it is not known. Two hosts may share one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct Host(pub u16);
 
 /// A place for keys, by their hash: [`Slot::COUNT`] in all. Keys that share one are taken for one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct Slot(u16);
 
@@ -578,6 +579,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
     use crate::metrics::answer::Reach;
     use crate::testing::percent;
 
@@ -923,11 +925,11 @@ mod tests {
         }
         let json = serde_json::to_string(&worker.cohorts).expect("can be written");
         assert!(json.len() < 250, "{} bytes: {json}", json.len());
-        assert_eq!(serde_json::from_str::<Cohorts>(&json).expect("as written"), worker.cohorts);
+        assert_eq!(json::from_str::<Cohorts>(&json).expect("as written"), worker.cohorts);
         let plain = r#"[{"epoch":7181784000,"revision":1,"share":10.0,"colours":{"blue":[[1,0,1,0,0,0],[],[],{},{}],"green":[[0,0,0,0,0,0],[],[],{},{}]}}]"#;
-        assert!(serde_json::from_str::<Cohorts>(plain).is_ok());
+        assert!(json::from_str::<Cohorts>(plain).is_ok());
         for damaged in ["{}", "[1]", r#"[{"epoch":1}]"#] {
-            assert!(serde_json::from_str::<Cohorts>(damaged).is_err(), "{damaged}");
+            assert!(json::from_str::<Cohorts>(damaged).is_err(), "{damaged}");
         }
     }
 }

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::json::{self, FromJson};
 use crate::metrics::counters::ColourCounts;
 use crate::metrics::latency::Histogram;
 use crate::model::colour::{Colour, PerColour};
@@ -17,7 +18,7 @@ use crate::store::key::Key;
 use crate::store::{Store, StoreError, update};
 
 /// Everything counted about a deployment up to a moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
 pub struct Sample {
     /// The moment.
     pub at: Timestamp,
@@ -142,7 +143,7 @@ fn read(store: &dyn Store, name: &DeploymentName, period: u64) -> Result<Option<
 
 /// The sample in a slot, unless it is one of an earlier turn.
 fn decode(value: Option<Vec<u8>>, period: u64) -> Option<Sample> {
-    let sample: Sample = serde_json::from_slice(&value?).ok()?;
+    let sample: Sample = json::from_slice(&value?).ok()?;
     (period_of(sample.at) == period).then_some(sample)
 }
 

@@ -6,8 +6,9 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::json::FromJson;
 use crate::metrics::latency::{Bucket, Histogram, Le};
 use crate::model::colour::Colour;
 use crate::model::name::DeploymentName;
@@ -108,7 +109,7 @@ pub enum Class {
 }
 
 /// Everything counted about one colour up to a moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
 pub struct ColourCounts {
     /// Ordinary requests sent to the colour.
     pub requests: u64,

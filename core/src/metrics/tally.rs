@@ -1,7 +1,8 @@
 //! What one worker has counted about one colour of a deployment, in its own memory.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 
+use crate::json::{FieldError, FromJson, Json};
 use crate::metrics::counters::{Class, ColourCounts, ColourMetric, Span};
 use crate::metrics::latency::{Bucket, Le};
 
@@ -97,10 +98,10 @@ impl Serialize for Tally {
     }
 }
 
-impl<'de> Deserialize<'de> for Tally {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+impl FromJson for Tally {
+    fn from_json(json: &Json<'_>) -> Result<Self, FieldError> {
         let mut tally = Self::default();
-        for (place, count) in Vec::<(usize, u64)>::deserialize(deserializer)? {
+        for (place, count) in Vec::<(usize, u64)>::from_json(json)? {
             if let Some(metric) = ColourMetric::all().find(|metric| metric.index() == place) {
                 tally.add(metric, i64::try_from(count).unwrap_or(i64::MAX));
             }
@@ -118,6 +119,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::json;
     use crate::metrics::counters::of_exchange;
 
     #[test]
@@ -128,7 +130,7 @@ mod tests {
             tally.add(metric, 1);
         }
         let bytes = serde_json::to_vec(&tally).expect("serialises");
-        assert_eq!(serde_json::from_slice::<Tally>(&bytes).expect("reads"), tally);
+        assert_eq!(json::from_slice::<Tally>(&bytes).expect("reads"), tally);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Who makes a change, through which door, and why.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::json::FromJson;
 use crate::model::name::{HolderName, Reason};
 
 /// Through which door a change came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// A plugin configuration whose `initial` differs from the one before.
@@ -29,7 +30,7 @@ pub enum Source {
 }
 
 /// Who makes a change, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct Author {
     /// The token's holder, or the source itself.
     pub by: HolderName,

@@ -3,9 +3,10 @@
 use std::borrow::{Borrow, Cow};
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::one_line::is_hidden;
+use crate::json::FromJson;
 
 /// Why a text cannot be a name of its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct NameError {
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident, $rule:literal, $check:expr, $pattern:literal;)+) => {$(
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, FromJson)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(Cow<'static, str>);
 

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::json::{self, FieldError, FromJson, Json};
 
 /// A share from 0 to 100 % in steps of 0.01 %, kept as whole hundredths so that 0 is none and 100 is all, exactly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,34 +94,21 @@ impl Serialize for Percent {
 
 impl<'de> Deserialize<'de> for Percent {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Number;
+        json::by_serde(deserializer)
+    }
+}
 
-        impl Visitor<'_> for Number {
-            type Value = Percent;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number from 0 to 100 with at most two decimals")
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Percent, E> {
-                number.to_string().parse().map_err(E::custom)
-            }
-
-            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Percent, E> {
-                number.to_string().parse().map_err(E::custom)
-            }
-
-            fn visit_f64<E: de::Error>(self, number: f64) -> Result<Percent, E> {
-                number.to_string().parse().map_err(E::custom)
-            }
-
+impl FromJson for Percent {
+    fn from_json(json: &Json<'_>) -> Result<Self, FieldError> {
+        let text = match json {
+            Json::Whole(number) => number.to_string(),
+            Json::Negative(number) => number.to_string(),
+            Json::Double(number) => number.to_string(),
             // Envoy reads 12.5 in its own YAML as a text: it knows whole numbers only.
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Percent, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-
-        deserializer.deserialize_any(Number)
+            Json::Text(text) => text.clone().into_owned(),
+            _ => return Err(FieldError::other_kind(json, "a number from 0 to 100 with at most two decimals")),
+        };
+        text.parse().map_err(|error: PercentError| FieldError::new(error.to_string()))
     }
 }
 
@@ -164,7 +152,7 @@ mod tests {
             let percent = Percent::from_hundredths(hundredths).expect("in range");
             assert_eq!(percent.to_string().parse(), Ok(percent));
             let json = serde_json::to_string(&percent).expect("serialises");
-            assert_eq!(serde_json::from_str::<Percent>(&json).expect(&json), percent);
+            assert_eq!(json::from_str::<Percent>(&json).expect(&json), percent);
         }
     }
 
@@ -200,10 +188,10 @@ mod tests {
         let cases =
             [("10", 1_000), ("10.0", 1_000), ("33.33", 3_333), ("1e1", 1_000), ("0.01", 1), ("\"12.5\"", 1_250)];
         for (json, hundredths) in cases {
-            assert_eq!(serde_json::from_str::<Percent>(json).expect(json), Percent(hundredths));
+            assert_eq!(json::from_str::<Percent>(json).expect(json), Percent(hundredths));
         }
         for json in ["-1", "100.5", "\"ten\"", "\"\"", "null", "1e300", "[10]"] {
-            assert!(serde_json::from_str::<Percent>(json).is_err(), "{json}");
+            assert!(json::from_str::<Percent>(json).is_err(), "{json}");
         }
     }
 }

@@ -7,8 +7,9 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::json::{self, FieldError, FromJson, Json};
 
 /// A point in time: milliseconds since the Unix epoch. In JSON it is RFC 3339 in UTC (`2026-11-23T15:00:00.000Z`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,8 +125,14 @@ impl Serialize for Timestamp {
 
 impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_rfc3339(&text).map(Self::from).map_err(|error| D::Error::custom(format!("{text:?}: {error}")))
+        json::by_serde(deserializer)
+    }
+}
+
+impl FromJson for Timestamp {
+    fn from_json(json: &Json<'_>) -> Result<Self, FieldError> {
+        let text = json.text()?;
+        humantime::parse_rfc3339(text).map(Self::from).map_err(|error| FieldError::new(format!("{text:?}: {error}")))
     }
 }
 
@@ -226,12 +233,12 @@ pub fn millis(span: Duration) -> u64 {
 /// # Errors
 /// The text is not a span with a unit, or it is under a millisecond: every span in the configuration is a period or a
 /// limit, Envoy counts them in milliseconds, and a limit of none is no limit to it.
-pub fn deserialize_span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match humantime::parse_duration(&text) {
-        Ok(span) if millis(span) == 0 => Err(D::Error::custom(format!("{text:?} is too short: at least 1ms"))),
+pub fn deserialize_span(json: &Json<'_>) -> Result<Duration, FieldError> {
+    let text = json.text()?;
+    match humantime::parse_duration(text) {
+        Ok(span) if millis(span) == 0 => Err(FieldError::new(format!("{text:?} is too short: at least 1ms"))),
         Ok(span) => Ok(span),
-        Err(error) => Err(D::Error::custom(format!("{text:?} is not a time such as 500ms, 2s or 10m: {error}"))),
+        Err(error) => Err(FieldError::new(format!("{text:?} is not a time such as 500ms, 2s or 10m: {error}"))),
     }
 }
 
@@ -239,19 +246,19 @@ pub fn deserialize_span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Du
 ///
 /// # Errors
 /// As there.
-pub fn deserialize_optional_span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    deserialize_span(deserializer).map(Some)
+pub fn deserialize_optional_span(json: &Json<'_>) -> Result<Option<Duration>, FieldError> {
+    deserialize_span(json).map(Some)
 }
 
 /// Reads how long the filter waits for a model server, at most four minutes, for `#[serde(deserialize_with)]`.
 ///
 /// # Errors
 /// As for [`deserialize_span`], or it is too long.
-pub fn deserialize_timeout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let timeout = deserialize_span(deserializer)?;
+pub fn deserialize_timeout(json: &Json<'_>) -> Result<Duration, FieldError> {
+    let timeout = deserialize_span(json)?;
     if timeout > LONGEST_TIMEOUT {
         let [given, longest] = [timeout, LONGEST_TIMEOUT].map(humantime::format_duration);
-        return Err(D::Error::custom(format!("{given} is too long to wait for an answer: at most {longest}")));
+        return Err(FieldError::new(format!("{given} is too long to wait for an answer: at most {longest}")));
     }
     Ok(timeout)
 }
@@ -271,7 +278,7 @@ mod tests {
         let at = Timestamp::from_millis(1_795_446_000_123);
         assert_eq!(at.to_string(), "2026-11-23T15:00:00.123Z");
         let json = serde_json::to_string(&at).expect("serialises");
-        assert_eq!(serde_json::from_str::<Timestamp>(&json).expect("parses"), at);
+        assert_eq!(json::from_str::<Timestamp>(&json).expect("parses"), at);
     }
 
     #[test]

@@ -3,13 +3,14 @@
 //! The leader asks both colours at a period and keeps what it found. A switch never relies on that: it
 //! asks again, now.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::clusters;
 use crate::config::Probe;
 use crate::deployment::Deployment;
 use crate::host::Host;
 use crate::host::http::{HttpReply, HttpRequest};
+use crate::json::{self, FromJson};
 use crate::metrics::counters::ColourMetric;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::identity::Identity;
@@ -29,7 +30,7 @@ pub struct ProbeResult {
 }
 
 /// What is known of a colour from the probes up to now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct Health {
     /// Whether the colour is healthy: a healthy one stays so for `unhealthy_after` - 1 failures in a row.
     pub healthy: bool,
@@ -151,7 +152,7 @@ fn show_one(host: &dyn Host, name: &DeploymentName, colour: Colour, healthy: boo
 fn record(host: &dyn Host, name: &DeploymentName, colour: Colour, of: &Identity, probe: &Probe, result: &ProbeResult) {
     let (mut was_healthy, mut is_healthy) = (None, true);
     let written = update(host.store(), &key(name, colour), &mut |known| {
-        let before: Option<Health> = known.value.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let before: Option<Health> = known.value.and_then(|bytes| json::from_slice(&bytes).ok());
         let health = Health::after(before.as_ref(), of, result.clone(), probe.unhealthy_after.get(), host.now());
         was_healthy = before.filter(|before| before.of == *of).map(|before| before.healthy);
         is_healthy = health.healthy;
@@ -174,7 +175,7 @@ fn record(host: &dyn Host, name: &DeploymentName, colour: Colour, of: &Identity,
 }
 
 fn read(store: &dyn Store, name: &DeploymentName, colour: Colour) -> Option<Health> {
-    serde_json::from_slice(&store.read(&key(name, colour)).ok()?.value?).ok()
+    json::from_slice(&store.read(&key(name, colour)).ok()?.value?).ok()
 }
 
 fn key(name: &DeploymentName, colour: Colour) -> String {
@@ -192,7 +193,7 @@ mod tests {
     use crate::testing::{green_has_an_authority, identity};
 
     fn probe(more: &str) -> Probe {
-        serde_json::from_str(&format!(r#"{{"path": "/ping" {more}}}"#)).expect("valid")
+        json::from_str(&format!(r#"{{"path": "/ping" {more}}}"#)).expect("valid")
     }
 
     fn answered(status: u16) -> HttpReply {

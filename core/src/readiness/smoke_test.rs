@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::config::{Expectation, JsonExpectation, JsonType, SmokeRequest, SmokeTest};
 use crate::deployment::Deployment;
 use crate::host::http::{HttpReply, HttpRequest};
+use crate::json;
 use crate::model::identity::Identity;
 
 /// What became of one request.
@@ -35,7 +36,7 @@ impl SmokeTest {
                 Value::String(text) => text.clone().into_bytes(),
                 json => json.to_string().into_bytes(),
             };
-            let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
+            let is_json = json::parse(&bytes).is_ok();
             if is_json && !request.headers.contains_key("content-type") {
                 outgoing.headers.push(("content-type".to_owned(), "application/json".to_owned()));
             }
@@ -74,7 +75,7 @@ impl Expectation {
             return Some(format!("expected status {}", self.status.get()));
         }
         let expected = self.json.as_ref()?;
-        match serde_json::from_slice::<Value>(body) {
+        match json::from_slice::<Value>(body) {
             Ok(document) => expected.violated_by(&document),
             Err(error) => Some(format!("expected a JSON body: {error}")),
         }
@@ -162,7 +163,7 @@ mod tests {
     use crate::testing::green_has_an_authority;
 
     fn smoke(request: &str) -> SmokeTest {
-        serde_json::from_str(&format!(r#"{{"requests": [{request}]}}"#)).expect("valid")
+        json::from_str(&format!(r#"{{"requests": [{request}]}}"#)).expect("valid")
     }
 
     fn outcome(expect: &str, status: u16, body: &str) -> (bool, String) {

@@ -50,6 +50,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
     use crate::model::time::Timestamp;
 
     /// The `cookie` lines of a request.
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn an_issued_cookie_is_for_the_whole_site_and_out_of_reach_of_scripts() {
-        let mut cookie: CookieSticky = serde_json::from_str(r#"{"name": "bg", "max_age": "1h"}"#).expect("valid");
+        let mut cookie: CookieSticky = json::from_str(r#"{"name": "bg", "max_age": "1h"}"#).expect("valid");
         assert_eq!(issue(&cookie, "a1"), "bg=a1; Path=/; Max-Age=3600; HttpOnly; SameSite=Lax");
         cookie.secure = true;
         assert!(issue(&cookie, "1").ends_with("; Secure"));

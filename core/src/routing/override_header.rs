@@ -24,6 +24,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::json;
 
     /// The sum of `test`, and one to be filled in.
     const TOKENS: &str = r#"{"header": "x-want", "tokens": [
@@ -33,12 +34,12 @@ mod tests {
     fn with_tokens() -> Override {
         use sha2::{Digest, Sha256};
         let json = TOKENS.replace("SUM", &hex::encode(Sha256::digest("a:b")));
-        serde_json::from_str(&json).expect("valid")
+        json::from_str(&json).expect("valid")
     }
 
     #[test]
     fn without_tokens_every_client_may_ask() {
-        let open: Override = serde_json::from_str(r#"{"header": "x-want"}"#).expect("valid");
+        let open: Override = json::from_str(r#"{"header": "x-want"}"#).expect("valid");
         assert_eq!(colour(&open, b"green"), Some(Colour::Green));
         for value in [&b"green:test"[..], b"Green", b"green:", b""] {
             assert_eq!(colour(&open, value), None);

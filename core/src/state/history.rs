@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::json::FromJson;
 use crate::model::author::{Author, Source};
 use crate::model::colour::Colour;
 use crate::model::identity::Identity;
@@ -14,7 +15,7 @@ use crate::state::kept::Kept;
 use crate::state::rollout::Phase;
 
 /// One change of a deployment's split.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct Change {
     /// The revision that the change made.
     pub revision: Revision,
@@ -39,7 +40,7 @@ pub struct Change {
 }
 
 /// Something else behind a colour.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct Replacement {
     /// The colour.
     pub colour: Colour,
@@ -50,7 +51,7 @@ pub struct Replacement {
 }
 
 /// The newest changes, newest first, at most [`History::LIMIT`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct History(VecDeque<Change>);
 

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use crate::json::FromJson;
 use crate::model::percent::Percent;
 use crate::model::time::Timestamp;
 
@@ -18,7 +19,7 @@ pub struct Keep {
 }
 
 /// Says of a canary share that a promotion left it with the former colour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct Kept {
     /// Then the share ends.
     pub until: Timestamp,

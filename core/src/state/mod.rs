@@ -8,11 +8,12 @@ pub mod history;
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use self::history::{Change, History, Replacement};
 use self::kept::{Keep, Kept};
 use self::rollout::{Next, Rollout, RolloutCommand};
+use crate::json::{self, FromJson};
 use crate::model::author::Author;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::identity::Identity;
@@ -22,7 +23,7 @@ use crate::model::split::{Revision, Split};
 use crate::model::time::{ClockStep, Timestamp};
 
 /// Everything that is known about a deployment beyond its configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct State {
     /// How many changes led here.
     pub revision: Revision,
@@ -61,7 +62,7 @@ pub struct State {
 }
 
 /// What a `spec` asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct Asked {
     /// How traffic is to be shared out.
     pub split: Split,
@@ -71,7 +72,7 @@ pub struct Asked {
 }
 
 /// A smoke test that was passed. It counts for what was tested, until the active colour changes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct SmokePass {
     /// What was tested.
     pub identity: Identity,
@@ -218,7 +219,7 @@ impl State {
 
     /// Decodes what the store holds; `None` when it is nothing that this module wrote.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        serde_json::from_slice(bytes).ok()
+        json::from_slice(bytes).ok()
     }
 
     /// Encodes for the store.

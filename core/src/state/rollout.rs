@@ -6,9 +6,10 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::config::{RolloutPlan, Then};
+use crate::json::FromJson;
 use crate::model::author::Source;
 use crate::model::colour::Colour;
 use crate::model::percent::Percent;
@@ -16,7 +17,7 @@ use crate::model::split::Split;
 use crate::model::time::Timestamp;
 
 /// Where a rollout stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct Rollout {
     /// The colour that gets more and more.
     pub candidate: Colour,
@@ -31,7 +32,7 @@ pub struct Rollout {
 }
 
 /// What a rollout is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// It waits for what its step asks for, and goes on then.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::config::Config;
+use crate::json::{self, FromJson};
 use crate::model::name::DeploymentName;
 use crate::model::time::Timestamp;
 use crate::store::key::{Key, LeaseRole};
@@ -22,7 +23,7 @@ pub struct Instance {
 }
 
 /// Who leads, and until when unless they renew.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, FromJson)]
 struct Lease {
     holder: u64,
     since: Timestamp,
@@ -71,7 +72,7 @@ impl Instance {
                 CasToken::Never => 0,
             };
             let value = last.value.unwrap_or_default();
-            number = serde_json::from_slice(&value).unwrap_or(unknown).wrapping_add(1);
+            number = json::from_slice(&value).unwrap_or(unknown).wrapping_add(1);
             Some(number.to_string().into_bytes())
         });
         Self { number: if drawn.is_ok() { number } else { 0 }, since: now, configuration: 0 }
@@ -142,7 +143,7 @@ impl Instance {
 
 impl Lease {
     fn decode(value: Option<Vec<u8>>) -> Option<Self> {
-        serde_json::from_slice(&value.unwrap_or_default()).ok()
+        json::from_slice(&value.unwrap_or_default()).ok()
     }
 
     /// One that ends later than any could was written before the clock was set back, or by another plugin.

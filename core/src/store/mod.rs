@@ -9,6 +9,8 @@ pub mod unreached;
 
 use std::fmt;
 
+use crate::json;
+
 /// A map of bytes that all threads of one Envoy share. The filter's is proxy-wasm shared data.
 pub trait Store {
     /// What is kept under `key`.
@@ -84,7 +86,7 @@ pub fn update(
 
 /// A counter as it is kept; 0 where there is none, or something else.
 pub fn number(value: Option<Vec<u8>>) -> u64 {
-    serde_json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
+    json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
 }
 
 // === impl StoreError ===

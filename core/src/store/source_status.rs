@@ -3,10 +3,10 @@
 //! It is kept in the store, beside the state: only a value that was not seen before acts, and that must hold across a
 //! change of leader and a new configuration.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::reader;
+use crate::json::{self, FromJson};
 use crate::model::author::Source;
 use crate::model::name::DeploymentName;
 use crate::model::split::Revision;
@@ -15,7 +15,7 @@ use crate::store::key::Key;
 use crate::store::{Store, update};
 
 /// What a source was last seen to say about a deployment.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, FromJson)]
 pub struct SourceStatus {
     /// What it says, in its own terms.
     pub value: Value,
@@ -33,7 +33,7 @@ pub struct SourceStatus {
 }
 
 /// What has still to be applied.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, FromJson)]
 pub struct Pending {
     /// The revision that it is for. Another change since then is the later one, and wins.
     pub on: Revision,
@@ -116,7 +116,7 @@ pub fn follow_revision(store: &dyn Store, name: &DeploymentName, source: Source,
 
 /// By way of a document, as a configuration is read: that code is there anyway.
 fn decode(bytes: &[u8]) -> Option<SourceStatus> {
-    reader::read(&serde_json::from_slice(bytes).ok()?).ok()
+    json::from_value(&json::from_slice(bytes).ok()?).ok()
 }
 
 fn key(name: &DeploymentName, source: Source) -> String {

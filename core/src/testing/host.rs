@@ -17,6 +17,7 @@ use crate::host::http::{HttpReply, HttpRequest};
 use crate::host::queue::{QueueToken, Queues};
 use crate::host::reply::Reply;
 use crate::host::tasks::{Flow, TaskId, Tasks};
+use crate::json;
 use crate::metrics::counters::ColourMetric;
 use crate::model::colour::Colour;
 use crate::model::name::ClusterName;
@@ -123,7 +124,7 @@ impl TestHost {
     /// How often the workers were told of a write.
     pub fn writes(&self) -> u64 {
         let stored = self.store.read(&Key::Writes.to_string()).expect("in reach");
-        serde_json::from_slice(&stored.value.unwrap_or_default()).unwrap_or_default()
+        json::from_slice(&stored.value.unwrap_or_default()).unwrap_or_default()
     }
 }
 

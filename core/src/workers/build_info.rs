@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::host::Host;
+use crate::json;
 use crate::metrics::named::Named;
 use crate::model::time::Timestamp;
 use crate::store::key::Key;
@@ -30,7 +31,7 @@ const OTHERS: &str = "other";
 pub fn show(host: &dyn Host, configuration: u64) {
     let (mut known, now) = (Known::new(), host.now());
     let noted = update(host.store(), &Key::Configurations.to_string(), &mut |before| {
-        known = serde_json::from_slice(&before.value.unwrap_or_default()).unwrap_or_default();
+        known = json::from_slice(&before.value.unwrap_or_default()).unwrap_or_default();
         let is_full = known.len() >= MOST;
         match known.iter_mut().find(|(number, _)| *number == configuration) {
             Some((_, said)) => *said = now,

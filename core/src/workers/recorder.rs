@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::roster::{Gone, Member, Roster};
 use crate::config::ErrorRule;
+use crate::json::{self, FromJson};
 use crate::metrics::answer::Attribution;
 use crate::metrics::cohorts::{Cohorts, Draw, Ending, Host, SeenKeys, Ticket};
 use crate::model::colour::Colour;
@@ -32,7 +33,7 @@ pub struct Recorder {
 }
 
 /// What stands in the record of a worker.
-#[derive(Deserialize, Serialize)]
+#[derive(FromJson, Serialize)]
 struct Record<C> {
     /// The member, of which there may have been others in its slot.
     number: u64,
@@ -40,7 +41,7 @@ struct Record<C> {
 }
 
 /// What members that are gone have left behind.
-#[derive(Default, Deserialize, Serialize)]
+#[derive(Default, FromJson, Serialize)]
 struct Departed {
     numbers: Gone,
     cohorts: Cohorts,
@@ -84,12 +85,12 @@ pub fn keep(store: &dyn Store, name: &DeploymentName, member: &Member, now: Time
 
 fn read(store: &dyn Store, name: &DeploymentName, member: &Member) -> Option<Cohorts> {
     let value = store.read(&Key::Cohorts(name, member.slot).to_string()).ok()?.value?;
-    let record: Record<Cohorts> = serde_json::from_slice(&value).ok()?;
+    let record: Record<Cohorts> = json::from_slice(&value).ok()?;
     (record.number == member.number).then_some(record.cohorts)
 }
 
 fn departed(value: Option<Vec<u8>>) -> Departed {
-    serde_json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
+    json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
 }
 
 // === impl Recorder ===

@@ -1,9 +1,10 @@
 //! What each worker says about a deployment, in a record of its own: which state it has taken over, and what it has
 //! counted. The sum of the records is what happened in this Envoy.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::roster::{Gone, Member, Roster};
+use crate::json::{self, FromJson};
 use crate::metrics::counters::{ColourCounts, ColourMetric};
 use crate::metrics::tally::Tally;
 use crate::model::colour::{Colour, PerColour};
@@ -13,7 +14,7 @@ use crate::store::key::Key;
 use crate::store::{Store, StoreError, update};
 
 /// What a worker says about a deployment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct Report {
     /// The member, of which there may have been others in its slot.
     number: u64,
@@ -27,7 +28,7 @@ pub struct Report {
 }
 
 /// What was counted by members that are gone.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, FromJson)]
 struct Departed {
     numbers: Gone,
     counts: PerColour<Tally>,
@@ -55,7 +56,7 @@ impl Report {
 
     /// What `member` said last; none while it has not said anything.
     pub fn read(store: &dyn Store, name: &DeploymentName, member: &Member) -> Option<Self> {
-        let report: Self = serde_json::from_slice(&store.read(&key(name, member.slot)).ok()?.value?).ok()?;
+        let report: Self = json::from_slice(&store.read(&key(name, member.slot)).ok()?.value?).ok()?;
         (report.number == member.number && report.layout == LAYOUT).then_some(report)
     }
 
@@ -129,7 +130,7 @@ pub fn sums(totals: &PerColour<Tally>) -> PerColour<ColourCounts> {
 }
 
 fn decode(value: Option<Vec<u8>>) -> Departed {
-    let departed: Option<Departed> = serde_json::from_slice(&value.unwrap_or_default()).ok();
+    let departed: Option<Departed> = json::from_slice(&value.unwrap_or_default()).ok();
     departed.filter(|departed| departed.layout == LAYOUT).unwrap_or(Departed { layout: LAYOUT, ..Departed::default() })
 }
 

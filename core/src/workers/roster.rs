@@ -6,16 +6,17 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::host::queue::{QueueToken, Queues};
+use crate::json::{self, FromJson};
 use crate::model::time::Timestamp;
 use crate::store::key::Key;
 use crate::store::lease::Instance;
 use crate::store::{Store, StoreError, update};
 
 /// An instance that has enrolled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct Member {
     /// Its place, below the number of members. Names of keys and queues are made of it, so there are not more of them than
     /// there were members at once.
@@ -38,7 +39,7 @@ pub struct Member {
 }
 
 /// A sign of life of a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct Heartbeat {
     number: u64,
     /// How many there were. Time is counted in them, since clocks jump.
@@ -53,7 +54,7 @@ pub struct Heartbeat {
 }
 
 /// All members.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
 pub struct Roster {
     members: Vec<Member>,
     /// When it was begun anew because another plugin had written over it.
@@ -62,7 +63,7 @@ pub struct Roster {
 }
 
 /// The numbers of members that are gone, so that what they have left behind is not taken for that of a member a second time.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct Gone(Vec<u64>);
 
@@ -192,7 +193,7 @@ impl Member {
 
     /// The last sign of life; none before the first.
     pub fn heartbeat(&self, store: &dyn Store) -> Option<Heartbeat> {
-        let heartbeat: Heartbeat = serde_json::from_slice(&store.read(&heartbeat_key(self.slot)).ok()?.value?).ok()?;
+        let heartbeat: Heartbeat = json::from_slice(&store.read(&heartbeat_key(self.slot)).ok()?.value?).ok()?;
         (heartbeat.number == self.number).then_some(heartbeat)
     }
 }
@@ -219,11 +220,11 @@ impl Gone {
 }
 
 fn is_foreign(value: Option<&[u8]>) -> bool {
-    value.is_some_and(|value| !value.is_empty() && serde_json::from_slice::<Roster>(value).is_err())
+    value.is_some_and(|value| !value.is_empty() && json::from_slice::<Roster>(value).is_err())
 }
 
 fn decode(value: Option<Vec<u8>>) -> Roster {
-    serde_json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
+    json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
 }
 
 fn key() -> String {

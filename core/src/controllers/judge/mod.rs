@@ -23,6 +23,7 @@ use crate::guard::analysis::{self, CanaryAnalysis};
 use crate::guard::evidence::Collector;
 use crate::guard::verdict;
 use crate::host::Host;
+use crate::json;
 use crate::metrics::cohorts::Cohorts;
 use crate::metrics::named::Named;
 use crate::model::time::{Moment, Timestamp};
@@ -202,7 +203,7 @@ impl Case<'_> {
     async fn drawn(self) -> Result<EnvoyId, NoResponse> {
         let host = &*self.context.host;
         let key = Key::Envoy(self.fleet.id()).to_string();
-        let known = host.store().read(&key).ok().and_then(|stored| serde_json::from_slice(&stored.value?).ok());
+        let known = host.store().read(&key).ok().and_then(|stored| json::from_slice(&stored.value?).ok());
         if let Some(known) = known {
             return Ok(known);
         }

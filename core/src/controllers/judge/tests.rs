@@ -7,6 +7,7 @@ use super::*;
 use crate::config::Config;
 use crate::etcd::model::{Fate, Model};
 use crate::etcd::store::number;
+use crate::json;
 use crate::metrics::cohorts::{Draw, Ending, Host as Upstream, Kind, SeenKeys};
 use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
@@ -140,7 +141,7 @@ impl Fleet {
     /// So many Envoys with a canary of 10 %.
     fn start(envoys: u32, sections: &str) -> Self {
         let mut config = config_of(sections);
-        config.etcd = serde_json::from_str(r#"{"cluster": "etcd"}"#).expect("valid");
+        config.etcd = json::from_str(r#"{"cluster": "etcd"}"#).expect("valid");
         let mut fleet = Self { etcd: Model::default(), envoys: Vec::new() };
         let envoys = (0..envoys).map(|number| Envoy::start(&config, number));
         fleet.envoys.extend(envoys);
@@ -193,7 +194,7 @@ impl Fleet {
         let is_it = |envoy: &Envoy| {
             let id = envoy.context.fleet.as_ref().expect("a fleet").id();
             let drawn = envoy.host.store.read(&Key::Envoy(id).to_string()).expect("in reach").value;
-            drawn.is_some_and(|drawn| serde_json::from_slice::<EnvoyId>(&drawn).ok() == Some(judge))
+            drawn.is_some_and(|drawn| json::from_slice::<EnvoyId>(&drawn).ok() == Some(judge))
         };
         self.envoys.iter().position(is_it).expect("one of them")
     }

@@ -9,14 +9,15 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::poll::{PollResult, PolledSource};
 use crate::change::request::ChangeRequest;
-use crate::config::{Follow, Mlflow, PathPrefix, Served, reader};
+use crate::config::{Follow, Mlflow, PathPrefix, Served};
 use crate::deployment::{Deployment, DeploymentIndex, Deployments};
 use crate::host::http::{HttpReply, HttpRequest};
+use crate::json::{self, FromJson};
 use crate::model::author::{Author, Source};
 use crate::model::colour::{Colour, PerColour};
 use crate::model::name::{DeploymentName, Reason, RegisteredVersion, Version};
@@ -47,7 +48,7 @@ pub struct Reading {
 }
 
 /// What is kept between two looks, and shown as what the source says.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
 struct TrackedVersion {
     /// Which mark of which model.
     follows: String,
@@ -181,7 +182,7 @@ impl Mlflow {
     /// Why it says nothing: the registry is away, has no such model, or is no registry.
     pub fn reading(&self, reply: &HttpReply) -> Result<Reading, String> {
         let HttpReply::Answered { status: 200, body } = reply else { return Err(reply.describe(ANSWER_WITHIN)) };
-        let document: Value = serde_json::from_slice(body).unwrap_or_default();
+        let document: Value = json::from_slice(body).unwrap_or_default();
         let Some(model) = document.get("registered_model") else {
             return Err("answered 200, but not with a registered model".to_owned());
         };
@@ -351,7 +352,7 @@ fn trigger_key(name: &DeploymentName) -> String {
 
 impl TrackedVersion {
     fn of(status: &SourceStatus) -> Option<Self> {
-        reader::read(&status.value).ok()
+        json::from_value(&status.value).ok()
     }
 
     /// The same mark while the colours serve other versions.

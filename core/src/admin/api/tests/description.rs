@@ -7,6 +7,7 @@ use bluegreen_openapi::{Description, Exchange, Operation};
 use super::*;
 use crate::admin::routes::{ROUTES, Route};
 use crate::config::Role;
+use crate::json;
 
 /// Fails unless an answer of an API is as the description says.
 pub fn check(api: &Api, head: &Head, response: &Response) {
@@ -85,13 +86,13 @@ fn a_problem_says_what_to_do_in_whole_sentences() {
 #[test]
 fn the_description_is_served_to_everybody_under_the_configured_prefix() {
     let served = |prefix: &str| {
-        let access = serde_json::from_value(serde_json::json!({"path_prefix": prefix})).expect("valid");
+        let access = json::from_value(&serde_json::json!({"path_prefix": prefix})).expect("valid");
         let api = Fixture { api: Api::new(access, None), ..Fixture::new() };
         let response = api.call(&head("GET", &format!("{prefix}/v1/openapi.json"), None), b"");
         assert_eq!(response.status, 200);
         let text = String::from_utf8(response.body).expect("UTF-8");
         assert_eq!(text.trim_end().lines().count(), 1, "it has no white space that means nothing");
-        serde_json::from_str::<serde_json::Value>(&text).expect("JSON")
+        json::from_str::<serde_json::Value>(&text).expect("JSON")
     };
     let mut expected = Description::shipped().document().clone();
     assert_eq!(served("/bluegreen"), expected);

@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::etcd::model::{Fate, Model};
 use crate::host::http::{HttpReply, HttpRequest};
 use crate::host::reply::Reply;
+use crate::json;
 use crate::state::State;
 use crate::store::record;
 use crate::testing::host::{START, TestHost, poll_once};
@@ -166,7 +167,7 @@ impl Fixture {
     fn operate_with(&self, method: &str, path: &str, body: &str, if_match: Option<&str>) -> (u32, serde_json::Value) {
         let head = Head { if_match: if_match.map(|tag| tag.as_bytes().to_vec()), ..head(method, path, Some("op")) };
         let response = self.call(&head, body.as_bytes());
-        (response.status, serde_json::from_slice(&response.body).expect("JSON"))
+        (response.status, json::from_slice(&response.body).expect("JSON"))
     }
 
     fn revision(&self) -> u64 {

@@ -6,6 +6,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use std::time::Duration;
 
 use super::*;
+use crate::json;
 use crate::metrics::counters::ColourMetric;
 use crate::model::colour::Colour;
 use crate::model::name::ClusterName;
@@ -233,7 +234,7 @@ fn a_drain_waits_for_the_last_request() {
     api.context.worker.tick(&*api.host, &api.context.deployments);
     api.host.wake_sleepers();
     let response = api.drive(&mut waiting).expect("drained");
-    let shown: serde_json::Value = serde_json::from_slice(&response.body).expect("JSON");
+    let shown: serde_json::Value = json::from_slice(&response.body).expect("JSON");
     assert_eq!((response.status, &shown["colours"]["blue"]["safe_to_stop"]), (200, &true.into()));
 }
 

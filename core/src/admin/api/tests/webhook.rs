@@ -9,6 +9,7 @@ use base64::Engine;
 use hmac::{KeyInit, Mac};
 
 use super::*;
+use crate::json;
 use crate::routing::matching::RequestHeaders;
 use crate::store::Store;
 use crate::store::key::Key;
@@ -72,7 +73,7 @@ pub fn head_of(api: &Fixture, headers: &Headers) -> Head {
 
 fn post(api: &Fixture, headers: &Headers, body: &str) -> (u32, serde_json::Value) {
     let response = api.call(&head_of(api, headers), body.as_bytes());
-    (response.status, serde_json::from_slice(&response.body).expect("JSON"))
+    (response.status, json::from_slice(&response.body).expect("JSON"))
 }
 
 fn deliver(api: &Fixture, sent: &Sent) -> (u32, serde_json::Value) {
@@ -151,7 +152,7 @@ fn what_is_remembered_is_bounded_and_forgotten_once_the_timestamp_alone_refuses_
     let api = api();
     let remembered = || {
         let stored = api.host.store.read(&Key::Deliveries.to_string()).expect("in reach").value.expect("written");
-        serde_json::from_slice::<Vec<(u64, u64)>>(&stored).expect("a list").len()
+        json::from_slice::<Vec<(u64, u64)>>(&stored).expect("a list").len()
     };
     for number in 0..300 {
         let id = number.to_string().leak();
