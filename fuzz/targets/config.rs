@@ -4,7 +4,6 @@
 #![no_main]
 
 use std::collections::BTreeMap;
-
 use std::sync::Arc;
 
 use bluegreen_core::config::Config;
