@@ -17,6 +17,7 @@ use bluegreen_core::routing::matching::RequestHeaders;
 use log::Level;
 use proxy_wasm::hostcalls;
 use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
+use xxhash_rust::xxh64::xxh64;
 
 /// The headers of the request that is being decided, while its headers are under way.
 pub struct Request;
@@ -247,20 +248,22 @@ pub fn tick_every(period: std::time::Duration) {
 // === metrics ===
 
 thread_local! {
-    /// The numbers of the metrics that this VM has defined. Envoy gives out another number each time that the same name is
-    /// defined, and keeps them all for as long as the VM is there.
-    static METRICS: RefCell<BTreeMap<String, MetricId>> = const { RefCell::new(BTreeMap::new()) };
+    /// The numbers of the metrics that this VM has defined, by the hashes of their names: a thousand deployments have some
+    /// 120,000 long ones. Envoy gives out another number each time that the same name is defined, and keeps them all for as
+    /// long as the VM is there.
+    static METRICS: RefCell<BTreeMap<u64, MetricId>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// The metric of this name, which all VMs of the process share; made on first use.
 pub fn define_metric(name: &str, gauge: bool) -> Option<MetricId> {
     METRICS.with_borrow_mut(|known| {
-        if let Some(id) = known.get(name) {
+        let hash = xxh64(name.as_bytes(), 0);
+        if let Some(id) = known.get(&hash) {
             return Some(*id);
         }
         let kind = if gauge { MetricType::Gauge } else { MetricType::Counter };
         let id = hostcalls::define_metric(kind, name).ok().map(MetricId)?;
-        known.insert(name.to_owned(), id);
+        known.insert(hash, id);
         Some(id)
     })
 }

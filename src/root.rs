@@ -56,7 +56,9 @@ impl Context for Root {
 impl RootContext for Root {
     /// Refusing leaves Envoy with the configuration that it had; at the start it ends Envoy.
     fn on_configure(&mut self, _size: usize) -> bool {
-        match Config::from_bytes(&host::plugin_configuration()) {
+        // Read before it is used, so that its bytes are gone by then.
+        let config = Config::from_bytes(&host::plugin_configuration());
+        match config {
             Ok(config) => {
                 self.plugin = Some(Rc::new(Plugin::new(&config)));
                 self.on_event(|_| {});

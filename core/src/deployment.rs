@@ -1,11 +1,11 @@
 //! A configuration, compiled: each deployment with everything that has to be known about it.
 
-use crate::config::{
-    Bake, Config, DeploymentConfig, ErrorRule, Failover, Guard, LatencyOf, MatchRules, Mlflow, Probe, RolloutPlan,
-    Salt, SmokeTest, WhenUnhealthy,
-};
+use std::ops::Deref;
+use std::sync::Arc;
+
+use crate::config::{Config, DeploymentConfig, ErrorRule, LatencyOf, Salt, WhenUnhealthy};
 use crate::model::author::Source;
-use crate::model::colour::{Colour, PerColour};
+use crate::model::colour::Colour;
 use crate::model::identity::Identity;
 use crate::model::name::{DeploymentName, HeaderName, HostName};
 use crate::model::split::Split;
@@ -19,48 +19,20 @@ pub type DeploymentIndex = usize;
 #[derive(Debug)]
 pub struct Deployments(Vec<Deployment>);
 
-/// One deployment, compiled.
+/// One deployment, compiled: its own section of the configuration, which is kept once, and what the rest of the document
+/// adds to it.
 #[derive(Debug)]
 pub struct Deployment {
     /// The deployment's name.
     pub name: DeploymentName,
-    /// Which requests belong to it.
-    pub rules: MatchRules,
     /// Names the upstream cluster of its requests.
     pub cluster_header: HeaderName,
-    /// What the configuration names for each colour. What is in force is in the state.
-    pub colours: PerColour<Identity>,
-    /// Goes into the buckets of sticky users.
-    pub salt: Option<Salt>,
     /// The split while no state is known.
     pub initial: Split,
-    /// What a start does when the colour that it makes active does not answer.
-    pub when_unhealthy: WhenUnhealthy,
-    /// What a colour has to be before it gets traffic.
-    pub readiness: Readiness,
-    /// The model registry that it follows.
-    pub mlflow: Option<Mlflow>,
-    /// The steps in which a candidate gets its share.
-    pub rollout: Option<RolloutPlan>,
-    /// The rules that compare candidate and active colour.
-    pub guard: Option<Guard>,
     /// The sources that say which state it should be in.
     pub sources: Vec<Source>,
-    /// A number that stands for the deployment's configuration as it was written.
-    pub digest: u64,
-}
-
-/// The rules of a deployment about its colours' readiness.
-#[derive(Clone, Debug)]
-pub struct Readiness {
-    /// How a colour is asked whether it is healthy.
-    pub probe: Option<Probe>,
-    /// What the candidate must answer as expected.
-    pub smoke_test: Option<SmokeTest>,
-    /// How long the former active colour is held ready.
-    pub bake: Option<Bake>,
-    /// When to roll back automatically.
-    pub failover: Option<Failover>,
+    /// Its section. What it names for each colour is not what is in force: that is in the state.
+    section: Arc<DeploymentConfig>,
 }
 
 // === impl Deployments ===
@@ -70,7 +42,7 @@ impl Deployments {
     pub fn new(config: &Config) -> Self {
         let runtime = config.runtime.is_some().then_some(Source::Runtime);
         let spec = config.kubernetes.is_some().then_some(Source::Kubernetes);
-        let compile = |(name, deployment): (&DeploymentName, &DeploymentConfig)| {
+        let compile = |(name, deployment): (&DeploymentName, &Arc<DeploymentConfig>)| {
             let registry = deployment.mlflow.is_some().then_some(Source::Mlflow);
             let sources = [Source::Config].into_iter().chain(runtime).chain(spec).chain(registry).collect();
             Deployment::new(name, deployment, &config.routing.cluster_header, sources)
@@ -100,34 +72,31 @@ impl Deployments {
 impl Deployment {
     fn new(
         name: &DeploymentName,
-        config: &DeploymentConfig,
+        section: &Arc<DeploymentConfig>,
         cluster_header: &HeaderName,
         sources: Vec<Source>,
     ) -> Self {
         Self {
             name: name.clone(),
-            rules: config.rules.clone(),
-            cluster_header: config.cluster_header.as_ref().unwrap_or(cluster_header).clone(),
-            colours: config.colours.clone(),
-            salt: config.sticky.as_ref().and_then(|sticky| sticky.salt.clone()),
-            initial: config.initial.split(),
-            when_unhealthy: config.initial.when_unhealthy.unwrap_or_default(),
-            readiness: Readiness {
-                probe: config.probe.clone(),
-                smoke_test: config.smoke_test.clone(),
-                bake: config.bake,
-                failover: config.failover,
-            },
-            mlflow: config.mlflow.clone(),
-            rollout: config.rollout.clone(),
-            guard: config.guard,
+            cluster_header: section.cluster_header.as_ref().unwrap_or(cluster_header).clone(),
+            initial: section.initial.split(),
             sources,
-            digest: config.digest,
+            section: Arc::clone(section),
         }
     }
 
+    /// What a start does when the colour that it makes active does not answer.
+    pub fn when_unhealthy(&self) -> WhenUnhealthy {
+        self.section.initial.when_unhealthy.unwrap_or_default()
+    }
+
+    /// Goes into the buckets of sticky users.
+    pub fn salt(&self) -> Option<&Salt> {
+        self.sticky.as_ref()?.salt.as_ref()
+    }
+
     /// Whether the colours are compared while the candidate has a share.
-    pub const fn compares(&self) -> bool {
+    pub fn compares(&self) -> bool {
         self.guard.is_some() || self.rollout.is_some()
     }
 
@@ -157,5 +126,13 @@ impl Deployment {
     /// name.
     pub fn host<'h>(&'h self, identity: &'h Identity, own: Option<&'h HostName>) -> &'h str {
         own.or(identity.authority.as_ref()).map_or(self.name.as_str(), HostName::as_str)
+    }
+}
+
+impl Deref for Deployment {
+    type Target = DeploymentConfig;
+
+    fn deref(&self) -> &DeploymentConfig {
+        &self.section
     }
 }

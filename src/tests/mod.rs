@@ -10,6 +10,7 @@ mod failure;
 mod fleet;
 mod growth;
 mod host_calls;
+mod many;
 mod measuring;
 mod naming;
 mod neighbours;

@@ -5,6 +5,7 @@
 //! file is delivered as it is.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
@@ -95,8 +96,13 @@ impl Name for TypedStruct {
 impl ControlPlane {
     /// Starts one, on a free port, that delivers the shipped ECDS resource with the built module.
     pub async fn start() -> Result<Self> {
+        Self::start_with(&repository::wasm()?).await
+    }
+
+    /// The same with another module.
+    pub async fn start_with(wasm: &Path) -> Result<Self> {
         let file = repository::root().join("envoy/ecds/bluegreen.yaml");
-        let resource = Bootstrap::read(&file)?.with_wasm(&repository::wasm()?);
+        let resource = Bootstrap::read(&file)?.with_wasm(wasm);
         let published = watch::Sender::new(Published { version: 1, resources: encode(&resource)? });
         let verdicts = Arc::<Mutex<Vec<Verdict>>>::default();
         let listener = TcpListener::bind(loopback(0)).await?;

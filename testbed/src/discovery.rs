@@ -47,8 +47,16 @@ impl Watched {
 
     /// The shipped configuration with its listeners in a watched file.
     pub fn lds() -> Result<Self> {
+        Self::lds_of(Bootstrap::shipped()?)
+    }
+
+    /// The same with another module.
+    pub fn lds_with(wasm: &Path) -> Result<Self> {
+        Self::lds_of(Bootstrap::shipped()?.with_wasm(wasm))
+    }
+
+    fn lds_of(shipped: Bootstrap) -> Result<Self> {
         let folder = TempDir::with_prefix("bluegreen-watched-")?;
-        let shipped = Bootstrap::shipped()?;
         let mut tree = shipped.tree().clone();
         let mut listeners = tree["static_resources"]["listeners"].take();
         for listener in listeners.as_array_mut().context("envoy.yaml has no listeners")? {

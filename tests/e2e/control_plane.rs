@@ -1,5 +1,7 @@
 //! A control plane delivers the filter's configuration over ADS: what is new acts, what is bad is refused with its field.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::admin::Deployment;
 use bluegreen_testbed::control_plane::ControlPlane;
@@ -7,6 +9,9 @@ use bluegreen_testbed::upstream::Behaviour;
 use bluegreen_testbed::{Bootstrap, Relay, wait};
 use bluegreen_tests::{Environment, IRIS};
 use serde_json::{Value, json};
+
+/// The period of the filter's ticks, as `core/src/model/time.rs` has it.
+const TICK: Duration = Duration::from_millis(250);
 
 /// An Envoy that gets its filter's configuration from a control plane, through a relay.
 struct Delivered {
@@ -178,4 +183,26 @@ async fn without_enforcement_a_pushed_initial_acts_at_once_and_that_is_recorded(
     let history = delivered.env.history().await?;
     ensure!(history.len() == 1 && history.iter().all(|change| change.forced), "{history:?}");
     Ok(())
+}
+
+/// Without a hurry a push waits for the first tick of a new configuration, which comes a whole period after it. So one push
+/// that acts within less has not waited, however busy the machine is at the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pushed_initial_does_not_wait_for_an_ordinary_tick() -> Result<()> {
+    let mut delivered = Delivered::new().await?;
+    let load = delivered.env.load()?.connections(2).rate(500.0).start();
+    let mut fastest = Duration::MAX;
+    for push in 0..100 {
+        let colour = if push % 2 == 0 { "green" } else { "blue" };
+        let pushed = Instant::now();
+        delivered.deliver(initially(colour))?;
+        load.settled(4, pushed, |record| record.colour() == Some(colour)).await?;
+        fastest = fastest.min(pushed.elapsed());
+        if fastest < TICK {
+            break;
+        }
+    }
+    ensure!(fastest < TICK, "the fastest of 100 pushes took {fastest:?}, and a tick comes each {TICK:?}");
+    load.stop().await.ensure_no_failures()?;
+    delivered.env.ensure_no_trap()
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use bluegreen_testbed::control_plane::ControlPlane;
 use bluegreen_testbed::discovery::Watched;
 use bluegreen_testbed::{Admin, Bootstrap, Envoy};
 use serde_json::{Value, json};
@@ -30,8 +31,10 @@ enum Way {
     Runtime(reqwest::Client, SocketAddr),
     /// A file with the routes that Envoy watches (RDS).
     Routes { _folder: TempDir, file: Bootstrap, path: std::path::PathBuf },
-    /// A file with the filter's configuration that Envoy watches (ECDS).
-    Filter(Box<Watched>),
+    /// A file that Envoy watches, with the filter's configuration (ECDS) or the listeners with it (LDS).
+    File(Box<Watched>),
+    /// A control plane that delivers the filter's configuration over an aggregated stream (ADS).
+    ControlPlane(Box<ControlPlane>),
 }
 
 // === impl Method ===
@@ -72,11 +75,24 @@ impl Method {
         Ok(Self { envoy, way: Way::Routes { _folder: folder, file, path } })
     }
 
-    pub async fn filter(lab: &Lab) -> Result<Self> {
-        let watched = Watched::ecds_with(&lab.module)?;
-        let bootstrap = watched.bootstrap().with_cluster("blue", lab.blue).with_cluster("green", lab.green);
-        let envoy = lab.start(bootstrap, WORKERS).await?;
-        Ok(Self { envoy, way: Way::Filter(Box::new(watched)) })
+    pub async fn filter_file(lab: &Lab) -> Result<Self> {
+        Self::file(lab, Watched::ecds_with(&lab.module)?).await
+    }
+
+    pub async fn listener_file(lab: &Lab) -> Result<Self> {
+        Self::file(lab, Watched::lds_with(&lab.module)?).await
+    }
+
+    async fn file(lab: &Lab, watched: Watched) -> Result<Self> {
+        let envoy = lab.start(of_lab(watched.bootstrap(), lab), WORKERS).await?;
+        Ok(Self { envoy, way: Way::File(Box::new(watched)) })
+    }
+
+    pub async fn control_plane(lab: &Lab) -> Result<Self> {
+        let control_plane = ControlPlane::start_with(&lab.module).await?;
+        let bootstrap = ControlPlane::bootstrap(control_plane.address())?;
+        let envoy = lab.start(of_lab(bootstrap, lab), WORKERS).await?;
+        Ok(Self { envoy, way: Way::ControlPlane(Box::new(control_plane)) })
     }
 
     /// Sends everything to `colour`; returns when the caller has reason to believe that it is done.
@@ -95,10 +111,19 @@ impl Method {
                 });
                 changed.write(path)
             }
-            Way::Filter(watched) => watched
-                .deliver(|resource| resource.deployment("iris", |iris| iris["initial"]["active"] = json!(colour))),
+            Way::File(watched) => watched.deliver(|resource| initially(resource, colour)),
+            Way::ControlPlane(control_plane) => control_plane.publish(|resource| initially(resource, colour)).map(drop),
         }
     }
+}
+
+fn of_lab(bootstrap: Bootstrap, lab: &Lab) -> Bootstrap {
+    bootstrap.with_cluster("blue", lab.blue).with_cluster("green", lab.green)
+}
+
+/// What a user pushes: another `initial`.
+fn initially(resource: Bootstrap, colour: &str) -> Bootstrap {
+    resource.deployment("iris", |iris| iris["initial"]["active"] = json!(colour))
 }
 
 fn weights(colour: &str) -> (u32, u32) {

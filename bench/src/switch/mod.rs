@@ -16,12 +16,16 @@ use crate::report::{BenchReport, Table, Target};
 use crate::statistics::quantile;
 use bluegreen_programs::Progress;
 use method::Method;
-use timeline::{Change, Findings, milliseconds};
+use timeline::{Change, Findings, NEARBY, milliseconds};
 
 /// So many requests in a row must have the new colour before the next command is given.
 const SETTLED: usize = 48;
 
 const CONNECTIONS: usize = 16;
+
+/// The requests a second beside pushes: few enough to leave processor time for what a push does, so that a request that takes
+/// longer was held up.
+const BESIDE_PUSHES: f64 = 1_000.0;
 
 /// One method's findings.
 #[derive(Serialize)]
@@ -33,13 +37,18 @@ struct Series {
 
 pub async fn run(lab: &Lab) -> Result<BenchReport> {
     let idle = idle_calls(&mut Method::admin(lab).await?, lab.pick(50, 1000)).await?;
-    let series = [
-        series("bluegreen: admin API", &mut Method::admin(lab).await?, lab.pick(50, 1000)).await?,
-        series("weighted_clusters: runtime_modify", &mut Method::runtime(lab).await?, lab.pick(50, 1000)).await?,
-        series("weighted_clusters: RDS file", &mut Method::routes(lab).await?, lab.pick(20, 200)).await?,
-        series("bluegreen: ECDS file", &mut Method::filter(lab).await?, lab.pick(10, 100)).await?,
+    let commands = [
+        series("bluegreen: admin API", &mut Method::admin(lab).await?, lab.pick(50, 1000), None).await?,
+        series("weighted_clusters: runtime_modify", &mut Method::runtime(lab).await?, lab.pick(50, 1000), None).await?,
+        series("weighted_clusters: RDS file", &mut Method::routes(lab).await?, lab.pick(20, 200), None).await?,
     ];
-    Ok(report(&idle, &series))
+    let (count, rate) = (lab.pick(20, 200), Some(BESIDE_PUSHES));
+    let pushes = [
+        series("LDS file", &mut Method::listener_file(lab).await?, count, rate).await?,
+        series("ECDS file", &mut Method::filter_file(lab).await?, count, rate).await?,
+        series("ADS", &mut Method::control_plane(lab).await?, count, rate).await?,
+    ];
+    Ok(report(&idle, &commands, &pushes))
 }
 
 /// The time of each admin call while there is no traffic.
@@ -53,10 +62,11 @@ async fn idle_calls(method: &mut Method, count: usize) -> Result<Vec<f64>> {
     Ok(calls)
 }
 
-async fn series(name: &'static str, method: &mut Method, count: usize) -> Result<Series> {
+async fn series(name: &'static str, method: &mut Method, count: usize, rate: Option<f64>) -> Result<Series> {
     let progress = Progress::start(format!("{count} switches by {name}"));
     let load = Load::new(method.envoy.traffic()?, "/invocations").connections(CONNECTIONS).at_most(3_000_000);
-    let load = load.lasting(Duration::from_secs(300)).start();
+    let load = load.lasting(Duration::from_secs(300));
+    let load = rate.map_or(load.clone(), |rate| load.rate(rate)).start();
     load.more(200).await?;
     let mut changes: Vec<Change> = Vec::new();
     for index in 0..count {
@@ -66,6 +76,10 @@ async fn series(name: &'static str, method: &mut Method, count: usize) -> Result
         method.switch(to).await?;
         let change = Change { to, called, answered: Instant::now() };
         settled(&load, &change).await?;
+        if rate.is_some() {
+            // What the next one is compared with.
+            tokio::time::sleep(2 * NEARBY).await;
+        }
         changes.push(change);
     }
     let findings = timeline::judge(&load.stop().await.records, &changes);
@@ -82,7 +96,7 @@ fn colour(index: usize) -> &'static str {
     if index.is_multiple_of(2) { "green" } else { "blue" }
 }
 
-fn report(idle: &[f64], series: &[Series]) -> BenchReport {
+fn report(idle: &[f64], commands: &[Series], pushes: &[Series]) -> BenchReport {
     let mut table = Table::new(
         "Switches under load",
         &[
@@ -96,10 +110,7 @@ fn report(idle: &[f64], series: &[Series]) -> BenchReport {
             "… after the command was given, ms p50 / p99",
         ],
     );
-    for Series { name, findings } in series {
-        let ranks = |values: &[f64], ranks: &[f64]| {
-            ranks.iter().map(|rank| format!("{:.2}", quantile(values, *rank))).collect::<Vec<_>>().join(" / ")
-        };
+    for Series { name, findings } in commands {
         table.row([
             (*name).to_owned(),
             findings.changes.to_string(),
@@ -111,32 +122,79 @@ fn report(idle: &[f64], series: &[Series]) -> BenchReport {
             ranks(&findings.in_force_ms, &[0.5, 0.99]),
         ]);
     }
+    let mut pushed = Table::new(
+        "Pushes of another `initial`",
+        &[
+            "by",
+            "pushes",
+            "requests",
+            "failed",
+            "last old-colour request after the push, ms p50 / p99 / max",
+            "client, ms p50 / p99 before",
+            "client, ms p50 / p99 meanwhile",
+        ],
+    );
+    for Series { name, findings } in pushes {
+        pushed.row([
+            (*name).to_owned(),
+            findings.changes.to_string(),
+            findings.requests.to_string(),
+            findings.failed.to_string(),
+            ranks(&findings.in_force_ms, &[0.5, 0.99, 1.0]),
+            ranks(&findings.before_ms, &[0.5, 0.99]),
+            ranks(&findings.during_ms, &[0.5, 0.99]),
+        ]);
+    }
     let mut calls = Table::new("bluegreen's admin call", &["when", "calls", "p50 ms", "p99 ms"]);
-    let under_load = series.first().map_or(&[][..], |series| &series.findings.call_ms);
+    let under_load = commands.first().map_or(&[][..], |series| &series.findings.call_ms);
     for (when, values) in [("idle", idle), ("under load", under_load)] {
         let cells = [quantile(values, 0.5), quantile(values, 0.99)].map(|value| format!("{value:.2}"));
         table_row(&mut calls, when, values.len(), cells);
     }
-    let ours = series.first().map(|series| series.findings.clone()).unwrap_or_default();
+    let ours = commands.first().map(|series| series.findings.clone()).unwrap_or_default();
+    let failed = |series: &[Series]| series.iter().map(|series| series.findings.failed).sum::<usize>();
+    let mut targets = vec![
+        Target::at_most("failed requests", 0.0, (ours.failed + failed(pushes)) as f64, "", "see the JSON"),
+        Target::at_most("old colour after the answer", 0.0, ours.old_after_answer as f64, "", "see the JSON"),
+        Target::at_most(
+            "admin call, idle, p99",
+            5.0,
+            quantile(idle, 0.99),
+            "ms",
+            "the call waits for a core: the figure contains the client's share",
+        ),
+    ];
+    for Series { name, findings } in pushes {
+        let why = "Envoy's own part (the file, parsing, another virtual machine to try the configuration in) waits for a core";
+        let in_force = quantile(&findings.in_force_ms, 0.99);
+        targets.push(Target::at_most(&format!("push by {name} in force, p99"), 15.0, in_force, "ms", why));
+        let longer = quantile(&findings.during_ms, 0.99) - quantile(&findings.before_ms, 0.99);
+        let why = "the client, the upstream and Envoy's main thread share the cores with the workers";
+        targets.push(Target::at_most(
+            &format!("client p99 while pushed by {name}, above that before"),
+            1.0,
+            longer,
+            "ms",
+            why,
+        ));
+    }
     BenchReport {
         title: "Switching: what a change of the active colour costs".to_owned(),
-        method: vec![format!(
-            "An Envoy with four workers for each method and {CONNECTIONS} keep-alive connections. The next switch comes when \
-             {SETTLED} requests in a row have the new colour. \"Old colour after the answer\": the request began after the \
-             command was answered (for files: after the rename) and ended before the next command."
-        )],
-        tables: vec![table, calls],
-        targets: vec![
-            Target::at_most("failed requests", 0.0, ours.failed as f64, "", "see the JSON"),
-            Target::at_most("old colour after the answer", 0.0, ours.old_after_answer as f64, "", "see the JSON"),
-            Target::at_most(
-                "admin call, idle, p99",
-                5.0,
-                quantile(idle, 0.99),
-                "ms",
-                "the call waits for a core: the figure contains the client's share",
+        method: vec![
+            format!(
+                "An Envoy with four workers for each method and {CONNECTIONS} keep-alive connections. The next switch comes when \
+                 {SETTLED} requests in a row have the new colour. \"Old colour after the answer\": the request began after the \
+                 command was answered (for files: after the rename) and ended before the next command."
+            ),
+            format!(
+                "Pushes come beside {BESIDE_PUSHES} requests a second, and are of the shipped configuration, in which the colour \
+                 has to answer a probe first. \"Before\": requests that ended in the {0} ms before a push; \"meanwhile\": those \
+                 under way in the {0} ms after it.",
+                NEARBY.as_millis()
             ),
         ],
+        tables: vec![table, pushed, calls],
+        targets,
         notes: vec![
             "Load, upstream and Envoy share the cores, so under load a call first waits for one. The counts do not depend on that."
                 .to_owned(),
@@ -144,8 +202,12 @@ fn report(idle: &[f64], series: &[Series]) -> BenchReport {
              runtime_modify answers without waiting for the workers; it has no token, no condition and no history."
                 .to_owned(),
         ],
-        measurements: json!({"idle_call_ms": idle, "series": series}),
+        measurements: json!({"idle_call_ms": idle, "commands": commands, "pushes": pushes}),
     }
+}
+
+fn ranks(values: &[f64], ranks: &[f64]) -> String {
+    ranks.iter().map(|rank| format!("{:.2}", quantile(values, *rank))).collect::<Vec<_>>().join(" / ")
 }
 
 fn table_row(table: &mut Table, when: &str, calls: usize, figures: [String; 2]) {

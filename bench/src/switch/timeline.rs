@@ -31,7 +31,14 @@ pub struct Findings {
     pub in_force_ms: Vec<f64>,
     /// How long each command took to be answered.
     pub call_ms: Vec<f64>,
+    /// How long requests took that ended within [`NEARBY`] before a command.
+    pub before_ms: Vec<f64>,
+    /// How long requests took that were under way within [`NEARBY`] after a command.
+    pub during_ms: Vec<f64>,
 }
+
+/// What a command does to the requests around it is over by then.
+pub const NEARBY: Duration = Duration::from_millis(100);
 
 /// The colour that a record's answer came from; by the upstream's own word, which all methods have.
 pub fn colour(record: &Record) -> Option<&str> {
@@ -65,6 +72,14 @@ pub fn judge(records: &[Record], changes: &[Change]) -> Findings {
             if old && after_answer {
                 findings.old_after_answer += 1;
                 stale = stale.max(record.began - change.answered);
+            }
+        }
+        for record in records {
+            let took = milliseconds(record.ended - record.began);
+            if record.ended <= change.called && change.called - record.ended <= NEARBY {
+                findings.before_ms.push(took);
+            } else if record.ended > change.called && record.began < change.called + NEARBY {
+                findings.during_ms.push(took);
             }
         }
         findings.stale_ms.push(milliseconds(stale));
@@ -117,6 +132,19 @@ mod tests {
         assert_eq!(findings.stale_ms, [8.0, 0.0]);
         assert_eq!(findings.in_force_ms, [10.0, 0.0]);
         assert_eq!(findings.call_ms, [2.0, 2.0]);
+    }
+
+    #[test]
+    fn requests_around_a_command_are_before_it_or_beside_it() {
+        let start = Instant::now();
+        let of = |records: &[Record]| {
+            let change = Change { to: "green", called: at(start, 200), answered: at(start, 202) };
+            let findings = judge(records, &[change]);
+            (findings.before_ms, findings.during_ms)
+        };
+        assert_eq!(of(&[record(start, 50, 99, "blue"), record(start, 301, 302, "green")]), (vec![], vec![]));
+        assert_eq!(of(&[record(start, 90, 110, "blue")]), (vec![20.0], vec![]));
+        assert_eq!(of(&[record(start, 199, 203, "blue"), record(start, 290, 291, "green")]), (vec![], vec![4.0, 1.0]));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What can be seen to be wrong with what one Envoy gets. Each function is one check, or some that look at the same thing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bluegreen_core::config::{Access, Config, DeploymentConfig, PUBLISHED, TokenSum};
 use bluegreen_core::model::colour::Colour;
@@ -768,7 +769,7 @@ impl<'d> Seeds<'d> {
 
 /// The seed of a header that a route follows.
 fn seeded(seeds: &Seeds<'_>, header: &str, manager: &At<'_>, config: &Config, findings: &mut Findings) {
-    let of_header = |deployment: &&DeploymentConfig| {
+    let of_header = |deployment: &&Arc<DeploymentConfig>| {
         deployment.cluster_header.as_ref().unwrap_or(&config.routing.cluster_header).as_str() == header
     };
     let stable: Vec<&str> = config

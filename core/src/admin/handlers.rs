@@ -221,7 +221,7 @@ async fn change(call: Box<Request>, command: CommandOf<'_>) -> Answer {
 pub async fn test(call: Box<Request>) -> Answer {
     let (index, deployment) = call.deployment()?;
     let state = call.load(deployment)?;
-    let Some(test) = &deployment.readiness.smoke_test else {
+    let Some(test) = &deployment.smoke_test else {
         return Err(Refused::on(Problem::NoSmokeTest, index, state));
     };
     let host = &call.context.host;
@@ -305,7 +305,7 @@ fn drained(
     let host = &*call.context.host;
     let (store, now) = (host.store(), host.now());
     let in_flight = report::totals(store, &deployment.name).get(colour).get(ColourMetric::InFlight);
-    let (bake, strays) = (deployment.readiness.bake, arrival::unrouted(store, deployment, colour.other()).is_some());
+    let (bake, strays) = (deployment.bake, arrival::unrouted(store, deployment, colour.other()).is_some());
     let mut blockers = drain_blockers(&state, colour, in_flight, bake, confirmation, strays, now);
     blockers.extend(blockers_elsewhere(host, &call.context.worker, &call.context.deployments, index, colour));
     if blockers.is_empty() {

@@ -188,15 +188,14 @@ impl<'a> DeploymentView<'a> {
                     .is_some()
             })
         };
-        let mut health = match deployment.readiness.probe {
+        let mut health = match deployment.probe {
             Some(_) => probe::health(store, deployment, state),
             None => PerColour::default(),
         };
         let mut waiting = versions::waiting(store, &deployment.name);
         let colours = PerColour::from_fn(|colour| {
             let in_flight = totals.get(colour).get(ColourMetric::InFlight);
-            let (bake, strays) =
-                (deployment.readiness.bake, arrival::unrouted(store, deployment, colour.other()).is_some());
+            let (bake, strays) = (deployment.bake, arrival::unrouted(store, deployment, colour.other()).is_some());
             let blockers = drain_blockers(state, colour, in_flight, bake, confirmation, strays, now);
             let identity = deployment.identity(state, colour);
             let waits = waiting.get_mut(colour).take().filter(|waiting| waiting.identity != *identity);

@@ -44,7 +44,7 @@ pub struct DeploymentConfig {
     /// When to roll back automatically; absent: never.
     pub failover: Option<Failover>,
     /// The model registry that the deployment follows; absent: none.
-    pub mlflow: Option<Mlflow>,
+    pub mlflow: Option<Box<Mlflow>>,
     /// The steps in which a candidate gets its share; absent: operators take each step.
     pub rollout: Option<RolloutPlan>,
     /// The rules that compare candidate and active colour; absent: none.

@@ -17,9 +17,10 @@ use crate::model::author::{Author, Source};
 use crate::model::split::{Revision, Split};
 use crate::model::time::Timestamp;
 use crate::state::{Command, State};
+use crate::store::key::Key;
 use crate::store::record::{self, Applied, Effect, Origin};
 use crate::store::source_status::{self, Pending, SourceStatus, read};
-use crate::store::{Store, StoreError};
+use crate::store::{CasToken, Store, StoreError, Versioned, replace};
 use crate::workers::publish;
 use crate::workers::roster::Roster;
 
@@ -125,28 +126,87 @@ pub fn wanted(store: &dyn Store, deployment: &Deployment) -> Option<Split> {
 
 /// Takes over what a configuration says of each deployment: what is behind its colours, and its `initial`. The deployments of
 /// which something has to wait.
+///
+/// Of a thousand deployments most are as they were, since each thread loads each configuration, or are new to this Envoy; for
+/// both a few calls do. Gauges and samples are the leader's: only those of the first deployments are made at once.
 pub fn load(context: &Context, push: ConfigPush) -> Vec<DeploymentIndex> {
-    let mut waiting = Vec::new();
-    let store = context.host.store();
+    let (host, store, now) = (&*context.host, context.host.store(), context.host.now());
+    let (mut waiting, mut has_begun) = (Vec::new(), false);
     for (index, deployment) in context.deployments.all().iter().enumerate() {
-        let (effect, state) = match load_one(context, (index, deployment), push) {
+        let (key, digest) = (Key::TakenOver(&deployment.name).to_string(), taken_over(context, deployment, push));
+        let stored = store.read(&key).unwrap_or(Versioned { value: None, token: CasToken::Never });
+        let is_known = stored.value.as_deref() == Some(&digest);
+        if is_known && index >= AT_ONCE {
+            continue;
+        }
+        let loaded = match begin(context, deployment, now) {
+            Ok(true) => {
+                has_begun = true;
+                Ok((Effect::Recorded, None))
+            }
+            Ok(false) if is_known => Ok((Effect::None, None)),
+            Ok(false) => load_one(context, (index, deployment), push).map(|(effect, state)| (effect, Some(state))),
+            Err(error) => Err(error),
+        };
+        let (effect, state) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
                 let name = &deployment.name;
-                context.host.warn(&format!("bluegreen: deployment={name}: {error}: requests follow initial"));
+                host.warn(&format!("bluegreen: deployment={name}: {error}: requests follow initial"));
                 continue;
             }
         };
-        if wanted(store, deployment).is_some() || versions::is_waiting(&versions::waiting(store, &deployment.name)) {
+        let waits = state.is_some()
+            && (wanted(store, deployment).is_some()
+                || versions::is_waiting(&versions::waiting(store, &deployment.name)));
+        if waits {
             waiting.push(index);
         }
-        if effect != Effect::None {
-            // Where comparisons begin.
-            leader::sample(context, index, deployment, &Roster::read(store), &mut false);
+        if !is_known {
+            // Where that fails, or another thread comes first with another configuration, it is looked at again.
+            let known = if waits { &[][..] } else { &digest };
+            let _: Result<bool, StoreError> = replace(store, &key, known, stored.token);
         }
-        publish::show(&*context.host, index, deployment, &state);
+        if index < AT_ONCE {
+            show(context, (index, deployment), effect, state);
+        }
+    }
+    if has_begun {
+        context.worker.note_write(host);
     }
     waiting
+}
+
+/// So many deployments have gauges and a sample, with which comparisons begin, as soon as they are configured. Those of the
+/// others come in the leader's turns, or with their first change or request.
+const AT_ONCE: usize = 16;
+
+/// Stands for all on which it depends what a configuration changes of a deployment.
+fn taken_over(context: &Context, deployment: &Deployment, push: ConfigPush) -> [u8; 8] {
+    let (in_fleet, enforced) = (u64::from(context.fleet.is_some()), u64::from(push.enforce));
+    (deployment.digest ^ (in_fleet << 1) ^ enforced).to_le_bytes()
+}
+
+/// The first configuration of a deployment is its state. Whether it was the first: in a fleet the state comes from elsewhere.
+fn begin(context: &Context, deployment: &Deployment, now: Timestamp) -> Result<bool, StoreError> {
+    let store = context.host.store();
+    if context.fleet.is_some() {
+        return Ok(false);
+    }
+    let state = State::initial(deployment.initial, now).knowing(&deployment.colours);
+    Ok(record::begin(store, &deployment.name, &state)? && versions::begin(store, deployment)?)
+}
+
+/// Shows the state of a deployment, and takes a first sample of one that is new.
+fn show(context: &Context, (index, deployment): (DeploymentIndex, &Deployment), effect: Effect, state: Option<State>) {
+    let (host, store) = (&*context.host, context.host.store());
+    if effect != Effect::None {
+        leader::sample(context, index, deployment, &Roster::read(store), &mut false);
+    }
+    let read = || record::load(store, &deployment.name, deployment.initial, host.now()).map(|loaded| loaded.state);
+    if let Ok(state) = state.map_or_else(read, Ok) {
+        publish::show(host, index, deployment, &state);
+    }
 }
 
 /// What is behind a colour comes first, since an `initial` that gives it traffic is meant for that. Only a colour that the

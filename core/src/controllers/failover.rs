@@ -29,7 +29,7 @@ const LONGEST_DETAIL: usize = 130;
 pub fn is_watching(context: &Context, index: DeploymentIndex, colour: Colour, now: Timestamp) -> bool {
     let (deployment, state) = (context.deployments.get(index), context.worker.state(index));
     let Some((deployment, state)) = deployment.zip(state) else { return false };
-    let bake = deployment.readiness.bake.filter(|_| deployment.readiness.failover.is_some());
+    let bake = deployment.bake.filter(|_| deployment.failover.is_some());
     let is_active = state.known_split().is_some_and(|split| split.active == colour);
     is_active && bake.zip(state.left_at()).is_some_and(|(bake, left_at)| left_at.plus(bake.r#for) > now)
 }
@@ -54,7 +54,7 @@ pub fn on_unreached(
     details: &str,
 ) {
     let Some(deployment) = context.deployments.get(index) else { return };
-    let Some(failover) = deployment.readiness.failover else { return };
+    let Some(failover) = deployment.failover else { return };
     let failures = unreached::count(context.host.store(), &deployment.name);
     if failures < u64::from(failover.after.get()) {
         return;
@@ -67,7 +67,7 @@ pub fn on_unreached(
     }
     let back = colour.other();
     let health = probe::health(host.store(), deployment, &loaded.state).get_mut(back).take();
-    let bake = deployment.readiness.bake;
+    let bake = deployment.bake;
     if loaded.state.rollback_to.is_some() && !loaded.state.is_way_back_proven() {
         // Once for each row of failures.
         if failures == u64::from(failover.after.get()) {

@@ -121,7 +121,7 @@ fn look_after_all(context: &Rc<Context>, submissions: &Rc<Submissions>, memories
                 restamp(context, index, deployment, Restamp::NotAhead);
             }
         }
-        let is_due = deployment.readiness.probe.is_some() && memory.probe_due <= moment;
+        let is_due = deployment.probe.is_some() && memory.probe_due <= moment;
         if is_due && (is_decided_on(context, index, deployment) || take_one(&mut turns.probes_left)) {
             probe_both(context, index, deployment, &mut memory.probe_due);
         }
@@ -146,7 +146,7 @@ fn is_sample_due(deployment: &Deployment, last: Option<u64>, now: Timestamp) -> 
 fn is_decided_on(context: &Context, index: DeploymentIndex, deployment: &Deployment) -> bool {
     let Some(state) = context.worker.state(index) else { return false };
     let has_canary = state.known_split().is_some_and(|split| split.canary_percent > Percent::ZERO);
-    let bake = deployment.readiness.bake.zip(state.left_at());
+    let bake = deployment.bake.zip(state.left_at());
     has_canary || bake.is_some_and(|(bake, left_at)| left_at.plus(bake.r#for) > context.host.now())
 }
 
@@ -230,7 +230,7 @@ pub fn sample(
 
 /// Probes both colours, each on a flow of its own.
 fn probe_both(context: &Rc<Context>, index: DeploymentIndex, deployment: &Deployment, due: &mut Moment) {
-    let Some(probe) = &deployment.readiness.probe else { return };
+    let Some(probe) = &deployment.probe else { return };
     *due = context.host.moment().plus(probe.interval);
     let Ok(loaded) = record::load(context.host.store(), &deployment.name, deployment.initial, context.host.now())
     else {

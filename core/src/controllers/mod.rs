@@ -107,8 +107,8 @@ pub fn start(context: &Rc<Context>, submissions: &Rc<Submissions>, config: &Conf
 fn polled(config: &Config) -> [Vec<Rc<dyn PolledSource>>; 2] {
     let runtime = config.runtime.clone().map(|section| Rc::new(Runtime::new(section)) as Rc<dyn PolledSource>);
     let registry = |(deployment, section)| Rc::new(Registry::new(deployment, section)) as Rc<dyn PolledSource>;
-    let sections = config.deployments.values().map(|deployment| deployment.mlflow.clone()).enumerate();
-    let registries = sections.filter_map(|(deployment, section)| Some(registry((deployment, section?))));
+    let sections = config.deployments.values().map(|deployment| deployment.mlflow.as_deref()).enumerate();
+    let registries = sections.filter_map(|(deployment, section)| Some(registry((deployment, section?.clone()))));
     [runtime.into_iter().collect(), registries.collect()]
 }
 

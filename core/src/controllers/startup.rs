@@ -62,7 +62,7 @@ pub async fn check_all(context: &Rc<Context>) {
 /// One failed probe is not enough: Envoy may still look the cluster's addresses up.
 async fn check_active(context: &Context, index: DeploymentIndex) {
     let (host, Some(deployment)) = (&*context.host, context.deployments.get(index)) else { return };
-    let is_asked = deployment.readiness.probe.is_some() && deployment.when_unhealthy == WhenUnhealthy::Other;
+    let is_asked = deployment.probe.is_some() && deployment.when_unhealthy() == WhenUnhealthy::Other;
     // The word of a fleet's store counts, whatever answers.
     if !is_asked || context.fleet.is_some() {
         return;

@@ -112,7 +112,7 @@ fn a_bake_window_ends_neither_sooner_nor_later_when_the_wall_clock_jumps() {
         envoy.pass(Duration::from_secs(60));
         envoy.jump(jump);
         envoy.pass(Duration::from_secs(60));
-        let bake = envoy.context.deployments.all()[0].readiness.bake;
+        let bake = envoy.context.deployments.all()[0].bake;
         let until = baking_until(&envoy.state(), Colour::Blue, bake).expect("it bakes");
         let left = until.since(envoy.context.host.now());
         assert!((470..=490).contains(&left.as_secs()), "{jump:?}: {left:?}");
@@ -154,7 +154,7 @@ fn what_a_clock_noted_that_was_a_century_ahead_holds_nothing_up_for_longer_than_
     )
     .expect("in reach");
     envoy.pass(Duration::from_secs(20));
-    let bake = envoy.context.deployments.all()[0].readiness.bake;
+    let bake = envoy.context.deployments.all()[0].bake;
     let until = baking_until(&envoy.state(), Colour::Blue, bake).expect("it bakes");
     assert!(until <= envoy.context.host.now().plus(Duration::from_secs(600)), "{until}");
     let confirmation = at_once(envoy.context.ask_workers(None));

@@ -26,7 +26,7 @@ use crate::state::{Command, State};
 use crate::store::key::Key;
 use crate::store::record::{self, Applied, Effect, Loaded};
 use crate::store::source_status;
-use crate::store::{Store, StoreError, update};
+use crate::store::{Store, StoreError, insert, update};
 
 /// What the configuration was last seen to say about a colour.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
@@ -84,6 +84,16 @@ pub fn announce(context: &Context, deployment: &Deployment) -> Result<(), StoreE
     }
     setup::clear(&*context.host, deployment, SetupProblem::VersionWaits);
     Ok(())
+}
+
+/// Takes note of the first that is said of a deployment. Whether nothing was known before.
+///
+/// # Errors
+/// The store cannot be reached.
+pub fn begin(store: &dyn Store, deployment: &Deployment) -> Result<bool, StoreError> {
+    let said = |colour| Some(Configured { said: deployment.colours.get(colour).clone(), waiting: None });
+    let known: Known = PerColour::from_fn(said);
+    insert(store, &key(&deployment.name), &serde_json::to_vec(&known).unwrap_or_default())
 }
 
 /// What waits to come behind each colour; nothing while the store is out of reach.

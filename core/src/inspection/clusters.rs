@@ -14,8 +14,8 @@ use crate::model::time::Moment;
 
 /// The clusters of a configuration.
 pub struct Clusters {
-    /// Of each deployment, with the fields that name them, and whether they have to be looked for.
-    named: Vec<Vec<(&'static str, ClusterName, bool)>>,
+    /// Those that the whole document names, with their fields.
+    shared: Vec<(&'static str, ClusterName)>,
     due: Moment,
     /// The deployments that lack one.
     lacking: Vec<DeploymentIndex>,
@@ -43,24 +43,26 @@ impl Clusters {
     /// Those that a configuration names.
     pub fn of(config: &Config) -> Self {
         let shared = [
-            ("runtime.cluster", config.runtime.as_ref().map(|section| &section.cluster), true),
-            ("etcd.cluster", config.etcd.as_ref().map(|section| &section.cluster), true),
-            ("kubernetes.cluster", config.kubernetes.as_ref().map(|section| &section.cluster), true),
+            ("runtime.cluster", config.runtime.as_ref().map(|section| &section.cluster)),
+            ("etcd.cluster", config.etcd.as_ref().map(|section| &section.cluster)),
+            ("kubernetes.cluster", config.kubernetes.as_ref().map(|section| &section.cluster)),
         ];
-        let of_deployment = |deployment: &DeploymentConfig| {
-            let is_asked = deployment.probe.is_some();
-            let own = [
-                ("colours.blue.cluster", Some(&deployment.colours.blue.cluster), !is_asked),
-                ("colours.green.cluster", Some(&deployment.colours.green.cluster), !is_asked),
-                ("mlflow.cluster", deployment.mlflow.as_ref().map(|section| &section.cluster), true),
-            ];
-            let all = own.into_iter().chain(shared);
-            let all = all.filter_map(|(field, cluster, is_sought)| Some((field, cluster?.clone(), is_sought)));
-            let receivers = NOTIFY.into_iter().zip(&config.notify);
-            all.chain(receivers.map(|(field, receiver)| (field, receiver.cluster.clone(), true))).collect()
-        };
-        let named = config.deployments.values().map(of_deployment).collect();
-        Self { named, due: Moment::default(), lacking: Vec::new() }
+        let shared = shared.into_iter().filter_map(|(field, cluster)| Some((field, cluster?.clone())));
+        let receivers = NOTIFY.into_iter().zip(&config.notify);
+        let receivers = receivers.map(|(field, receiver)| (field, receiver.cluster.clone()));
+        Self { shared: shared.chain(receivers).collect(), due: Moment::default(), lacking: Vec::new() }
+    }
+
+    /// Those of a deployment, with the fields that name them, and whether they have to be looked for.
+    fn named(&self, deployment: &DeploymentConfig) -> Vec<(&'static str, ClusterName, bool)> {
+        let is_asked = deployment.probe.is_some();
+        let own = [
+            ("colours.blue.cluster", Some(&deployment.colours.blue.cluster), !is_asked),
+            ("colours.green.cluster", Some(&deployment.colours.green.cluster), !is_asked),
+            ("mlflow.cluster", deployment.mlflow.as_ref().map(|section| &section.cluster), true),
+        ];
+        let own = own.into_iter().filter_map(|(field, cluster, is_sought)| Some((field, cluster?.clone(), is_sought)));
+        own.chain(self.shared.iter().map(|(field, cluster)| (*field, cluster.clone(), true))).collect()
     }
 
     /// Looks for the clusters of those that are new, and again for those that were not there. Called at each tick.
@@ -73,9 +75,8 @@ impl Clusters {
         // Many deployments may name the same cluster.
         let mut sought: BTreeMap<ClusterName, bool> = BTreeMap::new();
         for index in again.into_iter().chain(new.clone()) {
-            let (Some(deployment), Some(named)) = (context.deployments.get(index), self.named.get(index)) else {
-                continue;
-            };
+            let Some(deployment) = context.deployments.get(index) else { continue };
+            let named = self.named(deployment);
             if new.contains(&index) {
                 let fields: Vec<&str> = named.iter().map(|(field, ..)| *field).collect();
                 clusters::keep_only(host, deployment, &fields);

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use serde::de::{Deserialize, Deserializer, Error};
 use serde_json::{Map, Value};
@@ -174,6 +175,12 @@ impl<T: FromJson> FromJson for Option<T> {
 }
 
 impl<T: FromJson> FromJson for Box<T> {
+    fn from_json(json: &Json<'_>) -> Result<Self, FieldError> {
+        T::from_json(json).map(Self::new)
+    }
+}
+
+impl<T: FromJson> FromJson for Arc<T> {
     fn from_json(json: &Json<'_>) -> Result<Self, FieldError> {
         T::from_json(json).map(Self::new)
     }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+use xxhash_rust::xxh64::xxh64;
 
 /// A value. Texts are borrowed from the bytes where they stand there as they are; the members of an object stand in the
 /// order in which they were written, each as often as it was.
@@ -68,6 +69,26 @@ impl<'j> Json<'j> {
     pub fn get(&self, name: &str) -> Option<&Self> {
         let Self::Object(members) = self else { return None };
         members.iter().find(|(known, _)| known.0 == name).map(|(_, value)| value)
+    }
+}
+
+impl Json<'_> {
+    /// A number that stands for the value, in whatever order the members of its objects were written.
+    pub fn digest(&self) -> u64 {
+        match self {
+            Self::Null => 0,
+            Self::Bool(truth) => xxh64(&[u8::from(*truth)], 1),
+            Self::Whole(number) => xxh64(&number.to_le_bytes(), 2),
+            Self::Negative(number) => xxh64(&number.to_le_bytes(), 2),
+            Self::Double(number) => xxh64(&number.to_bits().to_le_bytes(), 3),
+            Self::Text(text) => xxh64(text.as_bytes(), 4),
+            Self::List(elements) => {
+                elements.iter().fold(5, |before, element| xxh64(&element.digest().to_le_bytes(), before))
+            }
+            Self::Object(members) => {
+                members.iter().fold(6, |sum, (name, value)| sum.wrapping_add(xxh64(name.0.as_bytes(), value.digest())))
+            }
+        }
     }
 }
 

@@ -86,6 +86,23 @@ pub fn record(store: &dyn Store, name: &DeploymentName, sample: &Sample) -> Resu
     .map(|_| ())
 }
 
+/// Writes a sample of these counts down if this period has none: requests are about to be counted of a deployment that nobody
+/// may have sampled yet.
+///
+/// # Errors
+/// The store cannot be reached.
+pub fn begin(
+    store: &dyn Store,
+    name: &DeploymentName,
+    at: Timestamp,
+    counts: impl FnOnce() -> PerColour<ColourCounts>,
+) -> Result<(), StoreError> {
+    match read(store, name, period_of(at))? {
+        Some(_) => Ok(()),
+        None => record(store, name, &Sample { at, counts: counts() }),
+    }
+}
+
 /// Compares over each of [`WINDOWS`], up to `now`; not further back than `since`, if that is given: before that something
 /// else was behind a colour.
 ///

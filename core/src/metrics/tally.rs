@@ -26,6 +26,11 @@ impl Tally {
         }
     }
 
+    /// Whether nothing was ever counted.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// What is counted under a metric.
     pub fn get(&self, metric: ColourMetric) -> u64 {
         self.place(metric).ok().and_then(|place| self.0.get(place)).map_or(0, |(_, count)| *count)

@@ -1,7 +1,11 @@
 //! Names that users choose, checked once where they enter so that nothing later has to distrust them.
 
-use std::borrow::{Borrow, Cow};
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -15,13 +19,20 @@ pub struct NameError {
     rule: &'static str,
 }
 
+/// A text that costs nothing to copy: configuration, states and what is remembered of them hold the same names.
+#[derive(Clone)]
+enum Text {
+    Literal(&'static str),
+    Shared(Arc<str>),
+}
+
 /// Declares a checked text: its docs, its rule in words, the check, and what of it a JSON Schema can say.
 macro_rules! names {
     ($($(#[$doc:meta])* $name:ident, $rule:literal, $check:expr, $pattern:literal;)+) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, FromJson)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(Cow<'static, str>);
+        pub struct $name(Text);
 
         impl $name {
             /// Checks `text`.
@@ -31,13 +42,13 @@ macro_rules! names {
             pub fn new(text: impl Into<String>) -> Result<Self, NameError> {
                 let text = text.into();
                 let check: fn(&str) -> bool = $check;
-                if check(&text) { Ok(Self(Cow::Owned(text))) } else { Err(NameError { text, rule: $rule }) }
+                if check(&text) { Ok(Self(Text::Shared(text.into()))) } else { Err(NameError { text, rule: $rule }) }
             }
 
             /// A literal of this crate, whose tests hold it against the rule.
             #[allow(dead_code, reason = "not every kind of name has a default")]
             pub(crate) const fn literal(text: &'static str) -> Self {
-                Self(Cow::Borrowed(text))
+                Self(Text::Literal(text))
             }
 
             /// The text.
@@ -56,7 +67,7 @@ macro_rules! names {
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0.into_owned()
+                name.0.to_string()
             }
         }
 
@@ -74,7 +85,7 @@ macro_rules! names {
 
         #[cfg(feature = "schema")]
         impl schemars::JsonSchema for $name {
-            fn schema_name() -> Cow<'static, str> {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
                 stringify!($name).into()
             }
 
@@ -198,6 +209,51 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
+// === impl Text ===
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Literal(text) => text,
+            Self::Shared(text) => text,
+        }
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Text {}
+
+impl PartialOrd for Text {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Text {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+impl Hash for Text {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 // === impl Version ===
 
 impl Version {
@@ -217,7 +273,7 @@ impl Reason {
 
     /// What a part of the filter has to say, as much of it as a reason holds.
     pub fn of(text: &str) -> Self {
-        Self(Cow::Owned(text.chars().filter(|letter| !is_hidden(*letter)).take(200).collect()))
+        Self(Text::Shared(text.chars().filter(|letter| !is_hidden(*letter)).take(200).collect::<String>().into()))
     }
 }
 

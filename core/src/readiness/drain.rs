@@ -93,7 +93,7 @@ pub fn blockers_elsewhere<'d>(
         let loaded = record::load(store, &deployment.name, deployment.initial, now).ok();
         let needs = loaded.map(|loaded| {
             let in_flight = report::totals(store, &deployment.name).get(of).get(ColourMetric::InFlight);
-            let (bake, asked) = (deployment.readiness.bake, Confirmation::default());
+            let (bake, asked) = (deployment.bake, Confirmation::default());
             drain_blockers(&loaded.state, of, in_flight, bake, &asked, false, now)
         });
         let used_by = move |blocker| DrainBlocker::UsedBy(deployment.name.clone(), of, Box::new(blocker));

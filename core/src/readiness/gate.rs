@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::deployment::{Deployment, Readiness};
+use crate::config::DeploymentConfig;
+use crate::deployment::Deployment;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::identity::Identity;
 use crate::model::percent::Percent;
@@ -66,7 +67,7 @@ pub fn check(
     healthy: &PerColour<Option<Identity>>,
     now: Timestamp,
 ) -> Result<(), NotReady> {
-    let Readiness { probe, smoke_test, .. } = &deployment.readiness;
+    let DeploymentConfig { probe, smoke_test, .. } = &**deployment;
     let Some(colour) = gains_traffic(before, after) else { return Ok(()) };
     // The colour that a rollback returns to has served production: a test of the candidate says nothing about it. A
     // promotion of the same colour is another matter: after each switch the next version is put there.

@@ -94,7 +94,7 @@ impl Health {
 
 /// Asks what is behind a colour, or what waits to be; `None` where the deployment has no probe.
 pub async fn ask(host: &dyn Host, deployment: &Deployment, identity: &Identity) -> Option<ProbeResult> {
-    let probe = deployment.readiness.probe.as_ref()?;
+    let probe = deployment.probe.as_ref()?;
     let request = probe.request(deployment, identity);
     let reply = host.http(&request).await;
     let colour = Colour::ALL.into_iter().find(|colour| deployment.colours.get(*colour).cluster == request.cluster);
@@ -113,7 +113,7 @@ pub async fn observe(
     identity: &Identity,
 ) -> Option<ProbeResult> {
     let result = ask(host, deployment, identity).await?;
-    let probe = deployment.readiness.probe.as_ref()?;
+    let probe = deployment.probe.as_ref()?;
     record(host, &deployment.name, colour, identity, probe, &result);
     Some(result)
 }
@@ -130,7 +130,7 @@ pub fn health(store: &dyn Store, deployment: &Deployment, state: &State) -> PerC
 /// says nothing against the colour.
 pub fn show(host: &dyn Host, deployment: &Deployment, state: &State) {
     let name = &deployment.name;
-    if deployment.readiness.probe.is_none() {
+    if deployment.probe.is_none() {
         let was_asked = |colour: &Colour| read(host.store(), name, *colour).is_some();
         Colour::ALL.into_iter().filter(was_asked).for_each(|colour| show_one(host, name, colour, true));
         return;
@@ -280,7 +280,7 @@ mod tests {
         let result = probe("").judge(&answered(500));
         record(&host, &iris.name, Colour::Green, &iris.colours.green, &probe(""), &result);
         assert_eq!(host.gauges().into_values().collect::<Vec<_>>(), [0]);
-        assert!(iris.readiness.probe.is_none());
+        assert!(iris.probe.is_none());
         show(&host, iris, &state);
         assert_eq!(host.gauges().into_values().collect::<Vec<_>>(), [1]);
     }

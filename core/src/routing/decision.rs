@@ -123,7 +123,10 @@ impl RoutingReason {
 impl Router {
     /// Compiles a configuration.
     pub fn new(config: &Config) -> Self {
-        Self { matcher: Matcher::new(config), choices: config.deployments.values().map(Choice::new).collect() }
+        Self {
+            matcher: Matcher::new(config),
+            choices: config.deployments.values().map(|section| Choice::new(section)).collect(),
+        }
     }
 
     /// The deployment that a request belongs to, and how it chooses.
@@ -259,7 +262,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::deployment::{Deployment, Deployments};
+    use crate::deployment::Deployments;
     use crate::model::colour::PerColour;
     use crate::model::time::Timestamp;
     use crate::store::lease::Instance;
@@ -302,8 +305,9 @@ mod tests {
         );
         let config = Config::from_bytes(json.as_bytes()).expect("valid");
         let deployment = Deployments::new(&config);
-        let Deployment { name, colours, salt, .. } = &deployment.all()[0];
-        let buckets = |colour| Buckets::new(name, &colours.get(colour).version, salt.as_ref());
+        let deployment = &deployment.all()[0];
+        let buckets =
+            |colour| Buckets::new(&deployment.name, &deployment.colours.get(colour).version, deployment.salt());
         let choice = Router::new(&config).choices.pop().expect("one");
         Tested { choice, buckets: PerColour::from_fn(buckets) }
     }

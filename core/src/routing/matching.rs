@@ -39,7 +39,8 @@ struct HeaderTable(Vec<HeaderGroup>);
 #[derive(Debug)]
 struct HeaderGroup {
     names: Vec<HeaderName>,
-    by_values: BTreeMap<Vec<Vec<u8>>, DeploymentIndex>,
+    /// In the order of the values: most groups have one entry, for which a map is too large.
+    by_values: Vec<(Vec<Vec<u8>>, DeploymentIndex)>,
 }
 
 /// Values by text, with the lengths that occur: a long request text costs no more look-ups than there are lengths.
@@ -144,13 +145,17 @@ impl HeaderTable {
             Some(place) => self.0.get_mut(place),
             None => {
                 let place = self.0.partition_point(|group| group.names.len() >= names.len());
-                self.0.insert(place, HeaderGroup { names, by_values: BTreeMap::new() });
+                // Of a thousand prefixes nearly all have one group and no more.
+                self.0.reserve_exact(1);
+                self.0.insert(place, HeaderGroup { names, by_values: Vec::with_capacity(1) });
                 self.0.get_mut(place)
             }
         };
         // The same rules twice: the first name wins, and deployments come in the order of their names.
-        if let Some(group) = group {
-            group.by_values.entry(values).or_insert(index);
+        if let Some(group) = group
+            && let Err(place) = group.place(&values)
+        {
+            group.by_values.insert(place, (values, index));
         }
     }
 
@@ -176,7 +181,12 @@ impl HeaderGroup {
         for name in &self.names {
             values.push(headers.get(name.as_str())?.to_vec());
         }
-        self.by_values.get(&values).copied()
+        let place = self.place(&values).ok()?;
+        self.by_values.get(place).map(|(_, index)| *index)
+    }
+
+    fn place(&self, values: &[Vec<u8>]) -> Result<usize, usize> {
+        self.by_values.binary_search_by(|(known, _)| known.as_slice().cmp(values))
     }
 }
 

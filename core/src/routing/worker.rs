@@ -168,7 +168,7 @@ impl WorkerState {
 
 impl Served {
     fn new(deployment: &Deployment, identity: Identity) -> Self {
-        let buckets = Buckets::new(&deployment.name, &identity.version, deployment.salt.as_ref());
+        let buckets = Buckets::new(&deployment.name, &identity.version, deployment.salt());
         Self { identity, buckets }
     }
 }

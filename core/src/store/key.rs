@@ -40,6 +40,8 @@ pub enum Key<'n> {
     Started(&'n DeploymentName),
     /// What the configuration says is behind its colours.
     Configured(&'n DeploymentName),
+    /// The configuration of it that was taken over, of which nothing waits.
+    TakenOver(&'n DeploymentName),
     /// What a source was last seen to say.
     SourceStatus(&'n DeploymentName, Source),
     /// The last delivery by which MLflow had its registry asked.
@@ -114,6 +116,7 @@ impl fmt::Display for Key<'_> {
             Self::Clusters(name) => write!(f, "{PREFIX}/{name}/clusters"),
             Self::Started(name) => write!(f, "{PREFIX}/{name}/started"),
             Self::Configured(name) => write!(f, "{PREFIX}/{name}/configured"),
+            Self::TakenOver(name) => write!(f, "{PREFIX}/{name}/taken-over"),
             Self::SourceStatus(name, source) => write!(f, "{PREFIX}/{name}/source/{}", source.as_str()),
             Self::RegistryTrigger(name) => write!(f, "{PREFIX}/{name}/mlflow/woken"),
             Self::RegistryTriggers => write!(f, "{PREFIX}/{OWN}/mlflow/woken"),
@@ -175,7 +178,8 @@ mod tests {
             Some(Key::Setup(_)) => Key::Clusters(name),
             Some(Key::Clusters(_)) => Key::Started(name),
             Some(Key::Started(_)) => Key::Configured(name),
-            Some(Key::Configured(_)) => Key::SourceStatus(name, Source::Mlflow),
+            Some(Key::Configured(_)) => Key::TakenOver(name),
+            Some(Key::TakenOver(_)) => Key::SourceStatus(name, Source::Mlflow),
             Some(Key::SourceStatus(..)) => Key::RegistryTrigger(name),
             Some(Key::RegistryTrigger(_)) => Key::RegistryTriggers,
             Some(Key::RegistryTriggers) => Key::Deliveries,

@@ -84,6 +84,27 @@ pub fn update(
     Err(StoreError)
 }
 
+/// Puts `value` under `key` if there never was anything. Whether there was not.
+///
+/// # Errors
+/// The store cannot be reached.
+pub fn insert(store: &dyn Store, key: &str, value: &[u8]) -> Result<bool, StoreError> {
+    replace(store, key, value, CasToken::Never)
+}
+
+/// Puts `value` under `key` unless there was a write since `token`, without another attempt. Whether there was none.
+///
+/// # Errors
+/// The store cannot be reached.
+#[allow(clippy::disallowed_methods, reason = "it is tried once")]
+pub fn replace(store: &dyn Store, key: &str, value: &[u8], token: CasToken) -> Result<bool, StoreError> {
+    match store.compare_and_swap(key, value, token) {
+        Ok(()) => Ok(true),
+        Err(SwapError::Conflict) => Ok(false),
+        Err(SwapError::Unavailable) => Err(StoreError),
+    }
+}
+
 /// A counter as it is kept; 0 where there is none, or something else.
 pub fn number(value: Option<Vec<u8>>) -> u64 {
     json::from_slice(&value.unwrap_or_default()).unwrap_or_default()

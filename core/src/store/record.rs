@@ -5,7 +5,7 @@
 //! history and the way back along. It is no protection from a plugin that means harm.
 
 use super::key::Key;
-use super::{CasToken, Store, StoreError, Versioned, update};
+use super::{CasToken, Store, StoreError, Versioned, insert, update};
 use crate::model::name::DeploymentName;
 use crate::model::split::Split;
 use crate::model::time::Timestamp;
@@ -103,6 +103,20 @@ pub fn load_since(
         return Ok(None);
     }
     decode_or_back_up(store, name, initial, Timestamp::default(), &versioned).map(Some)
+}
+
+/// Keeps the first state of a deployment. Whether it had none.
+///
+/// # Errors
+/// The store cannot be reached.
+pub fn begin(store: &dyn Store, name: &DeploymentName, state: &State) -> Result<bool, StoreError> {
+    let bytes = state.encode();
+    if !insert(store, &state_key(name), &bytes)? {
+        return Ok(false);
+    }
+    // Where there is one by now, it is that of a later state.
+    let _: Result<bool, StoreError> = insert(store, &backup_key(name), &bytes);
+    Ok(true)
 }
 
 /// Takes over a state of the fleet, unless a later one is known.

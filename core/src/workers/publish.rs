@@ -31,17 +31,19 @@ pub fn publish(host: &dyn Host, worker: &Worker, index: DeploymentIndex, deploym
         if host.now().since(change.at) < NEW_FOR {
             host.count(&Named::Changes(&deployment.name, change.author.source).to_string());
         }
-        if deployment.readiness.failover.is_some() {
+        if deployment.failover.is_some() {
             unreached::reset(host.store(), &deployment.name);
         }
     }
-    show(host, index, deployment, &applied.state);
+    if applied.effect != Effect::None {
+        show(host, index, deployment, &applied.state);
+    }
 }
 
 /// Shows a state in the gauges.
 pub fn show(host: &dyn Host, index: DeploymentIndex, deployment: &Deployment, state: &State) {
     host.publish_gauges(index, state);
-    let Some(test) = &deployment.readiness.smoke_test else { return };
+    let Some(test) = &deployment.smoke_test else { return };
     for colour in Colour::ALL {
         let pass = state.smoke.get(colour).as_ref();
         let pass = pass.filter(|pass| pass.identity == *deployment.identity(state, colour));

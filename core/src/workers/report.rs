@@ -72,6 +72,9 @@ impl Report {
 /// The store is out of reach.
 pub fn keep(store: &dyn Store, name: &DeploymentName, member: &Member) -> Result<(), StoreError> {
     let Some(report) = Report::read(store, name, member) else { return Ok(()) };
+    if Colour::ALL.into_iter().all(|colour| report.counts.get(colour).is_empty()) {
+        return Ok(());
+    }
     update(store, &Key::Departed(name).to_string(), &mut |before| {
         let mut departed = decode(before.value);
         if !departed.numbers.add(member.number) {

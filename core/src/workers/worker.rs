@@ -18,6 +18,7 @@ use crate::host::reply::Reply;
 use crate::host::{Host, next_tick};
 use crate::metrics::answer::Attribution;
 use crate::metrics::cohorts::{self, Draw, Ticket};
+use crate::metrics::comparison;
 use crate::metrics::counters::ColourMetric;
 use crate::metrics::tally::Tally;
 use crate::model::colour::{Colour, PerColour};
@@ -39,8 +40,10 @@ pub struct Worker {
     has_begun: Cell<bool>,
     last_stream: Cell<Option<Timestamp>>,
     beats: Cell<u64>,
-    /// The number of writes up to which everything was taken over.
+    /// The number of writes up to which everything was taken over, or has its turn.
     writes: Cell<u64>,
+    /// The next deployment that has its turn to be taken over again; behind all of them if there is none.
+    next: Cell<DeploymentIndex>,
     memories: Vec<Memory>,
     /// The deployments about which there is something that the reports do not say.
     news: RefCell<Vec<DeploymentIndex>>,
@@ -87,6 +90,10 @@ pub struct Confirmation {
 /// turn.
 const MESSAGES_PER_EVENT: usize = 64;
 
+/// So many deployments are taken over again at one tick, each of which takes some ten microseconds. Requests of the thread
+/// wait for a tick.
+const TAKEN_OVER_PER_TICK: usize = 64;
+
 /// So long a member has to confirm: a second, in ticks, since clocks jump. The first may come at once.
 const TICKS_TO_CONFIRM: u32 = 5;
 
@@ -112,6 +119,7 @@ impl Worker {
             last_stream: Cell::new(None),
             beats: Cell::new(0),
             writes: Cell::new(0),
+            next: Cell::new(deployments.all().len()),
             memories: deployments.all().iter().map(remember).collect(),
             news: RefCell::default(),
             recorded: RefCell::default(),
@@ -233,6 +241,14 @@ impl Worker {
         self.take_over(host, index, deployment);
         self.has_taken_over(write);
         self.tell(host, &Message::Changed { write, about: deployment.name.as_str() });
+    }
+
+    /// Counts a write about many deployments of which nobody needs to hear at once. The others find it at their next ticks.
+    pub fn note_write(&self, host: &dyn Host) {
+        // Without the store there was no write.
+        let _: Result<bool, StoreError> = update(host.store(), &Key::Writes.to_string(), &mut |before| {
+            Some(number(before.value).wrapping_add(1).to_string().into_bytes())
+        });
     }
 
     /// Takes note that a write was taken over. If it is the next one after those that all were, there is nothing to look for:
@@ -390,7 +406,8 @@ impl Worker {
         }
         self.beats.set(self.beats.get().wrapping_add(1));
         member.beat(host.store(), &roster, self.beats.get(), now, self.last_stream.get());
-        self.bring_up_to_date(host, deployments, None);
+        self.take_over_in_turns(host, deployments, TAKEN_OVER_PER_TICK);
+        self.report_news(host, deployments);
         self.write_records(host, deployments, &member);
     }
 
@@ -401,7 +418,8 @@ impl Worker {
             self.report(host, index, deployment, &member);
         }
         self.write_records(host, deployments, &member);
-        dismiss(host, deployments, &member);
+        let has_counted = |index| self.memories.get(index).is_some_and(Memory::has_counted);
+        strike_off(host, deployments, &member, &has_counted);
     }
 
     /// Enrols again where another plugin has written over the roster. The others do so at their next ticks. The roster as it
@@ -430,11 +448,27 @@ impl Worker {
             }
             return;
         }
+        self.take_over_in_turns(host, deployments, deployments.all().len());
+        self.report_news(host, deployments);
+    }
+
+    /// Takes over what it was not told of: at most so many deployments, the next ones in their order. A request for one of the
+    /// rest has it taken over first.
+    fn take_over_in_turns(&self, host: &dyn Host, deployments: &Deployments, most: usize) {
         if self.has_missed_writes(host) {
-            for (index, deployment) in deployments.all().iter().enumerate() {
-                self.take_over(host, index, deployment);
-            }
+            self.memories.iter().for_each(|memory| memory.is_current.set(false));
+            self.next.set(0);
         }
+        let first = self.next.get();
+        let end = first.saturating_add(most).min(deployments.all().len());
+        for (index, deployment) in deployments.all().iter().enumerate().take(end).skip(first) {
+            self.take_over(host, index, deployment);
+        }
+        self.next.set(end);
+    }
+
+    /// Writes down what the reports do not say.
+    fn report_news(&self, host: &dyn Host, deployments: &Deployments) {
         let Some(member) = self.member.get() else { return };
         // Those that cannot be written down stay news.
         for index in self.news.take() {
@@ -494,6 +528,11 @@ impl Worker {
         }
         let (counts, shown) = (memory.counts.take(), memory.shown.take());
         memory.counts.set(counts.clone());
+        if is_empty(&shown) && !is_empty(&counts) {
+            // Where comparisons begin, unless the leader has sampled it before.
+            let totals = || report::counts(host.store(), &deployment.name);
+            let _: Result<(), StoreError> = comparison::begin(host.store(), &deployment.name, host.now(), totals);
+        }
         for colour in Colour::ALL {
             for (metric, by) in counts.get(colour).changes_since(shown.get(colour)) {
                 host.add_to_metric(index, colour, metric, by);
@@ -510,16 +549,44 @@ impl Worker {
 
 /// Strikes a member that is gone off the roster, and keeps what it has counted.
 pub fn dismiss(host: &dyn Host, deployments: &Deployments, member: &Member) {
+    strike_off(host, deployments, member, &|_| true);
+}
+
+/// The same where it is known of which deployments it has counted anything.
+fn strike_off(
+    host: &dyn Host,
+    deployments: &Deployments,
+    member: &Member,
+    has_counted: &dyn Fn(DeploymentIndex) -> bool,
+) {
     let store = host.store();
-    for deployment in deployments.all() {
-        // Without the store nobody can read the counts either.
-        let _: Result<(), StoreError> = report::keep(store, &deployment.name, member);
+    for (index, deployment) in deployments.all().iter().enumerate() {
+        if has_counted(index) {
+            // Without the store nobody can read the counts either.
+            let _: Result<(), StoreError> = report::keep(store, &deployment.name, member);
+        }
         if deployment.compares() {
             let _: Result<(), StoreError> = recorder::keep(store, &deployment.name, member, host.now());
         }
     }
     let _: Result<(), StoreError> =
         Roster::change(store, host.now(), &mut |members| members.retain(|known| known.number != member.number));
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// Whether the worker has counted anything of the deployment.
+    fn has_counted(&self) -> bool {
+        let counts = self.counts.take();
+        let has_counted = !is_empty(&counts);
+        self.counts.set(counts);
+        has_counted
+    }
+}
+
+fn is_empty(counts: &PerColour<Tally>) -> bool {
+    Colour::ALL.into_iter().all(|colour| counts.get(colour).is_empty())
 }
 
 // === impl Confirmation ===
