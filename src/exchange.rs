@@ -203,9 +203,7 @@ impl Exchange {
             plugin.context.worker.end((self.deployment, deployment), ticket, &attribution, total, upstream_host);
         }
         let Some(colour) = colour else { return };
-        for (metric, by) in of_exchange(class, first_byte, total) {
-            self.count(plugin, colour, metric, by);
-        }
+        plugin.context.worker.count(self.deployment, colour, of_exchange(class, first_byte, total));
     }
 
     /// Finds out whom the answer counts for, and what it says about the way of requests and about reaching the colour.
@@ -300,7 +298,7 @@ impl Exchange {
     }
 
     fn count(&self, plugin: &Plugin, colour: Colour, metric: ColourMetric, by: i64) {
-        plugin.context.worker.count(self.deployment, colour, metric, by);
+        plugin.context.worker.count(self.deployment, colour, [(metric, by)]);
     }
 }
 

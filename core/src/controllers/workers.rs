@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn a_machine_that_failed_is_replaced_by_one_that_began_after_it_and_its_counts_stay() {
         let mut envoy = Envoy::new(3);
-        envoy.workers[2].worker.count(0, Colour::Green, ColourMetric::Requests, 7);
+        envoy.workers[2].worker.count(0, Colour::Green, [(ColourMetric::Requests, 7)]);
         envoy.run(&[0, 1, 2], 1);
         envoy.run(&[0, 1], 10);
         assert_eq!(envoy.silent(), [3]);
@@ -328,7 +328,7 @@ mod tests {
         let mut envoy = Envoy::new(2);
         envoy.run(&[0, 1], 1);
         assert_eq!(envoy.inspect(), [SetupProblem::NoTrafficWorker]);
-        envoy.workers[1].worker.count(0, Colour::Blue, ColourMetric::Requests, 1);
+        envoy.workers[1].worker.count(0, Colour::Blue, [(ColourMetric::Requests, 1)]);
         envoy.run(&[0, 1], 1);
         assert_eq!(envoy.inspect(), []);
     }
@@ -339,7 +339,7 @@ mod tests {
         envoy.add("3");
         let all = |envoy: &Envoy| envoy.workers.iter().for_each(|context| context.worker.on_stream(&*envoy.host));
         envoy.workers.iter().for_each(|context| {
-            context.worker.count(0, Colour::Blue, ColourMetric::Requests, 1);
+            context.worker.count(0, Colour::Blue, [(ColourMetric::Requests, 1)]);
         });
         envoy.run(&[0, 1], 1);
         all(&envoy);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::json::FromJson;
-use crate::metrics::latency::{Bucket, Histogram, Le};
+use crate::metrics::latency::{Bucket, Histogram, Le, micros};
 use crate::model::colour::Colour;
 use crate::model::name::DeploymentName;
 use crate::model::split::Split;
@@ -162,6 +162,30 @@ impl ColourMetric {
             Self::Within(Span::FirstByte, le) => first_bound.saturating_add(le.index()),
             Self::Within(Span::Exchange, le) => first_bound.saturating_add(Le::COUNT).saturating_add(le.index()),
         }
+    }
+
+    /// The one with this place; none from [`ColourMetric::COUNT`] on.
+    pub fn at(place: usize) -> Option<Self> {
+        let of_kind = [Class::COUNT, Class::COUNT, Bucket::COUNT, Bucket::COUNT, Le::COUNT, Le::COUNT];
+        let Some(mut rest) = place.checked_sub(Self::SINGLE) else {
+            return Self::all().find(|metric| metric.index() == place);
+        };
+        let mut kind = 0_u8;
+        for count in of_kind {
+            let Some(beyond) = rest.checked_sub(count) else { break };
+            rest = beyond;
+            kind = kind.saturating_add(1);
+        }
+        let class = |place| Class::all().find(|class| class.index() == place);
+        Some(match kind {
+            0 => Self::Responses(class(rest)?),
+            1 => Self::OverrideResponses(class(rest)?),
+            2 => Self::FirstByte(Bucket::all().nth(rest)?),
+            3 => Self::Exchange(Bucket::all().nth(rest)?),
+            4 => Self::Within(Span::FirstByte, Le::all().nth(rest)?),
+            5 => Self::Within(Span::Exchange, Le::all().nth(rest)?),
+            _ => return None,
+        })
     }
 
     /// Whether it goes up and down.
@@ -428,8 +452,7 @@ impl ColourCounts {
     }
 }
 
-/// The metrics by which a finished exchange of an ordinary request is counted.
-/// And by how much.
+/// The metrics by which a finished exchange of an ordinary request is counted, and by how much.
 pub fn of_exchange(
     class: Class,
     first_byte: Option<Duration>,
@@ -441,7 +464,7 @@ pub fn of_exchange(
             Span::FirstByte => ColourMetric::FirstByte(bucket),
             Span::Exchange => ColourMetric::Exchange(bucket),
         };
-        let micros = i64::try_from(latency.as_micros()).unwrap_or(i64::MAX);
+        let micros = i64::try_from(micros(latency)).unwrap_or(i64::MAX);
         [(fine, 1), (ColourMetric::Within(span, Le::of(latency)), 1), (ColourMetric::Time(span), micros)]
     };
     // An exchange without an answer says nothing about the model's speed.
@@ -466,6 +489,8 @@ mod tests {
         let places: BTreeSet<usize> = ColourMetric::all().map(ColourMetric::index).collect();
         assert_eq!((names.len(), places.len()), (shown().count(), ColourMetric::COUNT));
         assert_eq!(places.last(), Some(&(ColourMetric::COUNT - 1)));
+        assert!(ColourMetric::all().all(|metric| ColourMetric::at(metric.index()) == Some(metric)));
+        assert_eq!(ColourMetric::at(ColourMetric::COUNT), None);
         let names: BTreeSet<String> = DeploymentMetric::all().map(|metric| metric.name(&iris())).collect();
         let places: BTreeSet<usize> = DeploymentMetric::all().map(DeploymentMetric::index).collect();
         assert_eq!((names.len(), places.len()), (DeploymentMetric::COUNT, DeploymentMetric::COUNT));

@@ -52,6 +52,11 @@ const BOUNDS: [(u64, &str); 16] = [
     (120_000, "120000"),
 ];
 
+/// A time in whole microseconds. `Duration::as_micros` divides 128 bits, which takes a wasm module hundreds of instructions.
+pub fn micros(time: Duration) -> u64 {
+    time.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(time.subsec_micros()))
+}
+
 // === impl Bucket ===
 
 impl Bucket {
@@ -70,7 +75,7 @@ impl Bucket {
 
     /// The bucket of a latency.
     pub fn of(latency: Duration) -> Self {
-        let units = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX) >> UNIT_BITS;
+        let units = micros(latency) >> UNIT_BITS;
         let index = match units.checked_ilog2() {
             Some(bits) if bits >= SUB_BITS => {
                 let shift = bits.saturating_sub(SUB_BITS);
@@ -111,7 +116,9 @@ impl Le {
 
     /// The lowest that a latency does not exceed.
     pub fn of(latency: Duration) -> Self {
-        let place = BOUNDS.iter().position(|(millis, _)| latency <= Duration::from_millis(*millis));
+        // A latency that is a nanosecond longer than a bound exceeds it.
+        let micros = micros(latency).saturating_add(u64::from(latency.subsec_nanos() % 1_000 != 0));
+        let place = BOUNDS.iter().position(|(millis, _)| micros <= millis.saturating_mul(1_000));
         Self(u8::try_from(place.unwrap_or(BOUNDS.len())).unwrap_or(u8::MAX))
     }
 

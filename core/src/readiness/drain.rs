@@ -252,7 +252,7 @@ mod tests {
             held(2, Colour::Green),
             ["deployment iris has the same cluster as its blue: there it is the active colour"]
         );
-        worker.count(2, Colour::Green, ColourMetric::InFlight, 2);
+        worker.count(2, Colour::Green, [(ColourMetric::InFlight, 2)]);
         worker.tick(&host, &deployments);
         assert_eq!(
             held(0, Colour::Blue),

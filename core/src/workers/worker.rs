@@ -158,11 +158,17 @@ impl Worker {
         memory.state.known_split().unwrap_or(deployment.initial)
     }
 
-    /// Counts about a colour.
-    pub fn count(&self, index: DeploymentIndex, colour: Colour, metric: ColourMetric, by: i64) {
+    /// Counts about a colour: under each of these metrics so much.
+    pub fn count(
+        &self,
+        index: DeploymentIndex,
+        colour: Colour,
+        counted: impl IntoIterator<Item = (ColourMetric, i64)>,
+    ) {
         if let Some(memory) = self.memories.get(index) {
             let mut counts = memory.counts.take();
-            counts.get_mut(colour).add(metric, by);
+            let tally = counts.get_mut(colour);
+            counted.into_iter().for_each(|(metric, by)| tally.add(metric, by));
             memory.counts.set(counts);
             self.note_news(index, memory);
         }
@@ -845,7 +851,7 @@ mod tests {
         let envoy = Envoy::new(2);
         let name = &envoy.deployments.all()[0].name;
         let requests = || totals(&envoy.host.store, name).blue.get(ColourMetric::Requests);
-        let count = || envoy.workers[1].count(0, Colour::Blue, ColourMetric::Requests, 1);
+        let count = || envoy.workers[1].count(0, Colour::Blue, [(ColourMetric::Requests, 1)]);
         count();
         assert_eq!(requests(), 0);
         let mut asked = pin!(envoy.ask());

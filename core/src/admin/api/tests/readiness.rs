@@ -211,7 +211,7 @@ fn without_a_smoke_test_there_is_nothing_to_run() {
 fn a_drain_waits_for_the_last_request() {
     let api = Fixture::new();
     api.operate("POST", &format!("{IRIS}/promote"));
-    let in_flight = |colour, by| api.context.worker.count(0, colour, ColourMetric::InFlight, by);
+    let in_flight = |colour, by| api.context.worker.count(0, colour, [(ColourMetric::InFlight, by)]);
     in_flight(Colour::Blue, 1);
     in_flight(Colour::Green, 7);
     let call = head("POST", &format!("{IRIS}/drain?colour=blue&timeout=30s"), Some("op"));
