@@ -97,7 +97,14 @@ fn upstream_listener(colour: &str, body: &str) -> Value {
                 "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
                 "stat_prefix": colour,
                 "generate_request_id": false,
+                // An answer before the end of the request would close the connection.
                 "http_filters": [{
+                    "name": "envoy.filters.http.buffer",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer",
+                        "max_request_bytes": 65536,
+                    },
+                }, {
                     "name": "envoy.filters.http.router",
                     "typed_config": {
                         "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",

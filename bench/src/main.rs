@@ -7,6 +7,7 @@
 //! what all subjects measure with; [`wrk`] and [`open_loop`] are the loads, [`processors`] keeps them off Envoy's, [`proc`]
 //! and [`run_metadata`] ask the kernel. [`endurance`] measures nothing: it passes or fails.
 
+mod callgrind;
 mod document;
 mod endurance;
 mod ext_proc;
@@ -15,6 +16,7 @@ mod gateway;
 mod guard;
 mod hostile;
 mod idle;
+mod instructions;
 mod lab;
 mod lean_filter;
 mod open_loop;
@@ -75,6 +77,8 @@ struct Options {
 enum Subject {
     /// Processor time and latency of a routed request, beside native Envoy, Lua, wasm and ext_proc
     Overhead,
+    /// Instructions of a routed request, beside native Envoy, Lua and wasm
+    Instructions,
     /// A thousand switches under load, beside Envoy's runtime and file discovery
     Switch,
     /// How exactly the candidate gets its share
@@ -96,8 +100,9 @@ enum Subject {
 /// The page that explains the guard's tables and has a place for them.
 const GUARD_PAGE: &str = "docs/guard-simulation.md";
 
-const SUBJECTS: [Subject; 9] = [
+const SUBJECTS: [Subject; 10] = [
     Subject::Overhead,
+    Subject::Instructions,
     Subject::Switch,
     Subject::Split,
     Subject::Scale,
@@ -189,6 +194,7 @@ impl Subject {
     const fn name(self) -> &'static str {
         match self {
             Self::Overhead => "overhead",
+            Self::Instructions => "instructions",
             Self::Switch => "switch",
             Self::Split => "split",
             Self::Scale => "scale",
@@ -203,6 +209,7 @@ impl Subject {
     async fn measure(self, lab: &Lab, checkout: &Checkout, runs: Option<usize>) -> Result<BenchReport> {
         match self {
             Self::Overhead => overhead::run(lab).await,
+            Self::Instructions => instructions::run(lab).await,
             Self::Switch => switch::run(lab).await,
             Self::Split => split::run(lab).await,
             Self::Scale => scale::run(lab).await,

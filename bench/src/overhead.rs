@@ -80,6 +80,22 @@ fn variants(lab: &Lab, folder: &TempDir) -> Result<Vec<Variant>> {
     ])
 }
 
+pub fn for_instructions(lab: &Lab, folder: &TempDir) -> Result<Vec<Variant>> {
+    let header = lean_filter::filter(&lean_filter::header(folder.path())?, json!({}));
+    let weights = gateway::weights(100 - CANARY_PERCENT, CANARY_PERCENT, None);
+    let without_match = |iris: &mut Value| {
+        iris.as_object_mut().and_then(|iris| iris.remove("match"));
+    };
+    Ok(vec![
+        Variant::new(NATIVE, gateway::native(lab, weights)?),
+        Variant::new(LUA, gateway::with_filter(lab, "lua", lua())?),
+        Variant::new("wasm: sets one header", gateway::with_filter(lab, "lean", header)?),
+        Variant::new(PLAIN, bluegreen(lab, without_match)?),
+        Variant::new("bluegreen: with match", bluegreen(lab, |_| {})?),
+        everything(lab)?,
+    ])
+}
+
 /// The shipped traffic listener with a canary, without what a deployment may leave out, and with what `change` adds.
 fn bluegreen(lab: &Lab, change: impl Fn(&mut Value)) -> Result<Bootstrap> {
     Ok(with_canary(lab)?.deployment("iris", |iris| {
