@@ -1,61 +1,175 @@
-//! valgrind's callgrind around an Envoy: how many instructions its threads have executed, in user space.
+//! valgrind's callgrind around an Envoy: the instructions that its threads execute in user space, and in whose code.
 //!
-//! It is asked through `vgdb`, which comes with valgrind. Until it is told to count, Envoy runs several times faster.
+//! It is told what to do by `vgdb`, which comes with valgrind. Until it is told to count, Envoy runs several times faster.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use bluegreen_programs::{packages, process};
+use bluegreen_programs::process;
+use serde::Serialize;
 
-/// Sees to it that valgrind is there.
-pub fn obtain() -> Result<()> {
-    packages::provide(&[("valgrind", "valgrind"), ("vgdb", "valgrind")], "counting instructions")
-}
+/// What a profile is called in its folder; valgrind adds the number of the dump.
+const FILE: &str = "callgrind";
 
-/// What runs Envoy, and writes its profiles, when asked for them, to files in `folder`.
-pub fn observer(folder: &Path) -> Vec<String> {
-    let file = folder.join("callgrind.%p");
-    let words = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--quiet"].map(str::to_owned);
-    words.into_iter().chain([format!("--callgrind-out-file={}", file.display())]).collect()
-}
-
-/// The callgrind in a process.
-#[derive(Clone, Copy)]
+/// The callgrind that runs an Envoy, and the folder for its profiles.
 pub struct Callgrind {
     process: u32,
+    folder: PathBuf,
+}
+
+/// Instructions by whose code they were in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Profile {
+    /// The Envoy binary, V8's runtime included.
+    pub envoy: f64,
+    /// What V8 has compiled: the filter's code and what V8 puts around a call to the host.
+    pub compiled: f64,
+    /// The C library and what else is linked dynamically.
+    pub libraries: f64,
 }
 
 // === impl Callgrind ===
 
 impl Callgrind {
-    pub const fn of(process: u32) -> Self {
-        Self { process }
+    /// What has to run Envoy; its profiles go to `folder`.
+    pub fn command(folder: &Path) -> Vec<String> {
+        let words =
+            ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--fair-sched=try", "--quiet"].map(str::to_owned);
+        words.into_iter().chain([format!("--callgrind-out-file={}", folder.join(FILE).display())]).collect()
+    }
+
+    /// The one in this process, which was started by [`Self::command`].
+    pub fn of(process: u32, folder: &Path) -> Self {
+        Self { process, folder: folder.to_owned() }
     }
 
     /// Begins to count.
-    pub fn count(self) -> Result<()> {
-        self.tell("instrumentation on").map(drop)
+    pub async fn start(&self) -> Result<()> {
+        self.tell("instrumentation on").await
     }
 
-    /// Instructions since it counts.
-    pub fn instructions(self) -> Result<u64> {
-        let said = self.tell("status internal")?;
-        totals(&said).with_context(|| format!("valgrind says nothing of instructions:\n{said}"))
+    /// What was executed since the last call; since counting began at the first.
+    pub async fn take(&self) -> Result<Profile> {
+        self.tell("dump").await?;
+        // `callgrind`, which is written at the end, has no number.
+        let dumps = self.folder.read_dir().context("the folder of the profiles")?.flatten().map(|entry| entry.path());
+        let path = dumps.filter(|path| path.extension().is_some()).max_by_key(|path| number(path));
+        let path = path.context("callgrind has written no profile")?;
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        Ok(Profile::parse(&String::from_utf8_lossy(&text)))
     }
 
-    fn tell(self, command: &str) -> Result<String> {
+    async fn tell(&self, command: &str) -> Result<()> {
         let mut vgdb = Command::new("vgdb");
-        vgdb.arg(format!("--pid={}", self.process)).args(["--wait=30", "-c", command]);
-        process::answer(&mut vgdb).with_context(|| format!("asking valgrind: {command}"))
+        // Envoy's threads mostly wait; vgdb need not wait for one to move by itself.
+        vgdb.arg(format!("--pid={}", self.process)).args(["--wait=30", "--max-invoke-ms=5", "-c", command]);
+        let said = tokio::task::spawn_blocking(move || process::answer(&mut vgdb)).await.context("vgdb")?;
+        said.map(drop).with_context(|| format!("telling callgrind: {command}"))
     }
 }
 
-/// The sum over all threads.
-fn totals(said: &str) -> Option<u64> {
-    let lines = said.lines().filter_map(|line| line.strip_prefix("events-")?.split_once(": "));
-    // `events-6` is a thread, `events-6-1` a function that it is in.
-    let of_threads = lines.filter(|(thread, _)| thread.bytes().all(|byte| byte.is_ascii_digit()));
-    let counts: Vec<u64> = of_threads.filter_map(|(_, count)| count.trim().parse().ok()).collect();
-    (!counts.is_empty()).then(|| counts.iter().sum())
+fn number(path: &Path) -> Option<u32> {
+    path.extension()?.to_str()?.parse().ok()
+}
+
+// === impl Profile ===
+
+impl Profile {
+    pub fn total(&self) -> f64 {
+        self.envoy + self.compiled + self.libraries
+    }
+
+    /// Each figure of both.
+    pub fn with(&self, other: &Self, each: impl Fn(f64, f64) -> f64) -> Self {
+        Self {
+            envoy: each(self.envoy, other.envoy),
+            compiled: each(self.compiled, other.compiled),
+            libraries: each(self.libraries, other.libraries),
+        }
+    }
+
+    /// Reads callgrind's format: `ob=` says whose code the next lines are in, until the next one. A line that begins with a
+    /// position ends with its instructions. After `calls=` comes one with those of the function that was called, which are
+    /// counted there.
+    fn parse(text: &str) -> Self {
+        let mut profile = Self::default();
+        // A name is written once, and then only its number.
+        let mut names: HashMap<&str, &str> = HashMap::new();
+        let mut object = "";
+        let mut is_of_callee = false;
+        for line in text.lines() {
+            if let Some(named) = line.strip_prefix("ob=") {
+                let (number, name) = named.split_once(' ').unwrap_or((named, ""));
+                if !name.is_empty() {
+                    names.insert(number, name);
+                }
+                object = names.get(number).copied().unwrap_or_default();
+            } else if let Some(named) = line.strip_prefix("cob=") {
+                if let Some((number, name)) = named.split_once(' ') {
+                    names.insert(number, name);
+                }
+            } else if line.starts_with("calls=") {
+                is_of_callee = true;
+            } else if line.starts_with(|first: char| first.is_ascii_digit() || "+-*".contains(first)) {
+                let count = line.rsplit(' ').next().and_then(|count| count.parse::<f64>().ok()).unwrap_or_default();
+                if !std::mem::take(&mut is_of_callee) {
+                    *profile.of(object) += count;
+                }
+            }
+        }
+        profile
+    }
+
+    fn of(&mut self, object: &str) -> &mut f64 {
+        match object {
+            "" | "???" => &mut self.compiled,
+            library if library.contains(".so") || library.contains("vdso") => &mut self.libraries,
+            _ => &mut self.envoy,
+        }
+    }
+}
+
+// === tests ===
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_are_counted_where_they_were_executed_and_once() {
+        let text = "\
+version: 1
+events: Ir
+
+ob=(1) /opt/envoy
+fl=(1) ???
+fn=(1) 0x10
+0 100
+cob=(2) ???
+cfi=(1)
+cfn=(2) 0x7f00
+calls=3 0
+0 5000
+
+ob=(2)
+fn=(2)
+0 40
+cob=(3) /lib/libc.so.6
+cfn=(3) memcpy
+calls=1 0
+* 9
+
+ob=(3)
+fn=(3)
++4 7
+totals: 147
+";
+        let expected = Profile { envoy: 100.0, compiled: 40.0, libraries: 7.0 };
+        assert_eq!(Profile::parse(text), expected);
+        assert_eq!(expected.total(), 147.0);
+    }
 }

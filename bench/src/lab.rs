@@ -69,6 +69,11 @@ impl Lab {
         envoy.concurrency(1).start().await
     }
 
+    /// Starts an Envoy of one worker that another program runs, such as valgrind.
+    pub async fn start_observed(&self, bootstrap: Bootstrap, by: &[String]) -> Result<Envoy> {
+        Envoy::with(bootstrap).binary(&self.binary).concurrency(1).observed_by(by).start().await
+    }
+
     /// Starts an Envoy with this many workers.
     pub async fn start(&self, bootstrap: Bootstrap, workers: u32) -> Result<Envoy> {
         Envoy::with(bootstrap).binary(&self.binary).concurrency(workers).start().await

@@ -1,9 +1,9 @@
 //! The benches: bluegreen beside what people would use instead, in a real Envoy.
 //!
-//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`idle`], [`size`], [`guard`], [`hostile`], [`fleet`])
+//! Each subject ([`overhead`], [`instructions`], [`switch`], [`split`], [`scale`], [`idle`], [`size`], [`guard`], [`hostile`], [`fleet`])
 //! measures and returns a
 //! [`report`], which is printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md`,
-//! or of `docs/guard-simulation.md` ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is
+//! or of `docs/guard-simulation.md` ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`variants`] those of a request by name, [`rounds`] compares them fairly, [`callgrind`] counts instructions, [`lab`] is
 //! what all subjects measure with; [`wrk`] and [`open_loop`] are the loads, [`processors`] keeps them off Envoy's, [`proc`]
 //! and [`run_metadata`] ask the kernel. [`endurance`] measures nothing: it passes or fails.
 
@@ -32,6 +32,7 @@ mod split;
 mod startup;
 mod statistics;
 mod switch;
+mod variants;
 mod wrk;
 
 use std::fs;
@@ -61,6 +62,9 @@ struct Options {
     /// as it is
     #[arg(long)]
     quick: bool,
+    /// Fail if a request takes more instructions than bench/budgets.json allows, and measure nothing else
+    #[arg(long, conflicts_with_all = ["subjects", "scenario", "runs"])]
+    within_budget: bool,
     /// Play this scenario of the guard and nothing else: a file as in bench/guard
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
@@ -129,7 +133,7 @@ fn main() -> ExitCode {
         }
         // Load and external processor are part of this program: unoptimised, they would measure themselves.
         ensure!(
-            !cfg!(debug_assertions) || options.quick,
+            !cfg!(debug_assertions) || options.quick || options.within_budget,
             "this program is unoptimised and would measure itself: run `cargo xtask bench`"
         );
         measure(checkout, &options)?;
@@ -144,6 +148,9 @@ fn measure(checkout: &Checkout, options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.context("cannot start the asynchronous runtime")?.block_on(async {
         let lab = Lab::open(&prepared, options.quick).await?;
+        if options.within_budget {
+            return instructions::check_budgets(&lab).await;
+        }
         for subject in subjects {
             // For each of them: a run of all takes a while.
             let metadata = RunMetadata::of_this_run(checkout, &prepared.envoy, subject.name(), options.quick)?;
