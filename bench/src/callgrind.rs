@@ -83,13 +83,9 @@ impl Profile {
         self.envoy + self.compiled + self.libraries
     }
 
-    /// Each figure of both.
-    pub fn with(&self, other: &Self, each: impl Fn(f64, f64) -> f64) -> Self {
-        Self {
-            envoy: each(self.envoy, other.envoy),
-            compiled: each(self.compiled, other.compiled),
-            libraries: each(self.libraries, other.libraries),
-        }
+    /// The share of each of so many.
+    pub fn per(&self, count: f64) -> Self {
+        Self { envoy: self.envoy / count, compiled: self.compiled / count, libraries: self.libraries / count }
     }
 
     /// Reads callgrind's format: `ob=` says whose code the next lines are in, until the next one. A line that begins with a

@@ -1,16 +1,18 @@
 //! What a routed request costs Envoy in instructions, which a busy machine does not change: counted by [`callgrind`].
 //!
-//! Two loads follow each other for as long as each other: one as fast as answers come, and one of a quarter of the requests.
-//! What Envoy does all the time, such as the filter's ticks, is in both; the difference is what requests cost.
+//! Envoy's clocks go on by a millisecond with each request ([`paced_clock`]). So what it does all the time, such as the filter's
+//! ticks, has the share that it has at 1,000 requests a second, however slow valgrind makes it.
+//!
 //! [`callgrind`]: crate::callgrind
+//! [`paced_clock`]: crate::paced_clock
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use bluegreen_programs::{Progress, valgrind};
-use bluegreen_testbed::Envoy;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tempfile::TempDir;
@@ -18,6 +20,7 @@ use tempfile::TempDir;
 use crate::callgrind::{Callgrind, Profile};
 use crate::lab::Lab;
 use crate::open_loop::Connection;
+use crate::paced_clock::PacedClock;
 use crate::report::{BenchReport, Table, Target};
 use crate::rounds::Variant;
 use crate::statistics::Spread;
@@ -29,14 +32,10 @@ const QUICK: [&str; 7] = [NATIVE, LUA, "wasm: sets one header", SAME_CALLS, PLAI
 /// How far the measurements of one variant may lie apart, as a share of their median.
 const LARGEST_SPREAD: f64 = 0.03;
 
-/// The rate at which the work beside requests is shared out.
-const REQUESTS_PER_SECOND: f64 = 1000.0;
+/// Time between two requests, by Envoy's clocks.
+const BETWEEN: Duration = Duration::from_millis(1);
 
-/// How many times fewer requests the slow load has. Still some of them come before each tick, so that a tick has the same to
-/// do as in the fast one.
-const SLOWER: u32 = 4;
-
-/// Requests before anything is counted, which V8 needs to compile its own glue, and before it is counted to the end.
+/// Requests before anything is counted, in which V8 compiles its own glue, and before it is counted to the end.
 const WARM_UP: [u32; 2] = [200, 50];
 
 const BUDGETS: &str = include_str!("../budgets.json");
@@ -47,24 +46,15 @@ struct Plan {
     /// Envoys of each variant, and measurements with each of them.
     envoys: usize,
     series: usize,
-    /// Requests of the fast load.
+    /// Requests of a measurement: as many as there are between some ticks.
     requests: u32,
 }
 
-/// One measurement: thousand instructions.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Series {
-    request: Profile,
-    /// In a second, beside requests.
-    beside: f64,
-    lasted: f64,
-}
-
-/// All measurements of one variant.
+/// All measurements of one variant: thousand instructions of a request.
 #[derive(Clone, Debug, Serialize)]
 struct Counted {
     name: String,
-    series: Vec<Series>,
+    series: Vec<Profile>,
 }
 
 /// What the file of budgets says.
@@ -85,7 +75,7 @@ struct Budget {
 /// Measures and compares with what was wanted.
 pub async fn run(lab: &Lab) -> Result<BenchReport> {
     let names = lab.quick.then_some(&QUICK[..]);
-    let plan = Plan { envoys: lab.pick(1, 2), series: lab.pick(2, 2), requests: lab.pick(400, 1200) };
+    let plan = Plan { envoys: lab.pick(1, 2), series: 2, requests: lab.pick(500, 1000) };
     report(plan, &count(lab, plan, |name| names.is_none_or(|names| names.contains(&name))).await?)
 }
 
@@ -95,7 +85,7 @@ pub async fn run(lab: &Lab) -> Result<BenchReport> {
 /// One is exceeded.
 pub async fn check_budgets(lab: &Lab) -> Result<()> {
     let Budgets { budgets } = serde_json::from_str(BUDGETS).context("bench/budgets.json")?;
-    let plan = Plan { envoys: 1, series: 2, requests: 400 };
+    let plan = Plan { envoys: 1, series: 2, requests: 500 };
     let counted = count(lab, plan, |name| budgets.iter().any(|budget| budget.variant == name)).await?;
     let exceeded = exceeded(&budgets, &counted)?;
     ensure!(exceeded.is_empty(), "requests cost more than bench/budgets.json allows:\n{}", exceeded.join("\n"));
@@ -124,6 +114,8 @@ async fn count(lab: &Lab, plan: Plan, is_wanted: impl Fn(&str) -> bool) -> Resul
             };
             progress.detail(&variant.name);
             let series = measure(lab, variant, plan).await.with_context(|| variant.name.clone())?;
+            let totals: Vec<_> = series.iter().map(|profile| format!("{:.1}", profile.total())).collect();
+            eprintln!("{}: {} thousand instructions", variant.name, totals.join(", "));
             counted.push((turn % variants.len(), series));
         }
     };
@@ -139,23 +131,21 @@ async fn count(lab: &Lab, plan: Plan, is_wanted: impl Fn(&str) -> bool) -> Resul
     Ok(counted)
 }
 
-async fn measure(lab: &Lab, variant: &Variant, plan: Plan) -> Result<Vec<Series>> {
+async fn measure(lab: &Lab, variant: &Variant, plan: Plan) -> Result<Vec<Profile>> {
     let folder = TempDir::with_prefix("bluegreen-callgrind-")?;
-    let envoy = lab.start_observed(variant.bootstrap.clone(), &Callgrind::command(folder.path())).await?;
+    let clock = PacedClock::new(folder.path())?;
+    let command = [clock.command.clone(), Callgrind::command(folder.path())].concat();
+    let envoy = lab.start_observed(variant.bootstrap.clone(), &command).await?;
     let callgrind = Callgrind::of(envoy.id(), folder.path());
-    let load = Load { envoy: &envoy, request: request(variant) };
-    load.send(WARM_UP[0], Duration::ZERO).await?;
+    let load = Load { address: envoy.traffic()?, request: request(variant), clock: Arc::new(Mutex::new(clock)) };
+    load.send(WARM_UP[0]).await?;
     callgrind.start().await?;
-    load.send(WARM_UP[1], Duration::ZERO).await?;
+    load.send(WARM_UP[1]).await?;
+    callgrind.take().await?;
     let mut series = Vec::new();
     for _ in 0..plan.series {
-        callgrind.take().await?;
-        let lasted = load.send(plan.requests, Duration::ZERO).await?;
-        let fast = callgrind.take().await?;
-        let few = plan.requests / SLOWER;
-        load.send(few, lasted / few).await?;
-        let slow = callgrind.take().await?;
-        series.push(Series::between(&fast, &slow, (plan.requests, few), lasted));
+        load.send(plan.requests).await?;
+        series.push(callgrind.take().await?.per(f64::from(plan.requests) * 1e3));
     }
     Ok(series)
 }
@@ -174,10 +164,10 @@ fn request(variant: &Variant) -> Vec<u8> {
 fn exceeded(budgets: &[Budget], counted: &[Counted]) -> Result<Vec<String>> {
     let of =
         |name: &str| counted.iter().find(|counted| counted.name == name).with_context(|| format!("no variant {name}"));
-    let native = of(NATIVE)?.at_a_rate();
+    let native = of(NATIVE)?.total();
     let mut exceeded = Vec::new();
     for budget in budgets {
-        let k = of(&budget.variant)?.at_a_rate();
+        let k = of(&budget.variant)?.total();
         println!(
             "{}: {k:.1} of {} thousand instructions, {:.3} of {} × native",
             budget.variant,
@@ -203,40 +193,36 @@ fn report(plan: Plan, counted: &[Counted]) -> Result<BenchReport> {
     let of =
         |name: &str| counted.iter().find(|counted| counted.name == name).with_context(|| format!("no variant {name}"));
     let native = of(NATIVE)?;
-    let mut table = Table::new(
-        "Thousand instructions of a request, in user space",
-        &["variant", "k", "apart", "beside requests, in a second", "k at 1,000 requests a second", "÷ native"],
-    );
+    let mut table =
+        Table::new("Thousand instructions of a request, in user space", &["variant", "k", "÷ native", "apart"]);
     let mut parts = Table::new("Whose they are", &["variant", "Envoy", "compiled by V8", "C library"]);
     for variant in counted {
-        let request = variant.request();
         table.row([
             variant.name.clone(),
-            format!("{:.1}", request.total()),
+            format!("{:.1}", variant.total()),
+            format!("{:.3}", variant.total() / native.total()),
             format!("{:.1} %", 100.0 * variant.apart()),
-            format!("{:.0}", variant.beside()),
-            format!("{:.1}", variant.at_a_rate()),
-            format!("{:.3}", variant.at_a_rate() / native.at_a_rate()),
         ]);
-        parts.row(
-            [variant.name.clone()]
-                .into_iter()
-                .chain([request.envoy, request.compiled, request.libraries].map(|k| format!("{k:.1}"))),
-        );
+        let shares = [
+            variant.median(|profile| profile.envoy),
+            variant.median(|profile| profile.compiled),
+            variant.median(|profile| profile.libraries),
+        ];
+        parts.row([variant.name.clone()].into_iter().chain(shares.map(|k| format!("{k:.1}"))));
     }
-    let calls = of(SAME_CALLS)?.at_a_rate();
-    let own = of(WITH_MATCH)?.at_a_rate() / calls;
+    let calls = of(SAME_CALLS)?.total();
+    let own = of(WITH_MATCH)?.total() / calls;
     let why = format!(
         "a wasm filter that makes the same host calls and decides nothing takes {calls:.0} k already, {:.2} × native",
-        calls / native.at_a_rate()
+        calls / native.total()
     );
     Ok(BenchReport {
         title: "Instructions: what a routed request costs on any machine".to_owned(),
         method: vec![
             format!(
-                "Envoy of one worker under valgrind's callgrind, one connection, `POST` with two bytes. {} Envoys of each variant, \
-                 {} measurements of each Envoy: {} requests as fast as answers come, then a quarter of them in the same time; the \
-                 difference is what requests cost, and the rest is beside them (ticks, probes, Envoy's own timers).",
+                "Envoy of one worker under valgrind's callgrind, one connection, `POST` with two bytes. {} Envoys of each variant, {} \
+                 measurements of {} requests with each. By Envoy's clocks, which the bench moves, 1,000 requests come in a second: that \
+                 is the share of ticks, probes and Envoy's own timers.",
                 plan.envoys, plan.series, plan.requests
             ),
             format!(
@@ -247,9 +233,9 @@ fn report(plan: Plan, counted: &[Counted]) -> Result<BenchReport> {
         ],
         tables: vec![table, parts],
         targets: vec![
-            Target::at_most("bluegreen plain", 205.0, of(PLAIN)?.at_a_rate(), "k", &why),
-            Target::at_most("bluegreen with match", 218.0, of(WITH_MATCH)?.at_a_rate(), "k", &why),
-            Target::at_most("bluegreen with everything", 245.0, of(EVERYTHING)?.at_a_rate(), "k", &why),
+            Target::at_most("bluegreen plain", 205.0, of(PLAIN)?.total(), "k", &why),
+            Target::at_most("bluegreen with match", 218.0, of(WITH_MATCH)?.total(), "k", &why),
+            Target::at_most("bluegreen with everything", 245.0, of(EVERYTHING)?.total(), "k", &why),
             Target::at_most("bluegreen with match ÷ the same host calls", 1.05, own, "×", "the filter's own code"),
         ],
         notes: vec!["Envoy's binary contains V8's runtime; what V8 compiles is the filter's code and the glue around its calls.".to_owned()],
@@ -258,76 +244,50 @@ fn report(plan: Plan, counted: &[Counted]) -> Result<BenchReport> {
 }
 
 /// The one connection of a measurement.
-struct Load<'a> {
-    envoy: &'a Envoy,
+struct Load {
+    address: SocketAddr,
     request: Vec<u8>,
+    clock: Arc<Mutex<PacedClock>>,
 }
 
 // === impl Load ===
 
-impl Load<'_> {
-    /// Sends so many requests so far apart, and returns how long that took.
-    async fn send(&self, requests: u32, apart: Duration) -> Result<Duration> {
-        let (address, request) = (self.envoy.traffic()?, self.request.clone());
+impl Load {
+    async fn send(&self, requests: u32) -> Result<()> {
+        let (address, request, clock) = (self.address, self.request.clone(), Arc::clone(&self.clock));
         let send = move || {
-            let start = Instant::now();
-            let until = |count: u32| thread::sleep((start + apart * count).saturating_duration_since(Instant::now()));
+            let mut clock = clock.lock().map_err(|_| anyhow!("the load panicked"))?;
             let mut connection = Connection::open(address)?;
-            for count in 0..requests {
-                until(count);
+            (0..requests).try_for_each(|_| {
                 connection.exchange(&request)?;
-            }
-            until(requests);
-            Ok(start.elapsed())
+                clock.pass(BETWEEN)
+            })
         };
         tokio::task::spawn_blocking(send).await.context("the load panicked")?
-    }
-}
-
-// === impl Series ===
-
-impl Series {
-    fn between(fast: &Profile, slow: &Profile, (many, few): (u32, u32), lasted: Duration) -> Self {
-        let request = fast.with(slow, |fast, slow| (fast - slow) / f64::from(many - few) / 1e3);
-        let beside = (slow.total() / 1e3 - request.total() * f64::from(few)) / lasted.as_secs_f64();
-        Self { request, beside, lasted: lasted.as_secs_f64() }
     }
 }
 
 // === impl Counted ===
 
 impl Counted {
-    fn median(&self, figure: impl Fn(&Series) -> f64) -> f64 {
+    fn median(&self, figure: impl Fn(&Profile) -> f64) -> f64 {
         Spread::of(&self.series.iter().map(figure).collect::<Vec<_>>()).median
     }
 
-    fn request(&self) -> Profile {
-        Profile {
-            envoy: self.median(|series| series.request.envoy),
-            compiled: self.median(|series| series.request.compiled),
-            libraries: self.median(|series| series.request.libraries),
-        }
-    }
-
-    fn beside(&self) -> f64 {
-        self.median(|series| series.beside)
-    }
-
-    /// A request's thousand instructions with its share of what is done beside requests.
-    fn at_a_rate(&self) -> f64 {
-        self.median(|series| series.request.total() + series.beside / REQUESTS_PER_SECOND)
+    fn total(&self) -> f64 {
+        self.median(Profile::total)
     }
 
     /// How far the measurements lie apart, as a share of their median.
     fn apart(&self) -> f64 {
-        let totals = self.series.iter().map(|series| series.request.total());
+        let totals = self.series.iter().map(Profile::total);
         let (least, most) = (totals.clone().fold(f64::INFINITY, f64::min), totals.fold(0.0, f64::max));
-        (most - least) / self.median(|series| series.request.total())
+        (most - least) / self.total()
     }
 
     fn ensure_it_repeats(&self) -> Result<()> {
         if self.apart() > LARGEST_SPREAD {
-            let totals: Vec<_> = self.series.iter().map(|series| format!("{:.1}", series.request.total())).collect();
+            let totals: Vec<_> = self.series.iter().map(|series| format!("{:.1}", series.total())).collect();
             bail!(
                 "{}: measurements of {} thousand instructions lie {:.1} % apart, and more than {:.0} % says nothing: run it again \
                  when the machine is less busy",
@@ -348,24 +308,12 @@ mod tests {
     use super::*;
 
     fn counted(name: &str, k: &[f64]) -> Counted {
-        let series = k.iter().map(|k| {
-            let request = Profile { envoy: *k, ..Profile::default() };
-            Series { request, beside: 0.0, lasted: 1.0 }
-        });
+        let series = k.iter().map(|k| Profile { envoy: *k, ..Profile::default() });
         Counted { name: name.to_owned(), series: series.collect() }
     }
 
     fn budget(variant: &str, k: f64, times_native: f64) -> Budget {
         Budget { variant: variant.to_owned(), k, times_native, why: "measured".to_owned() }
-    }
-
-    #[test]
-    fn what_goes_on_all_the_time_is_not_counted_as_a_request() {
-        let profile = |envoy: f64| Profile { envoy, ..Profile::default() };
-        // 200 k a request, and 3 million a second.
-        let (fast, slow) = (profile(400.0 * 200e3 + 4.0 * 3e6), profile(100.0 * 200e3 + 4.0 * 3e6));
-        let series = Series::between(&fast, &slow, (400, 100), Duration::from_secs(4));
-        assert_eq!((series.request.total(), series.beside), (200.0, 3000.0));
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod lab;
 mod lean_filter;
 mod open_loop;
 mod overhead;
+mod paced_clock;
 mod proc;
 mod processors;
 mod report;
