@@ -9,6 +9,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::report::Record;
 
+/// The section after all others, which is kept by hand: earlier figures, and those of other machines.
+const BY_HAND: &str = "of other machines: kept by hand";
+
 /// What stands before the sections.
 const INTRODUCTION: &str = "\
 # Benchmarks
@@ -19,6 +22,7 @@ What the filter costs, and how exactly and how fast it acts. `cargo xtask bench`
 | question | section |
 | --- | --- |
 | What does a request cost, beside native weights, Lua and ext_proc? | [overhead](#overhead-what-a-routed-request-costs) |
+| How many instructions is that, on any machine? | [instructions](#instructions-what-a-routed-request-costs-on-any-machine) |
 | How fast is a switch, and does a request see the old colour after it? | [switch](#switching-what-a-change-of-the-active-colour-costs) |
 | How exact is the candidate's share? | [split](#split-how-exactly-the-candidate-gets-its-share) |
 | What do a thousand deployments cost? | [scale](#scale-one-deployment-or-a-thousand), [idle](#idle-thousands-of-deployments) |
@@ -26,6 +30,7 @@ What the filter costs, and how exactly and how fast it acts. `cargo xtask bench`
 | What can a caller without a token take up? | [hostile](#hostile-what-a-caller-without-a-token-can-take-up) |
 | How soon do the other Envoys of a fleet follow? | [fleet](#a-fleet-one-switch-for-four-envoys) |
 | How soon does the guard find a fault, and how often is it wrong? | [guard-simulation.md](guard-simulation.md) |
+| What was measured on other machines? | [other machines](#other-machines) |
 | Does it hold for millions of requests, and when things fail? | [hardening.md](hardening.md) |
 
 Everything runs on the loopback interface of one machine, so absolute figures are that machine's. Ratios between variants,
@@ -50,7 +55,7 @@ pub fn embed(path: &Path, record: &Record) -> Result<()> {
 }
 
 fn with_section(present: &str, record: &Record, subjects: &[&str]) -> String {
-    let sections = subjects.iter().filter_map(|subject| {
+    let sections = subjects.iter().chain([&BY_HAND]).filter_map(|subject| {
         if *subject == record.subject { Some(section(record)) } else { former(present, subject) }
     });
     sections.fold(INTRODUCTION.to_owned(), |text, section| format!("{text}\n{section}"))
@@ -129,6 +134,14 @@ mod tests {
         assert!(!third.contains("Switching, old"), "{third}");
         assert!(third.find("Overhead") < third.find("Switching, new"), "sections keep the order of the subjects");
         assert_eq!(third.matches("# Benchmarks\n").count(), 1);
+    }
+
+    #[test]
+    fn what_is_kept_by_hand_stays_at_the_end() {
+        let by_hand = format!("{}## Other machines\n\nA table.\n{}", opening(BY_HAND), closing(BY_HAND));
+        let once = with_section(&by_hand, &record("split", "Split"), &["split"]);
+        let twice = with_section(&once, &record("split", "Split, again"), &["split"]);
+        assert!(twice.ends_with(&by_hand) && twice.contains("## Split, again"), "{twice}");
     }
 
     #[test]

@@ -69,6 +69,11 @@ impl Lab {
         envoy.concurrency(1).start().await
     }
 
+    /// Starts an Envoy of one worker that another program runs, such as valgrind.
+    pub async fn start_observed(&self, bootstrap: Bootstrap, by: &[String]) -> Result<Envoy> {
+        Envoy::with(bootstrap).binary(&self.binary).concurrency(1).observed_by(by).start().await
+    }
+
     /// Starts an Envoy with this many workers.
     pub async fn start(&self, bootstrap: Bootstrap, workers: u32) -> Result<Envoy> {
         Envoy::with(bootstrap).binary(&self.binary).concurrency(workers).start().await
@@ -97,7 +102,14 @@ fn upstream_listener(colour: &str, body: &str) -> Value {
                 "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
                 "stat_prefix": colour,
                 "generate_request_id": false,
+                // An answer before the end of the request would close the connection.
                 "http_filters": [{
+                    "name": "envoy.filters.http.buffer",
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.http.buffer.v3.Buffer",
+                        "max_request_bytes": 65536,
+                    },
+                }, {
                     "name": "envoy.filters.http.router",
                     "typed_config": {
                         "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router",

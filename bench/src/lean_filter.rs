@@ -86,6 +86,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_same_calls_are_those_that_are_pinned_for_bluegreen() -> Result<()> {
+        let pinned = std::fs::read_to_string(bluegreen_testbed::repository::root().join("src/tests/host_calls.rs"))?;
+        let plain =
+            pinned.split("fn a_plain_exchange").nth(1).and_then(|text| text.split("];").next()).unwrap_or_default();
+        let named = plain.lines().filter_map(|line| line.trim().strip_prefix('"')?.split_once('"'));
+        let expected: Vec<&str> = named.map(|(call, _)| call).collect();
+        let (_, callbacks) = include_str!("same_calls.wat").split_once("proxy_on_request_headers").unwrap_or_default();
+        let made = callbacks.split("(call $").skip(1).filter_map(|text| text.split([' ', '\n', ')']).next());
+        let made: Vec<&str> = made.filter(|call| *call != "compile").collect();
+        assert!(!expected.is_empty());
+        assert_eq!(made, expected);
+        Ok(())
+    }
+
+    #[test]
     fn the_modules_are_webassembly_and_tiny() -> Result<()> {
         let folder = tempfile::tempdir()?;
         for module in [idle(folder.path())?, header(folder.path())?, same_calls(folder.path())?] {

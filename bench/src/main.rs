@@ -1,12 +1,13 @@
 //! The benches: bluegreen beside what people would use instead, in a real Envoy.
 //!
-//! Each subject ([`overhead`], [`switch`], [`split`], [`scale`], [`idle`], [`size`], [`guard`], [`hostile`], [`fleet`])
+//! Each subject ([`overhead`], [`instructions`], [`switch`], [`split`], [`scale`], [`idle`], [`size`], [`guard`], [`hostile`], [`fleet`])
 //! measures and returns a
 //! [`report`], which is printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md`,
-//! or of `docs/guard-simulation.md` ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`rounds`] compares them fairly, [`lab`] is
+//! or of `docs/guard-simulation.md` ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`variants`] those of a request by name, [`rounds`] compares them fairly, [`callgrind`] counts instructions, [`lab`] is
 //! what all subjects measure with; [`wrk`] and [`open_loop`] are the loads, [`processors`] keeps them off Envoy's, [`proc`]
 //! and [`run_metadata`] ask the kernel. [`endurance`] measures nothing: it passes or fails.
 
+mod callgrind;
 mod document;
 mod endurance;
 mod ext_proc;
@@ -15,10 +16,12 @@ mod gateway;
 mod guard;
 mod hostile;
 mod idle;
+mod instructions;
 mod lab;
 mod lean_filter;
 mod open_loop;
 mod overhead;
+mod paced_clock;
 mod proc;
 mod processors;
 mod report;
@@ -30,6 +33,7 @@ mod split;
 mod startup;
 mod statistics;
 mod switch;
+mod variants;
 mod wrk;
 
 use std::fs;
@@ -59,6 +63,9 @@ struct Options {
     /// as it is
     #[arg(long)]
     quick: bool,
+    /// Fail if a request takes more instructions than bench/budgets.json allows, and measure nothing else
+    #[arg(long, conflicts_with_all = ["subjects", "scenario", "runs"])]
+    within_budget: bool,
     /// Play this scenario of the guard and nothing else: a file as in bench/guard
     #[arg(long, value_name = "FILE")]
     scenario: Option<PathBuf>,
@@ -75,6 +82,8 @@ struct Options {
 enum Subject {
     /// Processor time and latency of a routed request, beside native Envoy, Lua, wasm and ext_proc
     Overhead,
+    /// Instructions of a routed request, beside native Envoy, Lua and wasm
+    Instructions,
     /// A thousand switches under load, beside Envoy's runtime and file discovery
     Switch,
     /// How exactly the candidate gets its share
@@ -96,8 +105,9 @@ enum Subject {
 /// The page that explains the guard's tables and has a place for them.
 const GUARD_PAGE: &str = "docs/guard-simulation.md";
 
-const SUBJECTS: [Subject; 9] = [
+const SUBJECTS: [Subject; 10] = [
     Subject::Overhead,
+    Subject::Instructions,
     Subject::Switch,
     Subject::Split,
     Subject::Scale,
@@ -124,7 +134,7 @@ fn main() -> ExitCode {
         }
         // Load and external processor are part of this program: unoptimised, they would measure themselves.
         ensure!(
-            !cfg!(debug_assertions) || options.quick,
+            !cfg!(debug_assertions) || options.quick || options.within_budget,
             "this program is unoptimised and would measure itself: run `cargo xtask bench`"
         );
         measure(checkout, &options)?;
@@ -139,6 +149,9 @@ fn measure(checkout: &Checkout, options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.context("cannot start the asynchronous runtime")?.block_on(async {
         let lab = Lab::open(&prepared, options.quick).await?;
+        if options.within_budget {
+            return instructions::check_budgets(&lab).await;
+        }
         for subject in subjects {
             // For each of them: a run of all takes a while.
             let metadata = RunMetadata::of_this_run(checkout, &prepared.envoy, subject.name(), options.quick)?;
@@ -189,6 +202,7 @@ impl Subject {
     const fn name(self) -> &'static str {
         match self {
             Self::Overhead => "overhead",
+            Self::Instructions => "instructions",
             Self::Switch => "switch",
             Self::Split => "split",
             Self::Scale => "scale",
@@ -203,6 +217,7 @@ impl Subject {
     async fn measure(self, lab: &Lab, checkout: &Checkout, runs: Option<usize>) -> Result<BenchReport> {
         match self {
             Self::Overhead => overhead::run(lab).await,
+            Self::Instructions => instructions::run(lab).await,
             Self::Switch => switch::run(lab).await,
             Self::Split => split::run(lab).await,
             Self::Scale => scale::run(lab).await,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The load of one measurement.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl OpenLoopLoad {
 }
 
 /// A connection on which one request follows the other.
-struct Connection {
+pub struct Connection {
     stream: TcpStream,
     unread: Vec<u8>,
 }
@@ -88,14 +88,15 @@ struct Connection {
 // === impl Connection ===
 
 impl Connection {
-    fn open(address: SocketAddr) -> Result<Self> {
+    pub fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self { stream, unread: Vec::new() })
     }
 
-    fn exchange(&mut self, request: &[u8]) -> Result<()> {
+    /// Sends a request and reads its answer, which must be a 200.
+    pub fn exchange(&mut self, request: &[u8]) -> Result<()> {
         self.stream.write_all(request).context("the connection was closed")?;
         loop {
             if let Some(length) = answer_length(&self.unread)? {

@@ -36,6 +36,8 @@ pub struct Plan {
     pub warm_up: Duration,
     pub loaded: Duration,
     pub connections: usize,
+    /// Whether Envoy has a processor of its own; otherwise the scheduler moves it and the load about.
+    pub pinned: bool,
     /// Requests a second for the latencies, and for how long.
     pub open_loop: Option<(u32, Duration)>,
 }
@@ -116,7 +118,7 @@ impl Variant {
         if let Some(processor) = &processor {
             bootstrap = bootstrap.with_cluster(ext_proc::CLUSTER, processor.address).with_http2(ext_proc::CLUSTER);
         }
-        let envoy = lab.start_alone(bootstrap).await?;
+        let envoy = if plan.pinned { lab.start_alone(bootstrap).await? } else { lab.start(bootstrap, 1).await? };
         self.load(&envoy, plan, plan.warm_up).await?;
         let mut sample = self.count(&envoy, plan).await?;
         if let Some((rate, lasting)) = plan.open_loop {
@@ -151,9 +153,9 @@ impl Variant {
     }
 
     async fn load(&self, envoy: &Envoy, plan: &Plan, lasting: Duration) -> Result<()> {
-        let Plan { connections, .. } = *plan;
+        let Plan { connections, pinned, .. } = *plan;
         let (address, path, headers) = (envoy.traffic()?, self.path.clone(), self.headers.clone());
-        Wrk { address, path, headers, connections, lasting }.run().await
+        Wrk { address, path, headers, connections, pinned, lasting }.run().await
     }
 
     async fn latencies(&self, envoy: &Envoy, rate: u32, lasting: Duration) -> Result<Vec<f64>> {

@@ -42,6 +42,7 @@ pub async fn run(lab: &Lab) -> Result<BenchReport> {
         warm_up: Duration::from_secs(1),
         loaded: Duration::from_secs(lab.pick(1, 2)),
         connections: 8,
+        pinned: true,
         open_loop: None,
     };
     let mut variants = Vec::new();

@@ -17,6 +17,8 @@ pub struct Wrk {
     /// wrk adds a `Host` of its own unless there is one here, spelt like that.
     pub headers: Vec<(String, String)>,
     pub connections: usize,
+    /// Whether it keeps off the processor of what is measured.
+    pub pinned: bool,
     /// In whole seconds: wrk knows no others.
     pub lasting: Duration,
 }
@@ -31,15 +33,21 @@ pub fn obtain() -> Result<()> {
 impl Wrk {
     /// Sends until the time is over; an error if any answer was not 2xx or 3xx, or any connection broke.
     pub async fn run(&self) -> Result<()> {
-        let mut command = self.command(&processors::others()?);
+        let mut command = self.command(if self.pinned { Some(processors::others()?) } else { None });
         let said = tokio::task::spawn_blocking(move || process::answer(&mut command)).await.context("wrk")??;
         ensure!(all_went_well(&said), "requests failed under load:\n{said}");
         Ok(())
     }
 
-    fn command(&self, processors: &str) -> Command {
-        let mut command = Command::new("taskset");
-        command.args(["--cpu-list", processors, "wrk"]);
+    fn command(&self, processors: Option<String>) -> Command {
+        let mut command = match processors {
+            Some(list) => {
+                let mut taskset = Command::new("taskset");
+                taskset.args(["--cpu-list", &list, "wrk"]);
+                taskset
+            }
+            None => Command::new("wrk"),
+        };
         let seconds = self.lasting.as_secs().max(1);
         command.args(["--threads", "1", "--connections", &self.connections.to_string()]);
         command.args(["--duration", &format!("{seconds}s"), "--timeout", "10s"]);
@@ -68,9 +76,10 @@ mod tests {
             path: "/invocations".to_owned(),
             headers: vec![("x-user-id".to_owned(), "7".to_owned())],
             connections: 8,
+            pinned: true,
             lasting: Duration::from_secs(3),
         };
-        let command = load.command("1");
+        let command = load.command(Some("1".to_owned()));
         let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
         assert!(arguments.windows(2).any(|pair| pair == ["--duration", "3s"]), "{arguments:?}");
         assert!(arguments.windows(2).any(|pair| pair == ["--header", "x-user-id: 7"]), "{arguments:?}");

@@ -4,7 +4,7 @@
 //! where things are ([`checkout`]), how long work is told ([`progress`]), waiting for a condition ([`wait`]), child
 //! processes ([`process`]); then what brings a program here: Debian's [`packages`], what is made once and kept
 //! ([`tool`]), [`cargo_tool`], [`go`] and [`python`]; the compilers for wasm32 ([`toolchain`]) and for static programs ([`musl`]), and what runs its tests
-//! ([`wasm_bindgen`]); at last the programs themselves, [`envoy`], [`etcd`], [`kubernetes`], [`istiod`], [`envoy_gateway`], [`definitions`] of their kinds, [`mlflow`], [`schemathesis`] and [`compose`], and all that it takes to run the filter ([`prepared`]). [`task`] is how a program of this workspace begins and ends.
+//! ([`wasm_bindgen`]); at last the programs themselves, [`envoy`], [`etcd`], [`kubernetes`], [`istiod`], [`envoy_gateway`], [`definitions`] of their kinds, [`mlflow`], [`schemathesis`], [`valgrind`] and [`compose`], and all that it takes to run the filter ([`prepared`]). [`task`] is how a program of this workspace begins and ends.
 
 pub mod unavailable;
 
@@ -33,6 +33,7 @@ pub mod envoy_gateway;
 pub mod definitions;
 pub mod mlflow;
 pub mod schemathesis;
+pub mod valgrind;
 pub mod compose;
 
 pub mod prepared;

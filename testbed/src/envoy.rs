@@ -1,6 +1,7 @@
 //! A real Envoy with a given configuration: started, asked, killed, started again.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -36,6 +37,9 @@ pub const VIEWER: &str = "demo-viewer-token";
 /// How long an Envoy may take until its workers have started: on a machine that compiles beside it, half a minute.
 const STARTUP_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How many times longer an Envoy may take that is looked on at: valgrind interprets it.
+const OBSERVED_IS_SLOWER: u32 = 5;
+
 /// One Envoy for each processor starts at a time. A start is two seconds of compiling the module; more of them at once
 /// end no sooner, and keep the tests that run beside them waiting.
 static STARTS: LazyLock<Semaphore> =
@@ -61,6 +65,8 @@ pub struct Options {
     working_directory: PathBuf,
     binary: Option<PathBuf>,
     processors: Option<String>,
+    /// A program that runs Envoy and looks on, such as valgrind, with its arguments.
+    observer: Vec<String>,
     /// The base id that processes share, and the epoch of this one.
     hot_restart: Option<(u32, u32)>,
     has_fake_clock: bool,
@@ -103,6 +109,13 @@ impl Options {
     #[must_use]
     pub fn processors(mut self, list: &str) -> Self {
         self.processors = Some(list.to_owned());
+        self
+    }
+
+    /// A program that runs Envoy in its own process and looks on, such as valgrind, with its arguments.
+    #[must_use]
+    pub fn observed_by(mut self, command: &[String]) -> Self {
+        self.observer = command.to_owned();
         self
     }
 
@@ -179,16 +192,13 @@ impl Options {
         let configuration = directory.join("envoy.yaml");
         self.bootstrap.write(&configuration)?;
         let binary = self.binary.clone().map_or_else(repository::envoy, Ok)?;
-        let mut command = match &self.processors {
-            // It becomes Envoy, with the same process id.
-            Some(list) => {
-                let mut taskset = Command::new("taskset");
-                taskset.args(["--cpu-list", list]).arg(binary);
-                taskset
-            }
-            None => Command::new(binary),
-        };
+        let pinned = self.processors.iter().flat_map(|list| ["taskset", "--cpu-list", list.as_str()]);
+        // Each becomes the next one and at last Envoy, with the same process id.
+        let before = pinned.chain(self.observer.iter().map(String::as_str)).map(OsStr::new);
+        let mut words = before.chain([binary.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
         command
+            .args(words)
             .current_dir(&self.working_directory)
             .arg("--config-path")
             .arg(configuration)
@@ -224,6 +234,7 @@ impl Envoy {
             working_directory: repository::root().to_owned(),
             binary: None,
             processors: None,
+            observer: Vec::new(),
             hot_restart: None,
             has_fake_clock: false,
             drain_time: None,
@@ -337,7 +348,8 @@ impl Envoy {
 
     /// Waits until the workers have started, and learns the ports.
     async fn until_ready(&mut self) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + STARTUP_PATIENCE;
+        let slower = if self.options.observer.is_empty() { 1 } else { OBSERVED_IS_SLOWER };
+        let deadline = tokio::time::Instant::now() + STARTUP_PATIENCE * slower;
         loop {
             self.process.ensure_running()?;
             let Err(error) = self.learn_addresses().await else {

@@ -12,7 +12,7 @@ use bluegreen_programs::mlflow;
 use bluegreen_programs::schemathesis;
 use bluegreen_programs::toolchain::WasmToolchain;
 use bluegreen_programs::wasm_bindgen;
-use bluegreen_programs::{envoy_gateway, etcd, istiod, kubernetes, packages, process};
+use bluegreen_programs::{envoy_gateway, etcd, istiod, kubernetes, packages, process, valgrind};
 
 use crate::deny;
 use crate::dist;
@@ -58,6 +58,7 @@ pub const SUITES: &[Suite] = &[
     Suite { name: "mesh", has_tests: true, tests: MESH, run: mesh },
     Suite { name: "upgrade", has_tests: true, tests: UPGRADE, run: upgrade },
     Suite { name: "endurance", has_tests: false, tests: &[], run: endurance },
+    Suite { name: "budget", has_tests: false, tests: &[], run: budget },
     Suite { name: "bench", has_tests: false, tests: &[], run: bench },
 ];
 
@@ -327,6 +328,16 @@ fn endurance(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
             process::show(cargo.args([task, "--quick"]).env(ENVOY, envoy.obtain(session.checkout)?))
         });
     }
+}
+
+/// A request takes no more instructions than it may: those do not depend on what runs beside.
+fn budget(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
+    let Some(envoy) = envoys.first() else { return };
+    report.check(&format!("bench --within-budget, {}", envoy.name()), || {
+        valgrind::obtain()?;
+        let mut cargo = session.checkout.cargo("xtask");
+        process::show(cargo.args(["bench", "--within-budget"]).env(ENVOY, envoy.obtain(session.checkout)?))
+    });
 }
 
 /// The benches run at all; what they measure in so short a time, beside the tests, says nothing.
