@@ -1,7 +1,7 @@
 //! What `#[serde(...)]` says about reading.
 
 use syn::meta::ParseNestedMeta;
-use syn::{Attribute, LitStr, Path, Result, Type};
+use syn::{Attribute, FieldsUnnamed, LitStr, Path, Result, Type};
 
 use crate::case::Case;
 
@@ -84,6 +84,11 @@ impl OfField {
         })?;
         Ok(field)
     }
+}
+
+/// Checks that it says nothing about fields without names.
+pub(crate) fn none(fields: &FieldsUnnamed) -> Result<()> {
+    fields.unnamed.iter().try_for_each(|field| each(&field.attrs, |_, meta| Err(unknown(meta))))
 }
 
 fn each(attributes: &[Attribute], mut take: impl FnMut(&str, &ParseNestedMeta<'_>) -> Result<()>) -> Result<()> {

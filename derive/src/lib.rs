@@ -33,7 +33,7 @@ fn derive(mut input: DeriveInput) -> Result<TokenStream> {
         Data::Struct(data) => match &data.fields {
             Fields::Named(fields) if container.is_transparent => transparent(fields)?,
             Fields::Named(fields) => object(&quote!(Self), fields, &container, &parameters)?,
-            Fields::Unnamed(fields) => list(fields),
+            Fields::Unnamed(fields) => list(fields)?,
             Fields::Unit => return Err(Error::new_spanned(&input.ident, "there is nothing to read")),
         },
         Data::Enum(data) => choice(data, &container)?,
@@ -69,12 +69,13 @@ fn transparent(fields: &FieldsNamed) -> Result<TokenStream> {
 }
 
 /// A struct without names: its one field, or a list.
-fn list(fields: &FieldsUnnamed) -> TokenStream {
+fn list(fields: &FieldsUnnamed) -> Result<TokenStream> {
+    attributes::none(fields)?;
     if fields.unnamed.len() == 1 {
-        return quote!(crate::json::FromJson::from_json(json).map(Self));
+        return Ok(quote!(crate::json::FromJson::from_json(json).map(Self)));
     }
     let names: Vec<_> = (0..fields.unnamed.len()).map(|place| format_ident!("field_{place}")).collect();
-    quote!(crate::json::FromJson::from_json(json).map(|(#(#names),*)| Self(#(#names),*)))
+    Ok(quote!(crate::json::FromJson::from_json(json).map(|(#(#names),*)| Self(#(#names),*))))
 }
 
 /// A number around which there is a type is a name of an entry as the number is.
@@ -178,6 +179,9 @@ fn choice(data: &DataEnum, container: &Container) -> Result<TokenStream> {
             return Err(Error::new_spanned(ident, "a variant takes `rename` only"));
         }
         names.push(of_variant.rename.unwrap_or_else(|| container.case.variant(&ident.to_string())));
+        if let Fields::Unnamed(fields) = &variant.fields {
+            attributes::none(fields)?;
+        }
         let read = match &variant.fields {
             Fields::Unit if is_plain => quote!(Self::#ident),
             Fields::Unit => quote!(variant.alone().map(|()| Self::#ident)),

@@ -1,5 +1,4 @@
-//! What derived code is made of. Nothing here depends on a type of a field more than it must, so that a field costs some
-//! thirty bytes of the module.
+//! What derived code is made of. Nothing here depends on the type of a field more than it must, so that a field is one call.
 
 use std::fmt;
 use std::time::Duration;
