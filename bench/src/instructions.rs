@@ -86,7 +86,8 @@ pub async fn run(lab: &Lab) -> Result<BenchReport> {
 pub async fn check_budgets(lab: &Lab) -> Result<()> {
     let Budgets { budgets } = serde_json::from_str(BUDGETS).context("bench/budgets.json")?;
     let plan = Plan { envoys: 1, series: 2, requests: 500 };
-    let counted = count(lab, plan, |name| budgets.iter().any(|budget| budget.variant == name)).await?;
+    let is_wanted = |name: &str| name == NATIVE || budgets.iter().any(|budget| budget.variant == name);
+    let counted = count(lab, plan, is_wanted).await?;
     let exceeded = exceeded(&budgets, &counted)?;
     ensure!(exceeded.is_empty(), "requests cost more than bench/budgets.json allows:\n{}", exceeded.join("\n"));
     Ok(())
@@ -175,7 +176,7 @@ fn exceeded(budgets: &[Budget], counted: &[Counted]) -> Result<Vec<String>> {
             k / native,
             budget.times_native
         );
-        if k > budget.k && (k / native > budget.times_native || budget.variant == NATIVE) {
+        if k > budget.k && k / native > budget.times_native {
             exceeded.push(format!(
                 "{}: {k:.1} thousand instructions, {:.3} × native; allowed: {} or {} × ({})",
                 budget.variant,
@@ -195,7 +196,7 @@ fn report(plan: Plan, counted: &[Counted]) -> Result<BenchReport> {
     let native = of(NATIVE)?;
     let mut table =
         Table::new("Thousand instructions of a request, in user space", &["variant", "k", "÷ native", "apart"]);
-    let mut parts = Table::new("Whose they are", &["variant", "Envoy", "compiled by V8", "C library"]);
+    let mut parts = Table::new("Whose they are", &["variant", "Envoy", "compiled by V8, and unknown", "C library"]);
     for variant in counted {
         table.row([
             variant.name.clone(),
@@ -238,7 +239,8 @@ fn report(plan: Plan, counted: &[Counted]) -> Result<BenchReport> {
             Target::at_most("bluegreen with everything", 245.0, of(EVERYTHING)?.total(), "k", &why),
             Target::at_most("bluegreen with match ÷ the same host calls", 1.05, own, "×", "the filter's own code"),
         ],
-        notes: vec!["Envoy's binary contains V8's runtime; what V8 compiles is the filter's code and the glue around its calls.".to_owned()],
+        notes: vec!["Envoy's binary contains V8's runtime. What V8 compiles is the filter's code and the glue around its calls; callgrind knows no \
+             name for it, nor for what stands in that column without a wasm filter.".to_owned()],
         measurements: json!({"plan": plan, "variants": counted}),
     })
 }
@@ -318,7 +320,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_exceeded_when_both_of_its_figures_are() -> Result<()> {
-        let budgets = [budget(NATIVE, 170.0, 1.0), budget(PLAIN, 210.0, 1.3)];
+        let budgets = [budget(PLAIN, 210.0, 1.3)];
         for (native, plain, expected) in [
             (160.0, 200.0, 0),
             (160.0, 212.0, 1),
@@ -326,8 +328,6 @@ mod tests {
             (169.0, 215.0, 0),
             // A cheaper one.
             (150.0, 209.0, 0),
-            // What is compared with has changed.
-            (171.0, 171.0, 1),
         ] {
             let found = exceeded(&budgets, &[counted(NATIVE, &[native]), counted(PLAIN, &[plain])])?;
             assert_eq!(found.len(), expected, "{native} {plain}: {found:?}");
@@ -340,7 +340,7 @@ mod tests {
     fn budgets_are_of_variants_that_exist_and_give_their_reason() -> Result<()> {
         let Budgets { budgets } = serde_json::from_str(BUDGETS)?;
         let names: Vec<_> = budgets.iter().map(|budget| budget.variant.as_str()).collect();
-        assert_eq!(names, [NATIVE, PLAIN, WITH_MATCH, EVERYTHING]);
+        assert_eq!(names, [PLAIN, WITH_MATCH, EVERYTHING]);
         assert!(budgets.iter().all(|budget| !budget.why.is_empty() && budget.k > 0.0 && budget.times_native >= 1.0));
         Ok(())
     }
