@@ -27,9 +27,16 @@ pub struct AdminCall {
 
 impl AdminCall {
     /// Takes a call whose headers are under way. `None`: it is answered already.
-    pub fn receive(plugin: &Plugin, api: &Api, context_id: u32, path: Vec<u8>, end_of_stream: bool) -> Option<Self> {
-        let header = |name: &str| host::Request.header(name);
-        let delivery = api.is_webhook(&path).then(|| Delivery::read(&plugin.context.deployments, &host::Request));
+    pub fn receive(
+        plugin: &Plugin,
+        api: &Api,
+        request: &host::Request,
+        context_id: u32,
+        path: Vec<u8>,
+        end_of_stream: bool,
+    ) -> Option<Self> {
+        let header = |name: &str| request.header(name);
+        let delivery = api.is_webhook(&path).then(|| Delivery::read(&plugin.context.deployments, request));
         let head = Head {
             method: header(":method").unwrap_or_default(),
             path,

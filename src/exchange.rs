@@ -55,16 +55,16 @@ const VERSION_HEADER: &str = "x-bluegreen-version";
 
 impl Exchange {
     /// Routes a request whose headers are under way; `None` when no deployment wants it.
-    pub fn begin(plugin: &Plugin, context_id: u32, end_of_stream: bool) -> Option<Self> {
+    pub fn begin(plugin: &Plugin, request: &host::Request, context_id: u32, end_of_stream: bool) -> Option<Self> {
         let routing = &plugin.routing;
-        let (index, choice) = plugin.router.find(&host::Request)?;
+        let (index, choice) = plugin.router.find(request)?;
         let deployment = plugin.context.deployments.get(index)?;
-        look_at_seed(plugin, index, deployment.cluster_header.as_str());
+        look_at_seed(plugin, request, index, deployment.cluster_header.as_str());
         let split = plugin.context.worker.split(&*plugin.executor, index, deployment);
         let worker = plugin.context.worker.state(index)?;
         let mut rotations = worker.rotations();
         let began = host::now();
-        let decision = choice.decide(&split, worker.buckets(split.candidate()), &mut rotations, &host::Request, || {
+        let decision = choice.decide(&split, worker.buckets(split.candidate()), &mut rotations, request, || {
             cookie::fresh_key(host::unix_nanos(began), plugin.context.instance, context_id)
         });
         worker.store_rotations(rotations);
@@ -303,12 +303,12 @@ impl Exchange {
 }
 
 /// Looks, once in a while, whether the request came with the header that names its cluster.
-fn look_at_seed(plugin: &Plugin, index: DeploymentIndex, header: &str) {
+fn look_at_seed(plugin: &Plugin, request: &host::Request, index: DeploymentIndex, header: &str) {
     let whose = Whose::Deployment(index);
     if !plugin.incoming.wants_look(whose) {
         return;
     }
-    if let Some(finding) = plugin.incoming.saw(whose, host::Request.header(header).is_some()) {
+    if let Some(finding) = plugin.incoming.saw(whose, request.header(header).is_some()) {
         let has_route = finding == Finding::Missing && host::route_cluster().is_some();
         seeding::found(&plugin.context, index, header, finding, has_route);
     }

@@ -8,11 +8,11 @@ use crate::host;
 use crate::plugin::Plugin;
 
 /// Lets a request pass whose headers are under way; what was asked, if its answer is to be looked at.
-pub fn pass(plugin: &Plugin) -> Option<Asked> {
+pub fn pass(plugin: &Plugin, request: &host::Request) -> Option<Asked> {
     plugin.unmatched.count();
     let incoming = &plugin.incoming;
     if incoming.wants_look(Whose::Nobody) {
-        let is_there = |name: &str| host::Request.header(name).is_some();
+        let is_there = |name: &str| request.header(name).is_some();
         incoming.saw(Whose::Nobody, plugin.cluster_headers.iter().all(|header| is_there(header.as_str())));
     }
     if incoming.are_open() && !host::is_vouched_for() {
@@ -24,7 +24,7 @@ pub fn pass(plugin: &Plugin) -> Option<Asked> {
     if !plugin.unmatched.cadence.takes_next() {
         return None;
     }
-    let header = |name| host::Request.header(name).unwrap_or_default();
+    let header = |name| request.header(name).unwrap_or_default();
     let asked = Asked { method: header(":method"), authority: header(":authority"), path: header(":path") };
     if !plugin.unmatched.is_warned_of.replace(true) {
         unmatched::first(&plugin.context, &asked);

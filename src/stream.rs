@@ -72,17 +72,18 @@ impl HttpContext for Stream {
         {
             published.reached_at(&plugin.context, &address);
         }
+        let request = host::Request::default();
         if let Some(api) = &plugin.api {
-            let path = host::Request.header(":path").unwrap_or_default();
+            let path = request.header(":path").unwrap_or_default();
             if api.covers(&path) {
-                let call = AdminCall::receive(plugin, api, self.context_id, path, end_of_stream);
+                let call = AdminCall::receive(plugin, api, &request, self.context_id, path, end_of_stream);
                 self.kind = call.map_or(Kind::Answered, Kind::Admin);
                 return Action::Pause;
             }
         }
-        self.kind = match Exchange::begin(plugin, self.context_id, end_of_stream) {
+        self.kind = match Exchange::begin(plugin, &request, self.context_id, end_of_stream) {
             Some(exchange) => Kind::Traffic(exchange),
-            None => passing::pass(plugin).map_or(Kind::Bypassed, Kind::Unmatched),
+            None => passing::pass(plugin, &request).map_or(Kind::Bypassed, Kind::Unmatched),
         };
         Action::Continue
     }

@@ -30,6 +30,18 @@ fn a_plain_exchange_makes_10() {
     assert_eq!(of_exchange("", &[]), expected);
 }
 
+/// The path is asked for once, although both the admin API and the match look at it.
+#[test]
+fn a_plain_exchange_on_a_listener_with_the_admin_api_makes_10_too() {
+    let envoy = FakeEnvoy::start();
+    let worker = worker(&envoy, &admin());
+    (0..40).for_each(|_| drop(cluster(worker, &[])));
+    envoy.take_calls();
+    cluster(worker, &[]);
+    let calls = envoy.take_calls();
+    assert_eq!((calls.len(), calls.iter().filter(|call| **call == "get_header").count()), (10, 1), "{calls:?}");
+}
+
 /// For access logs: the property.
 #[test]
 fn an_exchange_whose_decision_is_put_into_filter_state_makes_11() {

@@ -120,7 +120,7 @@ fn host_of(authority: &[u8]) -> String {
 
 impl PathTable {
     fn find<'r>(&'r self, headers: &mut ReadOnce<'r>) -> Option<DeploymentIndex> {
-        let path = if self.0.needs_text() { headers.get(":path").map(path_of).unwrap_or_default() } else { Vec::new() };
+        let path = if self.0.needs_text() { headers.get(":path").map(path_of).unwrap_or_default() } else { &[] };
         // KServe and TensorFlow Serving put the verb behind a colon: `/v1/models/iris:predict`.
         // The empty prefix covers every path, also the `*` of an OPTIONS request.
         let on_a_boundary =
@@ -131,8 +131,8 @@ impl PathTable {
 }
 
 /// A `:path` without its query and fragment.
-fn path_of(path: &[u8]) -> Vec<u8> {
-    path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default().to_vec()
+fn path_of(path: &[u8]) -> &[u8] {
+    path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default()
 }
 
 // === impl HeaderTable ===
