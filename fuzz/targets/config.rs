@@ -32,7 +32,11 @@ fuzz_target!(|input: &[u8]| {
         if let Some(message) = object(&document) {
             let mut other = Config::from_bytes(&message.encode_to_vec()).expect("the other form");
             // The digest is one of what was written: 1 and 1.0 are not the same there.
-            config.deployments.values_mut().chain(other.deployments.values_mut()).for_each(|one| Arc::make_mut(one).digest = 0);
+            config
+                .deployments
+                .values_mut()
+                .chain(other.deployments.values_mut())
+                .for_each(|one| Arc::make_mut(one).digest = 0);
             assert_eq!(other, config);
         }
     }

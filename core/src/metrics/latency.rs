@@ -117,7 +117,7 @@ impl Le {
     /// The lowest that a latency does not exceed.
     pub fn of(latency: Duration) -> Self {
         // A latency that is a nanosecond longer than a bound exceeds it.
-        let micros = micros(latency).saturating_add(u64::from(latency.subsec_nanos() % 1_000 != 0));
+        let micros = micros(latency).saturating_add(u64::from(!latency.subsec_nanos().is_multiple_of(1_000)));
         let place = BOUNDS.iter().position(|(millis, _)| micros <= millis.saturating_mul(1_000));
         Self(u8::try_from(place.unwrap_or(BOUNDS.len())).unwrap_or(u8::MAX))
     }
