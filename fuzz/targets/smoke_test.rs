@@ -45,7 +45,7 @@ fn configured(request: &Value) -> Option<Deployments> {
 
 fn judge(deployments: &Deployments, reply: &HttpReply, request: &Value) -> bool {
     let deployment = &deployments.all()[0];
-    let test = deployment.readiness.smoke_test.as_ref().expect("configured");
+    let test = deployment.smoke_test.as_ref().expect("configured");
     let outgoing = test.request(0, deployment, deployment.colours.get(Colour::Green)).expect("the first");
     for (name, value) in &outgoing.headers {
         assert!(!name.is_empty() && !value.contains(['\r', '\n', '\0']), "{name}: {value:?}");
