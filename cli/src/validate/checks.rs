@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bluegreen_core::config::{Access, Config, DeploymentConfig, PUBLISHED, TokenSum};
+use bluegreen_core::config::{Access, Config, DeploymentConfig, PUBLISHED, Routing, TokenSum};
 use bluegreen_core::model::colour::Colour;
 use bluegreen_core::model::name::HeaderName;
 use bluegreen_core::model::percent::Percent;
@@ -560,14 +560,19 @@ fn routed(
                         );
                         findings.add(Check::FilterOff, &route.at, detail);
                     }
-                    let copied = fate(routes, deployment, header, &config.routing, (colour, true), prefix);
-                    if let Fate::Follows(route) = copied {
-                        copies(route, plugin, config, (name, deployment), findings);
+                    match fate(routes, deployment, header, &config.routing, (colour, true), prefix) {
+                        Fate::Follows(route) => copies(route, plugin, config, (name, deployment), findings),
+                        Fate::Elsewhere(route) => {
+                            let detail = elsewhere(route, name, header, colour, &config.routing);
+                            findings.add(Check::AnswersFromElsewhere, &route.at.follow("route"), detail);
+                        }
+                        // No copy is made of what finds no route.
+                        Fate::Nowhere(_) => {}
                     }
                     colons(route, (name, prefix), findings);
                 }
                 Fate::Elsewhere(route) => {
-                    let detail = elsewhere(route, name, header, colour);
+                    let detail = elsewhere(route, name, header, colour, &config.routing);
                     findings.add(Check::AnswersFromElsewhere, &route.at.follow("route"), detail);
                 }
                 Fate::Nowhere(Some(route)) => by_header |= matches!(route.target, Target::Header(_)),
@@ -599,7 +604,10 @@ fn is_routed_somewhere(setup: &Setup<'_>, name: &str, prefix: &str) -> bool {
     })
 }
 
-fn elsewhere(route: &Route<'_>, name: &str, header: &HeaderName, colour: Colour) -> String {
+fn elsewhere(route: &Route<'_>, name: &str, header: &HeaderName, colour: Colour, routing: &Routing) -> String {
+    // Which requests are copied says nothing about their colour.
+    let asks_for_more =
+        route.headers.iter().any(|(asked, _)| !asked.eq_ignore_ascii_case(routing.shadow_header.as_str()));
     let found = match &route.target {
         Target::Header(other) => format!("follows the header {other}"),
         Target::Cluster(cluster) => format!("goes to the cluster {cluster:?}, whichever colour the filter chooses"),
@@ -608,7 +616,7 @@ fn elsewhere(route: &Route<'_>, name: &str, header: &HeaderName, colour: Colour)
         Target::Unknown => "does not follow the filter".to_owned(),
     };
     match &route.target {
-        Target::Cluster(cluster) if !route.headers.is_empty() => {
+        Target::Cluster(cluster) if asks_for_more => {
             format!(
                 "this route takes requests of {name} that the filter gives to {colour}, and goes to the cluster {cluster:?}"
             )

@@ -415,6 +415,13 @@ fn copies_need_a_mirror_policy_once_there_are_any() {
         let apart = replaced(&good, "present_match: false", absent);
         assert_eq!(words(&found_in(&[&replaced(&apart, "shadow_percent: 0", "shadow_percent: 5")])), BTreeSet::new());
     }
+    // A route of theirs that goes elsewhere.
+    let elsewhere = good.replace(
+        "cluster_header: x-bluegreen-cluster\n                  request_mirror_policies:",
+        "cluster: blue\n                  request_mirror_policies:",
+    );
+    assert_ne!(elsewhere, good);
+    assert_eq!(words(&found_in(&[&elsewhere])), ["answers-from-elsewhere"].into());
     // Without a condition the first route takes them too.
     let first = replaced(&good, ", headers: [{name: x-bluegreen-shadow, present_match: false}]", "");
     assert_eq!(
