@@ -18,8 +18,8 @@ use crate::{gateway, lean_filter, startup};
 use bluegreen_programs::Progress;
 
 /// Kilobytes of 1,000 bytes.
-const MODULE_KB: f64 = 450.0;
-const GZIP_KB: f64 = 180.0;
+const MODULE_KB: f64 = 600.0;
+const GZIP_KB: f64 = 220.0;
 
 pub async fn run(lab: &Lab) -> Result<BenchReport> {
     let bytes = fs::read(&lab.module).with_context(|| format!("cannot read {}", lab.module.display()))?;
