@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use bluegreen_programs::{Unavailable, process};
 
 /// What is loaded into the process. Rust needs a C compiler to link with, so there is one.
-const SOURCE: &str = include_str!("paced_clock.c");
+const SOURCE: &str = concat!(include_str!("paced_clock.c"), include_str!("../../testbed/src/clock_calls.c"));
 
 /// The clocks of one process.
 pub struct PacedClock {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use crate::process;
 
 /// What is loaded into the process. Rust needs a C compiler to link with, so there is one.
-const SOURCE: &str = include_str!("fake_clock.c");
+const SOURCE: &str = concat!(include_str!("fake_clock.c"), include_str!("clock_calls.c"));
 
 /// The clock of the process that keeps its files in a folder.
 #[derive(Debug)]
