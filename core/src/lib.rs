@@ -17,6 +17,7 @@
 //! | [`deployment`] | a configuration, compiled |
 //! | [`routing`] | one request: its deployment, its colour |
 //! | [`metrics`] | what is counted about each colour |
+//! | [`shadow`] | what the answers of both colours to one request say about the candidate |
 //! | [`host`] | what a flow may ask of the Envoy around it, and what polls it |
 //! | [`workers`] | the threads of this Envoy: who they are, what each has taken over and counted |
 //! | [`setup`] | what is wrong around the filter, found while it runs |
@@ -52,6 +53,8 @@ pub mod deployment;
 pub mod routing;
 
 pub mod metrics;
+
+pub mod shadow;
 
 pub mod host;
 

@@ -7,6 +7,7 @@ use super::mlflow::Mlflow;
 use super::pattern::MatchRules;
 use super::readiness::{Bake, Failover, Probe, SmokeTest};
 use super::rollout::RolloutPlan;
+use super::shadow::Shadow;
 use super::token_sum::TokenSum;
 use crate::json::{FieldError, FromJson, Json};
 use crate::model::colour::{Colour, PerColour};
@@ -49,6 +50,8 @@ pub struct DeploymentConfig {
     pub rollout: Option<RolloutPlan>,
     /// The rules that compare candidate and active colour; absent: none.
     pub guard: Option<Guard>,
+    /// What is done with copied requests beyond sending them; absent: nothing.
+    pub shadow: Option<Shadow>,
     /// A number that stands for all of this as it was written.
     #[serde(skip)]
     pub digest: u64,

@@ -9,6 +9,7 @@ mod access;
 mod readiness;
 mod guard;
 mod rollout;
+mod shadow;
 mod sources;
 mod mlflow;
 mod etcd;
@@ -35,6 +36,7 @@ pub use self::readiness::{
     Bake, Expectation, Failover, JsonExpectation, JsonType, Method, Probe, SmokeRequest, SmokeTest, StatusCode, Times,
 };
 pub use self::rollout::{RolloutPlan, RolloutStep, Then};
+pub use self::shadow::{Compare, IgnoredField, SafeRequest, Shadow, Tolerance};
 pub use self::sources::{ConfigPush, RuntimeSource};
 pub use self::token_sum::TokenSum;
 use crate::json::{FromJson, Json};
