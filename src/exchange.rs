@@ -14,7 +14,9 @@ use bluegreen_core::routing::decision::ByOverride;
 use bluegreen_core::routing::incoming::{Finding, Whose};
 use bluegreen_core::routing::matching::RequestHeaders;
 use bluegreen_core::routing::{caching, cookie};
+use bluegreen_core::shadow::dropped::Dropped;
 
+use crate::copying::{CopyBy, Copying};
 use crate::host;
 use crate::plugin::Plugin;
 use crate::question::{Question, explanation};
@@ -33,6 +35,8 @@ pub struct Exchange {
     is_sent: bool,
     answered: Option<Answered>,
     set_cookie: Option<String>,
+    /// The copy whose answer is to be compared.
+    copy: Option<Box<Copying>>,
     /// With which to say what became of it, where chance has shared it out between colours that are compared.
     ticket: Option<Ticket>,
 }
@@ -69,13 +73,17 @@ impl Exchange {
         });
         worker.store_rotations(rotations);
 
+        let copy_by = decision.shadow.map(|_| match deployment.compare() {
+            Some(rules) => CopyBy::choose(plugin, request, (index, deployment), rules),
+            None => CopyBy::Envoy,
+        });
         if decision.by_override != ByOverride::Absent
             && let Some(header) = choice.override_header()
         {
             host::remove_request_header(header.as_str());
         }
         host::set_request_header(routing.colour_header.as_str(), decision.colour.as_str());
-        match decision.shadow {
+        match decision.shadow.filter(|_| matches!(copy_by, Some(CopyBy::Envoy))) {
             Some(colour) => worker.with_identity(colour, |copied_to| {
                 host::set_request_header(routing.shadow_header.as_str(), copied_to.cluster.as_str());
             }),
@@ -112,6 +120,7 @@ impl Exchange {
             is_sent: end_of_stream,
             answered: None,
             set_cookie: decision.set_cookie,
+            copy: copy_by.and_then(CopyBy::by_filter),
             ticket: plugin.context.worker.begin(
                 (index, deployment),
                 &split,
@@ -121,6 +130,14 @@ impl Exchange {
         };
         exchange.count(plugin, exchange.colour, ColourMetric::InFlight, 1);
         Some(exchange)
+    }
+
+    /// A piece of the request's body is under way.
+    pub fn on_request_body(&mut self, plugin: &Plugin, size: usize, end_of_stream: bool) {
+        self.copy = self.copy.take().and_then(|copy| copy.on_request_body(plugin, size));
+        if end_of_stream {
+            self.on_sent();
+        }
     }
 
     /// All of the request has come.
@@ -134,6 +151,10 @@ impl Exchange {
         let attribution = self.attribute(plugin);
         self.count_request(plugin, &attribution);
         self.count_foreign(plugin, &attribution);
+        self.copy = self
+            .copy
+            .take()
+            .and_then(|copy| copy.on_answer(plugin, attribution.served_by() == Some(self.colour), after));
         if let Some((ticket, deployment)) = self.ticket.zip(plugin.context.deployments.get(self.deployment)) {
             self.ticket = plugin.context.worker.on_head((self.deployment, deployment), ticket, &attribution, after);
         }
@@ -161,6 +182,14 @@ impl Exchange {
         }
     }
 
+    /// A piece of the answer's body is under way.
+    pub fn on_answer_body(&mut self, plugin: &Plugin, size: usize, end_of_stream: bool) {
+        self.copy = self.copy.take().and_then(|copy| copy.on_answer_body(plugin, size));
+        if end_of_stream {
+            self.on_complete();
+        }
+    }
+
     /// All of the answer has come.
     pub fn on_complete(&mut self) {
         if let Some(answered) = &mut self.answered {
@@ -179,8 +208,9 @@ impl Exchange {
     }
 
     /// Counts the exchange, which is over.
-    pub fn end(self, plugin: &Plugin) {
+    pub fn end(mut self, plugin: &Plugin) {
         self.count(plugin, self.colour, ColourMetric::InFlight, -1);
+        let copy = self.copy.take();
         let (attribution, first_byte) = match &self.answered {
             Some(Answered { attribution, after, is_complete: true }) => (*attribution, Some(*after)),
             Some(Answered { attribution, after, .. }) => {
@@ -194,6 +224,14 @@ impl Exchange {
             }
         };
         let Attribution { colour, class, .. } = attribution;
+        if let Some(copy) = copy {
+            let is_whole = self.is_sent && self.answered.as_ref().is_some_and(|answered| answered.is_complete);
+            match class {
+                _ if is_whole => copy.finish(plugin),
+                Class::Unanswered => copy.abandon(plugin, Dropped::ClientGone),
+                _ => copy.abandon(plugin, Dropped::NotAnswered),
+            }
+        }
         if let Some(colour) = colour.filter(|_| self.is_override) {
             self.count(plugin, colour, ColourMetric::OverrideResponses(class), 1);
             return;

@@ -33,6 +33,9 @@ pub struct CallId(pub u32);
 /// The host's number of a compiled expression, as the host wrote it.
 pub struct ExpressionId(Vec<u8>);
 
+/// Where the JSON of an answer ends and the binary part of the Open Inference Protocol begins, in bytes.
+pub const JSON_LENGTH: &str = "inference-header-content-length";
+
 /// The most of a reply's body that is read, in bytes.
 const MOST_OF_A_REPLY: usize = 1024 * 1024;
 
@@ -60,6 +63,17 @@ impl RequestHeaders for Request {
     }
 }
 
+/// All headers of the request whose values are text. Some 20 µs.
+pub fn request_headers() -> Vec<(String, String)> {
+    let headers = hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default();
+    headers.into_iter().filter_map(|(name, value)| Some((name, String::from_utf8(value).ok()?))).collect()
+}
+
+/// A header of the answer. 1.3 µs when present.
+pub fn response_header(name: &str) -> Option<Vec<u8>> {
+    hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, name).ok().flatten()
+}
+
 /// Replaces all copies of a request header; Envoy picks the route again. 0.5 µs.
 pub fn set_request_header(name: &str, value: &str) {
     let _ = hostcalls::set_map_value_bytes(MapType::HttpRequestHeaders, name, Some(value.as_bytes()));
@@ -72,7 +86,7 @@ pub fn remove_request_header(name: &str) {
 
 /// The answer's `:status`. 1.3 µs.
 pub fn response_status() -> Option<Vec<u8>> {
-    hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status").ok().flatten()
+    response_header(":status")
 }
 
 /// The `grpc-status` in the head of an answer without a body, or in its trailers. 0.3 µs when absent.
@@ -151,6 +165,11 @@ pub fn request_body(most: usize) -> Vec<u8> {
     hostcalls::get_buffer(BufferType::HttpRequestBody, 0, most).ok().flatten().unwrap_or_default()
 }
 
+/// What has just come of the answer's body. There is nothing outside of the event that brings it.
+pub fn response_body(size: usize) -> Vec<u8> {
+    hostcalls::get_buffer(BufferType::HttpResponseBody, 0, size).ok().flatten().unwrap_or_default()
+}
+
 /// The plugin configuration.
 pub fn plugin_configuration() -> Vec<u8> {
     hostcalls::get_buffer(BufferType::PluginConfiguration, 0, usize::MAX).ok().flatten().unwrap_or_default()
@@ -184,13 +203,16 @@ pub fn send(request: &HttpRequest) -> Result<CallId, HttpReply> {
         })
 }
 
-/// The reply that has just come.
+/// The reply that has just come. Of an answer of the Open Inference Protocol with a binary part it is the JSON.
 pub fn reply(header_count: usize) -> HttpReply {
     if header_count == 0 {
         return HttpReply::Broken;
     }
     let status = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, ":status").ok().flatten();
-    let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, MOST_OF_A_REPLY).ok().flatten();
+    let json = hostcalls::get_map_value_bytes(MapType::HttpCallResponseHeaders, JSON_LENGTH).ok().flatten();
+    let json = json.and_then(|text| std::str::from_utf8(&text).ok()?.trim().parse().ok());
+    let most = json.unwrap_or(MOST_OF_A_REPLY).min(MOST_OF_A_REPLY);
+    let body = hostcalls::get_buffer(BufferType::HttpCallResponseBody, 0, most).ok().flatten();
     let status = status.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok()).unwrap_or_default();
     HttpReply::Answered { status, body: body.unwrap_or_default() }
 }

@@ -25,6 +25,7 @@ mod unmatched;
 mod plugin;
 
 mod admin;
+mod copying;
 mod exchange;
 mod passing;
 

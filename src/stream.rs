@@ -94,8 +94,8 @@ impl HttpContext for Stream {
                 call.on_body(plugin, size, end_of_stream);
                 Action::Pause
             }
-            (Kind::Traffic(exchange), _) if end_of_stream => {
-                exchange.on_sent();
+            (Kind::Traffic(exchange), Some(plugin)) => {
+                exchange.on_request_body(plugin, size, end_of_stream);
                 Action::Continue
             }
             (Kind::Answered, _) => Action::Pause,
@@ -127,9 +127,9 @@ impl HttpContext for Stream {
         Action::Continue
     }
 
-    fn on_http_response_body(&mut self, _size: usize, end_of_stream: bool) -> Action {
-        if let (Kind::Traffic(exchange), true) = (&mut self.kind, end_of_stream) {
-            exchange.on_complete();
+    fn on_http_response_body(&mut self, size: usize, end_of_stream: bool) -> Action {
+        if let (Kind::Traffic(exchange), Some(plugin)) = (&mut self.kind, &self.plugin) {
+            exchange.on_answer_body(plugin, size, end_of_stream);
         }
         Action::Continue
     }

@@ -3,7 +3,9 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::config::{Config, DeploymentConfig, ErrorRule, LatencyOf, Salt, WhenUnhealthy};
+use crate::config::{
+    Compare, Config, DeploymentConfig, ErrorRule, LatencyOf, RolloutPlan, RolloutStep, Salt, WhenUnhealthy,
+};
 use crate::model::author::Source;
 use crate::model::colour::Colour;
 use crate::model::identity::Identity;
@@ -109,6 +111,18 @@ impl Deployment {
     /// What counts as an error when they are.
     pub fn error_rule(&self) -> ErrorRule {
         self.guard.map(|guard| guard.error).unwrap_or_default()
+    }
+
+    /// How the answers to copied requests are compared, if they are.
+    pub fn compare(&self) -> Option<&Compare> {
+        Some(&self.shadow.as_ref()?.compare)
+    }
+
+    /// Whether something follows from what the comparison finds.
+    pub fn judges_answers(&self) -> bool {
+        let has_rule = self.guard.is_some_and(|guard| guard.disagreement.is_some());
+        let awaits = |plan: &RolloutPlan| plan.steps.iter().any(RolloutStep::awaits_comparison);
+        self.compare().is_some() && (has_rule || self.rollout.as_ref().is_some_and(awaits))
     }
 
     /// What is behind a colour in this state.

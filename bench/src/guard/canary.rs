@@ -11,7 +11,7 @@ use bluegreen_core::model::percent::Percent;
 use bluegreen_core::model::split::Split;
 use bluegreen_core::model::time::Timestamp;
 use bluegreen_core::state::kept::Keep;
-use bluegreen_core::state::rollout::{Phase, RolloutCommand};
+use bluegreen_core::state::rollout::{Phase, RolloutCommand, Shares};
 use bluegreen_core::state::{Command, Patch, State};
 use serde::Serialize;
 use serde_json::Value;
@@ -85,7 +85,7 @@ impl<'s> Run<'s> {
         let initial = Split { canary_percent: share, ..Split::default() };
         let mut state = State::initial(initial, START).knowing(&deployment.colours);
         if let Some(plan) = &deployment.rollout {
-            let first = plan.steps.first().context("a step")?.canary_percent;
+            let first = Shares::of(plan.steps.first().context("a step")?, plan);
             state = changed(&state, &Command::Rollout(RolloutCommand::Start(first)), START)?;
         }
         let leaders = world.books.iter().map(|_| None).collect();

@@ -8,11 +8,11 @@ use super::openapi;
 use super::problems::Problem;
 use super::request::{Answer, Refused, Request};
 use super::response::Response;
-use super::views::{ChangesView, ComparisonView, DeploymentView, DeploymentsView, SmokeTestView};
+use super::views::{ChangesView, ComparisonView, DeploymentView, DeploymentsView, DisagreementsView, SmokeTestView};
 use crate::change::error::{ChangeError, Rejection};
 use crate::change::request::{ChangeRequest, Checks, Precondition};
 use crate::change::submit::submit;
-use crate::config::ConfigPush;
+use crate::config::{Compare, ConfigPush};
 use crate::controllers::{config_push, versions};
 use crate::deployment::{Deployment, DeploymentIndex};
 use crate::guard::analysis;
@@ -27,9 +27,12 @@ use crate::model::split::Revision;
 use crate::model::time::Moment;
 use crate::readiness::arrival;
 use crate::readiness::drain::{DrainBlocker, blockers_elsewhere, drain_blockers};
-use crate::state::rollout::{self, RolloutCommand};
+use crate::shadow::findings::Findings;
+use crate::state::rollout::{self, RolloutCommand, Shares};
 use crate::state::{Command, Patch, Refusal, SmokeTestOutcome, State};
+use crate::workers::comparer::{self, About, Notes};
 use crate::workers::report;
+use crate::workers::roster::Roster;
 use crate::workers::worker::Confirmation;
 
 /// What becomes of a rollout.
@@ -41,6 +44,9 @@ pub enum RolloutAction {
     Abort,
     Skip,
 }
+
+/// The excess of disagreements that findings are about where no rule says which.
+const NO_EXCESS: f64 = 0.02;
 
 /// How many deployments a list has at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +131,30 @@ pub async fn comparison(call: Box<Request>) -> Answer {
     let analysis = analysis::read(host.store(), &deployment.name).filter(|analysis| analysis.is_about(&state));
     let verdict = analysis.as_ref().zip(deployment.guard.as_ref());
     let verdict = verdict.map(|(analysis, guard)| Verdict::new(analysis, guard));
-    Ok(Response::json(200, &ComparisonView::new(&deployment.name, state.revision, verdict, windows)))
+    let shadow = compared(&call, deployment, &state).map(|(notes, rules)| {
+        let guard = deployment.guard.unwrap_or_default();
+        let most = guard.disagreement.map_or(NO_EXCESS, |rule| rule.max_excess);
+        Findings::of(&notes.compared, rules, most, guard.alpha())
+    });
+    Ok(Response::json(200, &ComparisonView::new(&deployment.name, state.revision, verdict, shadow, windows)))
+}
+
+/// The last answers of the candidate that differed from the active colour's.
+pub async fn disagreements(call: Box<Request>) -> Answer {
+    let (index, deployment) = call.deployment()?;
+    let state = call.load(deployment)?;
+    call.context.ask_workers(Some(index)).await;
+    let Some((notes, _)) = compared(&call, deployment, &state) else {
+        return Err(Refused::on(Problem::NoComparison, index, state));
+    };
+    Ok(Response::json(200, &DisagreementsView::new(&deployment.name, &state, &notes.disagreements)))
+}
+
+/// What this Envoy has found by comparing answers between what is behind the colours now.
+fn compared<'d>(call: &Request, deployment: &'d Deployment, state: &State) -> Option<(Notes, &'d Compare)> {
+    let (rules, store) = (deployment.compare()?, call.context.host.store());
+    let about = About::of(deployment, state);
+    Some((comparer::gathered(store, &Roster::read(store), &deployment.name, &about), rules))
 }
 
 // === changes ===
@@ -330,7 +359,7 @@ impl RolloutAction {
             (Self::Start | Self::Skip, None) => Err(Problem::NoRolloutPlan),
             (Self::Start, Some(plan)) => {
                 let first = plan.steps.first().ok_or(Problem::NoRolloutPlan)?;
-                Ok(RolloutCommand::Start(first.canary_percent))
+                Ok(RolloutCommand::Start(Shares::of(first, plan)))
             }
             (Self::Skip, Some(plan)) => {
                 let here = state.rollout.ok_or(Problem::Refused(Refusal::Rollout(rollout::Refusal::NoRollout)))?;

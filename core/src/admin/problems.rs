@@ -71,6 +71,8 @@ pub enum Problem {
     Change(ChangeError),
     /// There is no smoke test to run.
     NoSmokeTest,
+    /// Answers are not compared.
+    NoComparison,
     /// Nothing waits to come behind this colour, which is active.
     NothingToTest(Colour),
     /// There are no steps to take.
@@ -173,6 +175,7 @@ impl Problem {
             }
             Self::NothingToTest(_) => (409, "nothing-to-test", "Nothing to test"),
             Self::NoSmokeTest => (409, "no-smoke-test", "No smoke test"),
+            Self::NoComparison => (409, "no-comparison", "Answers are not compared"),
             Self::NoRolloutPlan => (409, "no-rollout-plan", "No rollout configured"),
             Self::NotDrained { .. } => (409, "not-drained", "Colour still needed"),
             Self::InvalidValue { .. } => (422, "invalid-value", "Invalid value"),
@@ -322,6 +325,9 @@ impl fmt::Display for Problem {
                 write!(f, "{error}. {OVERRIDE}")
             }
             Self::Change(error) => error.fmt(f),
+            Self::NoComparison => f.write_str(
+                "The configuration has no shadow section with compare for this deployment: answers of copied requests go to nobody.",
+            ),
             Self::NoSmokeTest => f.write_str(
                 "The deployment's configuration has no smoke_test section: add one with the requests to send.",
             ),
@@ -446,8 +452,9 @@ impl Problem {
                 },
                 Self::Change(error) => match after_change(error) {
                     Some(error) => Self::Change(error),
-                    None => Self::NoSmokeTest,
+                    None => Self::NoComparison,
                 },
+                Self::NoComparison => Self::NoSmokeTest,
                 Self::NoSmokeTest => Self::NothingToTest(Colour::Blue),
                 Self::NothingToTest(_) => Self::NoRolloutPlan,
                 Self::NoRolloutPlan => Self::NotDrained { colour: Colour::Blue, blockers: text() },

@@ -70,7 +70,7 @@ const VIEWER: Option<Role> = Some(Role::Viewer);
 const OPERATOR: Option<Role> = Some(Role::Operator);
 
 /// All endpoints.
-pub(super) static ROUTES: [Route; 18] = [
+pub(super) static ROUTES: [Route; 19] = [
     route("GET", "healthz", ANYBODY, NONE, |call| Box::pin(handlers::health(call))),
     route("GET", "readyz", ANYBODY, NONE, |call| Box::pin(handlers::ready(call))),
     route("GET", DESCRIPTION, ANYBODY, NONE, |call| Box::pin(handlers::describe(call))),
@@ -80,6 +80,7 @@ pub(super) static ROUTES: [Route; 18] = [
     route("PATCH", "v1/deployments/{name}", OPERATOR, PATCH, |call| Box::pin(handlers::patch(call))),
     route("GET", "v1/deployments/{name}/history", VIEWER, NONE, |call| Box::pin(handlers::history(call))),
     route("GET", "v1/deployments/{name}/comparison", VIEWER, NONE, |call| Box::pin(handlers::comparison(call))),
+    route("GET", "v1/deployments/{name}/disagreements", VIEWER, NONE, |call| Box::pin(handlers::disagreements(call))),
     route("POST", "v1/deployments/{name}/promote", OPERATOR, TO, |call| Box::pin(handlers::promote(call))),
     route("POST", "v1/deployments/{name}/rollback", OPERATOR, TO, |call| Box::pin(handlers::roll_back(call))),
     route("POST", "v1/deployments/{name}/test", OPERATOR, TEST, |call| Box::pin(handlers::test(call))),

@@ -26,6 +26,8 @@ use crate::readiness::drain::{blockers_elsewhere, drain_blockers};
 use crate::readiness::probe;
 use crate::readiness::smoke_test::SmokeResult;
 use crate::setup::{self, Notes, SetupProblem};
+use crate::shadow::disagreements::{Disagreement, Disagreements};
+use crate::shadow::findings::Findings;
 use crate::state::State;
 use crate::state::history::Change;
 use crate::store::Store;
@@ -153,7 +155,20 @@ pub struct ComparisonView<'a> {
     revision: Revision,
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<Verdict>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shadow: Option<Findings>,
     windows: Windows,
+}
+
+/// The last answers that differed.
+#[derive(Debug, Serialize)]
+pub struct DisagreementsView<'a> {
+    name: &'a DeploymentName,
+    revision: Revision,
+    active: Colour,
+    candidate: Colour,
+    /// From new to old.
+    disagreements: Vec<&'a Disagreement>,
 }
 
 /// The result of a smoke test.
@@ -297,9 +312,25 @@ impl<'a> ComparisonView<'a> {
         name: &'a DeploymentName,
         revision: Revision,
         verdict: Option<Verdict>,
+        shadow: Option<Findings>,
         windows: Vec<(&'static str, Window)>,
     ) -> Self {
-        Self { name, revision, verdict, windows: Windows(windows) }
+        Self { name, revision, verdict, shadow, windows: Windows(windows) }
+    }
+}
+
+// === impl DisagreementsView ===
+
+impl<'a> DisagreementsView<'a> {
+    pub fn new(name: &'a DeploymentName, state: &State, disagreements: &'a Disagreements) -> Self {
+        let split = state.split;
+        Self {
+            name,
+            revision: state.revision,
+            active: split.active,
+            candidate: split.candidate(),
+            disagreements: disagreements.iter().rev().collect(),
+        }
     }
 }
 

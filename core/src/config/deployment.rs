@@ -6,7 +6,7 @@ use super::guard::Guard;
 use super::mlflow::Mlflow;
 use super::pattern::MatchRules;
 use super::readiness::{Bake, Failover, Probe, SmokeTest};
-use super::rollout::RolloutPlan;
+use super::rollout::{RolloutPlan, RolloutStep};
 use super::shadow::Shadow;
 use super::token_sum::TokenSum;
 use crate::json::{FieldError, FromJson, Json};
@@ -159,6 +159,19 @@ pub struct OverrideToken {
     pub name: HolderName,
     /// SHA-256 of the token, 64 hexadecimal digits.
     pub sha256: TokenSum,
+}
+
+// === impl DeploymentConfig ===
+
+impl DeploymentConfig {
+    /// The field that needs answers to be compared, if one does.
+    pub(super) fn uses_comparison(&self) -> Option<String> {
+        if self.guard.is_some_and(|guard| guard.disagreement.is_some()) {
+            return Some("guard.disagreement".to_owned());
+        }
+        let place = self.rollout.as_ref()?.steps.iter().position(RolloutStep::awaits_comparison)?;
+        Some(format!("rollout.steps[{place}]"))
+    }
 }
 
 // === impl Initial ===

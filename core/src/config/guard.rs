@@ -25,6 +25,8 @@ pub struct Guard {
     pub unanswered: UnansweredRule,
     /// The rule about latency; absent: none.
     pub slow: Option<SlowRule>,
+    /// The rule about answers that are compared; absent: none.
+    pub disagreement: Option<DisagreementRule>,
     /// What follows when a rule is broken.
     pub on_breach: OnBreach,
     /// How long the candidate is watched after its promotion; absent: not at all.
@@ -92,6 +94,17 @@ pub struct ErrorRule {
     pub count_4xx: bool,
     /// Whether a request counts as an error whose first attempt failed, however well Envoy's retries ended.
     pub count_retries: bool,
+}
+
+/// How much more often than the active colour with itself the candidate may disagree with it.
+#[derive(Clone, Copy, Debug, PartialEq, FromJson)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct DisagreementRule {
+    /// By how much, as a share of the answers that are compared.
+    #[serde(deserialize_with = "share")]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "crate::model::schema::share"))]
+    pub max_excess: f64,
 }
 
 /// How much slower than the active colour the candidate may be.
@@ -257,6 +270,7 @@ impl Default for Guard {
             error: ErrorRule::default(),
             unanswered: UnansweredRule::default(),
             slow: None,
+            disagreement: None,
             on_breach: OnBreach::default(),
             also_after_promote: None,
             keep_percent: Percent::from_hundredths(200).unwrap_or(Percent::ZERO),

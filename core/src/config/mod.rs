@@ -27,7 +27,9 @@ pub use self::deployment::{
 };
 use self::document::NoDocument;
 pub use self::etcd::{Etcd, KeyPrefix};
-pub use self::guard::{ErrorRule, Guard, Horizon, LatencyOf, OnBreach, Over, SlowRule, UnansweredRule, WarmUp};
+pub use self::guard::{
+    DisagreementRule, ErrorRule, Guard, Horizon, LatencyOf, OnBreach, Over, SlowRule, UnansweredRule, WarmUp,
+};
 pub use self::kubernetes::Kubernetes;
 pub use self::mlflow::{Follow, Mlflow, Served, Stage, Webhook};
 pub use self::notify::{EventKind, Format, MOST_RECEIVERS, Receiver};
@@ -192,6 +194,15 @@ impl Config {
         for (name, deployment) in &self.deployments {
             if let Some(Err((field, problem))) = deployment.mlflow.as_ref().map(|section| section.check()) {
                 return Err(ConfigError::at(format!("deployments.{name}.mlflow.{field}"), problem));
+            }
+        }
+        for (name, deployment) in &self.deployments {
+            if let Some(field) = deployment.uses_comparison().filter(|_| deployment.shadow.is_none()) {
+                return Err(ConfigError::at(
+                    format!("deployments.{name}.{field}"),
+                    "is about answers that are compared: add shadow: {compare: {safe: [{method: POST, path_prefix: /invocations}]}}"
+                        .to_owned(),
+                ));
             }
         }
         notify::check(&self.notify, |name| self.deployments.contains_key(name))

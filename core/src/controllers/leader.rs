@@ -29,6 +29,7 @@ use crate::routing::worker::WorkerState;
 use crate::state::{Command, Restamp};
 use crate::store::record::{self, Applied};
 use crate::store::{CasToken, StoreError};
+use crate::workers::comparer::{self, About};
 use crate::workers::roster::Roster;
 use crate::workers::{build_info, publish, recorder, report};
 
@@ -283,6 +284,11 @@ fn analyse(
         let cohorts = recorder::gathered(host.store(), &Roster::read(host.store()), &deployment.name, now);
         let evidence = analysis.collect(&cohorts, &deployment.guard.unwrap_or_default(), now);
         rollout::play(deployment, state, analysis, &evidence, now);
+        if deployment.compare().is_some() {
+            let about = About::of(deployment, state);
+            let notes = comparer::gathered(host.store(), &Roster::read(host.store()), &deployment.name, &about);
+            rollout::play_answers(deployment, analysis, notes.compared.excess, now);
+        }
     }
     if let Some(analysis) = &analysis {
         rollout::show(host, deployment, analysis);
@@ -302,7 +308,7 @@ fn analyse(
     }
     let request =
         analysis.as_ref().and_then(|analysis| rollout::next_change((index, deployment), state, analysis, now));
-    let is_idle = request.is_none() && rollout::is_idle(state, analysis.as_ref());
+    let is_idle = request.is_none() && rollout::is_idle(deployment, state, analysis.as_ref());
     memory.idle_at = Some(loaded.token).filter(|_| is_idle);
     request
 }

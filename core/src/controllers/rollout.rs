@@ -4,7 +4,7 @@ use crate::change::request::ChangeRequest;
 use crate::config::{Guard, OnBreach, RolloutStep};
 use crate::deployment::Deployment;
 use crate::deployment::DeploymentIndex;
-use crate::guard::analysis::{CanaryAnalysis, Stage};
+use crate::guard::analysis::{CanaryAnalysis, Stage, is_watched};
 use crate::guard::evidence::Evidence;
 use crate::guard::verdict::{evidence_percent, sentence};
 use crate::host::Host;
@@ -13,6 +13,7 @@ use crate::model::author::{Author, Source};
 use crate::model::name::Reason;
 use crate::model::percent::Percent;
 use crate::model::time::Timestamp;
+use crate::shadow::excess::Excess;
 use crate::state::rollout::{Next, Phase, Rollout, RolloutCommand};
 use crate::state::{Command, Patch, State};
 
@@ -23,8 +24,16 @@ pub fn analysed(
     before: Option<CanaryAnalysis>,
     now: Timestamp,
 ) -> Option<CanaryAnalysis> {
-    let before = before.filter(|analysis| !resumed_after_breach(analysis, deployment.guard.as_ref(), state));
-    CanaryAnalysis::advance(before, state, deployment.guard.as_ref(), now)
+    let guard = deployment.guard.as_ref();
+    let (resumed, before) = match before {
+        Some(analysis) if resumed_after_breach(&analysis, guard, state) => (Some(analysis.forgiven()), None),
+        before => (None, before),
+    };
+    let analysis = CanaryAnalysis::advance(before, state, guard, watches_copies(deployment, state), now)?;
+    Some(match resumed {
+        Some(answers) => analysis.knowing(answers),
+        None => analysis,
+    })
 }
 
 /// Lets the analysis take evidence. Without a guard it counts, and nothing is concluded.
@@ -39,6 +48,17 @@ pub fn play(
     let margin = awaited(deployment, state).and_then(|step| step.no_worse_than);
     for piece in evidence {
         analysis.play(piece, &guard, margin, now);
+    }
+    if deployment.guard.is_none() {
+        analysis.breach = None;
+    }
+}
+
+/// Lets the analysis take what came of comparing answers, in all.
+pub fn play_answers(deployment: &Deployment, analysis: &mut CanaryAnalysis, all: Excess, now: Timestamp) {
+    // After a promotion it is the former colour whose answers are held against the promoted one's.
+    if !matches!(analysis.stage, Stage::Promoted(_)) {
+        analysis.play_answers(all, &deployment.guard.unwrap_or_default(), now);
     }
     if deployment.guard.is_none() {
         analysis.breach = None;
@@ -79,8 +99,14 @@ pub fn show(host: &dyn Host, deployment: &Deployment, analysis: &CanaryAnalysis)
 }
 
 /// Whether nothing can happen until the state changes, so that the ticks until then need not read it.
-pub fn is_idle(state: &State, analysis: Option<&CanaryAnalysis>) -> bool {
-    state.split.canary_percent == Percent::ZERO && analysis.is_none_or(|analysis| analysis.over)
+pub fn is_idle(deployment: &Deployment, state: &State, analysis: Option<&CanaryAnalysis>) -> bool {
+    !is_watched(state, watches_copies(deployment, state)) && analysis.is_none_or(|analysis| analysis.over)
+}
+
+/// Whether something may follow while the candidate gets copies only.
+fn watches_copies(deployment: &Deployment, state: &State) -> bool {
+    let is_step = state.rollout.is_some_and(|rollout| rollout.copies && rollout.phase == Phase::Running);
+    deployment.judges_answers() || is_step
 }
 
 /// An operator who lets a rollout go on after a breach wants to see new evidence.
@@ -99,15 +125,21 @@ fn on_breach(analysis: &CanaryAnalysis, guard: &Guard, state: &State) -> Option<
     analysis.breach.filter(|_| !analysis.over)?;
     let command = match (guard.on_breach, analysis.stage) {
         // Not a rollback of the state: before its first promotion that could lead to the candidate itself.
-        (OnBreach::Rollback, Stage::Canary) => Some(without_share()),
+        (OnBreach::Rollback, Stage::Shadow | Stage::Canary) if state.split.canary_percent > Percent::ZERO => {
+            Some(without_share())
+        }
+        // Nobody is sent to it: then nobody will be.
+        (OnBreach::Rollback, Stage::Shadow | Stage::Canary) => stopped(state),
         (OnBreach::Rollback, Stage::Promoted(_)) => state.rollback_to.map(|_| Command::RollBack(None)),
         (OnBreach::Observe, _) => None,
-        (OnBreach::Pause, _) => {
-            let running = state.rollout.filter(|rollout| rollout.phase == Phase::Running);
-            running.map(|rollout| Command::Rollout(RolloutCommand::Breach(rollout)))
-        }
+        (OnBreach::Pause, _) => stopped(state),
     };
     command.map(|command| (command, Source::Guard, sentence(analysis, guard)))
+}
+
+fn stopped(state: &State) -> Option<Command> {
+    let running = state.rollout.filter(|rollout| rollout.phase == Phase::Running)?;
+    Some(Command::Rollout(RolloutCommand::Breach(running)))
 }
 
 fn without_share() -> Command {
@@ -128,6 +160,9 @@ fn next_move(deployment: &Deployment, state: &State, analysis: &CanaryAnalysis, 
     let is_observed = deployment.guard.is_some_and(|guard| guard.on_breach == OnBreach::Observe);
     let is_stopped = analysis.breach.is_some() && !is_observed;
     let rollout = state.rollout.filter(|rollout| rollout.phase == Phase::Running && !is_stopped)?;
+    if let Some(reason) = shown_to_disagree(deployment, state, analysis) {
+        return Some((Command::Rollout(RolloutCommand::Breach(rollout)), Source::Rollout, reason));
+    }
     if !waits_for(deployment, state, Some(analysis), now)?.is_empty() {
         return None;
     }
@@ -137,7 +172,7 @@ fn next_move(deployment: &Deployment, state: &State, analysis: &CanaryAnalysis, 
         Next::Step(_) => format!("step {} of {steps}", rollout.step.saturating_add(2)),
         Next::Promote | Next::Wait => format!("all {steps} steps done"),
     };
-    if let Some(Proof { what, e_value, threshold }) = proof(deployment, state, Some(analysis)) {
+    for Proof { what, e_value, threshold } in proofs(deployment, state, Some(analysis)) {
         reason.push_str(&if e_value >= threshold {
             format!(": {what} (e-value {e_value:.0})")
         } else {
@@ -156,19 +191,54 @@ struct Proof {
     threshold: f64,
 }
 
-/// What the step in force of a running rollout wants to be shown about the candidate, if it does.
-fn proof(deployment: &Deployment, state: &State, analysis: Option<&CanaryAnalysis>) -> Option<Proof> {
-    let (rollout, margin) = (state.rollout?, awaited(deployment, state)?.no_worse_than?);
-    let points = format!("{:.2}", margin * 100.0);
+/// What the step in force of a running rollout wants to be shown about the candidate.
+fn proofs(deployment: &Deployment, state: &State, analysis: Option<&CanaryAnalysis>) -> Vec<Proof> {
+    let (Some(rollout), Some(step)) = (state.rollout, awaited(deployment, state)) else { return Vec::new() };
+    let (candidate, threshold) = (rollout.candidate, threshold(deployment));
+    let no_worse = step.no_worse_than.map(|margin| Proof {
+        what: format!("{candidate} is worse by less than {}", points(margin)),
+        e_value: analysis
+            .filter(|analysis| is_of(rollout, analysis))
+            .map_or(1.0, |analysis| analysis.shown_no_worse(margin, state.revision)),
+        threshold,
+    });
+    let agrees = step.max_excess.map(|most| Proof {
+        what: format!("{candidate} disagrees beyond the noise by less than {}", points(most)),
+        e_value: answers_of(rollout, analysis).agreement_e_value(most),
+        threshold,
+    });
+    no_worse.into_iter().chain(agrees).collect()
+}
+
+/// How much evidence is enough.
+fn threshold(deployment: &Deployment) -> f64 {
+    1.0 / deployment.guard.unwrap_or_default().alpha()
+}
+
+/// A share in points.
+fn points(share: f64) -> String {
+    let points = format!("{:.2}", share * 100.0);
     let points = points.trim_end_matches('0').trim_end_matches('.');
-    let noun = if points == "1" { "point" } else { "points" };
-    let e_value = analysis
-        .filter(|analysis| is_of(rollout, analysis))
-        .map_or(1.0, |analysis| analysis.shown_no_worse(margin, state.revision));
-    Some(Proof {
-        what: format!("{} is worse by less than {points} {noun}", rollout.candidate),
-        e_value,
-        threshold: 1.0 / deployment.guard.unwrap_or_default().alpha(),
+    format!("{points} {}", if points == "1" { "point" } else { "points" })
+}
+
+/// What came of comparing answers, as far as it counts in this rollout.
+fn answers_of(rollout: Rollout, analysis: Option<&CanaryAnalysis>) -> Excess {
+    let about_this = |analysis: &&CanaryAnalysis| {
+        analysis.candidate == rollout.candidate && !analysis.over && !matches!(analysis.stage, Stage::Promoted(_))
+    };
+    analysis.filter(about_this).map(|analysis| analysis.answers.counted()).unwrap_or_default()
+}
+
+/// What a step waits for will not come, where the opposite is shown.
+fn shown_to_disagree(deployment: &Deployment, state: &State, analysis: &CanaryAnalysis) -> Option<String> {
+    let (rollout, most) = (state.rollout?, awaited(deployment, state)?.max_excess?);
+    let e_value = answers_of(rollout, Some(analysis)).disagreement_e_value(most);
+    (e_value >= threshold(deployment)).then(|| {
+        let (candidate, step, points) = (rollout.candidate, rollout.step.saturating_add(1), points(most));
+        format!(
+            "step {step} stops: {candidate} disagrees beyond the noise by more than {points} (e-value {e_value:.0})"
+        )
     })
 }
 
@@ -199,9 +269,14 @@ pub fn waits_for(
     if answers < step.min_requests {
         waits.push(format!("for {} more answers of {}", step.min_requests.saturating_sub(answers), rollout.candidate));
     }
+    let compared = answers_of(rollout, analysis).total();
+    if compared < step.compared {
+        waits.push(format!("for {} more compared answers", step.compared.saturating_sub(compared)));
+    }
     let latest = step.hold_at_most.map(|most| rollout.since.plus(most));
-    let proof = proof(deployment, state, analysis).filter(|_| latest.is_none_or(|latest| now < latest));
-    if let Some(Proof { what, e_value, threshold }) = proof.filter(|proof| proof.e_value < proof.threshold) {
+    let proofs = proofs(deployment, state, analysis);
+    let missing = proofs.into_iter().filter(|proof| proof.e_value < proof.threshold);
+    for Proof { what, e_value, threshold } in missing.filter(|_| latest.is_none_or(|latest| now < latest)) {
         let latest = latest.map_or_else(String::new, |latest| format!(", until {latest} at the latest"));
         waits.push(format!("for evidence that {what} (e-value {e_value:.0} of {threshold:.0}){latest}"));
     }
@@ -222,6 +297,7 @@ mod tests {
     use crate::json;
     use crate::metrics::cohorts::{Cohorts, Draw, Ending, Host, Kind, SeenKeys};
     use crate::model::colour::{Colour, PerColour};
+    use crate::state::rollout::Shares;
     use crate::testing::{identity, percent, split};
 
     const START: Timestamp = Timestamp::from_millis(1_795_446_000_000);
@@ -263,7 +339,8 @@ mod tests {
         }
 
         fn start(&mut self) {
-            let first = self.deployments.all()[0].rollout.as_ref().expect("configured").steps[0].canary_percent;
+            let plan = self.deployments.all()[0].rollout.as_ref().expect("configured");
+            let first = Shares::of(&plan.steps[0], plan);
             self.operate(Command::Rollout(RolloutCommand::Start(first)));
         }
 
@@ -635,7 +712,7 @@ mod tests {
     #[test]
     fn an_analysis_survives_json_and_nothing_to_analyse_is_idle() {
         let mut world = World::new(PLAN);
-        assert!(is_idle(&world.state, None));
+        assert!(is_idle(&world.deployments.all()[0], &world.state, None));
         world.start();
         world.run(30, 0.01, 0.01);
         let analysis = world.analysis.clone().expect("watched");

@@ -13,7 +13,7 @@ use crate::model::colour::Colour;
 use crate::model::name::Reason;
 use crate::model::time::{TICK, Timestamp};
 use crate::readiness::drain::baking_until;
-use crate::state::rollout::{Phase, RolloutCommand};
+use crate::state::rollout::{Phase, RolloutCommand, Shares};
 use crate::state::{Command, State};
 use crate::store::record;
 use crate::testing::host::{START, TestHost, at_once};
@@ -125,7 +125,7 @@ fn a_step_of_a_rollout_is_held_for_as_long_as_it_was_to_be_when_the_wall_clock_j
         {"canary_percent": 50, "hold": "5m", "min_requests": 0}]}"#;
     for jump in JUMPS {
         let mut envoy = Envoy::start(&config_of(plan));
-        envoy.change(Command::Rollout(RolloutCommand::Start(percent("10"))));
+        envoy.change(Command::Rollout(RolloutCommand::Start(Shares::canary(percent("10")))));
         envoy.pass(Duration::from_secs(60));
         envoy.jump(jump);
         envoy.pass(Duration::from_secs(220));

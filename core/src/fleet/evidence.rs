@@ -25,6 +25,7 @@ use crate::model::colour::{Colour, PerColour};
 use crate::model::percent::Percent;
 use crate::model::split::Revision;
 use crate::model::time::{Moment, Timestamp};
+use crate::shadow::excess::Excess;
 
 /// Names an Envoy, or what was one until it restarted: the revision of a write that it made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
@@ -49,6 +50,19 @@ pub struct Statement {
     /// Up to where it says all it knows.
     up_to: UpTo,
     pieces: Vec<Piece>,
+    /// What it has found by comparing answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Answers>,
+}
+
+/// What came of comparing answers, in all. Nothing of it is played twice: the last one that an Envoy has said takes the place of
+/// those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
+pub struct Answers {
+    /// A number that stands for what is behind the two colours.
+    pub about: u64,
+    /// What was found.
+    pub excess: Excess,
 }
 
 /// What a judge says.
@@ -171,11 +185,11 @@ impl Outbox {
         self.pieces.drain(..self.pieces.len().saturating_sub(MOST));
     }
 
-    /// What there is to be said: all about the seconds that are complete.
-    pub fn statement(&self, at: Timestamp) -> Statement {
+    /// What there is to be said: all about the seconds that are complete, and what came of comparing answers.
+    pub fn statement(&self, at: Timestamp, answers: Option<Answers>) -> Statement {
         let complete = self.pieces.iter().filter(|(_, evidence)| self.up_to.is_past(evidence));
         let pieces = complete.map(|(_, evidence)| Piece(shortened(evidence))).collect();
-        Statement { at, up_to: self.up_to.clone(), pieces }
+        Statement { at, up_to: self.up_to.clone(), pieces, answers }
     }
 }
 
@@ -240,6 +254,14 @@ impl Judgement {
     pub fn encode(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_default()
     }
+}
+
+/// What all have found by comparing answers between what this number stands for.
+pub fn answers(speakers: &[Speaker<'_>], about: u64) -> Excess {
+    let mut sum = Excess::default();
+    let said = speakers.iter().filter_map(|speaker| speaker.statement.answers);
+    said.filter(|answers| answers.about == about).for_each(|answers| sum.merge(&answers.excess));
+    sum
 }
 
 /// The evidence that can be played, in the order in which it is, and up to where all will have been then. What a clock that is
@@ -369,7 +391,7 @@ mod tests {
         let mut outbox = Outbox::default();
         quarters.iter().for_each(|quarter| outbox.add(failed(Test::Error, *quarter), moment(0)));
         outbox.reach(Test::Error, at(up_to));
-        outbox.statement(START)
+        outbox.statement(START, None)
     }
 
     fn played(found: &(Vec<Evidence>, UpTo)) -> Vec<(u64, u64)> {
@@ -384,7 +406,12 @@ mod tests {
             outbox.add(failed(Test::Error, quarter), moment(0));
         }
         let said = |outbox: &Outbox| {
-            outbox.statement(START).pieces.iter().map(|Piece(evidence)| evidence.all.blue.bad).collect::<Vec<u64>>()
+            outbox
+                .statement(START, None)
+                .pieces
+                .iter()
+                .map(|Piece(evidence)| evidence.all.blue.bad)
+                .collect::<Vec<u64>>()
         };
         let cases = [(2, vec![]), (3, vec![4]), (6, vec![4]), (7, vec![4, 2])];
         for (up_to, expected) in cases {
@@ -407,7 +434,7 @@ mod tests {
         }
         outbox.drop_old(None, moment(1));
         outbox.reach(Test::Error, at(8_000));
-        assert_eq!(outbox.statement(START).pieces.len(), MOST);
+        assert_eq!(outbox.statement(START, None).pieces.len(), MOST);
         assert_eq!(outbox.pieces.last().map(|(_, evidence)| evidence.epoch), Some(at(7_996)));
     }
 
@@ -433,7 +460,7 @@ mod tests {
             let mut outbox = Outbox::default();
             outbox.add(failed(test, 0), moment(0));
             outbox.reach(test, at(3));
-            let statement = outbox.statement(START);
+            let statement = outbox.statement(START, None);
             let bytes = statement.encode();
             assert_eq!(Statement::decode(&bytes), Some(statement));
             assert!(bytes.len() < 200, "{}: {}", bytes.len(), String::from_utf8_lossy(&bytes));
@@ -473,7 +500,7 @@ mod tests {
 
     #[test]
     fn an_envoy_without_traffic_or_without_a_test_holds_nobody_up() {
-        let (busy, idle, other) = (saying(&[0, 4], 7), saying(&[], 7), Outbox::default().statement(START));
+        let (busy, idle, other) = (saying(&[0, 4], 7), saying(&[], 7), Outbox::default().statement(START, None));
         let speakers = [&busy, &idle, &other].map(|statement| Speaker { statement, is_awaited: true });
         assert_eq!(played(&ripe(&speakers, &UpTo::default(), START)), [(0, 1), (1, 1)]);
     }
@@ -484,7 +511,7 @@ mod tests {
         outbox.add(failed(Test::Error, 0), moment(0));
         outbox.add(Evidence { revision: Revision::new(2), ..failed(Test::Error, 1) }, moment(0));
         outbox.reach(Test::Error, at(3));
-        let statement = outbox.statement(START);
+        let statement = outbox.statement(START, None);
         let (found, _) = ripe(&[Speaker { statement: &statement, is_awaited: true }], &UpTo::default(), START);
         assert_eq!(found.iter().map(|evidence| evidence.revision.get()).collect::<Vec<u64>>(), [1, 2]);
     }

@@ -20,6 +20,7 @@ use crate::model::name::DeploymentName;
 use crate::model::percent::Percent;
 use crate::model::split::Revision;
 use crate::model::time::Timestamp;
+use crate::shadow::excess::Excess;
 use crate::state::{Restamp, State};
 use crate::store::key::Key;
 use crate::store::{Store, StoreError, update};
@@ -57,6 +58,9 @@ pub struct CanaryAnalysis {
     pub at_limit: Option<Block>,
     /// Whether the step in force has shown what it waits for.
     pub no_worse: Option<NoWorse>,
+    /// What came of comparing answers.
+    #[serde(default)]
+    pub answers: Answers,
     last_answers: LastAnswers,
     warmed: Warmed,
     collector: Collector,
@@ -68,11 +72,24 @@ pub struct CanaryAnalysis {
     revision: Revision,
 }
 
+/// What came of comparing answers between what is behind the two colours: all that there is, but for what an operator has seen
+/// who let a rollout go on after a breach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
+#[serde(default)]
+pub struct Answers {
+    /// All.
+    all: Excess,
+    /// What of that does not count any more.
+    seen: Excess,
+}
+
 /// How far a canary has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, FromJson)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// The watched colour is the candidate.
+    /// The watched colour is the candidate, and gets copies only.
+    Shadow,
+    /// The watched colour is the candidate, and gets users.
     Canary,
     /// It was promoted by this revision, and the other one keeps a share to be compared with.
     Promoted(Revision),
@@ -90,6 +107,8 @@ pub enum Rule {
     Slow,
     /// The limit on the error rate.
     MaxRate,
+    /// The test of answers that are compared.
+    Disagreement,
 }
 
 /// What a cold start may spoil is left out.
@@ -126,10 +145,18 @@ fn key(name: &DeploymentName) -> String {
 impl CanaryAnalysis {
     /// The analysis over the state as it is now, which is `before` or a new one. `None`: there is nothing to analyse, and
     /// there was nothing.
-    pub fn advance(before: Option<Self>, state: &State, guard: Option<&Guard>, now: Timestamp) -> Option<Self> {
+    ///
+    /// `compares` is whether the answers to copied requests are compared.
+    pub fn advance(
+        before: Option<Self>,
+        state: &State,
+        guard: Option<&Guard>,
+        compares: bool,
+        now: Timestamp,
+    ) -> Option<Self> {
         // What another version did, or an earlier rollout saw, is no evidence.
         let before = before.map(|analysis| Self { over: analysis.over || !analysis.is_about(state), ..analysis });
-        if state.split.canary_percent == Percent::ZERO {
+        if !is_watched(state, compares) {
             return before.map(|analysis| Self { over: true, ..analysis });
         }
         let is_kept = state.kept.is_some();
@@ -138,7 +165,7 @@ impl CanaryAnalysis {
             |analysis: &Self| state.rollout.is_some_and(|rollout| rollout.is_live() && analysis.began < rollout.began);
         let same = |analysis: &Self| {
             let goes_on = match analysis.stage {
-                Stage::Canary => true,
+                Stage::Shadow | Stage::Canary => true,
                 Stage::Promoted(_) => is_kept,
             };
             analysis.candidate == watched && goes_on && !analysis.over && !is_earlier(analysis)
@@ -146,6 +173,9 @@ impl CanaryAnalysis {
         let mut analysis = before.filter(same).unwrap_or_else(|| Self::begin(watched, state, guard, now));
         if is_kept && analysis.stage == Stage::Canary {
             analysis.stage = Stage::Promoted(state.revision);
+        }
+        if analysis.stage == Stage::Shadow && state.split.canary_percent > Percent::ZERO {
+            analysis.stage = Stage::Canary;
         }
         Some(analysis)
     }
@@ -165,7 +195,7 @@ impl CanaryAnalysis {
     fn begin(candidate: Colour, state: &State, guard: Option<&Guard>, now: Timestamp) -> Self {
         Self {
             candidate,
-            stage: Stage::Canary,
+            stage: if state.split.canary_percent > Percent::ZERO { Stage::Canary } else { Stage::Shadow },
             over: false,
             began: now,
             since_began: PerColour::default(),
@@ -179,6 +209,7 @@ impl CanaryAnalysis {
             breach: None,
             at_limit: None,
             no_worse: None,
+            answers: Answers::default(),
             last_answers: LastAnswers::default(),
             warmed: Warmed::default(),
             collector: Collector::default(),
@@ -338,6 +369,29 @@ impl CanaryAnalysis {
         bet.map_or(1.0, NoWorse::e_value)
     }
 
+    /// Takes what came of comparing answers, of all who compare, and concludes.
+    pub fn play_answers(&mut self, all: Excess, guard: &Guard, now: Timestamp) {
+        if self.over {
+            return;
+        }
+        self.answers.all = all;
+        if self.breach.is_none() && guard.disagreement.is_some() && self.combined(guard) >= 1.0 / guard.alpha() {
+            self.breach = Some((self.strongest(guard, SequentialTest::now), now));
+        }
+    }
+
+    /// The same analysis, which begins with these answers.
+    #[must_use]
+    pub fn knowing(self, answers: Answers) -> Self {
+        Self { answers, ..self }
+    }
+
+    /// An operator has seen what came of comparing answers, and lets the rollout go on: what comes from now on counts.
+    #[must_use]
+    pub fn forgiven(&self) -> Answers {
+        Answers { seen: self.answers.all, ..self.answers }
+    }
+
     fn broken(&mut self, evidence: &Evidence, guard: &Guard) -> Option<Rule> {
         if evidence.test == Test::Error {
             self.at_limit = self.last_answers.beyond(guard.error, evidence.share == Percent::ALL);
@@ -385,6 +439,10 @@ impl CanaryAnalysis {
                 (begun + bounds - self.slow.len() as f64) / bounds
             }
             Rule::MaxRate => 0.0,
+            Rule::Disagreement => {
+                let most = guard.disagreement.map(|rule| rule.max_excess);
+                most.map_or(1.0, |most| self.answers.counted().disagreement_e_value(most))
+            }
         }
     }
 
@@ -401,12 +459,36 @@ fn slow_bounds(guard: &Guard) -> f64 {
 
 /// What a rule's e-value counts in the mean. All weights add up to 1.
 pub fn weight(rule: Rule, guard: &Guard) -> f64 {
-    match (rule, guard.slow) {
-        (Rule::Error, Some(_)) => 0.5,
-        (Rule::Unanswered | Rule::Slow, Some(_)) => 0.25,
-        (Rule::Error, None) => 2.0 / 3.0,
-        (Rule::Unanswered, None) => 1.0 / 3.0,
-        (Rule::Slow, None) | (Rule::MaxRate, _) => 0.0,
+    // With a rule about answers half of the chance is its own.
+    let of_traffic = if guard.disagreement.is_some() { 0.5 } else { 1.0 };
+    of_traffic
+        * match (rule, guard.slow) {
+            (Rule::Error, Some(_)) => 0.5,
+            (Rule::Unanswered | Rule::Slow, Some(_)) => 0.25,
+            (Rule::Error, None) => 2.0 / 3.0,
+            (Rule::Unanswered, None) => 1.0 / 3.0,
+            (Rule::Disagreement, _) if guard.disagreement.is_some() => 1.0,
+            (Rule::Slow, None) | (Rule::MaxRate | Rule::Disagreement, _) => 0.0,
+        }
+}
+
+/// Whether there is something to watch in this state. `compares` is whether the answers to copied requests are compared.
+pub fn is_watched(state: &State, compares: bool) -> bool {
+    state.split.canary_percent > Percent::ZERO || (compares && state.split.shadow_percent > Percent::ZERO)
+}
+
+// === impl Answers ===
+
+impl Answers {
+    /// What counts.
+    pub fn counted(&self) -> Excess {
+        let Self { all, seen } = self;
+        Excess {
+            plus: all.plus.saturating_sub(seen.plus),
+            minus: all.minus.saturating_sub(seen.minus),
+            zero: all.zero.saturating_sub(seen.zero),
+            unknown: all.unknown.saturating_sub(seen.unknown),
+        }
     }
 }
 
@@ -414,7 +496,7 @@ pub fn weight(rule: Rule, guard: &Guard) -> f64 {
 
 impl Rule {
     /// Those that are tests, and not a limit.
-    const TESTED: [Self; 3] = [Self::Error, Self::Unanswered, Self::Slow];
+    const TESTED: [Self; 4] = [Self::Error, Self::Unanswered, Self::Slow, Self::Disagreement];
 
     /// The name in the API.
     pub const fn as_str(self) -> &'static str {
@@ -423,6 +505,7 @@ impl Rule {
             Rule::Unanswered => "unanswered",
             Rule::Slow => "slow",
             Rule::MaxRate => "max_rate",
+            Rule::Disagreement => "disagreement",
         }
     }
 }
@@ -446,7 +529,7 @@ mod tests {
     }
 
     fn begin(guard: &Guard) -> CanaryAnalysis {
-        CanaryAnalysis::advance(None, &State::initial(split("blue", "10", "0"), NOW), Some(guard), NOW)
+        CanaryAnalysis::advance(None, &State::initial(split("blue", "10", "0"), NOW), Some(guard), false, NOW)
             .expect("a canary")
     }
 

@@ -16,7 +16,7 @@ use crate::model::time::{Timestamp, millis};
 pub struct Verdict {
     /// The colour that is watched.
     pub candidate: Colour,
-    /// `canary`, `promoted`, or `over`.
+    /// `shadow`, `canary`, `promoted`, or `over`.
     pub stage: &'static str,
     /// Since when.
     pub since: Timestamp,
@@ -106,6 +106,14 @@ impl Verdict {
                 guard.slow.map_or(0.0, |rule| rule.max_increase),
                 guard.slow.map(|_| analysis.slowest().map(|(_, test)| test.excess()).unwrap_or_default()),
             ),
+            (
+                Rule::Disagreement,
+                guard.disagreement.map_or(0.0, |rule| rule.max_excess),
+                guard.disagreement.map(|_| {
+                    let answers = analysis.answers.counted();
+                    Excess { outcomes: answers.total(), bad: answers.plus, due: answers.minus as f64 }
+                }),
+            ),
         ];
         let rules = margins.into_iter().filter_map(|(rule, max_increase, excess)| {
             let Excess { bad, due, .. } = excess?;
@@ -136,6 +144,7 @@ impl Verdict {
             candidate: analysis.candidate,
             stage: match analysis.stage {
                 _ if analysis.over => "over",
+                Stage::Shadow => "shadow",
                 Stage::Canary => "canary",
                 Stage::Promoted(_) => "promoted",
             },
@@ -174,6 +183,7 @@ pub fn evidence_percent(analysis: &CanaryAnalysis, guard: &Guard) -> u64 {
 pub fn would(analysis: &CanaryAnalysis, guard: &Guard) -> Option<&'static str> {
     analysis.breach.filter(|_| guard.on_breach == OnBreach::Observe)?;
     Some(match analysis.stage {
+        Stage::Shadow => "stop the rollout",
         Stage::Canary => "end the canary",
         Stage::Promoted(_) => "roll back",
     })
@@ -211,6 +221,13 @@ pub fn sentence(analysis: &CanaryAnalysis, guard: &Guard) -> String {
         );
     }
     let rule = analysis.telling_rule(guard);
+    if rule == Rule::Disagreement && analysis.e_value(rule, guard) >= TELLING {
+        return disagreement(analysis, guard);
+    }
+    if analysis.stage == Stage::Shadow {
+        let compared = analysis.answers.counted().total();
+        return format!("{candidate} gets copies only, and {compared} of its answers were compared");
+    }
     let (e_value, test, margin) = match (rule, analysis.slowest()) {
         (Rule::Slow, Some((_, test))) => (test.e_value(), test, guard.slow.map_or(0.0, |rule| rule.max_increase)),
         (Rule::Unanswered, _) => (analysis.no_answer.e_value(), &analysis.no_answer, guard.unanswered.max_increase),
@@ -238,13 +255,26 @@ pub fn sentence(analysis: &CanaryAnalysis, guard: &Guard) -> String {
     let what = match rule {
         Rule::Unanswered => "requests got no answer from".to_owned(),
         Rule::Slow => format!("slow answers ({}) of", bound_in_words(analysis, guard)),
-        Rule::Error | Rule::MaxRate => "errors of".to_owned(),
+        Rule::Error | Rule::MaxRate | Rule::Disagreement => "errors of".to_owned(),
     };
     let (allowed, no_worse) = if margin > 0.0 { ("allowed", "within that") } else { ("expected", "no worse") };
     let (due, chance) = (significant(due), grouped(e_value));
     format!(
         "{bad} {what} {candidate} where {due} were {allowed}; if {candidate} were {no_worse}, fewer than 1 in {chance} \
          canaries would show this"
+    )
+}
+
+/// What is said against answers.
+fn disagreement(analysis: &CanaryAnalysis, guard: &Guard) -> String {
+    let (candidate, active, answers) = (analysis.candidate, analysis.candidate.other(), analysis.answers.counted());
+    let (plus, minus, total) = (answers.plus, answers.minus, answers.total());
+    let most = guard.disagreement.map_or(0.0, |rule| rule.max_excess);
+    let no_worse = if most > 0.0 { format!("within {}", percent(most)) } else { "alike".to_owned() };
+    let chance = grouped(analysis.e_value(Rule::Disagreement, guard));
+    format!(
+        "{candidate} answered {plus} of {total} requests otherwise than {active}, which did so to itself in {minus}; if \
+         {candidate} were {no_worse}, fewer than 1 in {chance} canaries would show this"
     )
 }
 
@@ -346,7 +376,7 @@ mod tests {
     /// The analysis of a canary whose colours had these outcomes, epoch by epoch: of blue, then of green.
     fn after(test: Test, guard: &Guard, blocks: &[[(u64, u64); 2]]) -> CanaryAnalysis {
         let state = State::initial(split("blue", "10", "0"), NOW);
-        let mut analysis = CanaryAnalysis::advance(None, &state, Some(guard), NOW).expect("a canary");
+        let mut analysis = CanaryAnalysis::advance(None, &state, Some(guard), false, NOW).expect("a canary");
         for (number, [blue, green]) in blocks.iter().enumerate() {
             let outcomes = |(total, bad): &(u64, u64)| Outcomes::new(*total, *bad);
             let piece = evidence(test, number as u64 + 1, outcomes(blue), outcomes(green));

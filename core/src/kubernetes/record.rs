@@ -392,7 +392,7 @@ mod tests {
         let all: Vec<&[u8]> = heard.all.iter().map(|entry| entry.value.as_slice()).collect();
         assert_eq!(all, [b"second".as_slice(), b"other".as_slice()]);
         let canary = State { split: split("blue", "5", "0"), ..state() };
-        let analysis = CanaryAnalysis::advance(None, &canary, Some(&Guard::default()), START).expect("a canary");
+        let analysis = CanaryAnalysis::advance(None, &canary, Some(&Guard::default()), false, START).expect("a canary");
         let mut judgement =
             Judgement { judge: EnvoyId(7), revision: Revision::ZERO, played: UpTo::default(), analysis };
         let judge = |model: &mut Model, last, judgement: &Judgement| {

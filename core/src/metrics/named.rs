@@ -16,6 +16,10 @@ pub enum Named<'n> {
     ChangesRefused(&'n DeploymentName, Source, &'static str),
     /// Counter: rules of the guard that were found broken.
     GuardBreaches(&'n DeploymentName, &'static str),
+    /// Counter: answers of the candidate that were compared, by whether they agreed.
+    Compared(&'n DeploymentName, &'static str),
+    /// Counter: copies whose answers were not compared, by the reason.
+    CompareDropped(&'n DeploymentName, &'static str),
     /// Gauge: 1 while a mistake in the set-up is known.
     SetupProblems(&'n DeploymentName, &'static str),
     /// Counter: how often a source was asked, and whether that failed.
@@ -50,6 +54,12 @@ impl fmt::Display for Named<'_> {
             ),
             Self::GuardBreaches(deployment, rule) => {
                 write!(f, "bluegreen.deployment.{deployment}.rule.{rule}.guard_breaches_total")
+            }
+            Self::Compared(deployment, result) => {
+                write!(f, "bluegreen.deployment.{deployment}.result.{result}.compared_total")
+            }
+            Self::CompareDropped(deployment, reason) => {
+                write!(f, "bluegreen.deployment.{deployment}.reason.{reason}.compare_dropped_total")
             }
             Self::SetupProblems(deployment, problem) => {
                 write!(f, "bluegreen.deployment.{deployment}.problem.{problem}.setup_problems")
@@ -95,6 +105,8 @@ mod tests {
             Named::Changes(iris, Source::Admin),
             Named::ChangesRefused(iris, Source::Admin, "colour-unhealthy"),
             Named::GuardBreaches(iris, "error"),
+            Named::Compared(iris, "agreed"),
+            Named::CompareDropped(iris, "busy"),
             Named::SourcePolls(Source::Mlflow, true),
             Named::AdminRefused("no-token"),
             Named::Notifications("sent"),

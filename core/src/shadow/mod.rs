@@ -7,6 +7,7 @@
 //! | part | what it does |
 //! | --- | --- |
 //! | [`dropped`] | why a request was not compared |
+//! | [`copy`] | a request and its answer, kept while they go their way |
 //! | [`answer`] | an answer, as the values of its fields |
 //! | [`compare`] | what differs between two answers |
 //! | [`excess`] | whether the candidate disagrees more than the active colour with itself, judged at any time |
@@ -15,6 +16,7 @@
 //! | [`findings`] | all that in the words of the admin API |
 
 pub mod dropped;
+pub mod copy;
 pub mod answer;
 pub mod compare;
 pub mod excess;

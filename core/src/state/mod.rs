@@ -561,7 +561,7 @@ mod tests {
     use super::*;
     use crate::model::author::Source;
     use crate::model::name::Reason;
-    use crate::state::rollout::Phase;
+    use crate::state::rollout::{Phase, Shares};
     use crate::testing::{identity, percent, split};
 
     fn start() -> State {
@@ -688,7 +688,7 @@ mod tests {
 
     #[test]
     fn a_rollout_of_a_replaced_candidate_ends_and_another_colours_goes_on() {
-        let started = after(&known(), Command::Rollout(RolloutCommand::Start(percent("10"))));
+        let started = after(&known(), Command::Rollout(RolloutCommand::Start(Shares::canary(percent("10")))));
         for (colour, phase) in [(Colour::Green, Phase::Replaced), (Colour::Blue, Phase::Running)] {
             let rollout = after(&started, adopt(colour, "3")).rollout.expect("one");
             assert_eq!(rollout.phase, phase, "{colour}");
@@ -783,7 +783,7 @@ mod tests {
 
     #[test]
     fn every_promotion_leaves_a_share_with_the_former_colour_and_nothing_else_does() {
-        let running = after(&known(), Command::Rollout(RolloutCommand::Start(percent("10"))));
+        let running = after(&known(), Command::Rollout(RolloutCommand::Start(Shares::canary(percent("10")))));
         let rollout = running.rollout.expect("running");
         let next = |next| Command::Rollout(RolloutCommand::Next(rollout, next));
         let promoted = after(&known(), Command::Promote(None));
@@ -796,7 +796,7 @@ mod tests {
             (&known(), patch(Some(Colour::Green), None, None), kept),
             (&known(), Command::AdoptInitial(split("green", "0", "0")), kept),
             (&replaced, Command::Promote(None), kept),
-            (&running, next(Next::Step(percent("20"))), none),
+            (&running, next(Next::Step(Shares::canary(percent("20")))), none),
             (&known(), patch(Some(Colour::Green), Some("0"), None), none),
             (&known(), patch(Some(Colour::Green), Some("2"), None), none),
             (&known(), Command::AdoptInitial(split("green", "5", "0")), none),
@@ -832,7 +832,7 @@ mod tests {
             patch(None, Some("0"), None),
             patch(None, Some("2"), None),
             patch(Some(Colour::Blue), None, None),
-            Command::Rollout(RolloutCommand::Start(percent("2"))),
+            Command::Rollout(RolloutCommand::Start(Shares::canary(percent("2")))),
             Command::AdoptInitial(split("green", "2", "0")),
             adopt(Colour::Blue, "3"),
         ];
@@ -858,7 +858,7 @@ mod tests {
 
     #[test]
     fn a_rollback_while_a_share_is_kept_goes_back_and_the_end_of_one_is_no_end_of_a_rollout() {
-        let running = after(&known(), Command::Rollout(RolloutCommand::Start(percent("10"))));
+        let running = after(&known(), Command::Rollout(RolloutCommand::Start(Shares::canary(percent("10")))));
         let next = RolloutCommand::Next(running.rollout.expect("running"), Next::Promote);
         let kept = keeping(&running, &Command::Rollout(next));
         let phase = |state: &State| state.rollout.map(|rollout| rollout.phase);

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::config::{RolloutPlan, Then};
+use crate::config::{RolloutPlan, RolloutStep, Then};
 use crate::json::FromJson;
 use crate::model::author::Source;
 use crate::model::colour::Colour;
@@ -29,6 +29,18 @@ pub struct Rollout {
     pub began: Timestamp,
     /// Since when it has been in this step and phase.
     pub since: Timestamp,
+    /// Whether its steps say what share is copied to the candidate. At its end none is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub copies: bool,
+}
+
+/// What a step makes of the traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// The candidate's share.
+    pub canary: Percent,
+    /// The share of the active colour's requests that are copied to it; none: as it is.
+    pub shadow: Option<Percent>,
 }
 
 /// What a rollout is doing.
@@ -56,8 +68,8 @@ pub enum Phase {
 /// A change of a rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RolloutCommand {
-    /// The first step, with its share.
-    Start(Percent),
+    /// The first step.
+    Start(Shares),
     /// What follows on a step, if the rollout still stands where it was seen.
     Next(Rollout, Next),
     /// An operator stops it.
@@ -84,8 +96,8 @@ pub enum Refusal {
 /// What follows on a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// The next one, with its share.
-    Step(Percent),
+    /// The next one.
+    Step(Shares),
     /// The candidate is promoted.
     Promote,
     /// An operator is waited for.
@@ -108,7 +120,9 @@ impl Rollout {
     /// The rollout after `source` set the traffic from `before` to `after` otherwise than by a move of the rollout.
     #[must_use]
     pub fn overruled(self, before: Split, after: Split, source: Source, now: Timestamp) -> Self {
-        let same_traffic = after.active == before.active && after.canary_percent == before.canary_percent;
+        let same_shadow = !self.copies || after.shadow_percent == before.shadow_percent;
+        let same_traffic =
+            after.active == before.active && after.canary_percent == before.canary_percent && same_shadow;
         let phase = match (self.phase, source) {
             _ if same_traffic => self.phase,
             (Phase::Complete, _) if after.active == self.candidate => Phase::Promoted,
@@ -127,14 +141,40 @@ impl Rollout {
         if ends { Self { phase: Phase::Replaced, since: now, ..self } } else { self }
     }
 
+    /// What is left of the traffic at its end: nobody is sent to what was not promoted, and what its steps had copied is copied
+    /// no more.
+    fn at_the_end(self) -> Shares {
+        Shares { canary: Percent::ZERO, shadow: self.copies.then_some(Percent::ZERO) }
+    }
+
     /// What follows on the step in force under `plan`.
     pub fn next(self, plan: &RolloutPlan) -> Next {
         match (plan.steps.get(self.step.saturating_add(1)), plan.then) {
             _ if self.phase == Phase::Complete => Next::Promote,
-            (Some(step), _) => Next::Step(step.canary_percent),
+            (Some(step), _) => Next::Step(Shares::of(step, plan)),
             (None, Then::Promote) => Next::Promote,
             (None, Then::Pause) => Next::Wait,
         }
+    }
+}
+
+// === impl Shares ===
+
+impl Shares {
+    /// A share of the users, whatever is copied.
+    pub const fn canary(share: Percent) -> Self {
+        Self { canary: share, shadow: None }
+    }
+
+    /// Those of a step of `plan`.
+    pub fn of(step: &RolloutStep, plan: &RolloutPlan) -> Self {
+        let shadow = plan.sets_shadow().then(|| step.shadow_percent.unwrap_or_default());
+        Self { canary: step.canary_percent, shadow }
+    }
+
+    fn applied(self, split: Split) -> Split {
+        let shadow_percent = self.shadow.unwrap_or(split.shadow_percent);
+        Split { canary_percent: self.canary, shadow_percent, ..split }
     }
 }
 
@@ -186,14 +226,15 @@ impl RolloutCommand {
         let in_phase = |phases: &[Phase]| live.filter(|rollout| phases.contains(&rollout.phase));
         match self {
             RolloutCommand::Start(_) if live.is_some() => Err(Refusal::UnderWay),
-            RolloutCommand::Start(share) => Ok(Split { canary_percent: share, ..split }),
+            RolloutCommand::Start(shares) => Ok(shares.applied(split)),
             RolloutCommand::Next(seen, next) => match (live, next) {
                 (None, _) => Err(Refusal::NoRollout),
                 (Some(rollout), _) if rollout != seen => Err(Refusal::Moved),
-                (Some(_), Next::Step(share)) => Ok(Split { canary_percent: share, ..split }),
+                (Some(_), Next::Step(shares)) => Ok(shares.applied(split)),
                 (Some(_), Next::Wait) => Ok(split),
                 (Some(rollout), Next::Promote) => {
-                    Ok(Split { active: rollout.candidate, canary_percent: Percent::ZERO, ..split })
+                    let after = Split { active: rollout.candidate, ..split };
+                    Ok(rollout.at_the_end().applied(after))
                 }
             },
             RolloutCommand::Breach(seen) if live != Some(seen) => Err(Refusal::Moved),
@@ -204,22 +245,31 @@ impl RolloutCommand {
             RolloutCommand::Resume => {
                 in_phase(&[Phase::Paused, Phase::Breached, Phase::Running]).map(|_| split).ok_or(Refusal::NoRollout)
             }
-            RolloutCommand::Abort => {
-                live.map(|_| Split { canary_percent: Percent::ZERO, ..split }).ok_or(Refusal::NoRollout)
-            }
+            RolloutCommand::Abort => live.map(|rollout| rollout.at_the_end().applied(split)).ok_or(Refusal::NoRollout),
         }
     }
 
     /// Where the rollout stands after the move, which [`RolloutCommand::split`] has allowed for the same two.
     pub fn rollout(self, split: Split, here: Option<Rollout>, now: Timestamp) -> Rollout {
-        let first = Rollout { candidate: split.candidate(), phase: Phase::Running, step: 0, began: now, since: now };
-        let here = here.unwrap_or(first);
+        let begin = |copies| Rollout {
+            candidate: split.candidate(),
+            phase: Phase::Running,
+            step: 0,
+            began: now,
+            since: now,
+            copies,
+        };
+        let here = here.unwrap_or_else(|| begin(false));
         let turn = |phase: Phase| if phase == here.phase { here } else { Rollout { phase, since: now, ..here } };
         match self {
-            RolloutCommand::Start(_) => first,
-            RolloutCommand::Next(_, Next::Step(_)) => {
-                Rollout { phase: Phase::Running, step: here.step.saturating_add(1), since: now, ..here }
-            }
+            RolloutCommand::Start(shares) => begin(shares.shadow.is_some()),
+            RolloutCommand::Next(_, Next::Step(shares)) => Rollout {
+                phase: Phase::Running,
+                step: here.step.saturating_add(1),
+                since: now,
+                copies: here.copies || shares.shadow.is_some(),
+                ..here
+            },
             RolloutCommand::Next(_, Next::Promote) => turn(Phase::Promoted),
             RolloutCommand::Next(_, Next::Wait) => turn(Phase::Complete),
             RolloutCommand::Pause => turn(Phase::Paused),

@@ -28,6 +28,10 @@ pub enum Key<'n> {
     Cohorts(&'n DeploymentName, u32),
     /// The same by workers that are gone.
     DepartedCohorts(&'n DeploymentName),
+    /// What came of comparing its colours' answers, by the worker in a slot.
+    Comparisons(&'n DeploymentName, u32),
+    /// The same by workers that are gone.
+    DepartedComparisons(&'n DeploymentName),
     /// How many requests in a row did not reach its active colour.
     Unreached(&'n DeploymentName),
     /// The analysis of its canary.
@@ -110,6 +114,8 @@ impl fmt::Display for Key<'_> {
             Self::Departed(name) => write!(f, "{PREFIX}/{name}/departed"),
             Self::Cohorts(name, slot) => write!(f, "{PREFIX}/{name}/cohorts/{slot}"),
             Self::DepartedCohorts(name) => write!(f, "{PREFIX}/{name}/cohorts/departed"),
+            Self::Comparisons(name, slot) => write!(f, "{PREFIX}/{name}/compared/{slot}"),
+            Self::DepartedComparisons(name) => write!(f, "{PREFIX}/{name}/compared/departed"),
             Self::Unreached(name) => write!(f, "{PREFIX}/{name}/unreached"),
             Self::CanaryAnalysis(name) => write!(f, "{PREFIX}/{name}/watch"),
             Self::Setup(name) => write!(f, "{PREFIX}/{name}/setup"),
@@ -172,7 +178,9 @@ mod tests {
             Some(Key::Report(..)) => Key::Departed(name),
             Some(Key::Departed(_)) => Key::Cohorts(name, 0),
             Some(Key::Cohorts(..)) => Key::DepartedCohorts(name),
-            Some(Key::DepartedCohorts(_)) => Key::Unreached(name),
+            Some(Key::DepartedCohorts(_)) => Key::Comparisons(name, 0),
+            Some(Key::Comparisons(..)) => Key::DepartedComparisons(name),
+            Some(Key::DepartedComparisons(_)) => Key::Unreached(name),
             Some(Key::Unreached(_)) => Key::CanaryAnalysis(name),
             Some(Key::CanaryAnalysis(_)) => Key::Setup(name),
             Some(Key::Setup(_)) => Key::Clusters(name),

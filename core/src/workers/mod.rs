@@ -6,6 +6,8 @@ pub mod message;
 pub mod roster;
 pub mod report;
 pub mod recorder;
+pub mod comparer;
 pub mod worker;
+pub mod comparing;
 pub mod publish;
 pub mod build_info;

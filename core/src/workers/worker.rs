@@ -3,16 +3,18 @@
 //! It takes a state over when it is told of a write, and writes down what it has counted when it is asked or when it ticks.
 //! So no request reads what the workers share.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::time::Duration;
 
 use futures_channel::oneshot::Sender;
 use futures_lite::future;
 
+use super::comparer::{self, About, Comparer, Notes, Place};
 use super::message::Message;
 use super::recorder::{self, Recorder};
 use super::report::{self, Report};
 use super::roster::{Member, Roster};
+use crate::config::Compare;
 use crate::deployment::{Deployment, DeploymentIndex, Deployments};
 use crate::host::reply::Reply;
 use crate::host::{Host, next_tick};
@@ -20,6 +22,7 @@ use crate::metrics::answer::Attribution;
 use crate::metrics::cohorts::{self, Draw, Ticket};
 use crate::metrics::comparison;
 use crate::metrics::counters::ColourMetric;
+use crate::metrics::named::Named;
 use crate::metrics::tally::Tally;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::percent::Percent;
@@ -27,6 +30,8 @@ use crate::model::split::{Revision, Split};
 use crate::model::time::Timestamp;
 use crate::routing::rotation::Seed;
 use crate::routing::worker::WorkerState;
+use crate::shadow::answer::Answer;
+use crate::shadow::dropped::Dropped;
 use crate::store::key::Key;
 use crate::store::lease::Instance;
 use crate::store::{StoreError, number, update};
@@ -51,6 +56,9 @@ pub struct Worker {
     recorded: RefCell<Vec<DeploymentIndex>>,
     questions: RefCell<Vec<Question>>,
     last_ticket: Cell<u64>,
+    /// The deployments of which answers were compared since the last tick.
+    compared: RefCell<Vec<DeploymentIndex>>,
+    began: Timestamp,
 }
 
 /// What it remembers of a deployment.
@@ -67,6 +75,8 @@ struct Memory {
     is_recorded: Cell<bool>,
     /// Whether the state was taken over since the instance enrolled. Of a write before that it was not told.
     is_current: Cell<bool>,
+    /// The part in comparing answers, once there is one.
+    comparer: OnceCell<Box<Comparer>>,
 }
 
 /// A question to other members that has not been answered by all.
@@ -110,6 +120,7 @@ impl Worker {
             recorder: Cell::default(),
             is_recorded: Cell::new(false),
             is_current: Cell::new(false),
+            comparer: OnceCell::new(),
         };
         Self {
             instance,
@@ -125,6 +136,8 @@ impl Worker {
             recorded: RefCell::default(),
             questions: RefCell::default(),
             last_ticket: Cell::new(0),
+            compared: RefCell::default(),
+            began: now,
         }
     }
 
@@ -227,6 +240,104 @@ impl Worker {
         let result = note(&mut recorder);
         memory.recorder.set(recorder);
         Some(result)
+    }
+
+    // --- answers that are compared ---
+
+    /// Between what the answers are compared now; none before the state is known.
+    pub fn about(&self, index: DeploymentIndex) -> Option<About> {
+        let state = &self.memories.get(index)?.state;
+        let identities = PerColour::from_fn(|colour| state.with_identity(colour, Clone::clone));
+        Some(About { active: state.known_split()?.active, identities })
+    }
+
+    /// Whether the answer to the next copy is compared.
+    pub fn is_sampled(&self, index: DeploymentIndex, deployment: &Deployment, rules: &Compare) -> bool {
+        self.comparer(index, deployment).is_some_and(|comparer| comparer.is_sampled(rules))
+    }
+
+    /// Whether the next comparison is one of those that measure the noise.
+    pub fn measures_noise(&self, index: DeploymentIndex, deployment: &Deployment, rules: &Compare) -> bool {
+        self.comparer(index, deployment).is_some_and(|comparer| comparer.measures_noise(rules))
+    }
+
+    /// A place for one more copy.
+    ///
+    /// # Errors
+    /// There are as many as there may be.
+    pub fn place(&self, index: DeploymentIndex, deployment: &Deployment, rules: &Compare) -> Result<Place, Dropped> {
+        self.comparer(index, deployment).ok_or(Dropped::Busy)?.place(rules)
+    }
+
+    /// Whether the candidate's answer differs in what is not known to be noise.
+    pub fn wants_again(
+        &self,
+        index: DeploymentIndex,
+        about: &About,
+        first: &Answer,
+        candidate: &Answer,
+        rules: &Compare,
+    ) -> bool {
+        self.note_comparison(index, about, |notes| notes.compared.wants_again(first, candidate, rules))
+    }
+
+    /// Notes something about answers that were compared. Without a place nothing was.
+    pub fn note_comparison<R: Default>(
+        &self,
+        index: DeploymentIndex,
+        about: &About,
+        note: impl FnOnce(&mut Notes) -> R,
+    ) -> R {
+        let Some(memory) = self.memories.get(index) else { return R::default() };
+        let Some(comparer) = memory.comparer.get() else { return R::default() };
+        self.note_compared(index);
+        comparer.note(about, memory.state.known_revision().unwrap_or(Revision::ZERO), note)
+    }
+
+    /// Counts a copy whose answer is not compared.
+    pub fn drop_copy(
+        &self,
+        host: &dyn Host,
+        (index, deployment): (DeploymentIndex, &Deployment),
+        about: &About,
+        reason: Dropped,
+    ) {
+        host.count(&Named::CompareDropped(&deployment.name, reason.as_str()).to_string());
+        self.comparer(index, deployment);
+        self.note_comparison(index, about, |notes| notes.compared.add_dropped(reason));
+    }
+
+    /// Wakes the root context of this thread: what a stream has begun goes on there. Where there is no queue it does so at the
+    /// next tick.
+    pub fn wake(&self, host: &dyn Host) {
+        if let Some(queue) = self.member.get().and_then(|member| member.queue) {
+            host.queues().enqueue(queue, &[]);
+        }
+    }
+
+    fn comparer(&self, index: DeploymentIndex, deployment: &Deployment) -> Option<&Comparer> {
+        let seed = || Seed::new(self.instance, self.began.as_millis(), &deployment.name);
+        Some(self.memories.get(index)?.comparer.get_or_init(|| Box::new(Comparer::new(seed()))))
+    }
+
+    fn note_compared(&self, index: DeploymentIndex) {
+        let mut compared = self.compared.borrow_mut();
+        if !compared.contains(&index) {
+            compared.push(index);
+        }
+    }
+
+    /// Writes down what was found.
+    fn write_comparisons(&self, host: &dyn Host, deployments: &Deployments, member: &Member) {
+        for index in self.compared.take() {
+            let comparer = self.memories.get(index).and_then(|memory| memory.comparer.get());
+            if let Some((comparer, deployment)) = comparer.zip(deployments.get(index)) {
+                comparer.write(host.store(), &deployment.name, member);
+                if comparer.is_news() {
+                    self.note_compared(index);
+                }
+            }
+        }
     }
 
     // --- the others ---
@@ -415,6 +526,7 @@ impl Worker {
         self.take_over_in_turns(host, deployments, TAKEN_OVER_PER_TICK);
         self.report_news(host, deployments);
         self.write_records(host, deployments, &member);
+        self.write_comparisons(host, deployments, &member);
     }
 
     /// The instance is at its end: what it has counted stays.
@@ -424,6 +536,7 @@ impl Worker {
             self.report(host, index, deployment, &member);
         }
         self.write_records(host, deployments, &member);
+        self.write_comparisons(host, deployments, &member);
         let has_counted = |index| self.memories.get(index).is_some_and(Memory::has_counted);
         strike_off(host, deployments, &member, &has_counted);
     }
@@ -451,6 +564,7 @@ impl Worker {
             self.take_over(host, index, deployment);
             if let Some(member) = self.member.get() {
                 self.report(host, index, deployment, &member);
+                self.write_comparisons(host, deployments, &member);
             }
             return;
         }
@@ -573,6 +687,9 @@ fn strike_off(
         }
         if deployment.compares() {
             let _: Result<(), StoreError> = recorder::keep(store, &deployment.name, member, host.now());
+        }
+        if deployment.shadow.is_some() {
+            let _: Result<(), StoreError> = comparer::keep(store, &deployment.name, member);
         }
     }
     let _: Result<(), StoreError> =

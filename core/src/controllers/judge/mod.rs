@@ -16,7 +16,7 @@ use super::rollout;
 use super::submissions::Submissions;
 use crate::change::context::Context;
 use crate::deployment::{Deployment, DeploymentIndex};
-use crate::fleet::evidence::{EnvoyId, Judgement, Outbox, PATIENCE, Speaker, Statement, UpTo, ripe};
+use crate::fleet::evidence::{Answers, EnvoyId, Judgement, Outbox, PATIENCE, Speaker, Statement, UpTo, answers, ripe};
 use crate::fleet::refusal::NoResponse;
 use crate::fleet::store::{Entry, FleetStore, Heard, PutReply};
 use crate::guard::analysis::{self, CanaryAnalysis};
@@ -32,6 +32,7 @@ use crate::state::{Restamp, State};
 use crate::store::key::Key;
 use crate::store::record::{self, ModRevision};
 use crate::store::{StoreError, update};
+use crate::workers::comparer::{self, About};
 use crate::workers::recorder;
 use crate::workers::roster::Roster;
 
@@ -93,7 +94,7 @@ pub fn attend(
 ) -> bool {
     let (host, now, moment) = (&*context.host, context.host.now(), context.host.moment());
     let known = analysis::read(host.store(), &deployment.name);
-    if rollout::is_idle(state, known.as_ref()) {
+    if rollout::is_idle(deployment, state, known.as_ref()) {
         return true;
     }
     let mut memory = seat.0.borrow_mut();
@@ -122,6 +123,14 @@ pub fn attend(
 
 fn gathered(host: &dyn Host, deployment: &Deployment, now: Timestamp) -> Cohorts {
     recorder::gathered(host.store(), &Roster::read(host.store()), &deployment.name, now)
+}
+
+/// What this Envoy has found by comparing answers.
+fn found(host: &dyn Host, deployment: &Deployment, state: &State) -> Option<Answers> {
+    deployment.compare()?;
+    let about = About::of(deployment, state);
+    let notes = comparer::gathered(host.store(), &Roster::read(host.store()), &deployment.name, &about);
+    Some(Answers { about: about.digest(), excess: notes.compared.excess })
 }
 
 // === impl Case ===
@@ -170,8 +179,12 @@ impl Case<'_> {
         let (host, mut memory) = (&*self.context.host, seat.0.borrow_mut());
         let Memory { outbox, played, may_judge, .. } = &mut *memory;
         outbox.drop_old(played.as_ref(), host.moment());
-        let is_watched = self.state().is_some_and(|state| !rollout::is_idle(&state, None));
-        (is_watched.then(|| outbox.statement(host.now()).encode()), *may_judge)
+        let watched = self.state().filter(|state| !rollout::is_idle(self.deployment, state, None));
+        let statement = watched.map(|state| {
+            let answers = found(host, self.deployment, &state);
+            outbox.statement(host.now(), answers).encode()
+        });
+        (statement, *may_judge)
     }
 
     /// Takes what was heard. The next judgement, where it is on this Envoy to write it, and the write that it follows.
@@ -180,7 +193,8 @@ impl Case<'_> {
         let (last, judgement) = self.hear(heard.judgement.as_ref(), seat);
         let state = self.state()?;
         let mut memory = seat.0.borrow_mut();
-        memory.may_judge = memory.may_judge_after((last, judgement.as_ref()), me, &state, host.moment());
+        memory.may_judge =
+            memory.may_judge_after((last, judgement.as_ref()), me, (self.deployment, &state), host.moment());
         if !memory.may_judge {
             return None;
         }
@@ -227,7 +241,8 @@ impl Case<'_> {
             memory.played = judgement.as_ref().map(|judgement| judgement.played.clone());
             // A judge that has not heard of a change yet says nothing about this state.
             let is_about_this = |judgement: &&Judgement| {
-                self.state().is_some_and(|state| !judgement.analysis.over || rollout::is_idle(&state, None))
+                self.state()
+                    .is_some_and(|state| !judgement.analysis.over || rollout::is_idle(self.deployment, &state, None))
             };
             if let Some(judgement) = judgement.as_ref().filter(is_about_this) {
                 self.keep(&judgement.analysis);
@@ -256,8 +271,15 @@ impl Case<'_> {
             let guard = deployment.guard.unwrap_or_default();
             analysis.learn(&gathered(host, deployment, now), &guard, now);
             if memory.has_listened(host.moment()) {
-                let (evidence, reached) = ripe(&memory.speakers(host.moment()), &played, now);
+                let speakers = memory.speakers(host.moment());
+                let (evidence, reached) = ripe(&speakers, &played, now);
                 rollout::play(deployment, state, &mut analysis, &evidence, now);
+                rollout::play_answers(
+                    deployment,
+                    &mut analysis,
+                    answers(&speakers, About::of(deployment, state).digest()),
+                    now,
+                );
                 played = reached;
             }
         }
@@ -288,14 +310,15 @@ impl Memory {
         &mut self,
         (write, last): (ModRevision, Option<&Judgement>),
         me: EnvoyId,
-        state: &State,
+        (deployment, state): (&Deployment, &State),
         now: Moment,
     ) -> bool {
         self.judges &= last.is_some_and(|last| last.judge == me);
         let is_silent = self.heard.is_some_and(|(_, since)| now >= since.plus(PATIENCE));
         // What is not understood is of another edition of the filter, whose turn it is while it goes on writing.
         let Some(last) = last else { return is_silent || write == ModRevision(0) };
-        let is_free = last.judge == me || is_silent || (last.analysis.over && !rollout::is_idle(state, None));
+        let is_free =
+            last.judge == me || is_silent || (last.analysis.over && !rollout::is_idle(deployment, state, None));
         // Who has not heard of a change yet would judge another canary.
         is_free && state.revision >= last.revision
     }

@@ -1,0 +1,235 @@
+//! What each worker keeps of a deployment's comparisons: the copies that it holds, whose turn it is, and what was found, in a
+//! record of its own. The sum of the records is what was found in this Envoy.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use serde::Serialize;
+use xxhash_rust::xxh64::xxh64;
+
+use super::roster::{Gone, Member, Roster};
+use crate::config::Compare;
+use crate::deployment::Deployment;
+use crate::json::{self, FromJson};
+use crate::model::colour::{Colour, PerColour};
+use crate::model::identity::Identity;
+use crate::model::name::DeploymentName;
+use crate::model::percent::Percent;
+use crate::model::split::Revision;
+use crate::routing::rotation::{Rotation, Seed};
+use crate::shadow::disagreements::Disagreements;
+use crate::shadow::dropped::Dropped;
+use crate::shadow::record::Compared;
+use crate::state::State;
+use crate::store::key::Key;
+use crate::store::{Store, StoreError, update};
+
+/// A worker's part in a deployment's comparisons.
+#[derive(Debug)]
+pub struct Comparer {
+    held: Rc<Cell<usize>>,
+    samples: Cell<Rotation>,
+    noise: Cell<Rotation>,
+    notes: RefCell<Notes>,
+    /// Whether there is something that its record does not say.
+    is_news: Cell<bool>,
+}
+
+/// The place of a copy among those that a worker holds. It is free when this is dropped.
+#[derive(Debug)]
+pub struct Place(Rc<Cell<usize>>);
+
+/// Between what the comparison is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
+pub struct About {
+    /// The colour whose answers are the measure.
+    pub active: Colour,
+    /// What is behind each.
+    pub identities: PerColour<Identity>,
+}
+
+/// What was found between two versions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, FromJson)]
+pub struct Notes {
+    /// None before the first comparison.
+    pub about: Option<About>,
+    /// The state under which it began: of two, the later one counts.
+    pub since: Revision,
+    /// What is counted.
+    pub compared: Compared,
+    /// The last answers that differed.
+    pub disagreements: Disagreements,
+}
+
+/// What stands in the record of a worker.
+#[derive(FromJson, Serialize)]
+struct Record<N> {
+    /// The member, of which there may have been others in its slot.
+    number: u64,
+    notes: N,
+}
+
+/// What members that are gone have left behind.
+#[derive(Default, FromJson, Serialize)]
+struct Departed {
+    numbers: Gone,
+    notes: Notes,
+}
+
+/// What all workers of this Envoy have found between these two, as far as they have said.
+pub fn gathered(store: &dyn Store, roster: &Roster, name: &DeploymentName, about: &About) -> Notes {
+    // First, so that a member that goes meanwhile is not read twice.
+    let departed = store.read(&Key::DepartedComparisons(name).to_string()).map(|stored| departed(stored.value));
+    let Departed { numbers, notes: gone } = departed.unwrap_or_default();
+    let mut sum = Notes { about: Some(about.clone()), ..Notes::default() };
+    sum.merge(&gone);
+    for member in roster.members().iter().filter(|member| !numbers.has(member.number)) {
+        if let Some(notes) = read(store, name, member) {
+            sum.merge(&notes);
+        }
+    }
+    sum
+}
+
+/// Keeps what a member has found, which goes.
+///
+/// # Errors
+/// The store is out of reach.
+pub fn keep(store: &dyn Store, name: &DeploymentName, member: &Member) -> Result<(), StoreError> {
+    let Some(left) = read(store, name, member).filter(|notes| notes.about.is_some()) else { return Ok(()) };
+    update(store, &Key::DepartedComparisons(name).to_string(), &mut |before| {
+        let mut departed = departed(before.value);
+        if !departed.numbers.add(member.number) {
+            return None;
+        }
+        departed.notes.follow(&left);
+        serde_json::to_vec(&departed).ok()
+    })
+    .map(|_| ())
+}
+
+fn read(store: &dyn Store, name: &DeploymentName, member: &Member) -> Option<Notes> {
+    let value = store.read(&Key::Comparisons(name, member.slot).to_string()).ok()?.value?;
+    let record: Record<Notes> = json::from_slice(&value).ok()?;
+    (record.number == member.number).then_some(record.notes)
+}
+
+fn departed(value: Option<Vec<u8>>) -> Departed {
+    json::from_slice(&value.unwrap_or_default()).unwrap_or_default()
+}
+
+// === impl About ===
+
+impl About {
+    /// What is compared in this state.
+    pub fn of(deployment: &Deployment, state: &State) -> Self {
+        let identities = PerColour::from_fn(|colour| deployment.identity(state, colour).clone());
+        Self { active: state.split.active, identities }
+    }
+
+    /// A number that stands for it.
+    pub fn digest(&self) -> u64 {
+        xxh64(&serde_json::to_vec(self).unwrap_or_default(), 0)
+    }
+}
+
+// === impl Comparer ===
+
+impl Comparer {
+    /// One that has found nothing. Its turns begin where `seed` says.
+    pub fn new(seed: Seed) -> Self {
+        Self {
+            held: Rc::default(),
+            samples: Cell::new(Rotation::new(seed.of_use("compare"))),
+            noise: Cell::new(Rotation::new(seed.of_use("noise"))),
+            notes: RefCell::default(),
+            is_news: Cell::new(false),
+        }
+    }
+
+    /// Whether the next copy is one whose answer is compared.
+    pub fn is_sampled(&self, rules: &Compare) -> bool {
+        chosen(&self.samples, rules.sample_percent)
+    }
+
+    /// Whether the next comparison is one of those that measure the noise.
+    pub fn measures_noise(&self, rules: &Compare) -> bool {
+        chosen(&self.noise, rules.noise_percent)
+    }
+
+    /// A place for one more copy.
+    ///
+    /// # Errors
+    /// There are as many as there may be.
+    pub fn place(&self, rules: &Compare) -> Result<Place, Dropped> {
+        let held = self.held.get();
+        if held >= rules.max_in_flight {
+            return Err(Dropped::Busy);
+        }
+        self.held.set(held.saturating_add(1));
+        Ok(Place(Rc::clone(&self.held)))
+    }
+
+    /// Notes something between these two, under this revision of the state. What was found between others is over.
+    pub fn note<R>(&self, about: &About, revision: Revision, note: impl FnOnce(&mut Notes) -> R) -> R {
+        let mut notes = self.notes.borrow_mut();
+        if notes.about.as_ref() != Some(about) {
+            *notes = Notes { about: Some(about.clone()), since: revision, ..Notes::default() };
+        }
+        self.is_news.set(true);
+        note(&mut notes)
+    }
+
+    /// Whether there is something that its record does not say.
+    pub fn is_news(&self) -> bool {
+        self.is_news.get()
+    }
+
+    /// Writes down what is new.
+    pub fn write(&self, store: &dyn Store, name: &DeploymentName, member: &Member) {
+        if !self.is_news.get() {
+            return;
+        }
+        let notes = self.notes.borrow();
+        let key = Key::Comparisons(name, member.slot).to_string();
+        let record = Record { number: member.number, notes: &*notes };
+        // What cannot be written down stays news.
+        self.is_news.set(update(store, &key, &mut |_| serde_json::to_vec(&record).ok()).is_err());
+    }
+}
+
+fn chosen(turns: &Cell<Rotation>, share: Percent) -> bool {
+    let mut rotation = turns.get();
+    let is_chosen = rotation.choose(share);
+    turns.set(rotation);
+    is_chosen
+}
+
+// === impl Place ===
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+// === impl Notes ===
+
+impl Notes {
+    /// Adds what was found between the same two; anything else is left out.
+    fn merge(&mut self, other: &Self) {
+        if self.about == other.about {
+            self.compared.merge(&other.compared);
+            self.disagreements.merge(&other.disagreements);
+        }
+    }
+
+    /// Adds what was found between the same two. Between others the later one counts.
+    fn follow(&mut self, other: &Self) {
+        if self.about == other.about {
+            self.merge(other);
+        } else if self.about.is_none() || self.since <= other.since {
+            self.clone_from(other);
+        }
+    }
+}
