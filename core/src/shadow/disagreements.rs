@@ -1,7 +1,9 @@
 //! The last disagreements, for people to look at.
 
 use serde::Serialize;
+use xxhash_rust::xxh64::xxh64;
 
+use super::answer::cut;
 use super::record::Difference;
 use crate::json::FromJson;
 use crate::model::time::Timestamp;
@@ -28,15 +30,20 @@ pub struct Disagreement {
     /// What the active colour answered when it was asked again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<String>,
-    /// XXH64 of the request's body, 16 hexadecimal digits.
+    /// XXH64 of the request's body with the seed 0, 16 hexadecimal digits.
     pub input_hash: String,
-    /// The request's body, at most 16 KiB of it, where `keep_inputs` is set.
+    /// The request's body, at most 16 KiB of it, where `keep_inputs` is set. What is no UTF-8 in it is replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
-    /// Whether the body was longer.
+    /// Whether more of the body was there to be kept.
     #[serde(default)]
     pub input_truncated: bool,
 }
+
+/// The most that is kept of an input, in bytes.
+const LONGEST_INPUT: usize = 16 << 10;
+/// The most that is kept of a request's id, in characters.
+const LONGEST_ID: usize = 64;
 
 // === impl Disagreements ===
 
@@ -49,14 +56,18 @@ impl Disagreements {
         self.0.iter()
     }
 
-    /// Adds one, in the place of the oldest if there are enough.
+    /// Adds one, by its time, in the place of the oldest if there are enough.
     pub fn push(&mut self, disagreement: Disagreement) {
-        let _ = disagreement;
+        let place = self.0.partition_point(|known| known.at <= disagreement.at);
+        self.0.insert(place, disagreement);
+        if self.0.len() > Self::MOST {
+            self.0.remove(0);
+        }
     }
 
-    /// Adds those of another worker, by time.
+    /// Adds those of another worker.
     pub fn merge(&mut self, other: &Self) {
-        let _ = other;
+        other.0.iter().for_each(|disagreement| self.push(disagreement.clone()));
     }
 }
 
@@ -66,9 +77,77 @@ impl Disagreement {
     /// One that was found at `at`, of a request with this body. The body is kept only if `keep_input` is set.
     pub fn new(at: Timestamp, request_id: Option<&str>, difference: Difference, body: &[u8], keep_input: bool) -> Self {
         let Difference { field, active, candidate, again } = difference;
-        let request_id = request_id.map(str::to_owned);
-        let _ = (body, keep_input);
-        let input_hash = String::new();
-        Self { at, request_id, field, active, candidate, again, input_hash, input: None, input_truncated: false }
+        let request_id = request_id.map(|id| id.chars().take(LONGEST_ID).collect());
+        let input_hash = format!("{:016x}", xxh64(body, 0));
+        let start = body.get(..LONGEST_INPUT).unwrap_or(body);
+        // A replacement takes more room than what it stands for.
+        let input = keep_input.then(|| cut(String::from_utf8_lossy(start).into_owned(), LONGEST_INPUT));
+        let input_truncated = keep_input && start.len() < body.len();
+        Self { at, request_id, field, active, candidate, again, input_hash, input, input_truncated }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::json;
+
+    fn difference() -> Difference {
+        Difference {
+            field: "/predictions/*".to_owned(),
+            active: "0".to_owned(),
+            candidate: "1".to_owned(),
+            again: Some("0".to_owned()),
+        }
+    }
+
+    fn at(millis: u64) -> Disagreement {
+        Disagreement::new(Timestamp::from_millis(millis), Some("id"), difference(), b"{}", false)
+    }
+
+    fn times(disagreements: &Disagreements) -> Vec<u64> {
+        disagreements.iter().map(|disagreement| disagreement.at.as_millis()).collect()
+    }
+
+    #[test]
+    fn the_last_twenty_are_kept_by_time_whichever_worker_found_them() {
+        let (mut a, mut b) = (Disagreements::default(), Disagreements::default());
+        for millis in 0..30 {
+            if millis % 3 == 0 { a.push(at(millis)) } else { b.push(at(29 - millis)) }
+        }
+        assert!(times(&b).is_sorted() && b.iter().count() == Disagreements::MOST);
+        let mut merged = a.clone();
+        merged.merge(&b);
+        b.merge(&a);
+        assert_eq!(times(&merged), times(&b));
+        assert_eq!(merged.iter().count(), Disagreements::MOST);
+        assert_eq!(times(&merged).last(), Some(&28));
+    }
+
+    #[test]
+    fn an_input_is_hashed_always_and_kept_only_if_asked_for_and_bounded() {
+        let body = b"\xff".repeat(20 << 10);
+        let of = |keep| Disagreement::new(Timestamp::default(), Some(&"\u{e9}".repeat(100)), difference(), &body, keep);
+        let without = of(false);
+        assert_eq!((without.input, without.input_truncated), (None, false));
+        assert_eq!(without.request_id.map(|id| id.chars().count()), Some(64));
+        let with = of(true);
+        assert!(with.input.as_ref().is_some_and(|input| input.len() <= LONGEST_INPUT) && with.input_truncated);
+        assert_eq!(with.input_hash, without.input_hash);
+        // XXH64 of nothing, as its specification gives it.
+        let empty = Disagreement::new(Timestamp::default(), None, difference(), b"", true);
+        assert_eq!((empty.input_hash.as_str(), empty.input.as_deref()), ("ef46db3751d8e999", Some("")));
+    }
+
+    #[test]
+    fn they_are_read_as_they_were_written() {
+        let mut disagreements = Disagreements::default();
+        disagreements.push(at(1));
+        let written = serde_json::to_string(&disagreements).expect("serialises");
+        assert!(written.starts_with(r#"[{"at":"1970-01-01T00:00:00.001Z","request_id":"id","field":"/predictions/*""#));
+        assert_eq!(json::from_str::<Disagreements>(&written).expect("parses"), disagreements);
     }
 }

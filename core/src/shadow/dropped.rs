@@ -1,7 +1,12 @@
 //! Why a sampled request was not compared.
 
+use serde::Serialize;
+
+use crate::json::FromJson;
+
 /// A reason. Each is counted by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
+#[serde(rename_all = "snake_case")]
 pub enum Dropped {
     /// No rule of `safe` covers the request's method and path, so that it may not be sent twice.
     NotSafe,
@@ -94,6 +99,7 @@ mod tests {
     fn each_reason_has_its_own_place_and_name() {
         for (place, reason) in Dropped::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), place);
+            assert_eq!(serde_json::to_value(reason).expect("serialises"), reason.as_str());
             assert_eq!(NAMES.iter().filter(|name| **name == reason.as_str()).count(), 1, "{reason:?}");
         }
         assert_eq!((Dropped::ClientGone.as_str(), Dropped::UnknownShape.as_str()), ("client_gone", "unknown_shape"));
