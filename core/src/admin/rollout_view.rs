@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::controllers::rollout::waits_for;
+use crate::controllers::rollout::{shown_to_disagree, waits_for};
 use crate::deployment::Deployment;
 use crate::guard::analysis::CanaryAnalysis;
 use crate::guard::verdict::sentence;
@@ -61,7 +61,11 @@ impl RolloutView {
                     (Some(waits), _) => waits,
                 }
             }
-            Phase::Paused | Phase::Breached => operator("resume, skip or abort"),
+            Phase::Breached => {
+                let why = analysis.and_then(|analysis| shown_to_disagree(deployment, state, analysis));
+                operator(&why.map_or("resume, skip or abort".to_owned(), |why| format!("{why}: skip or abort")))
+            }
+            Phase::Paused => operator("resume, skip or abort"),
             Phase::Complete => operator("skip promotes, abort goes back"),
             Phase::Promoted | Phase::Aborted | Phase::RolledBack | Phase::Replaced => Vec::new(),
         };

@@ -279,7 +279,7 @@ fn analyse(
     let before = analysis::read(host.store(), &deployment.name);
     let was_breached = before.as_ref().is_some_and(|analysis| analysis.breach.is_some());
     let state = &loaded.state;
-    let mut analysis = rollout::analysed(deployment, state, before, now);
+    let mut analysis = rollout::analysed(deployment, state, before.clone(), now);
     if let Some(analysis) = analysis.as_mut().filter(|analysis| !analysis.over) {
         let cohorts = recorder::gathered(host.store(), &Roster::read(host.store()), &deployment.name, now);
         let evidence = analysis.collect(&cohorts, &deployment.guard.unwrap_or_default(), now);
@@ -287,11 +287,12 @@ fn analyse(
         if deployment.compare().is_some() {
             let about = About::of(deployment, state);
             let notes = comparer::gathered(host.store(), &Roster::read(host.store()), &deployment.name, &about);
-            rollout::play_answers(deployment, analysis, notes.compared.excess, now);
+            rollout::play_answers(deployment, state, analysis, notes.compared.excess, now);
         }
     }
     if let Some(analysis) = &analysis {
         rollout::show(host, deployment, analysis);
+        rollout::tell_of_stop(host, deployment, state, before.as_ref(), analysis);
         if analysis::record(host.store(), &deployment.name, analysis).is_err() {
             warn_once(context, deployment, "the guard's evidence cannot be stored", &mut memory.warned);
         }

@@ -4,7 +4,7 @@ use crate::change::request::ChangeRequest;
 use crate::config::{Guard, OnBreach, RolloutStep};
 use crate::deployment::Deployment;
 use crate::deployment::DeploymentIndex;
-use crate::guard::analysis::{CanaryAnalysis, Stage, is_watched};
+use crate::guard::analysis::{CanaryAnalysis, Rule, Stage, is_watched};
 use crate::guard::evidence::Evidence;
 use crate::guard::verdict::{evidence_percent, sentence};
 use crate::host::Host;
@@ -13,6 +13,7 @@ use crate::model::author::{Author, Source};
 use crate::model::name::Reason;
 use crate::model::percent::Percent;
 use crate::model::time::Timestamp;
+use crate::notification::{self, Event};
 use crate::shadow::excess::Excess;
 use crate::state::rollout::{Next, Phase, Rollout, RolloutCommand};
 use crate::state::{Command, Patch, State};
@@ -55,10 +56,19 @@ pub fn play(
 }
 
 /// Lets the analysis take what came of comparing answers, in all.
-pub fn play_answers(deployment: &Deployment, analysis: &mut CanaryAnalysis, all: Excess, now: Timestamp) {
+pub fn play_answers(
+    deployment: &Deployment,
+    state: &State,
+    analysis: &mut CanaryAnalysis,
+    all: Excess,
+    now: Timestamp,
+) {
     // After a promotion it is the former colour whose answers are held against the promoted one's.
     if !matches!(analysis.stage, Stage::Promoted(_)) {
         analysis.play_answers(all, &deployment.guard.unwrap_or_default(), now);
+    }
+    if shown_to_disagree(deployment, state, analysis).is_some() {
+        analysis.answers.hopeless_since.get_or_insert(now);
     }
     if deployment.guard.is_none() {
         analysis.breach = None;
@@ -85,6 +95,25 @@ pub fn next_change(
     let author = Author::automatic(source, reason);
     // Taking traffic from a colour that fails must not wait for anything.
     Some(ChangeRequest::new(index, command, author, Some(state.revision)).enforce(source != Source::Guard))
+}
+
+/// Says once that a step stops because the candidate was shown to disagree; `before` is the analysis as it was known.
+pub fn tell_of_stop(
+    host: &dyn Host,
+    deployment: &Deployment,
+    state: &State,
+    before: Option<&CanaryAnalysis>,
+    analysis: &CanaryAnalysis,
+) {
+    let was_known = before.is_some_and(|before| before.answers.hopeless_since.is_some());
+    if was_known || analysis.answers.hopeless_since.is_none() {
+        return;
+    }
+    let Some(what) = shown_to_disagree(deployment, state, analysis) else { return };
+    let (name, rule) = (&deployment.name, Rule::Disagreement.as_str());
+    host.warn(&format!("bluegreen: deployment={name} rollout: {what}"));
+    let (colour, revision) = (analysis.candidate, state.revision);
+    notification::tell(host, deployment, &Event::Breach { rule, colour, revision, what: &what });
 }
 
 /// Shows in the gauges what the guard has.
@@ -234,8 +263,9 @@ fn answers_of(rollout: Rollout, analysis: Option<&CanaryAnalysis>) -> Excess {
 }
 
 /// What a step waits for will not come, where the opposite is shown.
-fn shown_to_disagree(deployment: &Deployment, state: &State, analysis: &CanaryAnalysis) -> Option<String> {
-    let (rollout, most) = (state.rollout?, awaited(deployment, state)?.max_excess?);
+pub fn shown_to_disagree(deployment: &Deployment, state: &State, analysis: &CanaryAnalysis) -> Option<String> {
+    let rollout = state.rollout.filter(|rollout| rollout.is_live())?;
+    let most = deployment.rollout.as_ref()?.steps.get(rollout.step)?.max_excess?;
     let e_value = answers_of(rollout, Some(analysis)).disagreement_e_value(most).min(MOST);
     (e_value >= threshold(deployment)).then(|| {
         let (candidate, step, points) = (rollout.candidate, rollout.step.saturating_add(1), points(most));
@@ -296,7 +326,6 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::deployment::Deployments;
-    use crate::guard::analysis::Rule;
     use crate::json;
     use crate::metrics::cohorts::{Cohorts, Draw, Ending, Host, Kind, SeenKeys};
     use crate::model::colour::{Colour, PerColour};
@@ -376,7 +405,7 @@ mod tests {
             if let Some(analysis) = analysis.as_mut().filter(|analysis| !analysis.over) {
                 let evidence = analysis.collect(&self.cohorts, &deployment.guard.unwrap_or_default(), self.now);
                 play(deployment, &self.state, analysis, &evidence, self.now);
-                play_answers(deployment, analysis, self.answers, self.now);
+                play_answers(deployment, &self.state, analysis, self.answers, self.now);
             }
             let at = (0, deployment);
             let request = analysis.as_ref().and_then(|analysis| next_change(at, &self.state, analysis, self.now));
@@ -674,8 +703,8 @@ mod tests {
         world.answers = Excess { plus: 60, zero: 440, ..Excess::default() };
         world.run(5, 0.0, 0.0);
         assert_eq!((world.state.split, world.phase()), (split("blue", "0", "20"), Some(Phase::Breached)));
-        let newest = world.state.history.newest().expect("a change");
-        let reason = newest.author.reason.as_str();
+        let analysis = world.analysis.as_ref().expect("one");
+        let reason = shown_to_disagree(&world.deployments.all()[0], &world.state, analysis).expect("it is shown");
         assert!(reason.starts_with("step 1 stops: green disagrees beyond the noise by more than 2 points"), "{reason}");
         world.operate(Command::Rollout(RolloutCommand::Abort));
         assert_eq!((world.state.split, world.phase()), (split("blue", "0", "0"), Some(Phase::Aborted)));

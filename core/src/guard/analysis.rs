@@ -81,6 +81,8 @@ pub struct Answers {
     all: Excess,
     /// What of that does not count any more.
     seen: Excess,
+    /// Since when it has been shown that a step will not see the agreement that it waits for.
+    pub hopeless_since: Option<Timestamp>,
 }
 
 /// How far a canary has come.
@@ -482,7 +484,7 @@ pub fn is_watched(state: &State, compares: bool) -> bool {
 impl Answers {
     /// What counts.
     pub fn counted(&self) -> Excess {
-        let Self { all, seen } = self;
+        let Self { all, seen, .. } = self;
         Excess {
             plus: all.plus.saturating_sub(seen.plus),
             minus: all.minus.saturating_sub(seen.minus),

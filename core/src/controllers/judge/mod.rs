@@ -154,6 +154,7 @@ impl Case<'_> {
             }
         };
         let analysis = &judgement.analysis;
+        let known = analysis::read(host.store(), &deployment.name);
         let is_news = self.keep(analysis);
         let is_first = seat.0.borrow_mut().on_judged(written, &judgement.played, host.moment());
         if is_first && !analysis.over {
@@ -161,6 +162,7 @@ impl Case<'_> {
             host.info(&format!("bluegreen: deployment={name}: this Envoy judges the canary for the fleet"));
         }
         let Some(state) = self.state() else { return Ok(()) };
+        rollout::tell_of_stop(host, deployment, &state, known.as_ref(), analysis);
         if let (true, Some((rule, _)), Some(guard)) = (is_news, analysis.breach, &deployment.guard) {
             let (name, rule, what) = (&deployment.name, rule.as_str(), verdict::sentence(analysis, guard));
             host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
@@ -276,6 +278,7 @@ impl Case<'_> {
                 rollout::play(deployment, state, &mut analysis, &evidence, now);
                 rollout::play_answers(
                     deployment,
+                    state,
                     &mut analysis,
                     answers(&speakers, About::of(deployment, state).digest()),
                     now,
