@@ -165,6 +165,13 @@ fn timeout(json: &Json<'_>) -> Result<Duration, FieldError> {
 
 fn safe(json: &Json<'_>) -> Result<Vec<SafeRequest>, FieldError> {
     let rules = Vec::<SafeRequest>::from_json(json)?;
+    if let Some(rule) = rules.iter().find(|rule| rule.path_prefix.as_str().contains('%')) {
+        let prefix = rule.path_prefix.as_str();
+        return Err(FieldError::new(format!(
+            "{prefix:?} would cover nothing: a path with a % may mean another to the server, so it is never sent twice; \
+             end the prefix before it"
+        )));
+    }
     match rules.len() {
         0 => Err(FieldError::new(
             "no request may be sent twice, so none would be compared: list one that changes nothing, such as \
@@ -311,5 +318,156 @@ impl Tolerance {
 impl Default for Tolerance {
     fn default() -> Self {
         Self { absolute: 0.0, relative: 1e-6 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::json;
+
+    const SAFE: &str = r#""safe": [{"method": "POST", "path_prefix": "/invocations"}]"#;
+
+    fn compare(fields: &str) -> Result<Compare, FieldError> {
+        json::from_str(&format!("{{{SAFE}{fields}}}"))
+    }
+
+    #[test]
+    fn what_is_left_out_takes_its_documented_default() {
+        let Compare { safe, tolerance, .. } = compare("").expect("valid");
+        assert_eq!((safe.len(), tolerance), (1, Tolerance { absolute: 0.0, relative: 1e-6 }));
+        let found = compare("").expect("valid");
+        assert_eq!((found.sample_percent, found.noise_percent.hundredths()), (Percent::ALL, 500));
+        assert_eq!((found.max_body, found.max_in_flight, found.timeout), (65_536, 8, Duration::from_secs(5)));
+        assert_eq!((found.ignore.len(), found.pointer, found.keep_inputs), (0, None, false));
+    }
+
+    #[test]
+    fn numbers_may_be_texts_as_envoy_writes_fractions() {
+        let found = compare(
+            r#", "sample_percent": "12.5", "max_body": "0.5MiB", "max_in_flight": "4", "noise_percent": "0",
+            "tolerance": {"absolute": "0.01", "relative": "1e-3"}, "timeout": "1m", "pointer": "/a/0",
+            "ignore": ["/id", "/choices/*/x~1y"], "keep_inputs": true"#,
+        )
+        .expect("valid");
+        assert_eq!((found.max_body, found.max_in_flight), (524_288, 4));
+        assert_eq!(found.tolerance, Tolerance { absolute: 0.01, relative: 0.001 });
+        assert_eq!(found.ignore[1].steps(), ["choices", "*", "x/y"]);
+        for (written, bytes) in [("1024", 1_024), ("\"1KiB\"", 1_024), ("\"64 KiB\"", 65_536), ("\"1048576\"", 1 << 20)]
+        {
+            assert_eq!(compare(&format!(r#", "max_body": {written}"#)).expect(written).max_body, bytes);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_the_way_out() {
+        let cases = [
+            (r#", "sample_percent": 0"#, "leave the section compare out"),
+            (r#", "max_body": 1000"#, "from 1KiB to 1MiB"),
+            (r#", "max_body": "2MiB""#, "from 1KiB to 1MiB"),
+            (r#", "max_body": "64 kb""#, "from 1KiB to 1MiB"),
+            (r#", "max_body": "1.0001KiB""#, "from 1KiB to 1MiB"),
+            (r#", "max_in_flight": 0"#, "a whole number from 1 to 64"),
+            (r#", "max_in_flight": 65"#, "a whole number from 1 to 64"),
+            (r#", "timeout": "61s""#, "at most 1m"),
+            (r#", "timeout": "0s""#, "too short"),
+            (r#", "ignore": ["id"]"#, "not a JSON pointer"),
+            (r#", "pointer": "x""#, "not a JSON pointer"),
+            (r#", "tolerance": {"absolute": -1}"#, "use 0 or more"),
+            (r#", "tolerance": {"absolute": "inf"}"#, "use 0 or more"),
+            (r#", "tolerance": {"relative": 1}"#, "below 1"),
+            (r#", "tolerance": {"relative": "NaN"}"#, "below 1"),
+            (r#", "noise_percent": 101"#, "not between 0 and 100"),
+            (r#", "shadow": 1"#, "unknown field `shadow`"),
+        ];
+        for (fields, reason) in cases {
+            let error = compare(fields).expect_err(reason).to_string();
+            assert!(error.contains(reason), "{fields}: {error}");
+        }
+        let many = vec![r#""/a""#; 33].join(", ");
+        let error = compare(&format!(r#", "ignore": [{many}]"#)).expect_err("33").to_string();
+        assert!(error.contains("use * for every element"), "{error}");
+    }
+
+    #[test]
+    fn rules_about_what_is_safe_are_few_and_plain() {
+        let rule = r#"{"method": "POST", "path_prefix": "/a"}"#;
+        let cases = [
+            ("[]".to_owned(), "list one that changes nothing"),
+            (format!("[{}]", vec![rule; 17].join(", ")), "at most 16"),
+            (r#"[{"method": "post", "path_prefix": "/a"}]"#.to_owned(), "a method in capitals"),
+            (r#"[{"method": "", "path_prefix": "/a"}]"#.to_owned(), "a method in capitals"),
+            (r#"[{"method": "POST", "path_prefix": "a"}]"#.to_owned(), "must start with /"),
+            (r#"[{"method": "POST", "path_prefix": "/a/../b"}]"#.to_owned(), "plain path"),
+            (r#"[{"method": "POST", "path_prefix": "/a%2Fb"}]"#.to_owned(), "would cover nothing"),
+            (r#"[{"method": "POST"}]"#.to_owned(), "missing field `path_prefix`"),
+        ];
+        for (safe, reason) in cases {
+            let error = json::from_str::<Compare>(&format!(r#"{{"safe": {safe}}}"#)).expect_err(reason).to_string();
+            assert!(error.contains(reason), "{safe}: {error}");
+        }
+        let error = json::from_str::<Compare>("{}").expect_err("nothing is safe by itself").to_string();
+        assert_eq!(error, "missing field `safe`");
+    }
+
+    #[test]
+    fn only_what_is_plainly_inside_a_safe_prefix_may_be_sent_twice() {
+        let rules: Compare = json::from_str(
+            r#"{"safe": [{"method": "POST", "path_prefix": "/v1/models/iris/"}, {"method": "GET", "path_prefix": "/"}]}"#,
+        )
+        .expect("valid");
+        let cases = [
+            ("POST", "/v1/models/iris", true),
+            ("POST", "/v1/models/iris/", true),
+            ("POST", "/v1/models/iris:predict", true),
+            ("POST", "/v1/models/iris/versions/2:predict?x=/../..", true),
+            ("POST", "/v1/models/iris2", false),
+            ("POST", "/v1/models", false),
+            ("post", "/v1/models/iris", false),
+            ("PUT", "/v1/models/iris", false),
+            ("POST", "/v1/models/iris/../admin", false),
+            ("POST", "/v1/models/iris/..;x=1/admin", false),
+            ("POST", "/v1/models/iris/./a", false),
+            ("POST", "/v1/models/iris//admin", false),
+            ("POST", "/v1/models/iris/%2e%2e/admin", false),
+            ("POST", "/v1/models/iris\\..\\admin", false),
+            ("POST", "/v1/models/iris/\u{e9}", false),
+            ("POST", "/v1/models/iris/a b", false),
+            ("POST", "/v1/models/iris/a#b", false),
+            ("POST", "", false),
+            ("GET", "/", true),
+            ("GET", "/any/path", true),
+            ("GET", "any", false),
+            ("GET", "//", false),
+        ];
+        for (method, path, is_safe) in cases {
+            assert_eq!(rules.is_safe(method, path), is_safe, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn two_numbers_agree_in_either_order_or_in_none() {
+        let tolerance = Tolerance { absolute: 0.5, relative: 0.1 };
+        let (inf, nan) = (f64::INFINITY, f64::NAN);
+        let cases = [
+            (1.0, 1.5, true),
+            (1.0, 1.51, false),
+            (90.0, 100.0, true),
+            (89.0, 100.0, false),
+            (-1.0, 1.0, false),
+            (0.0, -0.0, true),
+            (nan, nan, true),
+            (nan, 1.0, false),
+            (inf, inf, true),
+            (inf, -inf, false),
+            (inf, f64::MAX, false),
+            (f64::MAX, f64::MIN, false),
+        ];
+        for (a, b, agree) in cases {
+            assert_eq!((tolerance.agrees(a, b), tolerance.agrees(b, a)), (agree, agree), "{a} {b}");
+        }
     }
 }

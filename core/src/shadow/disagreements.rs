@@ -1,7 +1,9 @@
 //! The last disagreements, for people to look at.
 
 use serde::Serialize;
+use xxhash_rust::xxh64::xxh64;
 
+use super::answer::cut;
 use super::record::Difference;
 use crate::json::FromJson;
 use crate::model::time::Timestamp;
@@ -28,15 +30,20 @@ pub struct Disagreement {
     /// What the active colour answered when it was asked again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<String>,
-    /// XXH64 of the request's body, 16 hexadecimal digits.
+    /// XXH64 of the request's body with the seed 0, 16 hexadecimal digits.
     pub input_hash: String,
-    /// The request's body, at most 16 KiB of it, where `keep_inputs` is set.
+    /// The request's body, at most 16 KiB of it, where `keep_inputs` is set. What is no UTF-8 in it is replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
-    /// Whether the body was longer.
+    /// Whether more of the body was there to be kept.
     #[serde(default)]
     pub input_truncated: bool,
 }
+
+/// The most that is kept of an input, in bytes.
+const LONGEST_INPUT: usize = 16 << 10;
+/// The most that is kept of a request's id, in characters.
+const LONGEST_ID: usize = 64;
 
 // === impl Disagreements ===
 
@@ -49,14 +56,18 @@ impl Disagreements {
         self.0.iter()
     }
 
-    /// Adds one, in the place of the oldest if there are enough.
+    /// Adds one, by its time, in the place of the oldest if there are enough.
     pub fn push(&mut self, disagreement: Disagreement) {
-        let _ = disagreement;
+        let place = self.0.partition_point(|known| known.at <= disagreement.at);
+        self.0.insert(place, disagreement);
+        if self.0.len() > Self::MOST {
+            self.0.remove(0);
+        }
     }
 
-    /// Adds those of another worker, by time.
+    /// Adds those of another worker.
     pub fn merge(&mut self, other: &Self) {
-        let _ = other;
+        other.0.iter().for_each(|disagreement| self.push(disagreement.clone()));
     }
 }
 
@@ -66,9 +77,12 @@ impl Disagreement {
     /// One that was found at `at`, of a request with this body. The body is kept only if `keep_input` is set.
     pub fn new(at: Timestamp, request_id: Option<&str>, difference: Difference, body: &[u8], keep_input: bool) -> Self {
         let Difference { field, active, candidate, again } = difference;
-        let request_id = request_id.map(str::to_owned);
-        let _ = (body, keep_input);
-        let input_hash = String::new();
-        Self { at, request_id, field, active, candidate, again, input_hash, input: None, input_truncated: false }
+        let request_id = request_id.map(|id| id.chars().take(LONGEST_ID).collect());
+        let input_hash = format!("{:016x}", xxh64(body, 0));
+        let start = body.get(..LONGEST_INPUT).unwrap_or(body);
+        // A replacement takes more room than what it stands for.
+        let input = keep_input.then(|| cut(String::from_utf8_lossy(start).into_owned(), LONGEST_INPUT));
+        let input_truncated = keep_input && start.len() < body.len();
+        Self { at, request_id, field, active, candidate, again, input_hash, input, input_truncated }
     }
 }

@@ -1,7 +1,12 @@
 //! Why a sampled request was not compared.
 
+use serde::Serialize;
+
+use crate::json::FromJson;
+
 /// A reason. Each is counted by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, FromJson)]
+#[serde(rename_all = "snake_case")]
 pub enum Dropped {
     /// No rule of `safe` covers the request's method and path, so that it may not be sent twice.
     NotSafe,

@@ -1,4 +1,23 @@
 //! Whether the candidate disagrees more than the active colour with itself, judged at any time.
+//!
+//! Let `A1` and `C` be the answers of the active colour and the candidate to a request, and `A2` the active colour's second
+//! answer to it. Each compared request is worth
+//!
+//! ```text
+//! X = +1   if C ≠ A1, A2 = A1 and A2 ≠ C
+//! X = -1   if C ≠ A1, A2 = C  and A2 ≠ A1
+//! X =  0   else
+//! ```
+//!
+//! so that `A2` is needed only where `C ≠ A1`. Of models alike the three answers are drawn from one law, and `A1` and `C`
+//! may be exchanged: then `E[X] = 0` exactly, however noisy the models are. Else `E[X] = P(C ≠ A1) - P(A2 ≠ A1)`, the excess,
+//! as far as what equals a third is equal.
+//!
+//! The test bets against `E[X] ≤ m` (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting",
+//! Journal of the Royal Statistical Society B 86, 2024): a player with the stake `λ` multiplies its capital by `1 + λ(X - m)`,
+//! a fair game or a losing one if that is true. So its capital ever reaches `1/α` with a chance of at most `α` (Ville's
+//! inequality). The capital here is the mean of some players who never change their stakes: then it depends on how many
+//! requests were worth +1, -1 and 0 alone, and workers and Envoys add up in any order.
 
 use serde::Serialize;
 
@@ -14,9 +33,38 @@ pub struct Excess {
     pub minus: u64,
     /// All others of which it is known.
     pub zero: u64,
-    /// The candidate disagreed, and the active colour's second answer is missing.
+    /// The candidate disagreed, and the active colour's second answer is missing. For the test against the candidate it
+    /// counts as 0, for the one for it as +1.
     pub unknown: u64,
 }
+
+/// Counts of what speaks for a mean above a bound, for one below it, and neither.
+#[derive(Clone, Copy)]
+struct Game {
+    up: u64,
+    down: u64,
+    zero: u64,
+}
+
+/// Each player's stake, as a share of the largest that cannot lose more than everything, and its part of the capital.
+const PLAYERS: [(f64, f64); 10] = [
+    (0.002, 0.03),
+    (0.006, 0.05),
+    (0.015, 0.07),
+    (0.035, 0.08),
+    (0.075, 0.09),
+    (0.15, 0.10),
+    (0.3, 0.12),
+    (0.5, 0.14),
+    (0.75, 0.14),
+    (0.97, 0.18),
+];
+
+/// No evidence is stronger.
+const MOST: f64 = 1e300;
+
+/// The bounds that are tried for an interval lie so far inside of -1 and 1.
+const EDGE: f64 = 1e-9;
 
 // === impl Excess ===
 
@@ -29,14 +77,12 @@ impl Excess {
     /// The evidence that the candidate's excess is above `max_excess` (0 or more, below 1): if it is not, the chance that this
     /// ever reaches `1/α` is at most `α`. At most 1e300.
     pub fn disagreement_e_value(&self, max_excess: f64) -> f64 {
-        let _ = max_excess;
-        1.0
+        self.above().ln_e_value(max_excess).exp().min(MOST)
     }
 
     /// The evidence that the candidate's excess is below `max_excess` (above 0, below 1), likewise.
     pub fn agreement_e_value(&self, max_excess: f64) -> f64 {
-        let _ = max_excess;
-        1.0
+        self.below().ln_e_value(-max_excess).exp().min(MOST)
     }
 
     /// The share of the compared requests in which the candidate disagreed beyond the noise, -1 to 1; none before the first.
@@ -45,14 +91,64 @@ impl Excess {
         (total > 0).then(|| (self.plus as f64 - self.minus as f64) / total as f64)
     }
 
-    /// Lower and upper end of the interval for the excess, -1 to 1: the chance that it ever misses it is at most `alpha`.
+    /// Lower and upper end of the interval for the excess, -1 to 1: the chance that it ever misses it is at most `alpha`. It
+    /// has the bounds against which neither game, each with half of `alpha`, has won enough.
     pub fn interval(&self, alpha: f64) -> [f64; 2] {
-        let _ = alpha;
-        [-1.0, 1.0]
+        let enough = (2.0 / alpha).ln();
+        [self.above().last_refuted(enough), -self.below().last_refuted(enough)]
     }
 
     /// Adds what another worker counted.
     pub fn merge(&mut self, other: &Self) {
-        let _ = other;
+        self.plus = self.plus.saturating_add(other.plus);
+        self.minus = self.minus.saturating_add(other.minus);
+        self.zero = self.zero.saturating_add(other.zero);
+        self.unknown = self.unknown.saturating_add(other.unknown);
+    }
+
+    /// What speaks for an excess above a bound.
+    const fn above(&self) -> Game {
+        Game { up: self.plus, down: self.minus, zero: self.zero.saturating_add(self.unknown) }
+    }
+
+    /// What speaks for an excess below a bound, of which the negative is the bound of the game.
+    const fn below(&self) -> Game {
+        Game { up: self.minus, down: self.plus.saturating_add(self.unknown), zero: self.zero }
+    }
+}
+
+// === impl Game ===
+
+impl Game {
+    /// The logarithm of the capital against "the mean is at most `bound`", above -1 and below 1.
+    fn ln_e_value(self, bound: f64) -> f64 {
+        let bound = bound.clamp(EDGE - 1.0, 1.0 - EDGE);
+        let capitals = PLAYERS.map(|(share, part)| {
+            // The largest stake is 1/(1 + bound): with it a -1 takes everything.
+            let stake = share / (1.0 + bound);
+            part.ln()
+                + self.up as f64 * (stake * (1.0 - bound)).ln_1p()
+                + self.down as f64 * (-share).ln_1p()
+                + self.zero as f64 * (-stake * bound).ln_1p()
+        });
+        // In logarithms: a single capital can be beyond what a number holds.
+        let largest = capitals.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        largest + capitals.iter().map(|capital| (capital - largest).exp()).sum::<f64>().ln()
+    }
+
+    /// The highest bound against which the capital has reached `enough`, a logarithm; -1 if there is none. A capital falls as
+    /// its bound rises.
+    fn last_refuted(self, enough: f64) -> f64 {
+        let (mut refuted, mut open) = (-1.0, 1.0);
+        // Thirty halvings: to the ninth decimal.
+        for _ in 0..30 {
+            let middle = 0.5 * (refuted + open);
+            if self.ln_e_value(middle) >= enough {
+                refuted = middle;
+            } else {
+                open = middle;
+            }
+        }
+        refuted
     }
 }
