@@ -4,7 +4,7 @@
 //! on a status that it does not list, which for these calls means one made in the wrong phase; the callers keep to the
 //! phases. Errors that it does list become `None` or are passed over: the caller has a fallback, or nothing better to do.
 
-#![allow(unsafe_code, reason = "the one call of the proxy-wasm ABI 0.2.1 that the SDK does not make safely")]
+#![allow(unsafe_code, reason = "the calls of the proxy-wasm ABI 0.2.1 that the SDK does not make safely")]
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
@@ -42,6 +42,7 @@ const MOST_OF_A_REPLY: usize = 1024 * 1024;
 #[cfg_attr(target_arch = "wasm32", link(wasm_import_module = "env"))]
 unsafe extern "C" {
     fn proxy_set_property(path: *const u8, path_size: usize, value: *const u8, value_size: usize) -> u32;
+    fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
 }
 
 /// The host's number of a metric.
@@ -63,10 +64,45 @@ impl RequestHeaders for Request {
     }
 }
 
-/// All headers of the request whose values are text. Some 20 µs.
+/// All headers of the request that are text. The SDK would panic where an operator does not allow the call; then there are
+/// none.
 pub fn request_headers() -> Vec<(String, String)> {
-    let headers = hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default();
-    headers.into_iter().filter_map(|(name, value)| Some((name, String::from_utf8(value).ok()?))).collect()
+    let (mut data, mut size) = (std::ptr::null_mut(), 0);
+    // SAFETY: both places outlive the call.
+    let status =
+        unsafe { proxy_get_header_map_pairs(MapType::HttpRequestHeaders as u32, &raw mut data, &raw mut size) };
+    if status != 0 || data.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: the host has put `size` bytes where this module has allocated as many for it, with no other owner.
+    let bytes = unsafe { Vec::from_raw_parts(data, size, size) };
+    headers_of(&bytes).unwrap_or_default()
+}
+
+/// Reads a map as the host writes it: the number of pairs, the two lengths of each, then name and value of each, each with a
+/// zero at its end. Numbers have four bytes, the lowest first.
+fn headers_of(bytes: &[u8]) -> Option<Vec<(String, String)>> {
+    let length = |at: usize| -> Option<usize> {
+        let bytes = bytes.get(at..at.checked_add(4)?)?;
+        usize::try_from(u32::from_le_bytes(bytes.try_into().ok()?)).ok()
+    };
+    let count = length(0)?;
+    let mut next = count.checked_mul(8)?.checked_add(4)?;
+    let mut part = |length: usize| {
+        let part = bytes.get(next..next.checked_add(length)?)?;
+        next = next.checked_add(length)?.checked_add(1)?;
+        Some(part)
+    };
+    let mut headers = Vec::new();
+    for place in 0..count {
+        let lengths = place.checked_mul(8)?.checked_add(4)?;
+        let (name, value) = (part(length(lengths)?)?, part(length(lengths.checked_add(4)?)?)?);
+        // What is no text cannot be sent again by the SDK.
+        if let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) {
+            headers.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    Some(headers)
 }
 
 /// A header of the answer. 1.3 µs when present.

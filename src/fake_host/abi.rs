@@ -87,6 +87,7 @@ unsafe extern "C" fn proxy_get_buffer_bytes(
         host.calls.push("get_buffer");
         let buffer = match kind {
             0 => host.streams.get(&host.current).map(|stream| &stream.body),
+            1 => host.streams.get(&host.current).map(|stream| &stream.answer_body),
             4 => Some(&host.reply.1),
             5 => Some(&host.grpc_received),
             7 => Some(&host.configuration),
@@ -120,6 +121,25 @@ unsafe extern "C" fn proxy_get_header_map_value(
         let Some(headers) = headers_mut(host, map) else { return BAD_ARGUMENT };
         let Some((_, value)) = headers.iter().find(|(known, _)| *known == name) else { return NOT_FOUND };
         unsafe { give(value, data, size) };
+        OK
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32 {
+    host(|host| {
+        host.calls.push("get_headers");
+        let Some(headers) = headers_mut(host, map) else { return BAD_ARGUMENT };
+        let mut bytes = (headers.len() as u32).to_le_bytes().to_vec();
+        for (name, value) in headers.iter() {
+            bytes.extend((name.len() as u32).to_le_bytes());
+            bytes.extend((value.len() as u32).to_le_bytes());
+        }
+        for part in headers.iter().flat_map(|(name, value)| [name.as_bytes(), value]) {
+            bytes.extend(part);
+            bytes.push(0);
+        }
+        unsafe { give(&bytes, data, size) };
         OK
     })
 }
@@ -325,14 +345,15 @@ unsafe extern "C" fn proxy_http_call(
     cluster_size: usize,
     headers: *const u8,
     headers_size: usize,
-    _body: *const u8,
-    _body_size: usize,
+    body: *const u8,
+    body_size: usize,
     _trailers: *const u8,
     _trailers_size: usize,
     _timeout: u32,
     token: *mut u32,
 ) -> u32 {
     let (cluster, headers) = unsafe { (text(cluster, cluster_size), decode_map(bytes(headers, headers_size))) };
+    let body = if body_size == 0 { Vec::new() } else { unsafe { bytes(body, body_size) }.to_vec() };
     host(|host| {
         host.calls.push("http_call");
         if cluster == "unknown" {
@@ -340,7 +361,7 @@ unsafe extern "C" fn proxy_http_call(
         }
         host.last_token += 1;
         let (context, new) = (host.current, host.last_token);
-        host.sent.push(SentCall { token: new, cluster, headers, context });
+        host.sent.push(SentCall { token: new, cluster, headers, body, context });
         unsafe { *token = new };
         OK
     })
@@ -564,7 +585,7 @@ macro_rules! never_called {
 }
 
 never_called! {
-    proxy_set_buffer_bytes proxy_get_header_map_pairs proxy_set_header_map_pairs
+    proxy_set_buffer_bytes proxy_set_header_map_pairs
     proxy_grpc_close
     proxy_close_stream proxy_continue_stream proxy_resolve_shared_queue proxy_done proxy_get_log_level
 }

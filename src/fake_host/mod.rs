@@ -28,6 +28,8 @@ struct HostStream {
     request: Headers,
     response: Headers,
     body: Vec<u8>,
+    /// What has just come of the answer's body.
+    answer_body: Vec<u8>,
     replies: Vec<LocalReply>,
     /// What a filter wrote into the filter state.
     vouched: Option<Vec<u8>>,
@@ -41,6 +43,7 @@ pub struct SentCall {
     pub token: u32,
     pub cluster: String,
     pub headers: Headers,
+    pub body: Vec<u8>,
     context: u32,
 }
 
@@ -487,6 +490,21 @@ impl Exchange {
         self.with(|stream| stream.response.clone())
     }
 
+    /// A piece of the request's body, of which Envoy holds nothing back: the next one takes its place.
+    pub fn pass_body(&self, part: &[u8], end_of_stream: bool) {
+        self.with(|stream| stream.body = part.to_vec());
+        assert_eq!(next(unsafe { proxy_on_request_body(self.0, part.len(), end_of_stream) }), Next::Continue);
+        deliver();
+    }
+
+    /// A piece of the answer's body.
+    pub fn answer_body(&self, part: &[u8], end_of_stream: bool) {
+        self.with(|stream| stream.answer_body = part.to_vec());
+        assert_eq!(next(unsafe { proxy_on_response_body(self.0, part.len(), end_of_stream) }), Next::Continue);
+        self.with(|stream| stream.answer_body.clear());
+        deliver();
+    }
+
     /// The upstream's answer, which Envoy keeps to itself: the filter learns of it at the end only.
     pub fn keep_answer(&self, status: &str) {
         self.with(|stream| stream.response = vec![(":status".to_owned(), status.as_bytes().to_vec())]);
@@ -518,6 +536,7 @@ impl Exchange {
             proxy_on_delete(self.0);
         }
         host(|host| host.streams.remove(&self.0));
+        deliver();
     }
 
     /// The same request at the next filter of the chain, which another worker stands for.

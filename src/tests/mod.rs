@@ -5,6 +5,7 @@ mod answers;
 mod bounds;
 mod cohorts;
 mod cookie;
+mod copying;
 mod executor;
 mod failure;
 mod fleet;

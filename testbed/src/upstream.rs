@@ -88,8 +88,21 @@ pub enum Behaviour {
     },
     /// Closes the connection instead of answering.
     Close,
+    /// Answers what a model makes of the request's body, and of the number of the request at this upstream, from 1.
+    Model(fn(&[u8], u64) -> Prediction),
     /// Hands each exchange to a test.
     Script(mpsc::UnboundedSender<Exchange>),
+}
+
+/// What a model answers.
+#[derive(Clone, Debug)]
+pub struct Prediction {
+    /// The headers, beside the length.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body.
+    pub body: Bytes,
+    /// How long it takes.
+    pub after: Duration,
 }
 
 /// A running upstream. It closes all its connections when dropped.
@@ -234,6 +247,28 @@ async fn serve_connection(stream: TcpStream, state: Arc<State>) {
     let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
+// === impl Prediction ===
+
+impl Prediction {
+    /// JSON, at once.
+    pub fn json(body: impl Into<Bytes>) -> Self {
+        Self {
+            headers: vec![("content-type", "application/json".to_owned())],
+            body: body.into(),
+            after: Duration::ZERO,
+        }
+    }
+
+    async fn response(self) -> Result<Response<ReplyBody>> {
+        sleep(self.after).await;
+        let mut response = Response::new(full(self.body));
+        for (name, value) in self.headers {
+            response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_str(&value)?);
+        }
+        Ok(response)
+    }
+}
+
 // === impl State ===
 
 impl State {
@@ -270,6 +305,11 @@ impl State {
             Behaviour::StatusFor { .. } => {}
             Behaviour::Hang => std::future::pending().await,
             Behaviour::Close => anyhow::bail!("closing, as told"),
+            Behaviour::Model(predict) => {
+                let number = self.requests.load(Ordering::SeqCst);
+                let input = request.into_body().collect().await?.to_bytes();
+                return predict(&input, number).response().await;
+            }
             Behaviour::Script(script) => return Exchange::hand_over(head, request.into_body(), &script).await,
         }
         request.into_body().collect().await?;

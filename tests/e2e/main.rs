@@ -9,6 +9,7 @@ mod canary;
 mod capabilities;
 mod cli;
 mod clocks;
+mod comparing;
 mod configuration;
 mod control_plane;
 mod crash;

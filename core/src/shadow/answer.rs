@@ -324,7 +324,7 @@ fn list<'a, 'j>(json: Option<&'a Json<'j>>) -> Option<&'a [Json<'j>]> {
 impl Walk<'_> {
     /// All that is compared of an answer.
     fn all(&mut self, tree: &Json<'_>, rules: &Compare) {
-        let root = At { field: 0, place: 0, depth: 0, live: self.from_the_top(), named: 0 };
+        let root = At { field: 0, place: 0, depth: 0, live: self.all_rules(), named: 0 };
         if self.ignore.iter().any(|rule| rule.steps().is_empty()) {
             return;
         }
@@ -334,7 +334,7 @@ impl Walk<'_> {
         }
     }
 
-    fn from_the_top(&self) -> u32 {
+    fn all_rules(&self) -> u32 {
         self.ignore.iter().enumerate().fold(0, |live, (rule, _)| live | bit(rule))
     }
 
@@ -918,7 +918,8 @@ mod tests {
         let chat = r#"{"choices": [{"finish_reason": "stop", "message": {"role": "a", "content": "x"}}]}"#;
         let v2 = r#"{"outputs": [{"name": "a", "datatype": "FP32", "data": [1]}, {"name": "b", "data": [2]}]}"#;
         let any = r#"{"a": {"b": [10, 20, 30]}, "c/d": 4, "id": 5}"#;
-        let cases: [(&str, &str, &[(&str, &str)]); 10] = [
+        type Fields<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(&str, &str, Fields<'_>); 10] = [
             (any, r#", "ignore": ["/a/b/1"]"#, &[("/a/b/*", "[10, 30]"), ("/c~1d", "4")]),
             (any, r#", "ignore": ["/*/b", "/nothing/here"]"#, &[("/c~1d", "4")]),
             (any, r#", "ignore": ["/c~1d", "/a/x"]"#, &[("/a/b/*", "[10, 20, 30]")]),

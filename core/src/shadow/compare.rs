@@ -129,3 +129,153 @@ fn cosine_distance(a: &[f64], b: &[f64]) -> Option<f64> {
     let cosine = product / (square_a.sqrt() * square_b.sqrt());
     cosine.is_finite().then(|| (1.0 - cosine).clamp(0.0, 2.0))
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::config::Compare;
+    use crate::json;
+
+    fn rules(tolerance: &str) -> Compare {
+        let safe = r#""safe": [{"method": "POST", "path_prefix": "/"}]"#;
+        json::from_str(&format!(r#"{{{safe}, "tolerance": {tolerance}}}"#)).expect("valid rules")
+    }
+
+    /// The fields in which two answers differ, by name.
+    fn differing(a: (u16, &str), b: (u16, &str), rules: &Compare) -> Vec<String> {
+        let read = |(status, body): (u16, &str)| {
+            Answer::read_other(status, body.as_bytes(), None, rules).expect("small enough")
+        };
+        let (a, b) = (read(a), read(b));
+        let names = |a: &Answer, b: &Answer| {
+            let pairs = compare(a, b, &rules.tolerance);
+            let mut names: Vec<String> =
+                pairs.iter().filter(|pair| pair.differs_at.is_some()).map(|pair| pair.name.to_owned()).collect();
+            names.sort();
+            names
+        };
+        let found = names(&a, &b);
+        assert_eq!(found, names(&b, &a), "the order of the two makes a difference");
+        found
+    }
+
+    #[test]
+    fn values_are_compared_exactly_and_numbers_with_tolerance() {
+        let cases = [
+            ("1", "1.0", true),
+            ("1", "true", false),
+            ("1", "\"1\"", false),
+            ("\"a\"", "\"a\"", true),
+            ("\"a\"", "\"A\"", false),
+            ("null", "null", true),
+            ("null", "0", false),
+            ("NaN", "NaN", true),
+            ("NaN", "\"NaN\"", false),
+            ("Infinity", "-Infinity", false),
+            ("0.1", "0.10000000001", true),
+            ("0.1", "0.1001", false),
+            ("0.0", "1e-300", false),
+            // Whole numbers name things: a tolerance that grows with them would take one for another.
+            ("48213377", "48213378", false),
+            ("48213377.5", "48213378.0", true),
+            ("18446744073709551615", "18446744073709551614", false),
+            ("-9007199254740993", "-9007199254740992", false),
+            ("-1", "1", false),
+            ("[1, 2]", "[2, 1]", false),
+            ("[1]", "[1, 1]", false),
+            ("[]", "[1]", false),
+            ("[]", "{}", false),
+            ("[[]]", "[]", false),
+            ("[[1], [2]]", "[[1, 2]]", false),
+            ("{\"x\": 1}", "{\"y\": 1}", false),
+        ];
+        for (a, b, agree) in cases {
+            let [a, b] = [a, b].map(|value| format!(r#"{{"predictions": {value}}}"#));
+            assert_eq!(differing((200, &a), (200, &b), &rules("{}")).is_empty(), agree, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn an_absolute_tolerance_is_for_whole_numbers_too() {
+        let rules = rules(r#"{"absolute": 2}"#);
+        for (a, b, agree) in
+            [("10", "12", true), ("10", "13", false), ("-1", "1", true), ("-1", "2", false), ("-5", "-3", true)]
+        {
+            assert_eq!(
+                differing((200, &format!("[{a}]")), (200, &format!("[{b}]")), &rules).is_empty(),
+                agree,
+                "{a} {b}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_fields_that_differ_are_named() {
+        let a = r#"{"outputs": [{"name": "p", "shape": [2], "datatype": "FP32", "data": [0.25, 0.75]},
+            {"name": "label", "shape": [1], "datatype": "BYTES", "data": ["x"]}]}"#;
+        let b = r#"{"outputs": [{"name": "label", "shape": [1], "datatype": "BYTES", "data": ["y"]},
+            {"name": "p", "shape": [2], "datatype": "FP64", "data": [0.25, 0.75]}]}"#;
+        let cases = [
+            ((200, a), (200, a), vec![]),
+            ((200, a), (200, b), vec!["/outputs/label/data", "/outputs/p/datatype"]),
+            ((200, a), (201, a), vec![":status"]),
+            ((200, a), (400, "x"), vec![":status"]),
+            ((400, "x"), (400, "y"), vec![]),
+            ((200, a), (200, "<html>"), vec!["/"]),
+            ((200, "<html>"), (200, "oops"), vec![]),
+        ];
+        for (first, second, names) in cases {
+            assert_eq!(differing(first, second, &rules("{}")), names);
+        }
+    }
+
+    #[test]
+    fn in_a_chat_the_text_counts_and_its_length_is_only_measured() {
+        let chat = |content: &str, arguments: &str| {
+            format!(
+                r#"{{"choices": [{{"finish_reason": "stop", "message": {{"role": "assistant", "content": "{content}",
+                "tool_calls": [{{"function": {{"name": "f", "arguments": "{arguments}"}}}}]}}}}]}}"#
+            )
+        };
+        let same = chat("Hello", r#"{\"a\": 1, \"b\": 2}"#);
+        let cases = [
+            (chat("Hello", r#"{\"b\": 3, \"a\": 4}"#), vec![]),
+            (chat("Howdy!", r#"{\"a\": 1, \"b\": 2}"#), vec!["/choices/*/message/content"]),
+            (
+                chat("Hello", r#"{\"a\": 1, \"c\": 2}"#),
+                vec![
+                    "/choices/*/message/tool_calls/*/function/arguments/b",
+                    "/choices/*/message/tool_calls/*/function/arguments/c",
+                ],
+            ),
+        ];
+        for (other, names) in cases {
+            assert_eq!(differing((200, &same), (200, &other), &rules("{}")), names);
+        }
+    }
+
+    #[test]
+    fn vectors_agree_if_they_point_the_same_way() {
+        let tolerance = rules(r#"{"absolute": 0.01}"#);
+        let cases = [
+            ("[1, 2, 3]", "[2, 4, 6]", true),
+            ("[1, 0]", "[1, 0.1]", true),
+            ("[1, 0]", "[1, 0.2]", false),
+            ("[1, 0]", "[-1, 0]", false),
+            ("[1, 0]", "[1, 0, 0]", false),
+            ("[0, 0]", "[0, 0]", true),
+            ("[0, 0]", "[1, 0]", false),
+            ("[1e200, 1e200]", "[1e200, 1e200]", true),
+            ("[1e200, 0]", "[0, 1e200]", false),
+            ("[NaN]", "[1]", false),
+            ("[1.0, -2.0]", "\"AACAPwAAAMA=\"", true),
+        ];
+        for (a, b, agree) in cases {
+            let [a, b] = [a, b].map(|vector| format!(r#"{{"data": [{{"embedding": {vector}}}]}}"#));
+            assert_eq!(differing((200, &a), (200, &b), &tolerance).is_empty(), agree, "{a} {b}");
+        }
+    }
+}

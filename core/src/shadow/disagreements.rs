@@ -86,3 +86,68 @@ impl Disagreement {
         Self { at, request_id, field, active, candidate, again, input_hash, input, input_truncated }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::json;
+
+    fn difference() -> Difference {
+        Difference {
+            field: "/predictions/*".to_owned(),
+            active: "0".to_owned(),
+            candidate: "1".to_owned(),
+            again: Some("0".to_owned()),
+        }
+    }
+
+    fn at(millis: u64) -> Disagreement {
+        Disagreement::new(Timestamp::from_millis(millis), Some("id"), difference(), b"{}", false)
+    }
+
+    fn times(disagreements: &Disagreements) -> Vec<u64> {
+        disagreements.iter().map(|disagreement| disagreement.at.as_millis()).collect()
+    }
+
+    #[test]
+    fn the_last_twenty_are_kept_by_time_whichever_worker_found_them() {
+        let (mut a, mut b) = (Disagreements::default(), Disagreements::default());
+        for millis in 0..30 {
+            if millis % 3 == 0 { a.push(at(millis)) } else { b.push(at(29 - millis)) }
+        }
+        assert!(times(&b).is_sorted() && b.iter().count() == Disagreements::MOST);
+        let mut merged = a.clone();
+        merged.merge(&b);
+        b.merge(&a);
+        assert_eq!(times(&merged), times(&b));
+        assert_eq!(merged.iter().count(), Disagreements::MOST);
+        assert_eq!(times(&merged).last(), Some(&28));
+    }
+
+    #[test]
+    fn an_input_is_hashed_always_and_kept_only_if_asked_for_and_bounded() {
+        let body = b"\xff".repeat(20 << 10);
+        let of = |keep| Disagreement::new(Timestamp::default(), Some(&"\u{e9}".repeat(100)), difference(), &body, keep);
+        let without = of(false);
+        assert_eq!((without.input, without.input_truncated), (None, false));
+        assert_eq!(without.request_id.map(|id| id.chars().count()), Some(64));
+        let with = of(true);
+        assert!(with.input.as_ref().is_some_and(|input| input.len() <= LONGEST_INPUT) && with.input_truncated);
+        assert_eq!(with.input_hash, without.input_hash);
+        // XXH64 of nothing, as its specification gives it.
+        let empty = Disagreement::new(Timestamp::default(), None, difference(), b"", true);
+        assert_eq!((empty.input_hash.as_str(), empty.input.as_deref()), ("ef46db3751d8e999", Some("")));
+    }
+
+    #[test]
+    fn they_are_read_as_they_were_written() {
+        let mut disagreements = Disagreements::default();
+        disagreements.push(at(1));
+        let written = serde_json::to_string(&disagreements).expect("serialises");
+        assert!(written.starts_with(r#"[{"at":"1970-01-01T00:00:00.001Z","request_id":"id","field":"/predictions/*""#));
+        assert_eq!(json::from_str::<Disagreements>(&written).expect("parses"), disagreements);
+    }
+}

@@ -99,6 +99,7 @@ mod tests {
     fn each_reason_has_its_own_place_and_name() {
         for (place, reason) in Dropped::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), place);
+            assert_eq!(serde_json::to_value(reason).expect("serialises"), reason.as_str());
             assert_eq!(NAMES.iter().filter(|name| **name == reason.as_str()).count(), 1, "{reason:?}");
         }
         assert_eq!((Dropped::ClientGone.as_str(), Dropped::UnknownShape.as_str()), ("client_gone", "unknown_shape"));

@@ -152,3 +152,153 @@ impl Game {
         refuted
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    const fn counts(plus: u64, minus: u64, zero: u64) -> Excess {
+        Excess { plus, minus, zero, unknown: 0 }
+    }
+
+    /// Numbers from 0 up to 1.
+    fn uniform(seed: u64) -> impl FnMut() -> f64 {
+        let mut state = seed;
+        move || {
+            // SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
+        }
+    }
+
+    #[test]
+    fn the_parts_of_the_capital_make_one_whole() {
+        assert!((PLAYERS.iter().map(|(_, part)| part).sum::<f64>() - 1.0).abs() < 1e-12);
+        assert!(PLAYERS.iter().all(|(stake, _)| (0.0..1.0).contains(stake)));
+        for max in [0.0, 0.02, 0.5] {
+            let nothing = Excess::default();
+            assert!((nothing.disagreement_e_value(max) - 1.0).abs() < 1e-9);
+            assert!((nothing.agreement_e_value(max) - 1.0).abs() < 1e-9);
+        }
+    }
+
+    /// A fair game's capital has a mean of 1 after each round, and a losing one's less: here exactly, over all that can
+    /// happen.
+    #[test]
+    fn if_the_excess_is_what_is_allowed_the_mean_of_the_e_value_is_one() {
+        for max in [0.0_f64, 0.02, 0.3] {
+            for noise in [0.0, 0.05, 0.3] {
+                let (plus, minus) = (noise + max, noise);
+                let zero = 1.0 - plus - minus;
+                let (mut above, mut below) = (0.0, 0.0);
+                for first in 0..3 {
+                    for second in 0..3 {
+                        let happened = |what| u64::from(first == what) + u64::from(second == what);
+                        let chance = [plus, minus, zero][first] * [plus, minus, zero][second];
+                        let excess = counts(happened(0), happened(1), happened(2));
+                        above += chance * excess.disagreement_e_value(max);
+                        below += chance * excess.agreement_e_value(max);
+                    }
+                }
+                assert!((above - 1.0).abs() < 1e-9 && (below - 1.0).abs() < 1e-9, "{max} {noise}: {above} {below}");
+            }
+        }
+    }
+
+    #[test]
+    fn noise_that_is_the_same_for_both_is_rarely_taken_for_an_excess() {
+        for noise in [0.01, 0.3, 1.0_f64] {
+            let mut random = uniform(17);
+            let mut alarms = 0;
+            for _ in 0..200 {
+                let mut excess = Excess::default();
+                let alarm = (0..1_000).any(|_| {
+                    match random() {
+                        drawn if drawn < 0.5 * noise => excess.plus += 1,
+                        drawn if drawn < noise => excess.minus += 1,
+                        _ => excess.zero += 1,
+                    }
+                    excess.disagreement_e_value(0.0) >= 100.0
+                });
+                alarms += u32::from(alarm);
+            }
+            assert!(alarms <= 6, "{noise}: {alarms} of 200");
+        }
+    }
+
+    #[test]
+    fn an_excess_is_found_and_its_absence_shown() {
+        assert!(counts(9, 0, 791).disagreement_e_value(0.0) >= 100.0);
+        assert!(counts(9, 0, 791).disagreement_e_value(0.02) < 1.0);
+        assert!(counts(60, 20, 920).disagreement_e_value(0.0) >= 100.0);
+        assert!(counts(0, 0, 500).agreement_e_value(0.02) >= 100.0);
+        assert!(counts(0, 0, 500).agreement_e_value(0.001) < 100.0);
+        assert!(counts(100, 100, 9_800).agreement_e_value(0.02) >= 100.0);
+        // With nothing allowed nothing below it can be shown by agreement.
+        assert!(counts(0, 0, 1_000_000).agreement_e_value(0.0) <= 1.0);
+    }
+
+    #[test]
+    fn a_second_answer_that_is_missing_never_helps_whom_it_is_asked_for() {
+        let unknown = Excess { unknown: 50, zero: 450, ..Excess::default() };
+        assert!(unknown.disagreement_e_value(0.0) <= 1.0);
+        assert!(unknown.agreement_e_value(0.02) < 1.0);
+    }
+
+    #[test]
+    fn the_interval_holds_what_was_seen_narrows_and_agrees_with_the_test() {
+        assert_eq!(Excess::default().interval(0.01), [-1.0, 1.0]);
+        assert_eq!(Excess::default().estimate(), None);
+        let mut width = 2.0;
+        for n in [10, 100, 1_000, 100_000] {
+            let excess = counts(n / 10, n / 20, n - n / 10 - n / 20);
+            let ([low, high], estimate) = (excess.interval(0.01), excess.estimate().expect("not empty"));
+            assert!(low <= estimate && estimate <= high && high - low < width, "{n}: {low} {estimate} {high}");
+            width = high - low;
+        }
+        assert!(width < 0.02, "{width}");
+        for excess in [counts(30, 0, 500), counts(0, 0, 1_000), counts(20, 20, 1_000)] {
+            let [low, high] = excess.interval(0.02);
+            let near = 1e-6;
+            assert!(low <= -1.0 || excess.disagreement_e_value((low + near).max(0.0)) < 100.0);
+            assert!(low <= near || excess.disagreement_e_value(low - near) >= 100.0);
+            assert!(high >= 1.0 || excess.agreement_e_value(high + near) >= 100.0);
+        }
+    }
+
+    #[test]
+    fn whatever_was_counted_evidence_and_interval_are_numbers() {
+        let all = [0, 1, 1_000_000, u64::MAX];
+        for plus in all {
+            for minus in all {
+                for zero in all {
+                    let excess = Excess { plus, minus, zero, unknown: minus };
+                    for max in [0.0, 1e-9, 0.02, 0.999, 1.0] {
+                        let values = [excess.disagreement_e_value(max), excess.agreement_e_value(max)];
+                        assert!(
+                            values.iter().all(|value| (0.0..=MOST).contains(value)),
+                            "{excess:?} {max}: {values:?}"
+                        );
+                    }
+                    let [low, high] = excess.interval(0.01);
+                    assert!((-1.0..=1.0).contains(&low) && (-1.0..=1.0).contains(&high), "{excess:?}: {low} {high}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn workers_add_up_in_any_order() {
+        let (mut a, b) = (Excess { plus: 1, minus: 2, zero: 3, unknown: 4 }, counts(10, u64::MAX, 30));
+        let mut other = b;
+        other.merge(&a);
+        a.merge(&b);
+        assert_eq!(a, other);
+        assert_eq!(a, Excess { plus: 11, minus: u64::MAX, zero: 33, unknown: 4 });
+    }
+}

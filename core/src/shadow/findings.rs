@@ -271,3 +271,94 @@ impl Latency {
         Self { p50_ms, p95_ms, p99_ms }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::json;
+    use crate::shadow::answer::Answer;
+    use crate::shadow::record::{Again, Trial};
+
+    fn rules() -> Compare {
+        json::from_str(r#"{"safe": [{"method": "POST", "path_prefix": "/"}]}"#).expect("valid rules")
+    }
+
+    fn add(compared: &mut Compared, first: &str, candidate: &str, again: &str, times: u64) {
+        let [first, candidate, again] =
+            [first, candidate, again].map(|body| Answer::read(200, body.as_bytes(), None, &rules()).expect(body));
+        for _ in 0..times {
+            let took = (Duration::from_millis(10), Duration::from_millis(30));
+            let again = Again::Answered(&again);
+            compared.add(&Trial { first: &first, candidate: &candidate, again, is_sample: true, took }, &rules());
+        }
+    }
+
+    fn findings(compared: &Compared) -> Findings {
+        let findings = Findings::of(compared, &rules(), 0.02, 0.01);
+        assert!(findings.sentence.len() < 240, "{}", findings.sentence);
+        let json = serde_json::to_value(&findings).expect("serialises");
+        assert!(json["excess"]["high"].is_number() && json["excess"]["above_e_value"].is_number());
+        findings
+    }
+
+    #[test]
+    fn why_nothing_was_compared_is_said_with_what_to_do() {
+        assert!(findings(&Compared::default()).sentence.contains("no request was drawn"));
+        for reason in Dropped::ALL {
+            let mut compared = Compared::default();
+            (0..u64::from(u16::MAX)).for_each(|_| compared.add_dropped(reason));
+            let found = findings(&compared);
+            assert!(found.sentence.contains(reason.as_str()), "{}", found.sentence);
+            assert_eq!((found.dropped.get(reason.as_str()), found.dropped.len()), (Some(&65_535), 1));
+            assert_eq!((found.agreement, found.excess.low, found.excess.high), (None, -1.0, 1.0));
+        }
+    }
+
+    #[test]
+    fn the_sentence_says_what_is_shown() {
+        let mut compared = Compared::default();
+        add(&mut compared, "[0]", "[0]", "[0]", 100);
+        assert!(findings(&compared).sentence.starts_with("Both colours agreed on all 100"));
+        add(&mut compared, "[0]", "[0]", "[0]", 900);
+        assert!(findings(&compared).sentence.starts_with("Shown: the candidate answers otherwise in less than 2 %"));
+        add(&mut compared, "[0]", "[1]", "[0]", 200);
+        let found = findings(&compared);
+        assert!(
+            found.sentence.contains("16.67 % of requests beyond its own noise: more than the 2 %"),
+            "{}",
+            found.sentence
+        );
+        assert_eq!(
+            (found.agreement, found.noise.rate, found.excess.estimate),
+            (Some(0.833_333), Some(0.0), Some(0.166_667))
+        );
+        assert_eq!(found.latency.candidate.p50_ms.map(f64::round), Some(31.0));
+        let mut open = Compared::default();
+        add(&mut open, "[0]", "[1]", "[0]", 1);
+        assert!(findings(&open).sentence.starts_with("Nothing is shown yet"));
+    }
+
+    #[test]
+    fn where_every_field_is_noise_that_is_said() {
+        let mut compared = Compared::default();
+        for number in 0..50 {
+            add(
+                &mut compared,
+                &format!("[{number}]"),
+                &format!("[{}]", number + 100),
+                &format!("[{}]", number + 200),
+                1,
+            );
+        }
+        let found = findings(&compared);
+        assert!(found.sentence.contains("every field is noise"), "{}", found.sentence);
+        let field = found.fields.get("/*").expect("counted all the same");
+        assert_eq!((field.is_noise, field.noise, field.excess, field.compared), (true, Some(1.0), Some(0.0), 50));
+        assert_eq!(field.numbers.as_ref().map(|numbers| (numbers.bias, numbers.max)), Some((Some(100.0), 100.0)));
+    }
+}

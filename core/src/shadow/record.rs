@@ -566,3 +566,279 @@ fn add_to<N: Ord>(sums: &mut SortedMap<N, u64>, name: N, more: u64) {
         None => drop(sums.insert(name, more)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::json;
+
+    fn rules(fields: &str) -> Compare {
+        let safe = r#""safe": [{"method": "POST", "path_prefix": "/"}]"#;
+        json::from_str(&format!("{{{safe}{fields}}}")).expect("valid rules")
+    }
+
+    fn answer(body: &str) -> Answer {
+        Answer::read(200, body.as_bytes(), None, &rules("")).expect(body)
+    }
+
+    /// Adds a request with these answers; without a second one it was not asked for.
+    fn add(compared: &mut Compared, bodies: [&str; 2], again: Option<&str>, is_sample: bool) -> Option<Difference> {
+        let [first, candidate] = bodies.map(answer);
+        let second = again.map(answer);
+        let again = second.as_ref().map_or(Again::NotAsked, Again::Answered);
+        let took = (Duration::from_millis(10), Duration::from_millis(20));
+        compared.add(&Trial { first: &first, candidate: &candidate, again, is_sample, took }, &rules(""))
+    }
+
+    fn roundtrip(compared: &Compared) -> usize {
+        let written = serde_json::to_string(compared).expect("serialises");
+        assert_eq!(json::from_str::<Compared>(&written).expect("parses"), *compared);
+        written.len()
+    }
+
+    #[test]
+    fn a_request_speaks_against_the_candidate_only_beyond_the_noise() {
+        let excess = |plus, minus, zero, unknown| Excess { plus, minus, zero, unknown };
+        let cases = [
+            (["[0]", "[0]"], None, excess(0, 0, 1, 0)),
+            (["[0]", "[0]"], Some("[1]"), excess(0, 0, 1, 0)),
+            (["[0]", "[1]"], Some("[0]"), excess(1, 0, 0, 0)),
+            (["[0]", "[1]"], Some("[1]"), excess(0, 1, 0, 0)),
+            (["[0]", "[1]"], Some("[2]"), excess(0, 0, 1, 0)),
+            (["[0]", "[1]"], None, excess(0, 0, 0, 1)),
+        ];
+        for (bodies, again, expected) in cases {
+            let mut compared = Compared::default();
+            let found = add(&mut compared, bodies, again, false);
+            assert_eq!((compared.excess, found.is_some()), (expected, bodies[0] != bodies[1]), "{bodies:?} {again:?}");
+            assert_eq!((compared.compared, compared.disagreed), (1, u64::from(found.is_some())));
+        }
+    }
+
+    #[test]
+    fn without_noise_percent_nobody_is_asked_again_and_each_disagreement_counts() {
+        let (first, candidate) = (answer("[0]"), answer("[1]"));
+        let mut compared = Compared::default();
+        assert!(compared.wants_again(&first, &candidate, &rules("")));
+        assert!(!compared.wants_again(&first, &first, &rules("")));
+        let never = rules(r#", "noise_percent": 0"#);
+        assert!(!compared.wants_again(&first, &candidate, &never));
+        let took = (Duration::ZERO, Duration::ZERO);
+        let trial = Trial { first: &first, candidate: &candidate, again: Again::NotAsked, is_sample: false, took };
+        compared.add(&trial, &never);
+        assert_eq!(compared.excess, Excess { plus: 1, ..Excess::default() });
+        compared.add(&Trial { again: Again::Failed, ..trial }, &rules(""));
+        assert_eq!((compared.excess.unknown, compared.failed_again), (1, 1));
+    }
+
+    #[test]
+    fn what_differs_is_told_by_the_first_field_with_all_three_answers() {
+        let mut compared = Compared::default();
+        let bodies = [r#"{"label": ["a", "b"], "p": 0.5}"#, r#"{"p": 0.6, "label": ["a", "c"]}"#];
+        let found = add(&mut compared, bodies, Some(bodies[0]), false).expect("they differ");
+        assert_eq!((found.field.as_str(), found.active.as_str()), ("/label/*", r#"["a", "b"]"#));
+        assert_eq!((found.candidate.as_str(), found.again.as_deref()), (r#"["a", "c"]"#, Some(r#"["a", "b"]"#)));
+        let absent = add(&mut compared, [r#"{"x": 1}"#, r#"{"y": 1}"#], None, false).expect("they differ");
+        assert!([absent.active, absent.candidate].contains(&"absent".to_owned()));
+        let long = format!("[\"{}\"]", "é".repeat(1_000));
+        let found = add(&mut compared, [&long, "[1]"], None, false).expect("they differ");
+        assert!(found.active.len() <= LONGEST_SHOWN && found.active.ends_with('…'));
+        // What comes late in a long list is shown from there.
+        let list = |last: &str| format!("[{}{last}]", "0, ".repeat(1_000));
+        let found = add(&mut compared, [&list("1"), &list("2")], None, false).expect("they differ");
+        assert_eq!((found.active.as_str(), found.candidate.as_str()), ("[…, 1]", "[…, 2]"));
+    }
+
+    #[test]
+    fn a_status_and_a_body_that_is_no_json_are_told_as_such() {
+        let mut compared = Compared::default();
+        let first = answer("[0]");
+        let took = (Duration::ZERO, Duration::ZERO);
+        let refused = Answer::read(404, b"", None, &rules("")).expect("a status");
+        let broken = Answer::read_other(200, b"<html>", None, &rules("")).expect("a status");
+        for (candidate, expected) in
+            [(&refused, (":status", "200", "404")), (&broken, ("/", "", "no JSON that can be compared"))]
+        {
+            let trial = Trial { first: &first, candidate, again: Again::Failed, is_sample: false, took };
+            let found = compared.add(&trial, &rules("")).expect("they differ");
+            assert_eq!((found.field.as_str(), found.candidate.as_str()), (expected.0, expected.2));
+            assert!(expected.1.is_empty() || found.active == expected.1);
+        }
+        assert_eq!(compared.excess.unknown, 2);
+    }
+
+    #[test]
+    fn a_field_that_always_differs_mutes_itself_and_the_others_stay() {
+        let mut compared = Compared::default();
+        let body = |label: u32, id: u32| format!(r#"{{"label": {label}, "request": {id}}}"#);
+        for number in 0..40 {
+            let bodies = [body(0, number), body(0, number + 1_000)];
+            add(&mut compared, [&bodies[0], &bodies[1]], Some(&body(0, number + 2_000)), false);
+        }
+        assert_eq!(compared.excess, Excess { zero: 40, ..Excess::default() });
+        assert_eq!(compared.disagreed, 20, "the twenty-first request is the first without it");
+        let noise: Vec<&str> = compared.fields().filter(|(_, tally)| tally.is_noise()).map(|(name, _)| name).collect();
+        assert_eq!(noise, ["/request"]);
+        let found =
+            add(&mut compared, [&body(0, 1), &body(1, 2)], Some(&body(0, 3)), false).expect("the label differs");
+        assert_eq!((found.field.as_str(), compared.excess.plus), ("/label", 1));
+        assert!(!compared.wants_again(&answer(&body(0, 1)), &answer(&body(0, 2)), &rules("")));
+    }
+
+    #[test]
+    fn a_field_that_is_sometimes_noisy_stays_in_the_test() {
+        let mut compared = Compared::default();
+        for number in 0..1_000_u32 {
+            let mut drawn = [0; 3];
+            for (place, label) in drawn.iter_mut().enumerate() {
+                let mixed =
+                    number.wrapping_mul(2_654_435_761).wrapping_add(place as u32 * 977).wrapping_mul(2_246_822_519)
+                        >> 8;
+                *label = if mixed % 100 < 30 { mixed % 9 } else { 9 };
+            }
+            let [first, candidate, second] = drawn.map(|label| format!("[{label}]"));
+            let again = (first != candidate).then_some(second.as_str());
+            add(&mut compared, [&first, &candidate], again, false);
+        }
+        assert!(compared.fields().all(|(_, tally)| !tally.is_noise()), "{compared:?}");
+        assert!(compared.excess.disagreement_e_value(0.0) < 100.0);
+    }
+
+    #[test]
+    fn differences_of_numbers_are_summed_up() {
+        let mut compared = Compared::default();
+        for number in 0..100 {
+            let candidate = format!(r#"{{"p": [{}]}}"#, 10.0 + f64::from(number) / 100.0);
+            add(&mut compared, [r#"{"p": [10.0]}"#, &candidate], Some(r#"{"p": [10.0]}"#), false);
+        }
+        let numbers = compared.fields().find_map(|(_, tally)| tally.numbers.clone()).expect("numbers");
+        assert_eq!((numbers.of, numbers.count), (Measure::Difference, 100));
+        let near = |found: Option<f64>, truth: f64, within: f64| {
+            found.is_some_and(|found| (found / truth - 1.0).abs() < within)
+        };
+        assert!(near(numbers.bias(), 0.495, 1e-9) && near(numbers.mean(), 0.495, 1e-9), "{numbers:?}");
+        assert!(near(numbers.percentile(50), 0.495, 0.1) && near(numbers.percentile(95), 0.95, 0.1), "{numbers:?}");
+        assert!((numbers.max - 0.99).abs() < 1e-9);
+        let odd = ["[NaN]", "[1e308]", "[-1e308]", "[1e-320]", "[0]", "[\"x\"]"];
+        for first in odd {
+            for candidate in odd {
+                add(&mut compared, [first, candidate], None, false);
+            }
+        }
+        roundtrip(&compared);
+        assert!(compared.fields().filter_map(|(_, tally)| tally.numbers.as_ref()).all(|numbers| {
+            [numbers.sum, numbers.sizes, numbers.max].iter().all(|number| number.is_finite())
+                && numbers.percentile(95).is_some_and(f64::is_finite)
+        }));
+    }
+
+    #[test]
+    fn labels_are_counted_by_pair_and_bounded() {
+        let mut compared = Compared::default();
+        for (first, candidate) in [("setosa", "setosa"), ("setosa", "virginica"), ("setosa", "virginica")] {
+            let [first, candidate] =
+                [first, candidate].map(|label| format!(r#"{{"model_kind": "m", "predictions": ["{label}"]}}"#));
+            add(&mut compared, [&first, &candidate], None, false);
+        }
+        let confusion = compared.confusion().expect("labels");
+        assert_eq!(confusion.field, "/predictions/*");
+        assert_eq!(
+            serde_json::to_string(&confusion.cells).expect("serialises"),
+            r#"{"setosa":{"setosa":1,"virginica":2}}"#
+        );
+        for number in 0..2_000 {
+            let [first, candidate] = [number, number * 7 + 1]
+                .map(|label| format!(r#"{{"predictions": ["{}{}"]}}"#, label % 40, "x".repeat(90)));
+            add(&mut compared, [&first, &candidate], None, false);
+        }
+        let confusion = compared.confusion().expect("labels");
+        let labels: std::collections::BTreeSet<&str> = confusion
+            .cells
+            .iter()
+            .flat_map(|(active, row)| [active.as_str()].into_iter().chain(row.iter().map(|(name, _)| name.as_str())))
+            .collect();
+        assert!(labels.len() <= MOST_LABELS + 1 && labels.iter().all(|label| label.chars().count() <= LONGEST_LABEL));
+        assert!(confusion.pairs() <= MOST_CELLS + 1, "{}", confusion.pairs());
+        let sum: u64 = confusion.cells.values().flat_map(SortedMap::values).sum();
+        assert_eq!(sum, 2_003);
+        // Measures and texts for people are no labels.
+        for body in ["[0.5]", r#"{"choices": [{"text": "once upon a time"}]}"#] {
+            let mut compared = Compared::default();
+            add(&mut compared, [body, body], None, false);
+            let cells = compared.confusion().map(|confusion| confusion.field.clone());
+            assert!(cells.is_none_or(|field| field == "/choices"), "{body}");
+        }
+    }
+
+    #[test]
+    fn texts_that_look_like_numbers_are_labels_of_their_own() {
+        let shown = |content| label(&content);
+        assert_eq!(shown(Content::Text("1")).as_deref(), Some("\"1\""));
+        assert_eq!(shown(Content::Whole(1)).as_deref(), Some("1"));
+        assert_eq!(shown(Content::Text("true")).as_deref(), Some("\"true\""));
+        assert_eq!(shown(Content::Whole(10_000)), None);
+        assert_eq!(shown(Content::Double(1.0)), None);
+    }
+
+    #[test]
+    fn a_record_stays_small_whatever_the_answers_hold() {
+        let mut compared = Compared::default();
+        for round in 0..50_u32 {
+            let body = |shift: u32| {
+                let members: Vec<String> = (0..300)
+                    .map(|number| {
+                        let size = 2.0_f64.powi(((number + shift * 7) % 100) as i32 - 50);
+                        format!(r#""{}{number}": {size}"#, "n".repeat(100))
+                    })
+                    .collect();
+                format!("{{{}}}", members.join(","))
+            };
+            add(&mut compared, [&body(round), &body(round + 1)], Some(&body(round + 2)), true);
+            compared.add_dropped(Dropped::ALL[round as usize % Dropped::COUNT]);
+        }
+        let (fields, bytes) = (compared.fields().count(), roundtrip(&compared));
+        assert!(fields <= MOST_FIELDS + 1, "{fields}");
+        assert!(bytes <= 64 << 10, "{bytes}");
+        let mut usual = Compared::default();
+        add(&mut usual, [r#"{"predictions": [0, 1]}"#; 2], None, false);
+        assert!(roundtrip(&usual) < 1_024);
+    }
+
+    #[test]
+    fn workers_add_up_in_any_order() {
+        let mut workers: Vec<Compared> = Vec::new();
+        for worker in 0..3_u32 {
+            let mut compared = Compared::default();
+            for number in 0..30 {
+                let label = |place: u32| {
+                    format!(r#"{{"predictions": ["{}"], "p": {}.25}}"#, (number * place + worker) % 3, place)
+                };
+                add(&mut compared, [&label(1), &label(2)], Some(&label(1)), number % 2 == 0);
+                compared.add_dropped(Dropped::Busy);
+            }
+            workers.push(compared);
+        }
+        let sum = |order: [usize; 3]| {
+            let mut sum = Compared::default();
+            order.iter().for_each(|worker| sum.merge(&workers[*worker]));
+            sum
+        };
+        assert_eq!(sum([0, 1, 2]), sum([2, 0, 1]));
+        assert_eq!((sum([0, 1, 2]).compared, sum([0, 1, 2]).dropped(Dropped::Busy)), (90, 90));
+        roundtrip(&sum([0, 1, 2]));
+    }
+
+    #[test]
+    fn a_binary_part_is_counted_beside_the_comparison() {
+        let body = br#"{"outputs":[{"name":"a","shape":[1],"datatype":"FP32"}]}1234"#;
+        let answer = Answer::read(200, body, Some(body.len() - 4), &rules("")).expect("JSON in front");
+        let mut compared = Compared::default();
+        let took = (Duration::ZERO, Duration::ZERO);
+        let trial = Trial { first: &answer, candidate: &answer, again: Again::NotAsked, is_sample: false, took };
+        compared.add(&trial, &rules(""));
+        assert_eq!((compared.compared, compared.dropped(Dropped::Binary)), (1, 1));
+    }
+}

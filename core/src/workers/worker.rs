@@ -281,7 +281,7 @@ impl Worker {
         self.note_comparison(index, about, |notes| notes.compared.wants_again(first, candidate, rules))
     }
 
-    /// Notes something about answers that were compared. Without a place nothing was.
+    /// Notes something about answers that were compared; nothing where what is behind the colours has changed meanwhile.
     pub fn note_comparison<R: Default>(
         &self,
         index: DeploymentIndex,
@@ -290,6 +290,9 @@ impl Worker {
     ) -> R {
         let Some(memory) = self.memories.get(index) else { return R::default() };
         let Some(comparer) = memory.comparer.get() else { return R::default() };
+        if self.about(index).as_ref() != Some(about) {
+            return R::default();
+        }
         self.note_compared(index);
         comparer.note(about, memory.state.known_revision().unwrap_or(Revision::ZERO), note)
     }
