@@ -182,6 +182,9 @@ fn next_move(deployment: &Deployment, state: &State, analysis: &CanaryAnalysis, 
     Some((Command::Rollout(RolloutCommand::Next(rollout, next)), Source::Rollout, reason))
 }
 
+/// E-values beyond this are all the same to a reader.
+const MOST: f64 = 1e12;
+
 /// What a step wants to be shown.
 struct Proof {
     what: String,
@@ -204,7 +207,7 @@ fn proofs(deployment: &Deployment, state: &State, analysis: Option<&CanaryAnalys
     });
     let agrees = step.max_excess.map(|most| Proof {
         what: format!("{candidate} disagrees beyond the noise by less than {}", points(most)),
-        e_value: answers_of(rollout, analysis).agreement_e_value(most),
+        e_value: answers_of(rollout, analysis).agreement_e_value(most).min(MOST),
         threshold,
     });
     no_worse.into_iter().chain(agrees).collect()
@@ -233,7 +236,7 @@ fn answers_of(rollout: Rollout, analysis: Option<&CanaryAnalysis>) -> Excess {
 /// What a step waits for will not come, where the opposite is shown.
 fn shown_to_disagree(deployment: &Deployment, state: &State, analysis: &CanaryAnalysis) -> Option<String> {
     let (rollout, most) = (state.rollout?, awaited(deployment, state)?.max_excess?);
-    let e_value = answers_of(rollout, Some(analysis)).disagreement_e_value(most);
+    let e_value = answers_of(rollout, Some(analysis)).disagreement_e_value(most).min(MOST);
     (e_value >= threshold(deployment)).then(|| {
         let (candidate, step, points) = (rollout.candidate, rollout.step.saturating_add(1), points(most));
         format!(
@@ -308,6 +311,7 @@ mod tests {
         state: State,
         analysis: Option<CanaryAnalysis>,
         cohorts: Cohorts,
+        answers: Excess,
         now: Timestamp,
         /// The fractions of each colour's next request and next error.
         due: PerColour<(f64, f64)>,
@@ -325,6 +329,7 @@ mod tests {
                 state: State::initial(split("blue", "0", "0"), START),
                 analysis: None,
                 cohorts: Cohorts::default(),
+                answers: Excess::default(),
                 now: START,
                 due: PerColour::default(),
                 hosts: 0,
@@ -371,6 +376,7 @@ mod tests {
             if let Some(analysis) = analysis.as_mut().filter(|analysis| !analysis.over) {
                 let evidence = analysis.collect(&self.cohorts, &deployment.guard.unwrap_or_default(), self.now);
                 play(deployment, &self.state, analysis, &evidence, self.now);
+                play_answers(deployment, analysis, self.answers, self.now);
             }
             let at = (0, deployment);
             let request = analysis.as_ref().and_then(|analysis| next_change(at, &self.state, analysis, self.now));
@@ -630,6 +636,111 @@ mod tests {
         assert_eq!(world.state.split.canary_percent, percent("1"));
         world.run(2, 0.0, 0.0);
         assert_eq!(world.state.split.canary_percent, percent("10"));
+    }
+
+    /// First copies only.
+    const COPIES: &str = r#""shadow": {"compare": {"safe": [{"method": "POST", "path_prefix": "/"}]}}, "rollout": {"steps": [
+        {"shadow_percent": 20, "compared": 500, "max_excess": 0.02},
+        {"canary_percent": 10, "hold": "10s", "min_requests": 5}]}"#;
+
+    #[test]
+    fn agreement_is_shown_before_the_first_user_and_no_copy_is_made_after_the_last_step() {
+        let mut world = World::new(COPIES);
+        world.start();
+        assert_eq!(world.state.split, split("blue", "0", "20"));
+        world.run(5, 0.0, 0.0);
+        let waits = world.waits();
+        assert_eq!(waits[0], "for 500 more compared answers");
+        assert_eq!(
+            waits[1],
+            "for evidence that green disagrees beyond the noise by less than 2 points (e-value 1 of 100)"
+        );
+        world.answers = Excess { zero: 499, ..Excess::default() };
+        world.run(5, 0.0, 0.0);
+        assert_eq!(world.waits(), ["for 1 more compared answers"]);
+        world.answers.zero = 500;
+        world.run(1, 0.0, 0.0);
+        assert_eq!(world.state.split, split("blue", "10", "0"));
+        let reason = world.state.author.reason.as_str();
+        assert!(reason.starts_with("step 2 of 2: green disagrees beyond the noise by less than 2 points"), "{reason}");
+        world.run(20, 0.0, 0.0);
+        assert_eq!((world.state.split, world.phase()), (split("green", "0", "0"), Some(Phase::Promoted)));
+    }
+
+    #[test]
+    fn a_step_stops_where_disagreement_is_shown_and_an_end_leaves_no_copies() {
+        let mut world = World::new(COPIES);
+        world.start();
+        world.answers = Excess { plus: 60, zero: 440, ..Excess::default() };
+        world.run(5, 0.0, 0.0);
+        assert_eq!((world.state.split, world.phase()), (split("blue", "0", "20"), Some(Phase::Breached)));
+        let newest = world.state.history.newest().expect("a change");
+        let reason = newest.author.reason.as_str();
+        assert!(reason.starts_with("step 1 stops: green disagrees beyond the noise by more than 2 points"), "{reason}");
+        world.operate(Command::Rollout(RolloutCommand::Abort));
+        assert_eq!((world.state.split, world.phase()), (split("blue", "0", "0"), Some(Phase::Aborted)));
+    }
+
+    #[test]
+    fn the_guard_acts_on_disagreement_with_and_without_users() {
+        let rule = r#", "guard": {"disagreement": {"max_excess": 0.02}"#;
+        let bad = Excess { plus: 60, zero: 440, ..Excess::default() };
+        for (behaviour, phase) in
+            [("rollback", Phase::Breached), ("pause", Phase::Breached), ("observe", Phase::Running)]
+        {
+            let by_time = COPIES.replace(r#""compared": 500, "max_excess": 0.02"#, r#""hold": "1h""#);
+            let mut world = World::new(&format!(r#"{by_time}{rule}, "on_breach": "{behaviour}"}}"#));
+            world.start();
+            world.run(5, 0.0, 0.0);
+            assert_eq!(world.phase(), Some(Phase::Running));
+            world.answers = bad;
+            world.run(5, 0.0, 0.0);
+            assert_eq!((world.phase(), world.state.split.shadow_percent), (Some(phase), percent("20")), "{behaviour}");
+            let analysis = world.analysis.as_ref().expect("one");
+            assert_eq!(
+                (analysis.breach.map(|(rule, _)| rule), analysis.stage),
+                (Some(Rule::Disagreement), Stage::Shadow)
+            );
+            let guard = world.deployments.all()[0].guard.expect("configured");
+            let why = sentence(analysis, &guard);
+            assert!(why.starts_with("green answered 60 of 500 requests otherwise than blue"), "{why}");
+            if behaviour == "pause" {
+                // Who lets it go on has seen that; what comes from now on counts.
+                world.run(1, 0.0, 0.0);
+                world.operate(Command::Rollout(RolloutCommand::Resume));
+                world.run(5, 0.0, 0.0);
+                assert_eq!(world.phase(), Some(Phase::Running));
+                world.answers.plus += 60;
+                world.run(5, 0.0, 0.0);
+                assert_eq!(world.phase(), Some(Phase::Breached));
+            }
+        }
+        // A candidate that has users loses them.
+        let mut world = World::new(&format!("{}{rule}}}", COPIES.split(r#", "rollout""#).next().expect("a part")));
+        let share =
+            Patch { canary_percent: Some(percent("10")), shadow_percent: Some(percent("20")), ..Patch::default() };
+        world.operate(Command::Patch(share));
+        world.answers = bad;
+        world.run(5, 0.0, 0.0);
+        assert_eq!((world.state.split, world.state.author.source), (split("blue", "0", "20"), Source::Guard));
+        let revision = world.state.revision;
+        world.run(5, 0.0, 0.0);
+        assert_eq!(world.state.revision, revision, "nothing is asked for again");
+    }
+
+    #[test]
+    fn a_step_of_copies_may_wait_for_time_only_and_who_sets_their_share_ends_the_rollout() {
+        let by_time = COPIES.replace(r#""compared": 500, "max_excess": 0.02"#, r#""hold": "10s""#);
+        let mut world = World::new(&by_time.split_once(r#"}]}}, "#).expect("two parts").1.to_owned());
+        world.start();
+        world.run(9, 0.0, 0.0);
+        assert_eq!(world.state.split, split("blue", "0", "20"));
+        world.run(2, 0.0, 0.0);
+        assert_eq!(world.state.split, split("blue", "10", "0"));
+        let mut world = World::new(COPIES);
+        world.start();
+        world.operate(Command::Patch(Patch { shadow_percent: Some(percent("5")), ..Patch::default() }));
+        assert_eq!((world.state.split, world.phase()), (split("blue", "0", "5"), Some(Phase::Aborted)));
     }
 
     #[test]

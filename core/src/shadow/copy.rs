@@ -185,3 +185,105 @@ impl CopiedRequest {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::json;
+
+    fn rules() -> Compare {
+        json::from_str(r#"{"safe": [{"method": "POST", "path_prefix": "/invocations"}], "max_body": "1KiB"}"#)
+            .expect("valid")
+    }
+
+    fn begin(more: &[(&str, &str)]) -> Result<Copy, Dropped> {
+        let headers = [(":method", "POST"), (":path", "/invocations"), (":authority", "a")]
+            .into_iter()
+            .chain(more.iter().copied());
+        Copy::begin(headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(), &rules())
+    }
+
+    fn head(status: u16) -> AnswerHead {
+        AnswerHead { status, content_type: Some(b"application/json".to_vec()), ..AnswerHead::default() }
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_sent_twice_is_refused_by_its_head() {
+        let many: Vec<(String, String)> = (0..200).map(|number| (format!("x-{number}"), String::new())).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let cases: [(&[(&str, &str)], Dropped); 5] = [
+            (&[("upgrade", "websocket")], Dropped::Streaming),
+            (&[("content-type", "application/grpc+proto")], Dropped::Streaming),
+            (&[("content-type", "Application/gRPC; a=b")], Dropped::Streaming),
+            (&[("content-length", "1025")], Dropped::TooLarge),
+            (&many, Dropped::TooLarge),
+        ];
+        for (headers, reason) in cases {
+            assert_eq!(begin(headers).err(), Some(reason), "{headers:?}");
+        }
+        let unsafe_one = Copy::begin(vec![(":method".to_owned(), "DELETE".to_owned())], &rules());
+        assert_eq!(unsafe_one.err(), Some(Dropped::NotSafe));
+    }
+
+    #[test]
+    fn the_headers_of_one_connection_and_of_envoy_are_not_sent_again() {
+        let copy = begin(&[
+            ("connection", "close"),
+            ("transfer-encoding", "chunked"),
+            ("x-envoy-expected-rq-timeout-ms", "1"),
+            ("x-bluegreen-cluster", "blue"),
+            ("x-request-id", "r-1"),
+            ("accept-encoding", "gzip"),
+        ]);
+        let mut copy = copy.expect("fits");
+        copy.on_answer(&head(200), Duration::ZERO).expect("fits");
+        let (request, _) = copy.finish().expect("whole");
+        let names: Vec<&str> = request.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, [":method", ":path", ":authority", "x-request-id"]);
+        assert_eq!(request.header("x-request-id"), Some("r-1"));
+    }
+
+    #[test]
+    fn bodies_are_kept_up_to_the_limit_and_nothing_is_read_beyond_it() {
+        let mut copy = begin(&[]).expect("fits");
+        let piece = |size: usize| move || vec![b'x'; size];
+        copy.on_request_body(1_000, piece(1_000)).expect("fits");
+        copy.on_request_body(0, || panic!("nothing is read")).expect("fits");
+        copy.on_request_body(24, piece(24)).expect("fits");
+        assert_eq!(copy.on_request_body(1, || panic!("nothing is read")), Err(Dropped::TooLarge));
+        copy.on_answer(&head(200), Duration::from_millis(5)).expect("fits");
+        copy.on_answer_body(1_024, piece(1_024)).expect("fits");
+        assert_eq!(copy.on_answer_body(1, || panic!("nothing is read")), Err(Dropped::TooLarge));
+        let (request, answer) = copy.finish().expect("whole");
+        assert_eq!((request.body.len(), answer.body.len(), answer.took), (1_024, 1_024, Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_compared_is_let_go_of_by_its_head() {
+        let some = |text: &str| Some(text.as_bytes().to_vec());
+        let cases = [
+            (
+                AnswerHead { content_type: some("text/event-stream; charset=utf-8"), ..head(200) },
+                Err(Dropped::Streaming),
+            ),
+            (AnswerHead { content_encoding: some("gzip"), ..head(200) }, Err(Dropped::Encoding)),
+            (AnswerHead { content_encoding: some(" identity"), ..head(200) }, Ok(())),
+            (AnswerHead { content_length: some("1025"), ..head(200) }, Err(Dropped::TooLarge)),
+            (AnswerHead { content_length: some("no number"), ..head(200) }, Ok(())),
+            (head(503), Err(Dropped::NotAnswered)),
+            (head(422), Ok(())),
+        ];
+        for (head, expected) in cases {
+            assert_eq!(begin(&[]).expect("fits").on_answer(&head, Duration::ZERO), expected, "{head:?}");
+        }
+        let mut without = begin(&[]).expect("fits");
+        assert_eq!(without.on_answer_body(1, Vec::new), Err(Dropped::NotAnswered));
+        assert_eq!(without.finish().err(), Some(Dropped::NotAnswered));
+        let mut binary = begin(&[]).expect("fits");
+        binary.on_answer(&AnswerHead { json_length: some("12"), ..head(200) }, Duration::ZERO).expect("fits");
+        assert_eq!(binary.finish().expect("whole").1.json_length, Some(12));
+    }
+}

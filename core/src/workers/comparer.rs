@@ -233,3 +233,135 @@ impl Notes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::deployment::Deployments;
+    use crate::model::name::Version;
+    use crate::shadow::dropped::Dropped;
+    use crate::store::lease::Instance;
+    use crate::testing::host::{START, TestHost};
+    use crate::testing::{identity, iris};
+
+    fn member(host: &TestHost) -> Member {
+        let instance = Instance::register(&host.store, START);
+        Member::enrol(&host.store, host, instance, instance.get(), START).expect("in reach")
+    }
+
+    fn comparer() -> Comparer {
+        let instance = Instance::register(&TestHost::default().store, START);
+        Comparer::new(Seed::new(instance, 0, &iris()))
+    }
+
+    fn about(active: Colour, green: &str) -> About {
+        let green = Identity { version: Version::new(green).expect("valid"), ..identity("g") };
+        About { active, identities: PerColour { blue: identity("b"), green } }
+    }
+
+    fn rules(rules: &str) -> Compare {
+        let json = format!(
+            r#"{{"deployments": {{"iris": {{
+                "colours": {{"blue": {{"cluster": "b", "version": "1"}}, "green": {{"cluster": "g", "version": "2"}}}},
+                "shadow": {{"compare": {{"safe": [{{"method": "POST", "path_prefix": "/"}}], {rules}}}}}}}}}}}"#
+        );
+        let deployments = Deployments::new(&Config::from_bytes(json.as_bytes()).expect("valid"));
+        deployments.all()[0].compare().expect("configured").clone()
+    }
+
+    fn drop_one(comparer: &Comparer, about: &About) {
+        comparer.note(about, Revision::ZERO, |notes| notes.compared.add_dropped(Dropped::Busy));
+    }
+
+    fn known(host: &TestHost, about: &About) -> u64 {
+        gathered(&host.store, &Roster::read(&host.store), &iris(), about).compared.dropped(Dropped::Busy)
+    }
+
+    #[test]
+    fn all_workers_add_up_and_what_one_leaves_behind_counts_once() {
+        let host = TestHost::default();
+        let (first, second, about) = (member(&host), member(&host), about(Colour::Blue, "2"));
+        for (member, count) in [(&first, 2), (&second, 3)] {
+            let comparer = comparer();
+            (0..count).for_each(|_| drop_one(&comparer, &about));
+            comparer.write(&host.store, &iris(), member);
+            assert!(!comparer.is_news());
+        }
+        assert_eq!(known(&host, &about), 5);
+        for _ in 0..2 {
+            keep(&host.store, &iris(), &first).expect("in reach");
+            assert_eq!(known(&host, &about), 5);
+        }
+        Roster::change(&host.store, START, &mut Vec::clear).expect("in reach");
+        assert_eq!((member(&host).slot, known(&host, &about)), (first.slot, 2));
+    }
+
+    #[test]
+    fn what_was_found_between_others_says_nothing_about_these() {
+        let (host, comparer) = (TestHost::default(), comparer());
+        let member = member(&host);
+        let (before, others) = (about(Colour::Blue, "2"), [about(Colour::Blue, "3"), about(Colour::Green, "2")]);
+        drop_one(&comparer, &before);
+        comparer.write(&host.store, &iris(), &member);
+        for other in &others {
+            assert_eq!((known(&host, &before), known(&host, other)), (1, 0));
+        }
+        drop_one(&comparer, &others[0]);
+        comparer.write(&host.store, &iris(), &member);
+        assert_eq!((known(&host, &before), known(&host, &others[0])), (0, 1));
+        assert_ne!(before.digest(), others[0].digest());
+    }
+
+    #[test]
+    fn what_those_who_are_gone_have_left_is_about_the_latest_two() {
+        let host = TestHost::default();
+        let (old, new) = (about(Colour::Blue, "2"), about(Colour::Blue, "3"));
+        for (about, since) in [(&new, Revision::ZERO.next()), (&old, Revision::ZERO)] {
+            let (member, comparer) = (member(&host), comparer());
+            comparer.note(about, since, |notes| notes.compared.add_dropped(Dropped::Busy));
+            comparer.write(&host.store, &iris(), &member);
+            keep(&host.store, &iris(), &member).expect("in reach");
+        }
+        Roster::change(&host.store, START, &mut Vec::clear).expect("in reach");
+        assert_eq!((known(&host, &new), known(&host, &old)), (1, 0));
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_it_is_let_go_of() {
+        let (comparer, rules) = (comparer(), rules(r#""max_in_flight": 2"#));
+        let held = [comparer.place(&rules), comparer.place(&rules)];
+        assert_eq!(comparer.place(&rules).err(), Some(Dropped::Busy));
+        drop(held);
+        assert!(comparer.place(&rules).is_ok());
+    }
+
+    #[test]
+    fn the_shares_that_are_sampled_and_measured_are_exact() {
+        let (comparer, rules) = (comparer(), rules(r#""sample_percent": 10, "noise_percent": 25"#));
+        let count = |chosen: &dyn Fn() -> bool| (0..400).filter(|_| chosen()).count();
+        assert!((39..=41).contains(&count(&|| comparer.is_sampled(&rules))));
+        assert!((99..=101).contains(&count(&|| comparer.measures_noise(&rules))));
+    }
+
+    #[test]
+    fn what_cannot_be_written_stays_news_and_what_others_wrote_there_is_no_finding() {
+        let (host, comparer, about) = (TestHost::default(), comparer(), about(Colour::Blue, "2"));
+        let member = member(&host);
+        drop_one(&comparer, &about);
+        host.store.set_reachable(false);
+        comparer.write(&host.store, &iris(), &member);
+        host.store.set_reachable(true);
+        assert!(comparer.is_news());
+        comparer.write(&host.store, &iris(), &member);
+        assert_eq!(known(&host, &about), 1);
+        for bytes in [&b"{}"[..], b"\xff", b"[1]", br#"{"number":99,"notes":{}}"#] {
+            host.store.put(&Key::Comparisons(&iris(), member.slot).to_string(), bytes);
+            host.store.put(&Key::DepartedComparisons(&iris()).to_string(), bytes);
+            assert_eq!(known(&host, &about), 0, "{bytes:?}");
+        }
+    }
+}
