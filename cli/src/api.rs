@@ -223,7 +223,115 @@ pub struct RequestResult {
 pub struct Comparison {
     #[serde(default)]
     pub verdict: Option<Verdict>,
+    /// Where answers to copied requests are compared.
+    #[serde(default)]
+    pub shadow: Option<Shadow>,
     pub windows: BTreeMap<String, Window>,
+}
+
+/// What the candidate's answers to copied requests say. Shares are 0 to 1.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Shadow {
+    pub compared: u64,
+    pub disagreed: u64,
+    pub agreement: Option<f64>,
+    pub noise: Noise,
+    pub excess: Excess,
+    /// By reason.
+    pub dropped: BTreeMap<String, u64>,
+    pub fields: BTreeMap<String, ComparedField>,
+    pub confusion: Option<Confusion>,
+    pub latency: ShadowLatencies,
+    pub sentence: String,
+}
+
+/// How often the active colour disagrees with itself.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Noise {
+    pub sampled: u64,
+    pub disagreed: u64,
+    pub rate: Option<f64>,
+    pub failed: u64,
+}
+
+/// How much more often the candidate disagrees with the active colour, and the interval of that.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Excess {
+    pub estimate: Option<f64>,
+    pub low: f64,
+    pub high: f64,
+    pub max: f64,
+}
+
+/// What was found in a field.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ComparedField {
+    pub compared: u64,
+    pub disagreed: u64,
+    pub noise: Option<f64>,
+    pub excess: Option<f64>,
+    pub is_noise: bool,
+    #[serde(default)]
+    pub numbers: Option<Numbers>,
+}
+
+/// Differences between numbers. What is measured is a text: a newer Envoy may measure something else.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Numbers {
+    pub of: String,
+    pub count: u64,
+    pub bias: Option<f64>,
+    pub mean: Option<f64>,
+    pub p50: Option<f64>,
+    pub p95: Option<f64>,
+    pub max: f64,
+}
+
+/// How often which label met which, in one field: by the active colour's, then the candidate's.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Confusion {
+    pub field: String,
+    pub cells: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// How long both colours took for the requests that were compared.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ShadowLatencies {
+    pub active: ShadowLatency,
+    pub candidate: ShadowLatency,
+}
+
+/// How long one of them took, in milliseconds.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct ShadowLatency {
+    pub p50_ms: Option<f64>,
+    pub p95_ms: Option<f64>,
+    pub p99_ms: Option<f64>,
+}
+
+/// The last requests to which the colours answered differently, newest first.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Disagreements {
+    pub active: Colour,
+    pub candidate: Colour,
+    pub disagreements: Vec<Disagreement>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Disagreement {
+    pub at: Timestamp,
+    #[serde(default)]
+    pub request_id: Option<String>,
+    pub field: String,
+    pub active: String,
+    pub candidate: String,
+    /// What the active colour said when it was asked again.
+    #[serde(default)]
+    pub again: Option<String>,
+    pub input_hash: String,
+    #[serde(default)]
+    pub input: Option<String>,
 }
 
 /// What the guard says.

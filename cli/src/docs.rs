@@ -21,7 +21,7 @@ const OTHER_PAGES: [&str; 3] = ["README.md", "CONTRIBUTING.md", "SECURITY.md"];
 const SECTIONS: [&str; 7] = ["routing", "admin", "etcd", "config_push", "runtime", "notify", "kubernetes"];
 
 /// What may stand in a deployment, in an example that shows nothing else.
-const OF_A_DEPLOYMENT: [&str; 12] = [
+const OF_A_DEPLOYMENT: [&str; 13] = [
     "match",
     "colours",
     "initial",
@@ -29,6 +29,7 @@ const OF_A_DEPLOYMENT: [&str; 12] = [
     "override",
     "probe",
     "smoke_test",
+    "shadow",
     "bake",
     "failover",
     "mlflow",

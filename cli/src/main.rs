@@ -14,6 +14,8 @@ mod forward;
 
 mod envoys;
 
+mod disagreement;
+
 mod show;
 
 mod watch;
@@ -144,13 +146,18 @@ enum Command {
         #[arg(long, short)]
         verbose: bool,
     },
-    /// Compare both colours: requests, errors, latencies, and what the guard says
+    /// Compare both colours: requests, errors, latencies, answers to copied requests, and what the guard says
     Compare {
         /// The deployment
         name: String,
         /// Over so long
         #[arg(long, value_parser = ["1m", "5m", "15m"], default_value = "5m")]
         window: String,
+    },
+    /// Show the last copied requests that the candidate answered differently
+    Disagreements {
+        /// The deployment
+        name: String,
     },
     /// Wait until a colour's model server may be stopped; fails when something needs it
     Drain {
@@ -345,6 +352,7 @@ fn ask(command: &Command, envoys: &Envoys, output: Output) -> Result<Outcome> {
         }
         Command::Test { name, colour, verbose } => checks::test(envoys, name, *colour, *verbose, output),
         Command::Compare { name, window } => show::compare(envoys, name, window, output),
+        Command::Disagreements { name } => disagreement::list(envoys, name, output),
         Command::Drain { name, colour, timeout } => checks::drain(envoys, name, *colour, timeout, output),
         Command::History { name, limit } => show::history(envoys, name, *limit, output),
         Command::Setup { name } => show::setup(envoys, name.as_deref(), output),

@@ -171,7 +171,11 @@ impl Follower {
             let why = if state.reason.is_empty() { String::new() } else { format!(": {}", state.reason) };
             let said = match rollout.phase.as_str() {
                 "running" => {
-                    let share = percent(state.canary_percent);
+                    let share = match (state.canary_percent, state.shadow_percent) {
+                        (share, 0.0) => percent(share),
+                        (0.0, copied) => format!("copies of {}", percent(copied)),
+                        (share, copied) => format!("{}, and copies of {}", percent(share), percent(copied)),
+                    };
                     format!(
                         "step {} of {}: {} gets {share}{}",
                         rollout.step,
@@ -303,6 +307,16 @@ mod tests {
 18:10:08Z  promoted: green (version 2) is active
 ";
         assert_eq!((text.as_str(), end), (expected, Some(Outcome::Done)));
+    }
+
+    #[test]
+    fn a_step_that_copies_requests_says_so() {
+        for (canary, said) in [(0, "green (version 2) gets copies of 20 %\n"), (1, "gets 1 %, and copies of 20 %\n")] {
+            let (text, _) = story(&[state("running", 1, |iris| {
+                (iris["canary_percent"], iris["shadow_percent"]) = (json!(canary), json!(20));
+            })]);
+            assert!(text.ends_with(said), "{text}");
+        }
     }
 
     #[test]

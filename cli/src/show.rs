@@ -9,6 +9,7 @@ use comfy_table::{Cell, Color, Table};
 use crate::api::{
     ApiError, Call, Change, Changes, Client, Comparison, Deployment, Figures, Percentiles, Reply, Window, of,
 };
+use crate::disagreement;
 use crate::envoys::{Answers, Envoys, Outcome, Output, difference, rollout_in_words};
 use crate::style::{
     self, Style, age, colour_cell, count, decimal, figure, latency, percent, shortened, span, time_of_day,
@@ -272,6 +273,9 @@ pub fn compare(envoys: &Envoys, name: &str, window: &str, output: Output) -> Out
             );
         } else {
             println!("verdict: none: no canary has been compared, or no guard is configured");
+        }
+        if let Some(shadow) = &reply.view.shadow {
+            print!("{}", disagreement::in_full(shadow, output.style));
         }
     }
     if !answers.is_single() {

@@ -37,6 +37,11 @@ fn before(id: &str) -> &'static [(&'static str, &'static str)] {
     }
 }
 
+/// Adds what the operation `disagreements` needs.
+fn comparing(iris: &mut Value) {
+    iris["shadow"] = json!({"compare": {"safe": [{"method": "POST", "path_prefix": "/invocations"}]}});
+}
+
 /// Takes the deployment back to where it started from: blue active, no canary, no rollout, nothing to go back to.
 async fn begin_again(admin: &Admin) -> Result<()> {
     admin.patching(IRIS).query(&[("active", "blue"), ("canary_percent", "0")]).send().await?.accepted()?;
@@ -45,8 +50,9 @@ async fn begin_again(admin: &Admin) -> Result<()> {
 
 #[tokio::test]
 async fn each_operation_succeeds_with_the_examples_of_the_description() -> Result<()> {
-    // Without a window in which the colour that was left is kept, a drain answers at once.
     let env = Environment::with_deployment(2, |iris| {
+        comparing(iris);
+        // Without a window in which the colour that was left is kept, a drain answers at once.
         iris.as_object_mut().map(|iris| iris.remove("bake"));
     })
     .await?;
@@ -76,7 +82,7 @@ async fn each_operation_succeeds_with_the_examples_of_the_description() -> Resul
 
 #[tokio::test]
 async fn each_operation_takes_the_role_that_the_description_names() -> Result<()> {
-    let env = Environment::new(2).await?;
+    let env = Environment::with_deployment(2, comparing).await?;
     let operator = env.envoy.admin()?;
     let status = |reply: Reply| reply.status;
     for operation in Description::shipped().operations() {

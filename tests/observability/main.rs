@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use crate::prometheus::{FOLDER, Prometheus};
 
 /// What this Envoy cannot have: no fleet, no registry, no receiver of notifications, no worker that fails, no retries, no
-/// filter that answers itself, and a route that is right.
-const NOT_HERE: [&str; 7] = [
+/// filter that answers itself, a route that is right, and no answers that are compared.
+const NOT_HERE: [&str; 9] = [
     "bluegreen_stale",
     "bluegreen_source_polls_total",
     "bluegreen_notifications_total",
@@ -28,6 +28,8 @@ const NOT_HERE: [&str; 7] = [
     "bluegreen_retries_total",
     "bluegreen_local_replies_total",
     "bluegreen_answers_from_elsewhere_total",
+    "bluegreen_compared_total",
+    "bluegreen_compare_dropped_total",
 ];
 
 /// Each metric of the reference with its type and its labels.

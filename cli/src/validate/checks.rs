@@ -89,6 +89,9 @@ pub const FOR_ETCD: [&str; 6] = [
     "proxy_on_grpc_receive",
 ];
 
+/// The one that only comparing answers needs.
+pub const FOR_COMPARING: &str = "proxy_get_header_map_pairs";
+
 /// What the regular expressions of `stats_tags` look for.
 const LABELS: [&str; 13] = [
     "deployment",
@@ -444,10 +447,13 @@ fn module(plugin: &Plugin<'_>, findings: &mut Findings) {
     }
     let restriction =
         [at.fields(&["vm_config", "capability_restriction_config"]), at.field("capability_restriction_config")];
-    let with_etcd = plugin.config.as_ref().is_some_and(|config| config.etcd.is_some());
+    let config = plugin.config.as_ref();
+    let with_etcd = config.is_some_and(|config| config.etcd.is_some());
+    let compares = config.is_some_and(|config| config.deployments.values().any(|it| it.shadow.is_some()));
     for allowed in restriction.into_iter().flatten().filter_map(|config| config.field("allowed_capabilities")) {
         let has = |name: &&&str| allowed.get(name).is_some();
         let needed = CAPABILITIES.iter().chain(FOR_ETCD.iter().filter(|_| with_etcd));
+        let needed = needed.chain(Some(&FOR_COMPARING).filter(|_| compares));
         let missing: Vec<&str> = needed.filter(|name| !has(name)).copied().collect();
         if !allowed.members().is_empty() && !missing.is_empty() {
             let detail = format!("the filter needs {} too: copy the list of docs/install.md", missing.join(", "));
@@ -647,7 +653,7 @@ fn copies(
         let detail =
             format!("copies follow the header {header}, and the filter writes {shadow}: use cluster_header: {shadow}");
         findings.add(Check::ShadowRoute, &route.at.follow("route.request_mirror_policies"), detail);
-    } else if deployment.initial.shadow_percent > Percent::ZERO && route.mirrors.is_empty() {
+    } else if deployment.initial.shadow_percent > Percent::ZERO && route.mirrors.is_empty() && !sends_all(deployment) {
         let at = plugin.find(&format!("deployments.{name}.initial.shadow_percent"));
         let detail = format!(
             "nothing is copied, because no route has request_mirror_policies: add [{{cluster_header: {shadow}}}] to the route of \
@@ -655,6 +661,11 @@ fn copies(
         );
         findings.add(Check::ShadowRoute, &at, detail);
     }
+}
+
+/// Whether the filter itself sends every copy that is sent, since it compares all of them.
+fn sends_all(deployment: &DeploymentConfig) -> bool {
+    deployment.shadow.as_ref().is_some_and(|shadow| shadow.compare.sample_percent == Percent::ALL)
 }
 
 /// Paths such as `/v1/models/iris:predict`.

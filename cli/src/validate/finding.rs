@@ -69,7 +69,7 @@ checks! {
     WrongSeed, "wrong-seed", Error, "a seed that is not the cluster of `initial.active`, or that does not replace what clients write";
     ClientHeaders, "client-headers", Warning, "colour or shadow header that clients can write while the filter is bypassed";
     RetriesHideFailures, "retries-hide-failures", Warning, "a retry policy that repeats what a colour has failed";
-    ShadowRoute, "shadow-route", Error, "`shadow_percent` without a mirror policy that follows the shadow header";
+    ShadowRoute, "shadow-route", Error, "`shadow_percent` without a mirror policy that follows the shadow header, unless `shadow.compare` takes every copy";
     StatsFiltered, "stats-filtered", Warning, "a `stats_matcher` that drops the filter's metrics";
     StatsLabels, "stats-labels", Warning, "`stats_tags` that do not make labels of the filter's metrics";
     FilterOrder, "filter-order", Warning, "a filter behind bluegreen that refuses or answers requests; a router that is not last";

@@ -410,6 +410,14 @@ fn copies_need_a_mirror_policy_once_there_are_any() {
         words(&found_in(&[&replaced(&none, "shadow_percent: 0", "shadow_percent: 5")])),
         ["shadow-route"].into()
     );
+    // What the filter compares it sends by itself.
+    let comparing = |share: &str| {
+        let section = format!(
+            "shadow_percent: 5}}\n                        shadow: {{compare: {{sample_percent: {share}, safe: [{{method: POST, path_prefix: /invocations}}]}}}}"
+        );
+        words(&found_in(&[&replaced(&none, "shadow_percent: 0}", &section)]))
+    };
+    assert_eq!((comparing("100"), comparing("50")), (BTreeSet::new(), ["shadow-route"].into()));
     // A route of its own for requests of which a copy is made, in each way of saying that of a header.
     for absent in ["present_match: false", "present_match: true, invert_match: true"] {
         let apart = replaced(&good, "present_match: false", absent);
@@ -615,7 +623,10 @@ fn the_list_of_capabilities_is_that_of_the_document() {
         .filter_map(|line| line.trim().strip_suffix(": {}"))
         .filter(|name| name.starts_with("proxy_"))
         .collect();
-    assert_eq!(documented, checks::CAPABILITIES.into_iter().chain(checks::FOR_ETCD).collect());
+    assert_eq!(
+        documented,
+        checks::CAPABILITIES.into_iter().chain(checks::FOR_ETCD).chain([checks::FOR_COMPARING]).collect()
+    );
 }
 
 #[test]

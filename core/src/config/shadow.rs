@@ -32,7 +32,7 @@ pub struct Compare {
     pub max_body: usize,
     /// How many requests each worker thread compares at once, 1 to 64; 8 if it is left out.
     #[serde(default = "default_max_in_flight", deserialize_with = "in_flight")]
-    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 64)))]
+    #[cfg_attr(feature = "schema", schemars(schema_with = "places"))]
     pub max_in_flight: usize,
     /// How long the candidate's answer is waited for, at most 60s; 5s if it is left out.
     #[serde(default = "default_timeout", deserialize_with = "timeout")]
@@ -223,6 +223,11 @@ fn share_of_size(json: &Json<'_>) -> Result<f64, FieldError> {
 #[cfg(feature = "schema")]
 fn sample_shares(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     crate::model::schema::between(0.01, 100.0)
+}
+
+#[cfg(feature = "schema")]
+fn places(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    crate::model::schema::between(1.0, MOST_IN_FLIGHT as f64)
 }
 
 #[cfg(feature = "schema")]

@@ -5,6 +5,9 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
 use crate::json;
+use crate::shadow::answer::Answer;
+use crate::shadow::disagreements::Disagreement;
+use crate::shadow::record::{Again, Trial};
 use crate::testing::split;
 
 #[test]
@@ -221,6 +224,62 @@ fn the_comparison_has_all_three_periods_for_both_colours() {
             assert_eq!(figures["requests"], 0, "{shown}");
             assert!(figures["error_rate"].is_null() && figures["ttfb_ms"]["p99"].is_null(), "{shown}");
         }
+    }
+}
+
+/// Compares one answer of the candidate, as a worker does.
+fn compare(api: &Fixture, active: &str, candidate: &str) {
+    let (worker, deployment) = (&api.context.worker, api.context.deployments.get(0).expect("iris"));
+    let rules = deployment.compare().expect("it compares");
+    let about = worker.about(0).expect("known");
+    let read = |body: &str| Answer::read(200, body.as_bytes(), None, rules).expect("readable");
+    let (first, candidate) = (read(active), read(candidate));
+    let took = (Duration::from_millis(2), Duration::from_millis(3));
+    let trial = Trial { first: &first, candidate: &candidate, again: Again::Answered(&first), is_sample: true, took };
+    assert!(worker.is_sampled(0, deployment, rules));
+    worker.note_comparison(0, &about, |notes| {
+        if let Some(difference) = notes.compared.add(&trial, rules) {
+            let input = br#"{"inputs": [[6.3, 3.3]]}"#;
+            notes.disagreements.push(Disagreement::new(START, Some("7c1f"), difference, input, rules.keep_inputs));
+        }
+    });
+}
+
+#[test]
+fn without_a_comparison_there_are_no_disagreements_to_show() {
+    let api = Fixture::new();
+    let (status, problem) = api.operate("GET", &format!("{IRIS}/disagreements"));
+    assert_eq!((status, &problem["type"]), (409, &"urn:bluegreen:problem:no-comparison".into()));
+    assert_eq!(problem["state"]["name"], "iris");
+    assert!(api.operate("GET", &format!("{IRIS}/comparison")).1.get("shadow").is_none());
+}
+
+#[test]
+fn answers_that_differ_are_shown_with_what_both_colours_said() {
+    for (keep, input) in [("false", None), ("true", Some(r#"{"inputs": [[6.3, 3.3]]}"#))] {
+        let api = Fixture::with(&format!(
+            r#", "shadow": {{"compare": {{"keep_inputs": {keep}, "safe": [{{"method": "POST", "path_prefix": "/invocations"}}]}}}}"#
+        ));
+        let (status, shown) = api.operate("GET", &format!("{IRIS}/disagreements"));
+        assert_eq!((status, &shown["disagreements"]), (200, &serde_json::json!([])));
+        compare(&api, r#"{"predictions": [1, 2]}"#, r#"{"predictions": [1, 2]}"#);
+        compare(&api, r#"{"predictions": [2]}"#, r#"{"predictions": [1]}"#);
+        compare(&api, r#"{"predictions": [0.25]}"#, r#"{"predictions": [0.75]}"#);
+        let (_, shown) = api.operate("GET", &format!("{IRIS}/disagreements"));
+        assert_eq!((&shown["active"], &shown["candidate"]), (&"blue".into(), &"green".into()));
+        let both = |place: usize| {
+            let shown = &shown["disagreements"][place];
+            [&shown["active"], &shown["candidate"]].map(|said| said.as_str().expect("a text").to_owned())
+        };
+        assert_eq!([both(1), both(0)], [["2", "1"], ["0.25", "0.75"]], "the newest is first: {shown}");
+        let newest = &shown["disagreements"][0];
+        assert_eq!((&newest["request_id"], &newest["again"]), (&"7c1f".into(), &"0.25".into()), "{shown}");
+        assert_eq!(newest.get("input").and_then(|input| input.as_str()), input);
+        let (_, shown) = api.operate("GET", &format!("{IRIS}/comparison"));
+        let shadow = &shown["shadow"];
+        assert_eq!((&shadow["compared"], &shadow["disagreed"]), (&3.into(), &2.into()), "{shadow}");
+        assert_eq!(shadow["noise"]["rate"], 0.0, "{shadow}");
+        assert_eq!(shadow["confusion"]["cells"]["2"]["1"], 1, "{shadow}");
     }
 }
 
