@@ -1,6 +1,7 @@
 //! The benches: bluegreen beside what people would use instead, in a real Envoy.
 //!
-//! Each subject ([`overhead`], [`instructions`], [`switch`], [`split`], [`scale`], [`idle`], [`size`], [`guard`], [`hostile`], [`fleet`])
+//! Each subject ([`overhead`], [`instructions`], [`switch`], [`split`], [`scale`], [`idle`], [`size`], [`guard`],
+//! [`disagreement`], [`hostile`], [`fleet`])
 //! measures and returns a
 //! [`report`], which is printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md`,
 //! or of `docs/guard-simulation.md` ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`variants`] those of a request by name, [`rounds`] compares them fairly, [`callgrind`] counts instructions, [`lab`] is
@@ -8,6 +9,7 @@
 //! and [`run_metadata`] ask the kernel. [`endurance`] measures nothing: it passes or fails.
 
 mod callgrind;
+mod disagreement;
 mod document;
 mod endurance;
 mod ext_proc;
@@ -96,6 +98,8 @@ enum Subject {
     Size,
     /// Simulated canaries, healthy and not, judged by the guard and by the rules of today's controllers
     Guard,
+    /// Simulated models whose answers are compared, alike and not, noisy and not
+    Disagreement,
     /// What a caller without a token can take up
     Hostile,
     /// Four Envoys and etcd: how soon after a switch on one the others follow
@@ -105,7 +109,7 @@ enum Subject {
 /// The page that explains the guard's tables and has a place for them.
 const GUARD_PAGE: &str = "docs/guard-simulation.md";
 
-const SUBJECTS: [Subject; 10] = [
+const SUBJECTS: [Subject; 11] = [
     Subject::Overhead,
     Subject::Instructions,
     Subject::Switch,
@@ -114,6 +118,7 @@ const SUBJECTS: [Subject; 10] = [
     Subject::Idle,
     Subject::Size,
     Subject::Guard,
+    Subject::Disagreement,
     Subject::Hostile,
     Subject::Fleet,
 ];
@@ -209,6 +214,7 @@ impl Subject {
             Self::Idle => "idle",
             Self::Size => "size",
             Self::Guard => "guard",
+            Self::Disagreement => "disagreement",
             Self::Hostile => "hostile",
             Self::Fleet => "fleet",
         }
@@ -224,6 +230,7 @@ impl Subject {
             Self::Idle => idle::run(lab).await,
             Self::Size => size::run(lab).await,
             Self::Guard => guard::run(checkout, lab.quick, runs),
+            Self::Disagreement => disagreement::run(lab.quick),
             Self::Hostile => hostile::run(lab).await,
             Self::Fleet => fleet::run(lab).await,
         }

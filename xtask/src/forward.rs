@@ -13,11 +13,12 @@ pub fn demo(checkout: &Checkout, arguments: &[OsString]) -> Result<ExitCode> {
 }
 
 /// `cargo xtask bench`: optimised, because load and external processor are part of the program that measures. A short
-/// run is over long before that is built, unless it is of the guard: that is nothing but computing.
+/// run is over long before that is built, unless it is a simulation: that is nothing but computing.
 pub fn bench(checkout: &Checkout, arguments: &[OsString]) -> Result<ExitCode> {
     let unoptimised =
         |argument: &OsString| ["--quick", "--within-budget", "--help", "-h"].iter().any(|option| argument == option);
-    let is_short = arguments.iter().any(unoptimised) && !arguments.iter().any(|argument| argument == "guard");
+    let simulation = |argument: &OsString| ["guard", "disagreement"].iter().any(|subject| argument == subject);
+    let is_short = arguments.iter().any(unoptimised) && !arguments.iter().any(simulation);
     let profile: &[&str] = if is_short { &[] } else { &["--profile", "bench-tools"] };
     become_cargo_run(checkout, "bluegreen-bench", profile, arguments)
 }

@@ -23,6 +23,7 @@ use serde_json::json;
 
 use self::peers::NAMES;
 use self::runs::{PeerRuns, Summary, simulate, simulate_peers};
+pub use self::runs::{Quantiles, Share, in_parallel};
 use self::scenario::{Promise, Scenario};
 use crate::report::{BenchReport, Table, Target};
 

@@ -94,7 +94,7 @@ pub fn simulate_peers(scenario: &Scenario, runs: usize) -> Result<PeerRuns> {
 }
 
 /// The runs' results in the order of their numbers, on whichever core they were done.
-fn in_parallel<T: Send>(runs: usize, one: impl Fn(u64) -> Result<T> + Sync) -> Result<Vec<T>> {
+pub fn in_parallel<T: Send>(runs: usize, one: impl Fn(u64) -> Result<T> + Sync) -> Result<Vec<T>> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<Vec<(usize, T)>> {
         let mut done = Vec::new();
@@ -268,7 +268,7 @@ impl Share {
 // === impl Quantiles ===
 
 impl Quantiles {
-    fn of(values: &[f64]) -> Self {
+    pub fn of(values: &[f64]) -> Self {
         if values.is_empty() {
             return Self::default();
         }

@@ -131,6 +131,9 @@ const MOST_FIELDS: usize = 256;
 /// How much memory the tree of an answer may take while it is read, in bytes.
 const LARGEST_TREE: usize = 32 << 20;
 
+/// So many values are shown before the one that counts.
+const SHOWN_BEFORE: usize = 16;
+
 /// Places that a list or an object of the tree takes at once.
 const FEW: usize = 8;
 
@@ -656,33 +659,31 @@ impl Field {
         &self.values
     }
 
-    /// Its values from one on, as JSON, in at most `most` bytes and a mark that more follow.
-    pub fn shown(&self, of: &Answer, from: usize, most: usize) -> String {
+    /// Its values as JSON, in at most `most` bytes: such a part of them that the one at `counts` is shown.
+    pub fn shown(&self, of: &Answer, counts: usize, most: usize) -> String {
         let values = || self.values.iter().filter(|value| value.kind != Kind::Length);
-        let is_list = values().nth(1).is_some();
-        let mut shown = String::new();
-        let mut written = 0_usize;
-        if is_list {
-            shown.push('[');
+        if values().nth(1).is_none() {
+            return cut(values().map(|value| of.content(*value).shown(most)).collect(), most);
         }
-        // What comes before the one that counts is shown if there is room for both.
-        let from = if from.saturating_mul(8) < most { 0 } else { from };
-        if from > 0 {
-            shown.push_str("…, ");
-        }
-        for value in self.values.iter().skip(from).filter(|value| value.kind != Kind::Length) {
-            if written > 0 {
+        let begin = |number: usize| if number == 0 { "[" } else { "[…, " }.to_owned();
+        let from = counts.saturating_sub(SHOWN_BEFORE);
+        let mut shown = begin(from);
+        let rest = self.values.iter().enumerate().skip(from);
+        for (number, value) in rest.filter(|(_, value)| value.kind != Kind::Length) {
+            let written = of.content(*value).shown(most);
+            // With the brackets and the mark that something is missing.
+            if number <= counts && shown.len().saturating_add(written.len()).saturating_add(8) >= most {
+                shown = begin(number);
+            }
+            if !shown.ends_with(['[', ' ']) {
                 shown.push_str(", ");
             }
-            written = written.saturating_add(1);
-            shown.push_str(&of.content(*value).shown(most));
+            shown.push_str(&written);
             if shown.len() > most {
                 break;
             }
         }
-        if is_list {
-            shown.push(']');
-        }
+        shown.push(']');
         cut(shown, most)
     }
 }
