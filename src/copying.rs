@@ -43,7 +43,7 @@ impl CopyBy {
         rules: &Compare,
     ) -> Self {
         let worker = &plugin.context.worker;
-        let Some(about) = worker.about(index) else { return Self::Nobody };
+        let Some(about) = worker.about(index, rules) else { return Self::Nobody };
         let text = |name| String::from_utf8(request.header(name).unwrap_or_default()).unwrap_or_default();
         let begun = if !rules.is_safe(&text(":method"), &text(":path")) {
             Err(Dropped::NotSafe)

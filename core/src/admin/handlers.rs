@@ -13,6 +13,7 @@ use crate::change::error::{ChangeError, Rejection};
 use crate::change::request::{ChangeRequest, Checks, Precondition};
 use crate::change::submit::submit;
 use crate::config::{Compare, ConfigPush};
+use crate::controllers::rollout::awaited;
 use crate::controllers::{config_push, versions};
 use crate::deployment::{Deployment, DeploymentIndex};
 use crate::guard::analysis;
@@ -133,7 +134,8 @@ pub async fn comparison(call: Box<Request>) -> Answer {
     let verdict = verdict.map(|(analysis, guard)| Verdict::new(analysis, guard));
     let shadow = compared(&call, deployment, &state).map(|(notes, rules)| {
         let guard = deployment.guard.unwrap_or_default();
-        let most = guard.disagreement.map_or(NO_EXCESS, |rule| rule.max_excess);
+        let of_guard = guard.disagreement.map(|rule| rule.max_excess);
+        let most = awaited(deployment, &state).and_then(|step| step.max_excess).or(of_guard).unwrap_or(NO_EXCESS);
         Findings::of(&notes.compared, rules, most, guard.alpha())
     });
     Ok(Response::json(200, &ComparisonView::new(&deployment.name, state.revision, verdict, shadow, windows)))

@@ -326,7 +326,8 @@ impl fmt::Display for Problem {
             }
             Self::Change(error) => error.fmt(f),
             Self::NoComparison => f.write_str(
-                "The configuration has no shadow section with compare for this deployment: answers of copied requests go to nobody.",
+                "Answers to copied requests go to nobody: add shadow: {compare: {safe: [{method: POST, path_prefix: /invocations}]}} to \
+                 the deployment's configuration.",
             ),
             Self::NoSmokeTest => f.write_str(
                 "The deployment's configuration has no smoke_test section: add one with the requests to send.",

@@ -115,6 +115,9 @@ impl Config {
                 // Nobody else has it yet.
                 if let Some(deployment) = config.deployments.get_mut(&*name.0).and_then(Arc::get_mut) {
                     deployment.digest = written.digest();
+                    if let (Some(shadow), Some(written)) = (&mut deployment.shadow, written.get("shadow")) {
+                        shadow.compare.digest = written.digest();
+                    }
                 }
             }
         }

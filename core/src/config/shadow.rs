@@ -58,6 +58,9 @@ pub struct Compare {
     /// Whether the input of the last disagreements is kept, for everyone who may read the admin API.
     #[serde(default)]
     pub keep_inputs: bool,
+    /// A number that stands for all of this as it was written.
+    #[serde(skip)]
+    pub digest: u64,
 }
 
 /// Requests that change nothing, so that they may be sent twice.

@@ -76,7 +76,7 @@ pub fn play_answers(
 }
 
 /// The step in force of a running rollout.
-fn awaited<'d>(deployment: &'d Deployment, state: &State) -> Option<&'d RolloutStep> {
+pub fn awaited<'d>(deployment: &'d Deployment, state: &State) -> Option<&'d RolloutStep> {
     let rollout = state.rollout.filter(|rollout| rollout.phase == Phase::Running)?;
     deployment.rollout.as_ref()?.steps.get(rollout.step)
 }

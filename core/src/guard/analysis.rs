@@ -484,13 +484,7 @@ pub fn is_watched(state: &State, compares: bool) -> bool {
 impl Answers {
     /// What counts.
     pub fn counted(&self) -> Excess {
-        let Self { all, seen, .. } = self;
-        Excess {
-            plus: all.plus.saturating_sub(seen.plus),
-            minus: all.minus.saturating_sub(seen.minus),
-            zero: all.zero.saturating_sub(seen.zero),
-            unknown: all.unknown.saturating_sub(seen.unknown),
-        }
+        self.all.since(&self.seen)
     }
 }
 

@@ -9,7 +9,8 @@
 //! X =  0   else
 //! ```
 //!
-//! so that `A2` is needed only where `C ≠ A1`. Of models alike the three answers are drawn from one law, and `A1` and `C`
+//! so that `A2` is needed only where `C ≠ A1`. Where `A2` is missing, or has another status than `A1`, as where a route lets no
+//! copy through, the worse is assumed: of two ways to count it each test has the one that speaks against what it shows. Of models alike the three answers are drawn from one law, and `A1` and `C`
 //! may be exchanged: then `E[X] = 0` exactly, however noisy the models are. Else `E[X] = P(C ≠ A1) - P(A2 ≠ A1)`, the excess,
 //! as far as what equals a third is equal.
 //!
@@ -36,6 +37,9 @@ pub struct Excess {
     /// The candidate disagreed, and the active colour's second answer is missing. For the test against the candidate it
     /// counts as 0, for the one for it as +1.
     pub unknown: u64,
+    /// Of those that would be worth -1, the ones in which the active colour's second answer has another status than its
+    /// first. For the test against the candidate they count as -1, for the one for it as +1.
+    pub astray: u64,
 }
 
 /// Counts of what speaks for a mean above a bound, for one below it, and neither.
@@ -69,9 +73,22 @@ const EDGE: f64 = 1e-9;
 // === impl Excess ===
 
 impl Excess {
-    /// All compared requests.
+    /// All requests that count.
     pub const fn total(&self) -> u64 {
-        self.plus.saturating_add(self.minus).saturating_add(self.zero).saturating_add(self.unknown)
+        let known = self.plus.saturating_add(self.minus).saturating_add(self.zero);
+        known.saturating_add(self.unknown).saturating_add(self.astray)
+    }
+
+    /// What has come since it was `before`.
+    #[must_use]
+    pub const fn since(&self, before: &Self) -> Self {
+        Self {
+            plus: self.plus.saturating_sub(before.plus),
+            minus: self.minus.saturating_sub(before.minus),
+            zero: self.zero.saturating_sub(before.zero),
+            unknown: self.unknown.saturating_sub(before.unknown),
+            astray: self.astray.saturating_sub(before.astray),
+        }
     }
 
     /// The evidence that the candidate's excess is above `max_excess` (0 or more, below 1): if it is not, the chance that this
@@ -88,7 +105,7 @@ impl Excess {
     /// The share of the compared requests in which the candidate disagreed beyond the noise, -1 to 1; none before the first.
     pub fn estimate(&self) -> Option<f64> {
         let total = self.total();
-        (total > 0).then(|| (self.plus as f64 - self.minus as f64) / total as f64)
+        (total > 0).then(|| (self.plus as f64 - self.minus.saturating_add(self.astray) as f64) / total as f64)
     }
 
     /// Lower and upper end of the interval for the excess, -1 to 1: the chance that it ever misses it is at most `alpha`. It
@@ -104,16 +121,19 @@ impl Excess {
         self.minus = self.minus.saturating_add(other.minus);
         self.zero = self.zero.saturating_add(other.zero);
         self.unknown = self.unknown.saturating_add(other.unknown);
+        self.astray = self.astray.saturating_add(other.astray);
     }
 
     /// What speaks for an excess above a bound.
     const fn above(&self) -> Game {
-        Game { up: self.plus, down: self.minus, zero: self.zero.saturating_add(self.unknown) }
+        let down = self.minus.saturating_add(self.astray);
+        Game { up: self.plus, down, zero: self.zero.saturating_add(self.unknown) }
     }
 
     /// What speaks for an excess below a bound, of which the negative is the bound of the game.
     const fn below(&self) -> Game {
-        Game { up: self.minus, down: self.plus.saturating_add(self.unknown), zero: self.zero }
+        let down = self.plus.saturating_add(self.unknown).saturating_add(self.astray);
+        Game { up: self.minus, down, zero: self.zero }
     }
 }
 
@@ -161,7 +181,7 @@ mod tests {
     use super::*;
 
     const fn counts(plus: u64, minus: u64, zero: u64) -> Excess {
-        Excess { plus, minus, zero, unknown: 0 }
+        Excess { plus, minus, zero, unknown: 0, astray: 0 }
     }
 
     /// Numbers from 0 up to 1.
@@ -277,7 +297,7 @@ mod tests {
         for plus in all {
             for minus in all {
                 for zero in all {
-                    let excess = Excess { plus, minus, zero, unknown: minus };
+                    let excess = Excess { plus, minus, zero, unknown: minus, astray: plus };
                     for max in [0.0, 1e-9, 0.02, 0.999, 1.0] {
                         let values = [excess.disagreement_e_value(max), excess.agreement_e_value(max)];
                         assert!(
@@ -294,11 +314,11 @@ mod tests {
 
     #[test]
     fn workers_add_up_in_any_order() {
-        let (mut a, b) = (Excess { plus: 1, minus: 2, zero: 3, unknown: 4 }, counts(10, u64::MAX, 30));
+        let (mut a, b) = (Excess { plus: 1, minus: 2, zero: 3, unknown: 4, astray: 5 }, counts(10, u64::MAX, 30));
         let mut other = b;
         other.merge(&a);
         a.merge(&b);
         assert_eq!(a, other);
-        assert_eq!(a, Excess { plus: 11, minus: u64::MAX, zero: 33, unknown: 4 });
+        assert_eq!(a, Excess { plus: 11, minus: u64::MAX, zero: 33, unknown: 4, astray: 5 });
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::compare::Measure;
+use super::compare::{Measure, STATUS};
 use super::dropped::Dropped;
 use super::record::{Compared, Confusion, FieldTally, Numbers};
 use crate::config::Compare;
@@ -145,7 +145,7 @@ impl Findings {
         }
         let mut fields = SortedMap::default();
         for (name, tally) in compared.fields() {
-            fields.insert(name.to_owned(), FieldFindings::of(tally));
+            fields.insert(name.to_owned(), FieldFindings::of(name, tally));
         }
         let sentence = sentence(compared, &excess, rules, alpha);
         Self {
@@ -189,7 +189,8 @@ fn sentence(compared: &Compared, excess: &ExcessFindings, rules: &Compare, alpha
     let [estimate, high, max] =
         [excess.estimate.unwrap_or_default(), excess.high, excess.max].map(|share| (share * 1e4).round() / 100.0);
     let enough = 1.0 / alpha;
-    let of = if rules.noise_percent == Percent::ZERO { "requests" } else { "requests beyond its own noise" };
+    let of =
+        if rules.noise_percent == Percent::ZERO { "requests" } else { "requests beyond the active colour's noise" };
     let verdict = if excess.above_e_value >= enough {
         format!("The candidate answers otherwise in {estimate} % of {of}: more than the {max} % that are allowed.")
     } else if excess.max > 0.0 && excess.below_e_value >= enough {
@@ -234,14 +235,14 @@ const fn advice(reason: Dropped) -> &'static str {
 // === impl FieldFindings ===
 
 impl FieldFindings {
-    fn of(tally: &FieldTally) -> Self {
+    fn of(name: &str, tally: &FieldTally) -> Self {
         let excess = (tally.plus as f64 - tally.minus as f64) / tally.compared.max(1) as f64;
         Self {
             compared: tally.compared,
             disagreed: tally.disagreed,
             noise: share(tally.noise, tally.sampled),
             excess: (tally.compared > 0).then(|| rounded(excess)),
-            is_noise: tally.is_noise(),
+            is_noise: name != STATUS && tally.is_noise(),
             numbers: tally.numbers.as_ref().map(NumberFindings::of),
         }
     }
@@ -329,7 +330,7 @@ mod tests {
         add(&mut compared, "[0]", "[1]", "[0]", 200);
         let found = findings(&compared);
         assert!(
-            found.sentence.contains("16.67 % of requests beyond its own noise: more than the 2 %"),
+            found.sentence.contains("16.67 % of requests beyond the active colour's noise: more than the 2 %"),
             "{}",
             found.sentence
         );

@@ -178,6 +178,11 @@ impl Compared {
         let is_unsteady = with_again.as_ref().is_some_and(|pairs| self.differ(pairs));
         let others = again.filter(|_| disagrees).map(|again| compare(again, candidate, tolerance));
         let others_differ = others.as_ref().is_some_and(|pairs| self.differ(pairs));
+        // What says nothing about the models does not count in the test: requests that both refuse, and answers in which
+        // nothing but noise is left. The rule treats both colours alike, so that the game stays fair.
+        let is_refused = [first, candidate].iter().all(|answer| !matches!(answer.status(), 200..=299));
+        let counts = !is_refused
+            && (disagrees || with_candidate.iter().any(|pair| pair.name != STATUS && !self.is_noise(pair.name)));
         let found = with_candidate
             .iter()
             .filter(|pair| pair.differs_at.is_some() && !self.is_noise(pair.name))
@@ -191,17 +196,19 @@ impl Compared {
         count(&mut self.failed_again, matches!(trial.again, Again::Failed));
         let excess = &mut self.excess;
         let never_asks = rules.noise_percent == Percent::ZERO;
-        let worth = match (disagrees, again) {
+        let worth = match (disagrees, again.map(|again| again.status() != first.status())) {
             (false, _) => &mut excess.zero,
             (true, None) if never_asks => &mut excess.plus,
             (true, None) => &mut excess.unknown,
-            (true, Some(_)) => match (is_unsteady, others_differ) {
-                (false, true) => &mut excess.plus,
-                (true, false) => &mut excess.minus,
+            (true, Some(strays)) => match (is_unsteady, others_differ, strays) {
+                (false, true, _) => &mut excess.plus,
+                (true, false, true) => &mut excess.astray,
+                (true, false, false) => &mut excess.minus,
+                (_, _, true) => &mut excess.unknown,
                 _ => &mut excess.zero,
             },
         };
-        count(worth, true);
+        count(worth, counts);
 
         self.note_labels(trial, &with_candidate);
         for pair in &with_candidate {
@@ -287,8 +294,9 @@ impl Compared {
         pairs.iter().any(|pair| pair.differs_at.is_some() && !self.is_noise(pair.name))
     }
 
+    /// A status is none: where it changes, copies are treated otherwise than requests.
     fn is_noise(&self, name: &str) -> bool {
-        self.fields.get(self.counted_as(name)).is_some_and(FieldTally::is_noise)
+        name != STATUS && self.fields.get(self.counted_as(name)).is_some_and(FieldTally::is_noise)
     }
 
     /// What is counted of a field; it is always there.
@@ -601,7 +609,7 @@ mod tests {
 
     #[test]
     fn a_request_speaks_against_the_candidate_only_beyond_the_noise() {
-        let excess = |plus, minus, zero, unknown| Excess { plus, minus, zero, unknown };
+        let excess = |plus, minus, zero, unknown| Excess { plus, minus, zero, unknown, astray: 0 };
         let cases = [
             (["[0]", "[0]"], None, excess(0, 0, 1, 0)),
             (["[0]", "[0]"], Some("[1]"), excess(0, 0, 1, 0)),
@@ -672,6 +680,48 @@ mod tests {
             assert!(expected.1.is_empty() || found.active == expected.1);
         }
         assert_eq!(compared.excess.unknown, 2);
+    }
+
+    /// Adds a request with these statuses; a status of 200 has the same body each time.
+    fn add_statuses(compared: &mut Compared, statuses: [u16; 3]) {
+        let [first, candidate, again] =
+            statuses.map(|status| Answer::read(status, b"[0]", None, &rules("")).expect("readable"));
+        let took = (Duration::ZERO, Duration::ZERO);
+        let again = Again::Answered(&again);
+        let trial = Trial { first: &first, candidate: &candidate, again, is_sample: true, took };
+        compared.add(&trial, &rules(""));
+    }
+
+    #[test]
+    fn where_a_route_lets_no_copy_through_neither_agreement_nor_disagreement_is_shown() {
+        let mut compared = Compared::default();
+        (0..500).for_each(|_| add_statuses(&mut compared, [200, 404, 404]));
+        assert_eq!(compared.excess, Excess { astray: 500, ..Excess::default() });
+        assert!(compared.excess.agreement_e_value(0.02) < 1.0 && compared.excess.disagreement_e_value(0.0) < 1.0);
+        assert_eq!(compared.disagreed, 500, "a status is never taken for noise");
+        let mut compared = Compared::default();
+        (0..500).for_each(|_| add_statuses(&mut compared, [200, 404, 429]));
+        assert_eq!(compared.excess, Excess { unknown: 500, ..Excess::default() });
+        let mut compared = Compared::default();
+        (0..500).for_each(|_| add_statuses(&mut compared, [200, 404, 200]));
+        assert_eq!(compared.excess, Excess { plus: 500, ..Excess::default() });
+    }
+
+    #[test]
+    fn requests_that_both_refuse_and_answers_that_are_nothing_but_noise_show_no_agreement() {
+        let mut compared = Compared::default();
+        (0..500).for_each(|_| add_statuses(&mut compared, [400, 400, 400]));
+        assert_eq!((compared.compared, compared.excess), (500, Excess::default()));
+        let text = |number: u32| format!(r#"{{"text": "{number}"}}"#);
+        let mut compared = Compared::default();
+        for number in 0..500 {
+            let bodies = [text(number), text(number + 1_000)];
+            add(&mut compared, [&bodies[0], &bodies[1]], Some(&text(number + 2_000)), true);
+        }
+        assert_eq!(compared.excess, Excess { zero: 20, ..Excess::default() }, "until it is known to be noise");
+        // Another status still counts.
+        add_statuses(&mut compared, [200, 404, 200]);
+        assert_eq!(compared.excess.plus, 1);
     }
 
     #[test]

@@ -39,13 +39,15 @@ pub struct Comparer {
 #[derive(Debug)]
 pub struct Place(Rc<Cell<usize>>);
 
-/// Between what the comparison is.
+/// Between what the comparison is, and how it is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, FromJson)]
 pub struct About {
     /// The colour whose answers are the measure.
     pub active: Colour,
     /// What is behind each.
     pub identities: PerColour<Identity>,
+    /// A number that stands for the rules of the comparison.
+    pub rules: u64,
 }
 
 /// What was found between two versions.
@@ -124,7 +126,7 @@ impl About {
     /// What is compared in this state.
     pub fn of(deployment: &Deployment, state: &State) -> Self {
         let identities = PerColour::from_fn(|colour| deployment.identity(state, colour).clone());
-        Self { active: state.split.active, identities }
+        Self { active: state.split.active, identities, rules: deployment.compare().map_or(0, |rules| rules.digest) }
     }
 
     /// A number that stands for it.
@@ -260,7 +262,7 @@ mod tests {
 
     fn about(active: Colour, green: &str) -> About {
         let green = Identity { version: Version::new(green).expect("valid"), ..identity("g") };
-        About { active, identities: PerColour { blue: identity("b"), green } }
+        About { active, identities: PerColour { blue: identity("b"), green }, rules: 0 }
     }
 
     fn rules(rules: &str) -> Compare {

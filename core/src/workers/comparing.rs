@@ -130,7 +130,6 @@ impl Comparison<'_> {
 
     /// Whether the same is behind the same colours as when the request was routed.
     fn is_still_about(self) -> Result<(), Dropped> {
-        let now = self.worker.about(self.index);
-        if now.as_ref() == Some(&self.kept.about) { Ok(()) } else { Err(Dropped::VersionChanged) }
+        if self.worker.is_still(self.index, &self.kept.about) { Ok(()) } else { Err(Dropped::VersionChanged) }
     }
 }

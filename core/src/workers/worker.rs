@@ -245,10 +245,17 @@ impl Worker {
     // --- answers that are compared ---
 
     /// Between what the answers are compared now; none before the state is known.
-    pub fn about(&self, index: DeploymentIndex) -> Option<About> {
+    pub fn about(&self, index: DeploymentIndex, rules: &Compare) -> Option<About> {
         let state = &self.memories.get(index)?.state;
         let identities = PerColour::from_fn(|colour| state.with_identity(colour, Clone::clone));
-        Some(About { active: state.known_split()?.active, identities })
+        Some(About { active: state.known_split()?.active, identities, rules: rules.digest })
+    }
+
+    /// Whether the same is behind the same colours.
+    pub fn is_still(&self, index: DeploymentIndex, about: &About) -> bool {
+        let Some(state) = self.state(index) else { return false };
+        let is_same = |colour: Colour| state.with_identity(colour, |now| now == about.identities.get(colour));
+        state.known_split().is_some_and(|split| split.active == about.active) && Colour::ALL.into_iter().all(is_same)
     }
 
     /// Whether the answer to the next copy is compared.
@@ -290,7 +297,7 @@ impl Worker {
     ) -> R {
         let Some(memory) = self.memories.get(index) else { return R::default() };
         let Some(comparer) = memory.comparer.get() else { return R::default() };
-        if self.about(index).as_ref() != Some(about) {
+        if !self.is_still(index, about) {
             return R::default();
         }
         self.note_compared(index);

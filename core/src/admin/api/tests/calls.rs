@@ -231,7 +231,7 @@ fn the_comparison_has_all_three_periods_for_both_colours() {
 fn compare(api: &Fixture, active: &str, candidate: &str) {
     let (worker, deployment) = (&api.context.worker, api.context.deployments.get(0).expect("iris"));
     let rules = deployment.compare().expect("it compares");
-    let about = worker.about(0).expect("known");
+    let about = worker.about(0, rules).expect("known");
     let read = |body: &str| Answer::read(200, body.as_bytes(), None, rules).expect("readable");
     let (first, candidate) = (read(active), read(candidate));
     let took = (Duration::from_millis(2), Duration::from_millis(3));
