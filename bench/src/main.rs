@@ -1,7 +1,7 @@
 //! The benches: bluegreen beside what people would use instead, in a real Envoy.
 //!
 //! Each subject ([`overhead`], [`instructions`], [`switch`], [`split`], [`scale`], [`idle`], [`size`], [`guard`],
-//! [`disagreement`], [`hostile`], [`fleet`])
+//! [`disagreement`], [`shadow`], [`hostile`], [`fleet`])
 //! measures and returns a
 //! [`report`], which is printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md`,
 //! or of `docs/guard-simulation.md` ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`variants`] those of a request by name, [`rounds`] compares them fairly, [`callgrind`] counts instructions, [`lab`] is
@@ -30,6 +30,7 @@ mod report;
 mod rounds;
 mod run_metadata;
 mod scale;
+mod shadow;
 mod size;
 mod split;
 mod startup;
@@ -100,6 +101,8 @@ enum Subject {
     Guard,
     /// Simulated models whose answers are compared, alike and not, noisy and not
     Disagreement,
+    /// What comparing answers costs the client, the processor and memory
+    Shadow,
     /// What a caller without a token can take up
     Hostile,
     /// Four Envoys and etcd: how soon after a switch on one the others follow
@@ -109,7 +112,7 @@ enum Subject {
 /// The page that explains the guard's tables and has a place for them.
 const GUARD_PAGE: &str = "docs/guard-simulation.md";
 
-const SUBJECTS: [Subject; 11] = [
+const SUBJECTS: [Subject; 12] = [
     Subject::Overhead,
     Subject::Instructions,
     Subject::Switch,
@@ -119,6 +122,7 @@ const SUBJECTS: [Subject; 11] = [
     Subject::Size,
     Subject::Guard,
     Subject::Disagreement,
+    Subject::Shadow,
     Subject::Hostile,
     Subject::Fleet,
 ];
@@ -215,6 +219,7 @@ impl Subject {
             Self::Size => "size",
             Self::Guard => "guard",
             Self::Disagreement => "disagreement",
+            Self::Shadow => "shadow",
             Self::Hostile => "hostile",
             Self::Fleet => "fleet",
         }
@@ -231,6 +236,7 @@ impl Subject {
             Self::Size => size::run(lab).await,
             Self::Guard => guard::run(checkout, lab.quick, runs),
             Self::Disagreement => disagreement::run(lab.quick),
+            Self::Shadow => shadow::run(lab).await,
             Self::Hostile => hostile::run(lab).await,
             Self::Fleet => fleet::run(lab).await,
         }
