@@ -309,7 +309,7 @@ pub struct ShadowLatency {
     pub p99_ms: Option<f64>,
 }
 
-/// The last requests to which the colours answered differently, newest first.
+/// The last inputs to which the colours answered differently, newest first.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Disagreements {
     pub active: Colour,
@@ -332,6 +332,8 @@ pub struct Disagreement {
     pub input_hash: String,
     #[serde(default)]
     pub input: Option<String>,
+    /// How often this input was answered differently.
+    pub times: u64,
 }
 
 /// What the guard says.

@@ -18,7 +18,7 @@ const SMALL: f64 = 1e-3;
 /// Larger ones too.
 const LARGE: f64 = 1e6;
 
-/// The last requests to which the colours answered differently.
+/// The last inputs to which the colours answered differently.
 pub fn list(envoys: &Envoys, name: &str, output: Output) -> Outcome {
     let answers = envoys.ask(|client| client.send::<Disagreements>(&Call::get(of(name, "/disagreements"))));
     if output.is_json {
@@ -45,9 +45,9 @@ fn in_lines(view: &Disagreements, name: &str, now: Timestamp, style: Style) -> S
         );
     }
     let again = format!("{active} again");
-    let titles = ["when", "request", "field", active, candidate, &again, "input"].map(str::to_uppercase);
+    let titles = ["when", "request", "field", active, candidate, &again, "input", "times"].map(str::to_uppercase);
     let mut table = style.table(titles.each_ref().map(String::as_str));
-    for Disagreement { at, request_id, field, active, candidate, again, input_hash, .. } in &view.disagreements {
+    for Disagreement { at, request_id, field, active, candidate, again, input_hash, times, .. } in &view.disagreements {
         table.add_row([
             Cell::new(age(*at, now)),
             Cell::new(request_id.as_deref().unwrap_or("–")),
@@ -56,6 +56,7 @@ fn in_lines(view: &Disagreements, name: &str, now: Timestamp, style: Style) -> S
             Cell::new(shortened(candidate, VALUE)),
             Cell::new(again.as_ref().map_or_else(|| "–".to_owned(), |again| shortened(again, VALUE))),
             Cell::new(input_hash),
+            figure(times),
         ]);
     }
     let has_inputs = view.disagreements.iter().any(|it| it.input.is_some());
@@ -299,18 +300,18 @@ mod tests {
             "no answer of green has differed from blue's: bluegreen compare iris says how many were compared\n"
         );
         let one = json!({"at": "2026-11-23T18:10:08Z", "field": "/predictions/*", "active": "2", "candidate": "1",
-            "input_hash": "9f86d081884c7d65", "input_truncated": false});
+            "input_hash": "9f86d081884c7d65", "input_truncated": false, "times": 1});
         let mut other = one.clone();
         (other["again"], other["request_id"], other["input"]) = (json!("2"), json!("7c1f"), json!("{}"));
-        other["candidate"] = json!("x".repeat(80));
+        (other["candidate"], other["times"]) = (json!("x".repeat(80)), json!(7));
         let text = said(&view(json!([other, one])));
         let cut = format!("{}…", "x".repeat(VALUE - 1));
         has(
             &text,
             &[
-                "WHEN REQUEST FIELD BLUE GREEN BLUE AGAIN INPUT",
-                &format!("2 min ago 7c1f /predictions/* 2 {cut} 2 9f86d081884c7d65"),
-                "2 min ago – /predictions/* 2 1 – 9f86d081884c7d65",
+                "WHEN REQUEST FIELD BLUE GREEN BLUE AGAIN INPUT TIMES",
+                &format!("2 min ago 7c1f /predictions/* 2 {cut} 2 9f86d081884c7d65 7"),
+                "2 min ago – /predictions/* 2 1 – 9f86d081884c7d65 1",
                 "-o json has the inputs.",
             ],
         );

@@ -154,7 +154,7 @@ enum Command {
         #[arg(long, value_parser = ["1m", "5m", "15m"], default_value = "5m")]
         window: String,
     },
-    /// Show the last copied requests that the candidate answered differently
+    /// Show the last inputs that the candidate answered differently
     Disagreements {
         /// The deployment
         name: String,

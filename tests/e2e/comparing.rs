@@ -69,8 +69,10 @@ async fn a_candidate_that_answers_otherwise_is_found_and_every_client_is_answere
     ensure!((255..=270).contains(&env.blue.requests()), "{} requests at blue", env.blue.requests());
     ensure!(env.green.requests() == 200, "{} requests at green", env.green.requests());
     let last = disagreements(&env).await?;
-    ensure!(last.len() == 20, "{last:#?}");
+    // The input was the same each time.
+    ensure!(last.len() == 1, "{last:#?}");
     let first = last.first().context("none")?;
+    ensure!(first["times"] == 50, "{first:#}");
     ensure!(first["input"] == INPUT && first["active"] == "1" && first["candidate"] == "2", "{first:#}");
     ensure!(first["request_id"].as_str().is_some_and(|id| id.len() == 36), "{first:#}");
     let copy = env.green.seen().pop().context("nothing came")?;

@@ -8,7 +8,7 @@ use super::record::Difference;
 use crate::json::FromJson;
 use crate::model::time::Timestamp;
 
-/// The last [`Disagreements::MOST`], from old to new.
+/// The last [`Disagreements::MOST`] that differ in input or field, from old to new.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, FromJson)]
 #[serde(transparent)]
 pub struct Disagreements(Vec<Disagreement>);
@@ -38,6 +38,10 @@ pub struct Disagreement {
     /// Whether more of the body was there to be kept.
     #[serde(default)]
     pub input_truncated: bool,
+    /// How often this input was answered differently in this field, as far as the list reaches back; the rest is about the
+    /// last time. A record of an earlier release, which has none, says once.
+    #[serde(default = "once")]
+    pub times: u64,
 }
 
 /// The most that is kept of an input, in bytes.
@@ -56,18 +60,36 @@ impl Disagreements {
         self.0.iter()
     }
 
-    /// Adds one, by its time, in the place of the oldest if there are enough.
+    /// Adds one, by its time. It takes the place of the one with the same input and field, or else that of the oldest if
+    /// there are enough.
     pub fn push(&mut self, disagreement: Disagreement) {
-        let place = self.0.partition_point(|known| known.at <= disagreement.at);
-        self.0.insert(place, disagreement);
-        if self.0.len() > Self::MOST {
-            self.0.remove(0);
-        }
+        self.insert(disagreement);
+        self.forget();
     }
 
     /// Adds those of another worker.
     pub fn merge(&mut self, other: &Self) {
-        other.0.iter().for_each(|disagreement| self.push(disagreement.clone()));
+        other.0.iter().for_each(|disagreement| self.insert(disagreement.clone()));
+        // Not before all are in: what another has found again may be the oldest here.
+        self.forget();
+    }
+
+    fn insert(&mut self, mut disagreement: Disagreement) {
+        if let Some(place) = self.0.iter().position(|known| known.is_like(&disagreement)) {
+            let mut known = self.0.remove(place);
+            let times = known.times.saturating_add(disagreement.times);
+            if known.at > disagreement.at {
+                std::mem::swap(&mut known, &mut disagreement);
+            }
+            disagreement.times = times;
+        }
+        let place = self.0.partition_point(|known| known.at <= disagreement.at);
+        self.0.insert(place, disagreement);
+    }
+
+    /// Lets the oldest go if there are too many.
+    fn forget(&mut self) {
+        self.0.drain(..self.0.len().saturating_sub(Self::MOST));
     }
 }
 
@@ -83,8 +105,17 @@ impl Disagreement {
         // A replacement takes more room than what it stands for.
         let input = keep_input.then(|| cut(String::from_utf8_lossy(start).into_owned(), LONGEST_INPUT));
         let input_truncated = keep_input && start.len() < body.len();
-        Self { at, request_id, field, active, candidate, again, input_hash, input, input_truncated }
+        Self { at, request_id, field, active, candidate, again, input_hash, input, input_truncated, times: once() }
     }
+
+    /// Whether it is about the same input and field.
+    fn is_like(&self, other: &Self) -> bool {
+        self.input_hash == other.input_hash && self.field == other.field
+    }
+}
+
+fn once() -> u64 {
+    1
 }
 
 #[cfg(test)]
@@ -105,10 +136,21 @@ mod tests {
     }
 
     fn at(millis: u64) -> Disagreement {
-        Disagreement::new(Timestamp::from_millis(millis), Some("id"), difference(), b"{}", false)
+        Disagreement::new(
+            Timestamp::from_millis(millis),
+            Some("id"),
+            difference(),
+            millis.to_string().as_bytes(),
+            false,
+        )
     }
 
-    fn times(disagreements: &Disagreements) -> Vec<u64> {
+    /// The same input each time.
+    fn again_at(millis: u64) -> Disagreement {
+        Disagreement { at: Timestamp::from_millis(millis), ..at(0) }
+    }
+
+    fn moments(disagreements: &Disagreements) -> Vec<u64> {
         disagreements.iter().map(|disagreement| disagreement.at.as_millis()).collect()
     }
 
@@ -118,13 +160,42 @@ mod tests {
         for millis in 0..30 {
             if millis % 3 == 0 { a.push(at(millis)) } else { b.push(at(29 - millis)) }
         }
-        assert!(times(&b).is_sorted() && b.iter().count() == Disagreements::MOST);
+        assert!(moments(&b).is_sorted() && b.iter().count() == Disagreements::MOST);
         let mut merged = a.clone();
         merged.merge(&b);
         b.merge(&a);
-        assert_eq!(times(&merged), times(&b));
+        assert_eq!(moments(&merged), moments(&b));
         assert_eq!(merged.iter().count(), Disagreements::MOST);
-        assert_eq!(times(&merged).last(), Some(&28));
+        assert_eq!(moments(&merged).last(), Some(&28));
+    }
+
+    #[test]
+    fn the_same_input_again_takes_its_older_place_and_the_times_add_up() {
+        let mut disagreements = Disagreements::default();
+        (1..=20).for_each(|millis| disagreements.push(at(millis)));
+        for millis in [30, 40, 35] {
+            disagreements.push(again_at(millis));
+        }
+        assert_eq!(moments(&disagreements), (2..=20).chain([40]).collect::<Vec<_>>());
+        assert_eq!(disagreements.iter().map(|it| it.times).collect::<Vec<_>>(), [&[1; 19][..], &[3]].concat());
+        let other_field = Disagreement { field: "/outputs/*".to_owned(), ..again_at(50) };
+        disagreements.push(other_field);
+        assert_eq!(moments(&disagreements), (3..=20).chain([40, 50]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_two_workers_have_found_often_adds_up_whichever_is_read_first() {
+        let (mut a, mut b) = (Disagreements::default(), Disagreements::default());
+        a.push(again_at(1));
+        (2..=20).for_each(|millis| a.push(at(millis)));
+        (21..=39).for_each(|millis| b.push(at(millis)));
+        (40..=44).for_each(|millis| b.push(again_at(millis)));
+        let mut merged = a.clone();
+        merged.merge(&b);
+        b.merge(&a);
+        assert_eq!(merged, b);
+        assert_eq!(merged.iter().count(), Disagreements::MOST);
+        assert_eq!(merged.iter().next_back().map(|it| (it.at.as_millis(), it.times)), Some((44, 6)));
     }
 
     #[test]
@@ -149,5 +220,8 @@ mod tests {
         let written = serde_json::to_string(&disagreements).expect("serialises");
         assert!(written.starts_with(r#"[{"at":"1970-01-01T00:00:00.001Z","request_id":"id","field":"/predictions/*""#));
         assert_eq!(json::from_str::<Disagreements>(&written).expect("parses"), disagreements);
+        let without_times = written.replace(r#","times":1"#, "");
+        assert_ne!(without_times, written);
+        assert_eq!(json::from_str::<Disagreements>(&without_times).expect("parses"), disagreements);
     }
 }

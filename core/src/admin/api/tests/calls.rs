@@ -227,8 +227,8 @@ fn the_comparison_has_all_three_periods_for_both_colours() {
     }
 }
 
-/// Compares one answer of the candidate, as a worker does.
-fn compare(api: &Fixture, active: &str, candidate: &str) {
+/// Compares one answer of the candidate to this input, as a worker does.
+fn compare(api: &Fixture, input: &str, active: &str, candidate: &str) {
     let (worker, deployment) = (&api.context.worker, api.context.deployments.get(0).expect("iris"));
     let rules = deployment.compare().expect("it compares");
     let about = worker.about(0, rules).expect("known");
@@ -239,8 +239,8 @@ fn compare(api: &Fixture, active: &str, candidate: &str) {
     assert!(worker.is_sampled(0, deployment, rules));
     worker.note_comparison(0, &about, |notes| {
         if let Some(difference) = notes.compared.add(&trial, rules) {
-            let input = br#"{"inputs": [[6.3, 3.3]]}"#;
-            notes.disagreements.push(Disagreement::new(START, Some("7c1f"), difference, input, rules.keep_inputs));
+            let id = Some("7c1f");
+            notes.disagreements.push(Disagreement::new(START, id, difference, input.as_bytes(), rules.keep_inputs));
         }
     });
 }
@@ -262,9 +262,14 @@ fn answers_that_differ_are_shown_with_what_both_colours_said() {
         ));
         let (status, shown) = api.operate("GET", &format!("{IRIS}/disagreements"));
         assert_eq!((status, &shown["disagreements"]), (200, &serde_json::json!([])));
-        compare(&api, r#"{"predictions": [1, 2]}"#, r#"{"predictions": [1, 2]}"#);
-        compare(&api, r#"{"predictions": [2]}"#, r#"{"predictions": [1]}"#);
-        compare(&api, r#"{"predictions": [0.25]}"#, r#"{"predictions": [0.75]}"#);
+        for (sent, active, candidate) in [
+            (r#"{"inputs": [[1], [2]]}"#, r#"{"predictions": [1, 2]}"#, r#"{"predictions": [1, 2]}"#),
+            (r#"{"inputs": [[5.6, 2.8]]}"#, r#"{"predictions": [2]}"#, r#"{"predictions": [1]}"#),
+            (r#"{"inputs": [[6.3, 3.3]]}"#, r#"{"predictions": [0.5]}"#, r#"{"predictions": [0.75]}"#),
+            (r#"{"inputs": [[6.3, 3.3]]}"#, r#"{"predictions": [0.25]}"#, r#"{"predictions": [0.75]}"#),
+        ] {
+            compare(&api, sent, active, candidate);
+        }
         let (_, shown) = api.operate("GET", &format!("{IRIS}/disagreements"));
         assert_eq!((&shown["active"], &shown["candidate"]), (&"blue".into(), &"green".into()));
         let both = |place: usize| {
@@ -275,9 +280,10 @@ fn answers_that_differ_are_shown_with_what_both_colours_said() {
         let newest = &shown["disagreements"][0];
         assert_eq!((&newest["request_id"], &newest["again"]), (&"7c1f".into(), &"0.25".into()), "{shown}");
         assert_eq!(newest.get("input").and_then(|input| input.as_str()), input);
+        assert_eq!((&newest["times"], &shown["disagreements"][1]["times"]), (&2.into(), &1.into()), "{shown}");
         let (_, shown) = api.operate("GET", &format!("{IRIS}/comparison"));
         let shadow = &shown["shadow"];
-        assert_eq!((&shadow["compared"], &shadow["disagreed"]), (&3.into(), &2.into()), "{shadow}");
+        assert_eq!((&shadow["compared"], &shadow["disagreed"]), (&4.into(), &3.into()), "{shadow}");
         assert_eq!(shadow["noise"]["rate"], 0.0, "{shadow}");
         assert_eq!(shadow["confusion"]["cells"]["2"]["1"], 1, "{shadow}");
     }
