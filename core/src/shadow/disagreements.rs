@@ -32,7 +32,7 @@ pub struct Disagreement {
     pub again: Option<String>,
     /// XXH64 of the request's body with the seed 0, 16 hexadecimal digits.
     pub input_hash: String,
-    /// The request's body, at most 16 KiB of it, where `keep_inputs` is set. What is no UTF-8 in it is replaced.
+    /// The request's body, at most 4 KiB of it, where `keep_inputs` is set. What is no UTF-8 in it is replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
     /// Whether more of the body was there to be kept.
@@ -45,7 +45,7 @@ pub struct Disagreement {
 }
 
 /// The most that is kept of an input, in bytes.
-const LONGEST_INPUT: usize = 16 << 10;
+const LONGEST_INPUT: usize = 4 << 10;
 /// The most that is kept of a request's id, in characters.
 const LONGEST_ID: usize = 64;
 
