@@ -13,11 +13,14 @@ use crate::model::author::Source;
 use crate::model::colour::{Colour, PerColour};
 use crate::model::percent::Percent;
 use crate::model::time::TICK;
+use crate::shadow::excess::Excess;
+use crate::shadow::record::Compared;
 use crate::store::Store;
 use crate::store::record::ReplacePolicy;
 use crate::testing::host::poll_once;
 use crate::testing::host::{START, TestHost};
 use crate::testing::{config_of, iris, split};
+use crate::workers::comparer::Notes;
 use crate::workers::roster::Member;
 use std::task::Poll;
 
@@ -122,6 +125,16 @@ impl Envoy {
             let _: Result<(), _> = waiter.send(etcd.call(&call, self.fate));
             self.host.tasks.run();
         }
+    }
+
+    /// Its workers have found this by comparing answers.
+    fn has_found(&self, excess: Excess) {
+        let about = Some(About::of(&self.context.deployments.all()[0], &self.state()));
+        let mut compared = Compared::default();
+        compared.excess.merge(&excess);
+        let notes = Notes { about, compared, ..Notes::default() };
+        let record = serde_json::json!({"number": self.member.number, "notes": notes});
+        self.host.store.put(&Key::Comparisons(&iris(), self.member.slot).to_string(), record.to_string().as_bytes());
     }
 
     fn analysis(&self) -> Option<CanaryAnalysis> {
@@ -284,6 +297,33 @@ fn a_judge_whose_answers_are_lost_and_one_that_was_cut_off_play_nothing_twice() 
         fleet.pass(20, 0.01, 0.01);
         assert!(fleet.played() - played + 3 * PER_SECOND * 2 >= fleet.sent() - sent, "{fate:?}: all is heard again");
     }
+}
+
+#[test]
+fn what_all_envoys_find_by_comparing_answers_is_one_test() {
+    let rules = r#", "guard": {"disagreement": {"max_excess": 0.02}}, "shadow": {"compare": {"safe": [{"method": "POST", "path_prefix": "/"}]}}"#;
+    let some = Excess { plus: 10, zero: 90, ..Excess::default() };
+    let mut fleet = Fleet::start(3, rules);
+    fleet.envoys[0].has_found(some);
+    // An Envoy that knows of another version speaks about something else.
+    let about = Answers { about: 1, excess: Excess { plus: 1_000, ..Excess::default() } };
+    assert_eq!(evidence_of(&[about, Answers { about: 2, excess: some }], 2), some);
+    fleet.pass(20, 0.01, 0.01);
+    assert!(!fleet.is_over(), "a third of the evidence is too little");
+    fleet.envoys[1].has_found(some);
+    fleet.envoys[2].has_found(some);
+    fleet.until(20, (0.01, 0.01), Fleet::is_over);
+    let analysis = fleet.judgement().expect("judged").analysis;
+    assert_eq!(analysis.breach.map(|(rule, _)| rule), Some(analysis::Rule::Disagreement));
+    assert_eq!(analysis.answers.counted().plus, 30);
+}
+
+fn evidence_of(all: &[Answers], about: u64) -> Excess {
+    let statements: Vec<Statement> =
+        all.iter().map(|answers| Outbox::default().statement(START, Some(*answers))).collect();
+    let speakers: Vec<Speaker<'_>> =
+        statements.iter().map(|statement| Speaker { statement, is_awaited: true }).collect();
+    answers(&speakers, about)
 }
 
 #[test]
