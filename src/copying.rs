@@ -90,8 +90,8 @@ impl Copying {
     }
 
     /// The exchange is over, and all of both has come: begins the comparison, which goes on without the stream.
-    pub fn finish(self: Box<Self>, plugin: &Plugin) {
-        let Self { deployment: index, copy, about, place } = *self;
+    pub fn finish(self, plugin: &Plugin) {
+        let Self { deployment: index, copy, about, place } = self;
         let context = Rc::clone(&plugin.context);
         let Some(deployment) = context.deployments.get(index) else { return };
         let (request, answer) = match copy.finish() {

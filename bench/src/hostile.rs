@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use bluegreen_programs::Progress;
+use bluegreen_testbed::proc;
 use bluegreen_testbed::raw::Connection;
 use bluegreen_testbed::{Bootstrap, Envoy};
 use serde_json::json;
 
 use crate::lab::Lab;
-use crate::proc;
 use crate::report::{BenchReport, Table, Target};
 use crate::statistics::quantile;
 

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bluegreen_programs::Progress;
-use bluegreen_testbed::Bootstrap;
+use bluegreen_testbed::{Bootstrap, proc};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::gateway;
 use crate::lab::Lab;
 use crate::open_loop::OpenLoopLoad;
 use crate::report::{BenchReport, Table, Target};
 use crate::statistics::quantile;
-use crate::{gateway, proc};
 
 const COUNTS: [usize; 4] = [1, 100, 1_000, 10_000];
 

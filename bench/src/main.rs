@@ -5,8 +5,8 @@
 //! measures and returns a
 //! [`report`], which is printed, kept as JSON under `target/bench`, and becomes a section of `docs/benchmarks.md`,
 //! or of `docs/guard-simulation.md` ([`document`]). [`gateway`] has the Envoy configurations that are compared, [`variants`] those of a request by name, [`rounds`] compares them fairly, [`callgrind`] counts instructions, [`lab`] is
-//! what all subjects measure with; [`wrk`] and [`open_loop`] are the loads, [`processors`] keeps them off Envoy's, [`proc`]
-//! and [`run_metadata`] ask the kernel. [`endurance`] measures nothing: it passes or fails.
+//! what all subjects measure with; [`wrk`] and [`open_loop`] are the loads, [`processors`] keeps them off Envoy's, [`run_metadata`]
+//! asks the kernel. [`endurance`] measures nothing: it passes or fails.
 
 mod callgrind;
 mod disagreement;
@@ -24,7 +24,6 @@ mod lean_filter;
 mod open_loop;
 mod overhead;
 mod paced_clock;
-mod proc;
 mod processors;
 mod report;
 mod rounds;

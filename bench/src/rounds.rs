@@ -7,13 +7,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use bluegreen_testbed::proc;
 use bluegreen_testbed::{Bootstrap, Envoy};
 use serde::Serialize;
 
 use crate::ext_proc::{self, ExternalProcessor};
 use crate::lab::Lab;
 use crate::open_loop::OpenLoopLoad;
-use crate::proc;
 use crate::statistics::quantile;
 use crate::wrk::Wrk;
 use bluegreen_programs::Progress;

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bluegreen_programs::Progress;
-use bluegreen_testbed::{Bootstrap, Envoy, Load, wait};
+use bluegreen_testbed::{Bootstrap, Envoy, Load, proc, wait};
 use serde_json::{Value, json};
 
 use crate::lab::Lab;
 use crate::report::{BenchReport, Table, Target};
 use crate::rounds::{self, Plan, Samples, Variant};
 use crate::statistics::{Spread, ratios};
-use crate::{gateway, proc, wrk};
+use crate::{gateway, wrk};
 
 const OFF: &str = "no copies";
 const BY_ENVOY: &str = "all copied by Envoy, nothing compared";

@@ -23,6 +23,7 @@ pub mod kube_apiserver;
 pub mod load;
 pub mod mlflow;
 pub mod ports;
+pub mod proc;
 pub mod prometheus;
 pub mod raw;
 pub mod registry;

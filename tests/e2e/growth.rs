@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::discovery::Watched;
-use bluegreen_testbed::upstream::Behaviour;
-use bluegreen_testbed::{Bootstrap, Envoy, wait};
+use bluegreen_testbed::upstream::{Behaviour, Prediction};
+use bluegreen_testbed::{Bootstrap, Envoy, proc, wait};
 use bluegreen_tests::{Environment, IRIS, PATH};
+use reqwest::Method;
 use serde_json::json;
 
 /// The names of the filter's stats.
@@ -72,5 +73,34 @@ async fn a_call_whose_caller_leaves_is_finished_so_that_nobody_remembers_it() ->
     // The worker goes on.
     env.green.behave(Behaviour::Answer);
     env.envoy.admin()?.test(IRIS).await?.accepted()?;
+    env.ensure_no_trap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_comparisons_leave_no_more_memory_than_the_first_thousand() -> Result<()> {
+    let safe = json!([{"method": "POST", "path_prefix": PATH}]);
+    let bootstrap = Bootstrap::shipped()?.deployment(IRIS, |iris| {
+        iris["initial"] = json!({"shadow_percent": 100});
+        iris["shadow"] = json!({"compare": {"safe": safe, "keep_inputs": true, "max_in_flight": 64}});
+    });
+    let env = Environment::with(1, bootstrap).await?;
+    // Other labels and other fields each time, so that everything that is bounded is full after the first thousand.
+    let odd: fn(&[u8], u64) -> Prediction = |_, number| {
+        Prediction::json(json!({"label": format!("l-{number}"), format!("f-{number}"): number}).to_string())
+    };
+    env.blue.behave(Behaviour::Model(odd));
+    env.green.behave(Behaviour::Model(odd));
+    let compared = async |count: u64| -> Result<u64> {
+        loop {
+            let load = env.load()?.body(Method::POST, vec![b'x'; 6_000]).connections(8).at_most(500);
+            load.run().await.ensure_no_failures()?;
+            if env.envoy.admin()?.comparison(IRIS).await?["shadow"]["compared"].as_u64() >= Some(count) {
+                return proc::linear_memories(env.envoy.id())?.into_iter().max().context("no virtual machine");
+            }
+        }
+    };
+    let first = compared(1_000).await?;
+    let last = compared(10_000).await?;
+    ensure!(last == first, "{last} bytes after 10,000 comparisons, {first} after 1,000");
     env.ensure_no_trap()
 }

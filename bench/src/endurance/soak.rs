@@ -11,6 +11,7 @@ use bluegreen_programs::Progress;
 use bluegreen_programs::prepared::Prepared;
 use bluegreen_programs::wait;
 use bluegreen_testbed::admin::Deployment;
+use bluegreen_testbed::proc;
 use bluegreen_testbed::{Admin, Bootstrap, Envoy};
 use clap::Args;
 use tokio::sync::oneshot;
@@ -19,7 +20,6 @@ use tokio::task::JoinSet;
 use super::chooser::Chooser;
 use super::client::{Answer, Connection};
 use super::counting::{Arrivals, Counting, UNANSWERED};
-use crate::proc;
 
 /// How much to count.
 #[derive(Args)]
