@@ -111,9 +111,8 @@ fn a_candidate_that_gives_no_answer_is_no_disagreement_and_the_reason_is_counted
 
 #[test]
 fn what_cannot_be_compared_is_let_go_of_with_its_reason_and_nothing_is_sent() {
-    type Act = fn(Exchange);
-    let long = [b'x'; 2_000];
-    let cases: [(&str, &[(&str, &[u8])], Act); 8] = [
+    type Case<'c> = (&'c str, &'c [(&'c str, &'c [u8])], fn(Exchange));
+    let cases: [Case<'_>; 8] = [
         ("streaming", &[("upgrade", b"websocket")], |exchange| exchange.end()),
         ("streaming", &[], |exchange| {
             exchange.answer_with(&[(":status", "200"), ("content-type", "text/event-stream")]);
@@ -145,7 +144,6 @@ fn what_cannot_be_compared_is_let_go_of_with_its_reason_and_nothing_is_sent() {
             exchange.end();
         }),
     ];
-    assert!(long.len() > 1_024);
     for (reason, headers, act) in cases {
         let envoy = FakeEnvoy::start();
         let worker = worker(&envoy, &comparing(r#", "max_body": "1KiB""#));

@@ -760,7 +760,7 @@ mod tests {
     #[test]
     fn a_step_of_copies_may_wait_for_time_only_and_who_sets_their_share_ends_the_rollout() {
         let by_time = COPIES.replace(r#""compared": 500, "max_excess": 0.02"#, r#""hold": "10s""#);
-        let mut world = World::new(&by_time.split_once(r#"}]}}, "#).expect("two parts").1);
+        let mut world = World::new(by_time.split_once(r#"}]}}, "#).expect("two parts").1);
         world.start();
         world.run(9, 0.0, 0.0);
         assert_eq!(world.state.split, split("blue", "0", "20"));
