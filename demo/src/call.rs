@@ -22,7 +22,7 @@ pub struct Call {
     method: Method,
     url: String,
     headers: Vec<(&'static str, String)>,
-    body: Option<&'static str>,
+    body: Option<String>,
     show_headers: bool,
     patience: Duration,
 }
@@ -50,10 +50,13 @@ impl Call {
 
     /// A prediction for [`FLOWER`], asked from what listens at `base`.
     pub fn predict(base: &str) -> Self {
-        let mut call = Self::new(Method::POST, format!("{base}/invocations"));
-        call.body = Some(FLOWER);
-        call.show_headers = true;
-        call.header("content-type", "application/json")
+        Self { show_headers: true, ..Self::invocation(base, FLOWER) }
+    }
+
+    /// A prediction for this body, asked from what listens at `base`.
+    pub fn invocation(base: &str, body: impl Into<String>) -> Self {
+        let call = Self::new(Method::POST, format!("{base}/invocations"));
+        Self { body: Some(body.into()), ..call }.header("content-type", "application/json")
     }
 
     pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -84,7 +87,7 @@ impl Call {
         for (name, value) in &self.headers {
             command += &format!(" \\\n    -H {}", quoted(&format!("{name}: {value}")));
         }
-        if let Some(body) = self.body {
+        if let Some(body) = &self.body {
             command += &format!(" \\\n    -d {}", quoted(body));
         }
         command
@@ -95,8 +98,8 @@ impl Call {
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }
-        if let Some(body) = self.body {
-            request = request.body(body);
+        if let Some(body) = &self.body {
+            request = request.body(body.clone());
         }
         let called = Instant::now();
         let answer = request.send().await.with_context(|| format!("no answer from {}", self.url))?;

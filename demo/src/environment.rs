@@ -57,16 +57,32 @@ pub fn build_model_server(checkout: &Checkout) -> Result<PathBuf> {
     Ok(model_server)
 }
 
-/// Writes the shipped configuration with a guard, which a configuration to copy from does not have: it acts without being asked.
-fn guarded(folder: &Path) -> Result<PathBuf> {
-    let bootstrap = Bootstrap::read(&repository::root().join("envoy/envoy.yaml"))?.deployment("iris", |iris| {
-        iris["guard"] = json!({"slow": {"over": "50ms"}});
-        // A model server that is alone behind its colour has to be late for some seconds: it might be a hiccup.
-        iris["rollout"]["steps"][0]["hold"] = json!("60s");
+/// Writes the shipped configuration with what one to copy from does not have. Answers are compared, and the inputs of those
+/// that differ are kept: flowers are no secret. Without a registry there is also a guard, which acts without being asked.
+fn guarded(folder: &Path, models: &Models) -> Result<PathBuf> {
+    let bootstrap = Bootstrap::read(&repository::root().join(shipped(models)))?.deployment("iris", |iris| {
+        iris["shadow"] = json!({"compare": {
+            "safe": [{"method": "POST", "path_prefix": "/invocations"}],
+            "max_in_flight": 64,
+            "keep_inputs": true,
+        }});
+        if let Models::Small(_) = models {
+            iris["guard"] = json!({"slow": {"over": "50ms"}});
+            // A model server that is alone behind its colour has to be late for some seconds: it might be a hiccup.
+            iris["rollout"]["steps"][0]["hold"] = json!("60s");
+        }
     });
     let path = folder.join("envoy.yaml");
     bootstrap.write(&path)?;
     Ok(path)
+}
+
+/// The configuration that the demo's is made of, as seen from the repository's root.
+fn shipped(models: &Models) -> &'static str {
+    match models {
+        Models::Small(_) => "envoy/envoy.yaml",
+        Models::Mlflow(_) => "envoy/mlflow/envoy.yaml",
+    }
 }
 
 // === impl Environment ===
@@ -76,13 +92,8 @@ impl Environment {
         let logs = checkout.demo_logs();
         fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
         let http = Client::builder().no_proxy().build().context("cannot make an HTTP client")?;
-        let configuration = match &models {
-            Models::Small(_) => {
-                let path = guarded(&logs)?;
-                path.strip_prefix(&prepared.root).map_or(path.clone(), Path::to_owned)
-            }
-            Models::Mlflow(_) => PathBuf::from("envoy/mlflow/envoy.yaml"),
-        };
+        let path = guarded(&logs, &models)?;
+        let configuration = path.strip_prefix(&prepared.root).map_or(path.clone(), Path::to_owned);
         Ok(Self { prepared, models, configuration, logs, http, processes: Vec::new() })
     }
 
@@ -90,10 +101,16 @@ impl Environment {
     pub fn introduction(&self) -> String {
         let Prepared { module, envoy, .. } = &self.prepared;
         let added = match &self.models {
-            Models::Small(_) => " Its configuration is envoy/envoy.yaml with a guard and a longer first step.",
-            Models::Mlflow(_) => "",
+            Models::Small(_) => "compared answers, a guard and a longer first step",
+            Models::Mlflow(_) => "compared answers",
         };
-        format!("The filter is {}, Envoy is {}.{added}", self.shown(module), self.shown(envoy))
+        format!(
+            "The filter is {}, Envoy is {}. Its configuration is {} with {added}; it keeps inputs, because flowers are no \
+             secret.",
+            self.shown(module),
+            self.shown(envoy),
+            shipped(&self.models)
+        )
     }
 
     /// Where the output of the processes is.

@@ -6,11 +6,7 @@
 
 use std::fmt;
 
-/// A flower's four measurements in centimetres, in the order of [`FEATURES`].
-pub type Flower = [f64; FEATURES.len()];
-
-/// What the models are given, in the data set's own order.
-pub const FEATURES: [&str; 4] = ["sepal_length", "sepal_width", "petal_length", "petal_width"];
+use crate::flowers::{FEATURES, Flower};
 
 /// What they answer: 0 is setosa, 1 is versicolor, 2 is virginica.
 const SPECIES: usize = 3;
@@ -88,21 +84,7 @@ impl Model {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Observation {
-        flower: Flower,
-        species: usize,
-        held_out: bool,
-    }
-
-    fn iris() -> Vec<Observation> {
-        let parse = |line: &str| {
-            let fields: Vec<&str> = line.split(',').collect();
-            let flower = std::array::from_fn(|feature| fields[feature].parse().unwrap());
-            Observation { flower, species: fields[4].parse().unwrap(), held_out: fields[5] == "held_out" }
-        };
-        include_str!("../iris.csv").lines().skip(1).map(parse).collect()
-    }
+    use crate::flowers::{Observation, iris};
 
     fn right(version: Version, observations: &[Observation]) -> usize {
         observations.iter().filter(|seen| version.predict(&seen.flower) == seen.species).count()
@@ -110,7 +92,7 @@ mod tests {
 
     #[test]
     fn each_version_is_as_accurate_as_its_description_says() {
-        let (held_out, fitted): (Vec<_>, Vec<_>) = iris().into_iter().partition(|seen| seen.held_out);
+        let (held_out, fitted): (Vec<_>, Vec<_>) = iris().unwrap().into_iter().partition(|seen| seen.held_out);
         assert_eq!((held_out.len(), fitted.len()), (45, 105));
         assert_eq!((right(Version::One, &held_out), right(Version::Two, &held_out)), (42, 44));
         assert_eq!((right(Version::One, &fitted), right(Version::Two, &fitted)), (100, 101));
@@ -119,6 +101,7 @@ mod tests {
     #[test]
     fn the_versions_differ_on_exactly_the_five_rows_that_the_fit_reported() {
         let rows: Vec<(usize, usize, usize, usize)> = iris()
+            .unwrap()
             .iter()
             .enumerate()
             .map(|(row, seen)| {

@@ -10,7 +10,7 @@ mod table;
 
 use std::fmt::{self, Display};
 
-use crate::model::Flower;
+use crate::flowers::Flower;
 
 /// Why a body was refused. The text goes to the client as the `message` of a 400.
 #[derive(Debug, PartialEq)]

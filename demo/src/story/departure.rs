@@ -77,7 +77,7 @@ impl Story<'_> {
     }
 
     pub(super) async fn history(&mut self) -> Result<()> {
-        self.history_of(6).await
+        self.history_of(8).await
     }
 
     pub(super) async fn history_of(&mut self, expected: usize) -> Result<()> {

@@ -1,12 +1,14 @@
 //! The story, step by step: each shows real commands and their real answers, and fails when one is not as expected.
 //!
 //! [`Story::all_steps`] is its table of contents. What the steps do is told in their order: [`arrival`] of the new
-//! version, a bad one that is rolled back automatically ([`guarded`]), the [`canary`] and what it shows, [`switching`] forth and
-//! back, and the [`departure`] of the old one. With `--mlflow` a [`registry`] does the switching. Each stands on
+//! version, answers that are compared before a user gets one ([`comparing`]), a bad version that is rolled back
+//! automatically ([`guarded`]), the [`canary`] and what it shows, [`switching`] forth and back, and the [`departure`] of the
+//! old one. With `--mlflow` a [`registry`] does the switching. Each stands on
 //! [`showing`], which shows a call, its answer, and what the traffic did meanwhile.
 
 mod arrival;
 mod canary;
+mod comparing;
 mod departure;
 mod guarded;
 mod registry;
@@ -70,6 +72,7 @@ impl<'a> Story<'a> {
         self.green_starts(&traffic).await?;
         self.green_is_tried(&traffic).await?;
         self.smoke_test(&traffic).await?;
+        self.answers_compared(&traffic, comparing::known()?).await?;
         self.bad_green(&traffic).await?;
         self.canary(&traffic).await?;
         self.comparison().await?;
@@ -93,6 +96,8 @@ impl<'a> Story<'a> {
         self.green_is_served(&traffic).await?;
         self.green_is_tried(&traffic).await?;
         self.smoke_test(&traffic).await?;
+        let asked = self.asked_directly().await?;
+        self.answers_compared(&traffic, asked).await?;
         self.mark("The Production mark moves traffic", &GREEN, &mut traffic).await?;
         self.blue_is_the_way_back().await?;
         self.mark("Second thoughts: the mark moves back", &BLUE, &mut traffic).await?;
@@ -100,7 +105,7 @@ impl<'a> Story<'a> {
         self.drain(switched, &traffic).await?;
         self.blue_is_stopped(&traffic).await?;
         self.marking_the_departed(&traffic).await?;
-        self.history_of(3).await?;
+        self.history_of(5).await?;
         self.three_mistakes().await;
         self.balance(traffic).await
     }

@@ -11,7 +11,7 @@ use crate::model::{BLUE, GREEN, Model};
 use crate::narrator::{brief, members};
 use crate::traffic::Traffic;
 
-const TRAFFIC: &str = "http://127.0.0.1:10000";
+pub(super) const TRAFFIC: &str = "http://127.0.0.1:10000";
 
 /// Lets a tester reach either colour.
 const OVERRIDE_HEADER: &str = "x-bluegreen-override";

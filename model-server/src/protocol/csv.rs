@@ -2,7 +2,7 @@
 
 use super::table::Columns;
 use super::{BadRequest, refuse};
-use crate::model::Flower;
+use crate::flowers::Flower;
 
 pub(super) fn parse(body: &[u8]) -> Result<Vec<Flower>, BadRequest> {
     // Lines of differing length are not an error to the reader, so that the message is ours and names the row.

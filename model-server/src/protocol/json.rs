@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::table::{Columns, count, feature, number};
 use super::{BadRequest, refuse};
-use crate::model::{FEATURES, Flower};
+use crate::flowers::{FEATURES, Flower};
 
 const FORMATS: [&str; 5] = ["dataframe_split", "dataframe_records", "instances", "inputs", "data"];
 

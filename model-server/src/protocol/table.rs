@@ -1,7 +1,7 @@
 //! What both formats have in common: named columns, rows of cells, and the sentence that says which cell is wrong.
 
 use super::{BadRequest, refuse};
-use crate::model::{FEATURES, Flower};
+use crate::flowers::{FEATURES, Flower};
 
 const LONGEST_QUOTE: usize = 40;
 
