@@ -61,7 +61,7 @@ async fn a_candidate_that_answers_otherwise_is_found_and_every_client_is_answere
     env.green.behave(Behaviour::Model(|_, number| {
         Prediction::json(if number % 4 == 0 { r#"{"predictions": [2]}"# } else { r#"{"predictions": [1]}"# })
     }));
-    let report = calls(&env)?.at_most(200).run().await;
+    let report = calls(&env)?.header("x-envoy-max-retries", b"7")?.at_most(200).run().await;
     report.ensure_no_failures()?;
     let found = compared(&env, 200).await?;
     ensure!(found["compared"] == 200 && found["disagreed"] == 50, "{found:#}");
@@ -76,7 +76,13 @@ async fn a_candidate_that_answers_otherwise_is_found_and_every_client_is_answere
     ensure!(first["input"] == INPUT && first["active"] == "1" && first["candidate"] == "2", "{first:#}");
     ensure!(first["request_id"].as_str().is_some_and(|id| id.len() == 36), "{first:#}");
     let copy = env.green.seen().pop().context("nothing came")?;
-    ensure!(copy.values("x-bluegreen-copy") == [b"true"], "{copy:?}");
+    ensure!(
+        copy.values("x-bluegreen-copy") == [b"true"] && copy.values("accept-encoding") == [b"identity"],
+        "{copy:?}"
+    );
+    let own: Vec<&String> =
+        copy.headers.iter().map(|(name, _)| name).filter(|name| name.starts_with("x-envoy-")).collect();
+    ensure!(own == ["x-envoy-internal"], "what Envoy says of its own calls, and nothing of the client's: {own:?}");
     env.ensure_no_trap()
 }
 
