@@ -43,13 +43,13 @@ impl CopyBy {
         rules: &Compare,
     ) -> Self {
         let worker = &plugin.context.worker;
-        let Some(about) = worker.about(index, rules) else { return Self::Nobody };
+        let about = worker.state(index).and_then(|state| About::now(state, rules));
+        let Some((about, comparer)) = about.zip(worker.comparer(index, deployment)) else { return Self::Nobody };
         let text = |name| String::from_utf8(request.header(name).unwrap_or_default()).unwrap_or_default();
         let begun = if !rules.is_safe(&text(":method"), &text(":path")) {
             Err(Dropped::NotSafe)
-        } else if worker.is_sampled(index, deployment, rules) {
-            let place = worker.place(index, deployment, rules);
-            place.and_then(|place| Ok((place, Copy::begin(host::request_headers(), rules)?)))
+        } else if comparer.is_sampled(rules) {
+            comparer.place(rules).and_then(|place| Ok((place, Copy::begin(host::request_headers(), rules)?)))
         } else {
             return Self::Envoy;
         };

@@ -17,6 +17,7 @@ use crate::model::name::DeploymentName;
 use crate::model::percent::Percent;
 use crate::model::split::Revision;
 use crate::routing::rotation::{Rotation, Seed};
+use crate::routing::worker::WorkerState;
 use crate::shadow::disagreements::Disagreements;
 use crate::shadow::dropped::Dropped;
 use crate::shadow::record::Compared;
@@ -127,6 +128,18 @@ impl About {
     pub fn of(deployment: &Deployment, state: &State) -> Self {
         let identities = PerColour::from_fn(|colour| deployment.identity(state, colour).clone());
         Self { active: state.split.active, identities, rules: deployment.compare().map_or(0, |rules| rules.digest) }
+    }
+
+    /// What is compared now, as this worker knows it; none before the state is known.
+    pub fn now(state: &WorkerState, rules: &Compare) -> Option<Self> {
+        let identities = PerColour::from_fn(|colour| state.with_identity(colour, Clone::clone));
+        Some(Self { active: state.known_split()?.active, identities, rules: rules.digest })
+    }
+
+    /// Whether the same is behind the same colours, as this worker knows.
+    pub fn is_now(&self, state: &WorkerState) -> bool {
+        let is_same = |colour: Colour| state.with_identity(colour, |now| now == self.identities.get(colour));
+        state.known_split().is_some_and(|split| split.active == self.active) && Colour::ALL.into_iter().all(is_same)
     }
 
     /// A number that stands for it.

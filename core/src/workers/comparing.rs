@@ -72,8 +72,10 @@ impl Comparison<'_> {
         self.is_still_about()?;
         let first = Answer::read(answer.status, &answer.body, answer.json_length, rules)?;
         let (candidate, took) = self.ask(about.active.other()).await?;
-        let measures_noise = worker.measures_noise(index, deployment, rules);
-        let differs = worker.wants_again(index, about, &first, &candidate, rules);
+        let comparer = worker.comparer(index, deployment);
+        let measures_noise = comparer.is_some_and(|comparer| comparer.measures_noise(rules));
+        let differs =
+            worker.note_comparison(index, about, |notes| notes.compared.wants_again(&first, &candidate, rules));
         let asks_again = measures_noise || differs;
         // Only a change ends the comparison: that the active colour did not answer again is a finding.
         let again = if asks_again { Some(self.ask(about.active).await.map(|(again, _)| again)) } else { None };
@@ -130,6 +132,7 @@ impl Comparison<'_> {
 
     /// Whether the same is behind the same colours as when the request was routed.
     fn is_still_about(self) -> Result<(), Dropped> {
-        if self.worker.is_still(self.index, &self.kept.about) { Ok(()) } else { Err(Dropped::VersionChanged) }
+        let is_now = self.worker.state(self.index).is_some_and(|state| self.kept.about.is_now(state));
+        if is_now { Ok(()) } else { Err(Dropped::VersionChanged) }
     }
 }

@@ -9,12 +9,11 @@ use std::time::Duration;
 use futures_channel::oneshot::Sender;
 use futures_lite::future;
 
-use super::comparer::{self, About, Comparer, Notes, Place};
+use super::comparer::{self, About, Comparer, Notes};
 use super::message::Message;
 use super::recorder::{self, Recorder};
 use super::report::{self, Report};
 use super::roster::{Member, Roster};
-use crate::config::Compare;
 use crate::deployment::{Deployment, DeploymentIndex, Deployments};
 use crate::host::reply::Reply;
 use crate::host::{Host, next_tick};
@@ -30,7 +29,6 @@ use crate::model::split::{Revision, Split};
 use crate::model::time::Timestamp;
 use crate::routing::rotation::Seed;
 use crate::routing::worker::WorkerState;
-use crate::shadow::answer::Answer;
 use crate::shadow::dropped::Dropped;
 use crate::store::key::Key;
 use crate::store::lease::Instance;
@@ -244,48 +242,10 @@ impl Worker {
 
     // --- answers that are compared ---
 
-    /// Between what the answers are compared now; none before the state is known.
-    pub fn about(&self, index: DeploymentIndex, rules: &Compare) -> Option<About> {
-        let state = &self.memories.get(index)?.state;
-        let identities = PerColour::from_fn(|colour| state.with_identity(colour, Clone::clone));
-        Some(About { active: state.known_split()?.active, identities, rules: rules.digest })
-    }
-
-    /// Whether the same is behind the same colours.
-    pub fn is_still(&self, index: DeploymentIndex, about: &About) -> bool {
-        let Some(state) = self.state(index) else { return false };
-        let is_same = |colour: Colour| state.with_identity(colour, |now| now == about.identities.get(colour));
-        state.known_split().is_some_and(|split| split.active == about.active) && Colour::ALL.into_iter().all(is_same)
-    }
-
-    /// Whether the answer to the next copy is compared.
-    pub fn is_sampled(&self, index: DeploymentIndex, deployment: &Deployment, rules: &Compare) -> bool {
-        self.comparer(index, deployment).is_some_and(|comparer| comparer.is_sampled(rules))
-    }
-
-    /// Whether the next comparison is one of those that measure the noise.
-    pub fn measures_noise(&self, index: DeploymentIndex, deployment: &Deployment, rules: &Compare) -> bool {
-        self.comparer(index, deployment).is_some_and(|comparer| comparer.measures_noise(rules))
-    }
-
-    /// A place for one more copy.
-    ///
-    /// # Errors
-    /// There are as many as there may be.
-    pub fn place(&self, index: DeploymentIndex, deployment: &Deployment, rules: &Compare) -> Result<Place, Dropped> {
-        self.comparer(index, deployment).ok_or(Dropped::Busy)?.place(rules)
-    }
-
-    /// Whether the candidate's answer differs in what is not known to be noise.
-    pub fn wants_again(
-        &self,
-        index: DeploymentIndex,
-        about: &About,
-        first: &Answer,
-        candidate: &Answer,
-        rules: &Compare,
-    ) -> bool {
-        self.note_comparison(index, about, |notes| notes.compared.wants_again(first, candidate, rules))
+    /// The part in comparing the answers of a deployment.
+    pub fn comparer(&self, index: DeploymentIndex, deployment: &Deployment) -> Option<&Comparer> {
+        let seed = || Seed::new(self.instance, self.began.as_millis(), &deployment.name);
+        Some(self.memories.get(index)?.comparer.get_or_init(|| Box::new(Comparer::new(seed()))))
     }
 
     /// Notes something about answers that were compared; nothing where what is behind the colours has changed meanwhile.
@@ -297,7 +257,7 @@ impl Worker {
     ) -> R {
         let Some(memory) = self.memories.get(index) else { return R::default() };
         let Some(comparer) = memory.comparer.get() else { return R::default() };
-        if !self.is_still(index, about) {
+        if !about.is_now(&memory.state) {
             return R::default();
         }
         self.note_compared(index);
@@ -323,11 +283,6 @@ impl Worker {
         if let Some(queue) = self.member.get().and_then(|member| member.queue) {
             host.queues().enqueue(queue, &[]);
         }
-    }
-
-    fn comparer(&self, index: DeploymentIndex, deployment: &Deployment) -> Option<&Comparer> {
-        let seed = || Seed::new(self.instance, self.began.as_millis(), &deployment.name);
-        Some(self.memories.get(index)?.comparer.get_or_init(|| Box::new(Comparer::new(seed()))))
     }
 
     fn note_compared(&self, index: DeploymentIndex) {

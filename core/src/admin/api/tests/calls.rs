@@ -9,6 +9,7 @@ use crate::shadow::answer::Answer;
 use crate::shadow::disagreements::Disagreement;
 use crate::shadow::record::{Again, Trial};
 use crate::testing::split;
+use crate::workers::comparer::About;
 
 #[test]
 fn a_deployment_is_shown_as_documented() {
@@ -231,12 +232,12 @@ fn the_comparison_has_all_three_periods_for_both_colours() {
 fn compare(api: &Fixture, input: &str, active: &str, candidate: &str) {
     let (worker, deployment) = (&api.context.worker, api.context.deployments.get(0).expect("iris"));
     let rules = deployment.compare().expect("it compares");
-    let about = worker.about(0, rules).expect("known");
+    let about = About::now(worker.state(0).expect("iris"), rules).expect("known");
     let read = |body: &str| Answer::read(200, body.as_bytes(), None, rules).expect("readable");
     let (first, candidate) = (read(active), read(candidate));
     let took = (Duration::from_millis(2), Duration::from_millis(3));
     let trial = Trial { first: &first, candidate: &candidate, again: Again::Answered(&first), is_sample: true, took };
-    assert!(worker.is_sampled(0, deployment, rules));
+    assert!(worker.comparer(0, deployment).expect("iris").is_sampled(rules));
     worker.note_comparison(0, &about, |notes| {
         if let Some(difference) = notes.compared.add(&trial, rules) {
             let id = Some("7c1f");
