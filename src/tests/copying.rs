@@ -220,3 +220,22 @@ fn nothing_is_compared_across_versions() {
     assert!(envoy.take_sent().is_empty());
     assert_eq!(dropped(&envoy, "version_changed"), Some(2));
 }
+
+#[test]
+fn a_new_configuration_drops_what_is_under_way_and_keeps_what_was_found() {
+    let envoy = FakeEnvoy::start();
+    let rules = r#", "noise_percent": 0"#;
+    let first = worker(&envoy, &comparing(rules));
+    exchange(first, br#"{"predictions": [0]}"#).end();
+    envoy.reply(&sent(&envoy), Some("200"), r#"{"predictions": [1]}"#);
+    exchange(first, br#"{"predictions": [0]}"#).end();
+    assert_eq!(envoy.take_sent().len(), 1, "it is under way");
+    let second = worker(&envoy, &comparing(rules));
+    first.end();
+    assert!(shown(second, "/comparison").contains(r#""shadow":{"compared":1,"disagreed":1"#));
+    assert!(shown(second, "/disagreements").contains(r#""request_id":"r-1""#));
+    // Other rules begin another comparison.
+    let third = worker(&envoy, &comparing(r#", "noise_percent": 0, "ignore": ["/x"]"#));
+    second.end();
+    assert!(shown(third, "/comparison").contains(r#""shadow":{"compared":0"#));
+}
