@@ -91,9 +91,16 @@ fn records(bytes: &[u8]) {
         let guard = Guard { slow: None, ..Guard::default() };
         let evidence = Collector::default().collect(&cohorts, Revision::ZERO, (&guard, &Bounds::default()), START);
         let state = State::initial(Split { canary_percent: Percent::ALL, ..Split::default() }, START);
-        if let Some(mut analysis) = CanaryAnalysis::advance(None, &state, Some(&guard), START) {
+        if let Some(mut analysis) = CanaryAnalysis::advance(None, &state, Some(&guard), false, START) {
             evidence.iter().for_each(|piece| analysis.play(piece, &guard, Some(0.01), START));
             assert!(analysis.combined(&guard).is_finite());
+        }
+    }
+    if let Ok(notes) = json::from_slice::<workers::comparer::Notes>(bytes) {
+        let mut compared = notes.compared.clone();
+        compared.merge(&notes.compared);
+        for e_value in [compared.excess.disagreement_e_value(0.02), compared.excess.agreement_e_value(0.02)] {
+            assert!(e_value.is_finite());
         }
     }
     // It has floating-point numbers, whose last digit serde_json does not promise.
