@@ -31,6 +31,7 @@ What the filter costs, and how exactly and how fast it acts. `cargo xtask bench`
 | How soon do the other Envoys of a fleet follow? | [fleet](#a-fleet-one-switch-for-four-envoys) |
 | How soon does the guard find a fault, and how often is it wrong? | [guard-simulation.md](guard-simulation.md) |
 | What do clients, processor and memory notice of comparing answers? | [shadow](#comparing-answers-what-the-client-the-processor-and-memory-notice) |
+| How soon is a candidate found that answers otherwise, and how often is that wrong? | [disagreement](#disagreement-how-often-shadow-comparisons-are-wrong-and-how-soon-they-are-right) |
 | What was measured on other machines? | [other machines](#other-machines) |
 | Does it hold for millions of requests, and when things fail? | [hardening.md](hardening.md) |
 
