@@ -12,7 +12,7 @@ use super::views::{ChangesView, ComparisonView, DeploymentView, DeploymentsView,
 use crate::change::error::{ChangeError, Rejection};
 use crate::change::request::{ChangeRequest, Checks, Precondition};
 use crate::change::submit::submit;
-use crate::config::{Compare, ConfigPush};
+use crate::config::ConfigPush;
 use crate::controllers::rollout::awaited;
 use crate::controllers::{config_push, versions};
 use crate::deployment::{Deployment, DeploymentIndex};
@@ -31,10 +31,8 @@ use crate::readiness::drain::{DrainBlocker, blockers_elsewhere, drain_blockers};
 use crate::shadow::findings::Findings;
 use crate::state::rollout::{self, RolloutCommand, Shares};
 use crate::state::{Command, Patch, Refusal, SmokeTestOutcome, State};
-use crate::workers::comparer::{self, About, Notes};
-use crate::workers::report;
-use crate::workers::roster::Roster;
 use crate::workers::worker::Confirmation;
+use crate::workers::{comparer, report};
 
 /// What becomes of a rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +130,8 @@ pub async fn comparison(call: Box<Request>) -> Answer {
     let analysis = analysis::read(host.store(), &deployment.name).filter(|analysis| analysis.is_about(&state));
     let verdict = analysis.as_ref().zip(deployment.guard.as_ref());
     let verdict = verdict.map(|(analysis, guard)| Verdict::new(analysis, guard));
-    let shadow = compared(&call, deployment, &state).map(|(notes, rules)| {
+    let found = comparer::found(host.store(), deployment, &state).zip(deployment.compare());
+    let shadow = found.map(|((_, notes), rules)| {
         let guard = deployment.guard.unwrap_or_default();
         let of_guard = guard.disagreement.map(|rule| rule.max_excess);
         let most = awaited(deployment, &state).and_then(|step| step.max_excess).or(of_guard).unwrap_or(NO_EXCESS);
@@ -146,17 +145,10 @@ pub async fn disagreements(call: Box<Request>) -> Answer {
     let (index, deployment) = call.deployment()?;
     let state = call.load(deployment)?;
     call.context.ask_workers(Some(index)).await;
-    let Some((notes, _)) = compared(&call, deployment, &state) else {
+    let Some((_, notes)) = comparer::found(call.context.host.store(), deployment, &state) else {
         return Err(Refused::on(Problem::NoComparison, index, state));
     };
     Ok(Response::json(200, &DisagreementsView::new(&deployment.name, &state, &notes.disagreements)))
-}
-
-/// What this Envoy has found by comparing answers between what is behind the colours now.
-fn compared<'d>(call: &Request, deployment: &'d Deployment, state: &State) -> Option<(Notes, &'d Compare)> {
-    let (rules, store) = (deployment.compare()?, call.context.host.store());
-    let about = About::of(deployment, state);
-    Some((comparer::gathered(store, &Roster::read(store), &deployment.name, &about), rules))
 }
 
 // === changes ===

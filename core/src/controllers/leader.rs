@@ -13,6 +13,7 @@ use crate::change::request::ChangeRequest;
 use crate::change::submit::{submit, submit_now};
 use crate::deployment::{Deployment, DeploymentIndex};
 use crate::fleet::liveness;
+use crate::guard::analysis::CanaryAnalysis;
 use crate::guard::{analysis, verdict};
 use crate::host::next_tick;
 use crate::inspection::Inspection;
@@ -29,9 +30,8 @@ use crate::routing::worker::WorkerState;
 use crate::state::{Command, Restamp};
 use crate::store::record::{self, Applied};
 use crate::store::{CasToken, StoreError};
-use crate::workers::comparer::{self, About};
 use crate::workers::roster::Roster;
-use crate::workers::{build_info, publish, recorder, report};
+use crate::workers::{build_info, comparer, publish, recorder, report};
 
 /// What the leader remembers of a deployment from tick to tick.
 #[derive(Clone, Default)]
@@ -278,21 +278,20 @@ fn analyse(
     }
     let before = analysis::read(host.store(), &deployment.name);
     let was_breached = before.as_ref().is_some_and(|analysis| analysis.breach.is_some());
+    let was_hopeless = before.as_ref().is_some_and(CanaryAnalysis::is_hopeless);
     let state = &loaded.state;
-    let mut analysis = rollout::analysed(deployment, state, before.clone(), now);
+    let mut analysis = rollout::analysed(deployment, state, before, now);
     if let Some(analysis) = analysis.as_mut().filter(|analysis| !analysis.over) {
         let cohorts = recorder::gathered(host.store(), &Roster::read(host.store()), &deployment.name, now);
         let evidence = analysis.collect(&cohorts, &deployment.guard.unwrap_or_default(), now);
         rollout::play(deployment, state, analysis, &evidence, now);
-        if deployment.compare().is_some() {
-            let about = About::of(deployment, state);
-            let notes = comparer::gathered(host.store(), &Roster::read(host.store()), &deployment.name, &about);
+        if let Some((_, notes)) = comparer::found(host.store(), deployment, state) {
             rollout::play_answers(deployment, state, analysis, notes.compared.excess, now);
         }
     }
     if let Some(analysis) = &analysis {
         rollout::show(host, deployment, analysis);
-        rollout::tell_of_stop(host, deployment, state, before.as_ref(), analysis);
+        rollout::tell_of_stop(host, deployment, state, was_hopeless, analysis);
         if analysis::record(host.store(), &deployment.name, analysis).is_err() {
             warn_once(context, deployment, "the guard's evidence cannot be stored", &mut memory.warned);
         }

@@ -97,16 +97,15 @@ pub fn next_change(
     Some(ChangeRequest::new(index, command, author, Some(state.revision)).enforce(source != Source::Guard))
 }
 
-/// Says once that a step stops because the candidate was shown to disagree; `before` is the analysis as it was known.
+/// Says once that a step stops because the candidate was shown to disagree; `was_hopeless` is whether that was known.
 pub fn tell_of_stop(
     host: &dyn Host,
     deployment: &Deployment,
     state: &State,
-    before: Option<&CanaryAnalysis>,
+    was_hopeless: bool,
     analysis: &CanaryAnalysis,
 ) {
-    let was_known = before.is_some_and(|before| before.answers.hopeless_since.is_some());
-    if was_known || analysis.answers.hopeless_since.is_none() {
+    if was_hopeless || !analysis.is_hopeless() {
         return;
     }
     let Some(what) = shown_to_disagree(deployment, state, analysis) else { return };

@@ -382,6 +382,11 @@ impl CanaryAnalysis {
         }
     }
 
+    /// Whether it has been shown that a step will not see the agreement that it waits for.
+    pub const fn is_hopeless(&self) -> bool {
+        self.answers.hopeless_since.is_some()
+    }
+
     /// The same analysis, which begins with these answers.
     #[must_use]
     pub fn knowing(self, answers: Answers) -> Self {

@@ -180,7 +180,7 @@ impl Compared {
         let others_differ = others.as_ref().is_some_and(|pairs| self.differ(pairs));
         // What says nothing about the models does not count in the test: requests that both refuse, and answers in which
         // nothing but noise is left. The rule treats both colours alike, so that the game stays fair.
-        let is_refused = [first, candidate].iter().all(|answer| !matches!(answer.status(), 200..=299));
+        let is_refused = !first.is_2xx() && !candidate.is_2xx();
         let counts = !is_refused
             && (disagrees || with_candidate.iter().any(|pair| pair.name != STATUS && !self.is_noise(pair.name)));
         let found = with_candidate

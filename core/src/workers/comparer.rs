@@ -80,7 +80,7 @@ struct Departed {
 }
 
 /// What all workers of this Envoy have found between these two, as far as they have said.
-pub fn gathered(store: &dyn Store, roster: &Roster, name: &DeploymentName, about: &About) -> Notes {
+fn gathered(store: &dyn Store, roster: &Roster, name: &DeploymentName, about: &About) -> Notes {
     // First, so that a member that goes meanwhile is not read twice.
     let departed = store.read(&Key::DepartedComparisons(name).to_string()).map(|stored| departed(stored.value));
     let Departed { numbers, notes: gone } = departed.unwrap_or_default();
@@ -92,6 +92,14 @@ pub fn gathered(store: &dyn Store, roster: &Roster, name: &DeploymentName, about
         }
     }
     sum
+}
+
+/// What all workers of this Envoy have found between what is behind the colours in this state; none where nothing is compared.
+pub fn found(store: &dyn Store, deployment: &Deployment, state: &State) -> Option<(About, Notes)> {
+    deployment.compare()?;
+    let about = About::of(deployment, state);
+    let notes = gathered(store, &Roster::read(store), &deployment.name, &about);
+    Some((about, notes))
 }
 
 /// Keeps what a member has found, which goes.

@@ -127,9 +127,7 @@ fn gathered(host: &dyn Host, deployment: &Deployment, now: Timestamp) -> Cohorts
 
 /// What this Envoy has found by comparing answers.
 fn found(host: &dyn Host, deployment: &Deployment, state: &State) -> Option<Answers> {
-    deployment.compare()?;
-    let about = About::of(deployment, state);
-    let notes = comparer::gathered(host.store(), &Roster::read(host.store()), &deployment.name, &about);
+    let (about, notes) = comparer::found(host.store(), deployment, state)?;
     Some(Answers { about: about.digest(), excess: notes.compared.excess })
 }
 
@@ -154,15 +152,21 @@ impl Case<'_> {
             }
         };
         let analysis = &judgement.analysis;
-        let known = analysis::read(host.store(), &deployment.name);
-        let is_news = self.keep(analysis);
+        let known = self.keep(analysis);
         let is_first = seat.0.borrow_mut().on_judged(written, &judgement.played, host.moment());
         if is_first && !analysis.over {
             let name = &deployment.name;
             host.info(&format!("bluegreen: deployment={name}: this Envoy judges the canary for the fleet"));
         }
         let Some(state) = self.state() else { return Ok(()) };
-        rollout::tell_of_stop(host, deployment, &state, known.as_ref(), analysis);
+        rollout::tell_of_stop(
+            host,
+            deployment,
+            &state,
+            known.as_ref().is_some_and(CanaryAnalysis::is_hopeless),
+            analysis,
+        );
+        let is_news = known.and_then(|known| known.breach) != analysis.breach;
         if let (true, Some((rule, _)), Some(guard)) = (is_news, analysis.breach, &deployment.guard) {
             let (name, rule, what) = (&deployment.name, rule.as_str(), verdict::sentence(analysis, guard));
             host.warn(&format!("bluegreen: deployment={name} guard rule={rule} broken: {what}"));
@@ -253,13 +257,13 @@ impl Case<'_> {
         (mod_revision, judgement)
     }
 
-    /// Keeps an analysis where this Envoy's workers look for it. Whether it has a breach that was not known here.
-    fn keep(self, analysis: &CanaryAnalysis) -> bool {
+    /// Keeps an analysis where this Envoy's workers look for it. What was known there before.
+    fn keep(self, analysis: &CanaryAnalysis) -> Option<CanaryAnalysis> {
         let (store, name) = (self.context.host.store(), &self.deployment.name);
-        let known = analysis::read(store, name).and_then(|known| known.breach);
+        let known = analysis::read(store, name);
         let _: Result<(), StoreError> = analysis::record(store, name, analysis);
         rollout::show(&*self.context.host, self.deployment, analysis);
-        analysis.breach.is_some() && known != analysis.breach
+        known
     }
 
     /// What follows from the last judgement and from what all say; none where there is nothing to judge.
