@@ -1,5 +1,5 @@
-//! The smallest wasm filters there can be: what Envoy asks for the VM itself, for one header written from it, and for the
-//! host calls that bluegreen makes.
+//! The smallest wasm filters there can be: what Envoy asks for the VM itself, for one header written from it, for the
+//! host calls that bluegreen makes, and for a configuration that is pushed.
 //!
 //! They tell the part of the filter's cost that no change to its code can save.
 
@@ -12,7 +12,7 @@ use crate::gateway::CLUSTER_HEADER;
 
 /// Writes the module that does nothing to `folder`.
 pub fn idle(folder: &Path) -> Result<PathBuf> {
-    write(folder, "idle.wasm", &text("", ""))
+    write(folder, "idle.wasm", &text("", "", ""))
 }
 
 /// Writes the module that sets the cluster header to `blue` to `folder`.
@@ -23,7 +23,26 @@ pub fn header(folder: &Path) -> Result<PathBuf> {
     // Map 0 is the request's headers; name and value lie where the data segments below put them.
     let call =
         format!("(drop (call $replace (i32.const 0) (i32.const 16) (i32.const {name}) (i32.const 64) (i32.const 4)))");
-    write(folder, "header.wasm", &text(import, &call))
+    write(folder, "header.wasm", &text(import, "", &call))
+}
+
+/// Writes the module that sets the cluster header to what it is configured with ([`configured_with`]) to `folder`.
+pub fn configured(folder: &Path) -> Result<PathBuf> {
+    let imports = r#"(import "env" "proxy_replace_header_map_value"
+        (func $replace (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_get_buffer_bytes" (func $buffer (param i32 i32 i32 i32 i32) (result i32)))"#;
+    // Buffer 7 is the plugin's configuration. The host writes at 96 where it put the bytes, and at 100 how many.
+    let read = "(drop (call $buffer (i32.const 7) (i32.const 0) (local.get 1) (i32.const 96) (i32.const 100)))";
+    let name = CLUSTER_HEADER.len();
+    let call = format!(
+        "(drop (call $replace (i32.const 0) (i32.const 16) (i32.const {name}) (i32.load (i32.const 96)) (i32.load (i32.const 100))))"
+    );
+    write(folder, "configured.wasm", &text(imports, read, &call))
+}
+
+/// The plugin configuration of the [`configured`] module: a cluster's name.
+pub fn configured_with(cluster: &str) -> Value {
+    json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": cluster})
 }
 
 /// Writes the module that makes bluegreen's host calls for a plain exchange, and nothing else, to `folder`.
@@ -31,8 +50,13 @@ pub fn same_calls(folder: &Path) -> Result<PathBuf> {
     write(folder, "same_calls.wasm", include_str!("same_calls.wat"))
 }
 
-/// The typed configuration of a wasm filter that runs the module at `path`, given this plugin configuration.
+/// The typed configuration of a wasm filter that runs the module at `path`, given this object as its configuration.
 pub fn filter(path: &Path, configuration: Value) -> Value {
+    filter_with(path, json!({"@type": "type.googleapis.com/google.protobuf.Struct", "value": configuration}))
+}
+
+/// The same with a configuration of any type.
+pub fn filter_with(path: &Path, configuration: Value) -> Value {
     json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
         "config": {
@@ -44,7 +68,7 @@ pub fn filter(path: &Path, configuration: Value) -> Value {
                 "runtime": "envoy.wasm.runtime.v8",
                 "code": {"local": {"filename": path}},
             },
-            "configuration": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": configuration},
+            "configuration": configuration,
         },
     })
 }
@@ -56,8 +80,8 @@ fn write(folder: &Path, name: &str, text: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The exports that Envoy insists on, and the one callback.
-fn text(import: &str, on_request_headers: &str) -> String {
+/// The exports that Envoy insists on, and what two callbacks do.
+fn text(import: &str, on_configure: &str, on_request_headers: &str) -> String {
     format!(
         r#"(module
   {import}
@@ -72,7 +96,9 @@ fn text(import: &str, on_request_headers: &str) -> String {
     (global.set $free (i32.add (global.get $free) (local.get $size))))
   (func (export "proxy_on_context_create") (param i32 i32))
   (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
-  (func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 1))
+  (func (export "proxy_on_configure") (param i32 i32) (result i32)
+    {on_configure}
+    (i32.const 1))
   (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
     {on_request_headers}
     (i32.const 0)))"#
@@ -103,7 +129,9 @@ mod tests {
     #[test]
     fn the_modules_are_webassembly_and_tiny() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        for module in [idle(folder.path())?, header(folder.path())?, same_calls(folder.path())?] {
+        for module in
+            [idle(folder.path())?, header(folder.path())?, configured(folder.path())?, same_calls(folder.path())?]
+        {
             let bytes = std::fs::read(&module)?;
             assert!(bytes.starts_with(b"\0asm") && bytes.len() < 1_500, "{} bytes", bytes.len());
         }

@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bluegreen_testbed::control_plane::ControlPlane;
 use bluegreen_testbed::discovery::Watched;
 use bluegreen_testbed::{Admin, Bootstrap, Envoy};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::gateway;
 use crate::lab::{Lab, modify_runtime};
+use crate::{gateway, lean_filter};
 
 /// Workers of the Envoy that is switched: a switch has to reach them all.
 const WORKERS: u32 = 4;
@@ -32,10 +32,13 @@ enum Way {
     /// A file with the routes that Envoy watches (RDS).
     Routes { _folder: TempDir, file: Bootstrap, path: std::path::PathBuf },
     /// A file that Envoy watches, with the filter's configuration (ECDS) or the listeners with it (LDS).
-    File(Box<Watched>),
+    File(Box<Watched>, Push),
     /// A control plane that delivers the filter's configuration over an aggregated stream (ADS).
     ControlPlane(Box<ControlPlane>),
 }
+
+/// Makes of a resource the one that sends everything to a colour.
+type Push = fn(Bootstrap, &str) -> Bootstrap;
 
 // === impl Method ===
 
@@ -76,16 +79,33 @@ impl Method {
     }
 
     pub async fn filter_file(lab: &Lab) -> Result<Self> {
-        Self::file(lab, Watched::ecds_with(&lab.module)?).await
+        Self::file(lab, Watched::ecds_with(&lab.module)?, initially).await
     }
 
     pub async fn listener_file(lab: &Lab) -> Result<Self> {
-        Self::file(lab, Watched::lds_with(&lab.module)?).await
+        Self::file(lab, Watched::lds_with(&lab.module)?, initially).await
     }
 
-    async fn file(lab: &Lab, watched: Watched) -> Result<Self> {
+    /// The same with a wasm filter that only reads its cluster from the configuration: what Envoy itself needs for it.
+    pub async fn lean_filter_file(lab: &Lab) -> Result<Self> {
+        Self::lean_file(lab, Watched::ecds_with(&lab.module)?).await
+    }
+
+    pub async fn lean_listener_file(lab: &Lab) -> Result<Self> {
+        Self::lean_file(lab, Watched::lds_with(&lab.module)?).await
+    }
+
+    async fn lean_file(lab: &Lab, mut watched: Watched) -> Result<Self> {
+        // In the watched folder, because Envoy reads it again with each push.
+        let module = lean_filter::configured(watched.path().parent().context("a file has a folder")?)?;
+        let lean = lean_filter::filter_with(&module, lean_filter::configured_with("blue"));
+        watched.deliver(|resource| resource.wasm_filters(|filter| *filter = lean.clone()))?;
+        Self::file(lab, watched, lean_configuration).await
+    }
+
+    async fn file(lab: &Lab, watched: Watched, push: Push) -> Result<Self> {
         let envoy = lab.start(of_lab(watched.bootstrap(), lab), WORKERS).await?;
-        Ok(Self { envoy, way: Way::File(Box::new(watched)) })
+        Ok(Self { envoy, way: Way::File(Box::new(watched), push) })
     }
 
     pub async fn control_plane(lab: &Lab) -> Result<Self> {
@@ -111,7 +131,7 @@ impl Method {
                 });
                 changed.write(path)
             }
-            Way::File(watched) => watched.deliver(|resource| initially(resource, colour)),
+            Way::File(watched, push) => watched.deliver(|resource| push(resource, colour)),
             Way::ControlPlane(control_plane) => control_plane.publish(|resource| initially(resource, colour)).map(drop),
         }
     }
@@ -124,6 +144,11 @@ fn of_lab(bootstrap: Bootstrap, lab: &Lab) -> Bootstrap {
 /// What a user pushes: another `initial`.
 fn initially(resource: Bootstrap, colour: &str) -> Bootstrap {
     resource.deployment("iris", |iris| iris["initial"]["active"] = json!(colour))
+}
+
+/// The same for the lean filter.
+fn lean_configuration(resource: Bootstrap, colour: &str) -> Bootstrap {
+    resource.wasm_filters(|filter| filter["config"]["configuration"] = lean_filter::configured_with(colour))
 }
 
 fn weights(colour: &str) -> (u32, u32) {
