@@ -38,6 +38,7 @@ struct Row {
 /// All rows so far.
 pub struct Report {
     rows: Vec<Row>,
+    began: Instant,
     /// The user named the suites: one that cannot run is then a failure.
     asked_for: bool,
 }
@@ -93,7 +94,7 @@ impl Outcome {
 
 impl Report {
     pub fn new(asked_for: bool) -> Self {
-        Self { rows: Vec::new(), asked_for }
+        Self { rows: Vec::new(), began: Instant::now(), asked_for }
     }
 
     /// Runs tests that can be counted.
@@ -118,8 +119,7 @@ impl Report {
             for _ in 0..at_a_time {
                 scope.spawn(|| {
                     while let Some((place, (title, given))) = numbered(tests, next.fetch_add(1, Ordering::Relaxed)) {
-                        println!("\n── {title}");
-                        let start = Instant::now();
+                        let start = self.announce(title);
                         let one = Totals { passed: 1, ..Totals::default() };
                         let outcome = Outcome::of(run(*given).map(|()| Outcome::Counted(one)), self.asked_for);
                         outcome.complain();
@@ -140,9 +140,14 @@ impl Report {
         self.rows.push(Row { title: title.to_owned(), outcome, took: Duration::ZERO });
     }
 
+    /// Prints the title of what begins now. A log that ends before the table does still says where the time went.
+    fn announce(&self, title: &str) -> Instant {
+        println!("\n── {title} ({:.1} min after the start)", self.began.elapsed().as_secs_f64() / 60.0);
+        Instant::now()
+    }
+
     fn add(&mut self, title: &str, run: impl FnOnce() -> Result<Outcome>) -> &Outcome {
-        println!("\n── {title}");
-        let start = Instant::now();
+        let start = self.announce(title);
         let outcome = Outcome::of(run(), self.asked_for);
         outcome.complain();
         let row = Row { title: title.to_owned(), outcome, took: start.elapsed() };
