@@ -23,6 +23,7 @@ mod imports;
 mod last_release;
 mod lint;
 mod module;
+mod prepare;
 mod program;
 mod sbom;
 mod test;
@@ -43,6 +44,8 @@ enum Task {
     Build,
     /// Check the formatting and the lints, for the host and for wasm32
     Lint,
+    /// Obtain the other projects' servers that tests run: built or installed once, and kept in target/tools
+    Prepare,
     /// Run every test that this machine can run
     Test(TestOptions),
     /// Switch live traffic between two model versions, told step by step
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
             Task::Test(options) => return test::run(checkout, &options),
             Task::Build => drop(module::build(checkout, &WasmToolchain::obtain(checkout)?)?),
             Task::Lint => lint::run(checkout)?,
+            Task::Prepare => prepare::run(checkout)?,
             Task::Image => dist::image(checkout)?,
             Task::Dist => dist::run(checkout)?,
         }

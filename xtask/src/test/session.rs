@@ -3,9 +3,11 @@
 use std::cell::OnceCell;
 use std::io::{IsTerminal, stdout};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, anyhow};
+use bluegreen_programs::process::ManagedProcess;
 use bluegreen_programs::toolchain::WasmToolchain;
 use bluegreen_programs::{Checkout, Unavailable, process};
 
@@ -21,6 +23,10 @@ pub struct Session<'a> {
     pub filter: Option<String>,
     /// How long each fuzz target runs.
     pub fuzz_time: Duration,
+    /// When it has to be over.
+    pub ends: Option<Instant>,
+    /// What obtains the control planes meanwhile.
+    pub preparing: Option<ManagedProcess>,
     /// The tests of the chosen suites; `None` for those of all suites.
     chosen: Option<Vec<Tests>>,
     programs: OnceCell<Result<Programs>>,
@@ -36,7 +42,35 @@ impl<'a> Session<'a> {
         chosen: Option<Vec<Tests>>,
         fuzz_time: Duration,
     ) -> Self {
-        Self { checkout, filter, fuzz_time, chosen, programs: OnceCell::new(), toolchain: OnceCell::new() }
+        let (programs, toolchain) = (OnceCell::new(), OnceCell::new());
+        Self { checkout, filter, fuzz_time, ends: None, preparing: None, chosen, programs, toolchain }
+    }
+
+    /// Fails where less than `longest` minutes are left.
+    ///
+    /// # Errors
+    /// `Unavailable`, with how many are left.
+    pub fn ensure_time_for(&self, longest: u64) -> Result<()> {
+        let Some(ends) = self.ends else { return Ok(()) };
+        let left = ends.saturating_duration_since(Instant::now());
+        if left >= Duration::from_secs(60 * longest) {
+            return Ok(());
+        }
+        let left = left.as_secs() / 60;
+        Err(Unavailable::error(format!("it may take {longest} min, and {left} are left of those of --within")))
+    }
+
+    /// Waits until all is prepared that could be, as long as `longest` minutes are left then.
+    ///
+    /// # Errors
+    /// As [`Self::ensure_time_for`].
+    pub fn wait_until_prepared(&self, longest: u64) -> Result<()> {
+        let Some(preparing) = &self.preparing else { return Ok(()) };
+        while preparing.ended()?.is_none() {
+            self.ensure_time_for(longest)?;
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
     }
 
     pub fn toolchain(&self) -> Result<&WasmToolchain<'a>> {

@@ -33,6 +33,8 @@ pub struct Suite {
     pub name: &'static str,
     /// Whether it runs tests that have names.
     pub has_tests: bool,
+    /// Minutes that it may take where it has to build everything, on the slowest machine so far.
+    pub longest: u64,
     /// Those of its tests that this machine runs itself.
     pub tests: &'static [Tests],
     pub run: fn(&Session<'_>, &[Envoy], &mut Report),
@@ -40,26 +42,26 @@ pub struct Suite {
 
 /// In the order of running: what fails soonest comes first.
 pub const SUITES: &[Suite] = &[
-    Suite { name: "lint", has_tests: false, tests: &[], run: lint },
-    Suite { name: "dependencies", has_tests: false, tests: &[], run: dependencies },
-    Suite { name: "core", has_tests: true, tests: CORE, run: core },
-    Suite { name: "filter", has_tests: true, tests: FILTER, run: filter },
-    Suite { name: "tools", has_tests: true, tests: TOOLS, run: tools },
-    Suite { name: "fuzz", has_tests: false, tests: &[], run: fuzz },
-    Suite { name: "wasm", has_tests: true, tests: &[], run: wasm },
-    Suite { name: "e2e", has_tests: true, tests: END_TO_END, run: end_to_end },
-    Suite { name: "openapi", has_tests: true, tests: OPENAPI, run: openapi },
-    Suite { name: "demo", has_tests: false, tests: &[], run: demo },
-    Suite { name: "mlflow", has_tests: true, tests: MLFLOW, run: mlflow },
-    Suite { name: "observability", has_tests: true, tests: OBSERVABILITY, run: observability },
-    Suite { name: "image", has_tests: true, tests: IMAGE, run: image },
-    Suite { name: "compose", has_tests: true, tests: COMPOSE, run: docker_compose },
-    Suite { name: "fleet", has_tests: true, tests: FLEET, run: fleet },
-    Suite { name: "mesh", has_tests: true, tests: MESH, run: mesh },
-    Suite { name: "upgrade", has_tests: true, tests: UPGRADE, run: upgrade },
-    Suite { name: "endurance", has_tests: false, tests: &[], run: endurance },
-    Suite { name: "budget", has_tests: false, tests: &[], run: budget },
-    Suite { name: "bench", has_tests: false, tests: &[], run: bench },
+    Suite { name: "lint", longest: 15, has_tests: false, tests: &[], run: lint },
+    Suite { name: "dependencies", longest: 5, has_tests: false, tests: &[], run: dependencies },
+    Suite { name: "core", longest: 10, has_tests: true, tests: CORE, run: core },
+    Suite { name: "filter", longest: 5, has_tests: true, tests: FILTER, run: filter },
+    Suite { name: "tools", longest: 15, has_tests: true, tests: TOOLS, run: tools },
+    Suite { name: "fuzz", longest: 15, has_tests: false, tests: &[], run: fuzz },
+    Suite { name: "wasm", longest: 20, has_tests: true, tests: &[], run: wasm },
+    Suite { name: "e2e", longest: 30, has_tests: true, tests: END_TO_END, run: end_to_end },
+    Suite { name: "openapi", longest: 6, has_tests: true, tests: OPENAPI, run: openapi },
+    Suite { name: "demo", longest: 12, has_tests: false, tests: &[], run: demo },
+    Suite { name: "mlflow", longest: 8, has_tests: true, tests: MLFLOW, run: mlflow },
+    Suite { name: "observability", longest: 3, has_tests: true, tests: OBSERVABILITY, run: observability },
+    Suite { name: "image", longest: 6, has_tests: true, tests: IMAGE, run: image },
+    Suite { name: "compose", longest: 10, has_tests: true, tests: COMPOSE, run: docker_compose },
+    Suite { name: "fleet", longest: 10, has_tests: true, tests: FLEET, run: fleet },
+    Suite { name: "mesh", longest: LONGEST_OF_MESH, has_tests: true, tests: MESH, run: mesh },
+    Suite { name: "upgrade", longest: 5, has_tests: true, tests: UPGRADE, run: upgrade },
+    Suite { name: "endurance", longest: 5, has_tests: false, tests: &[], run: endurance },
+    Suite { name: "budget", longest: 12, has_tests: false, tests: &[], run: budget },
+    Suite { name: "bench", longest: 6, has_tests: false, tests: &[], run: bench },
 ];
 
 const CORE: &[Tests] = &[Tests::Package("bluegreen-core")];
@@ -85,6 +87,9 @@ const COMPOSE: &[Tests] = &[Tests::Program("compose")];
 const FLEET: &[Tests] = &[Tests::Program("fleet")];
 const MESH: &[Tests] = &[Tests::Program("mesh")];
 const UPGRADE: &[Tests] = &[Tests::Program("upgrade")];
+
+/// Once the control planes are built.
+const LONGEST_OF_MESH: u64 = 12;
 
 /// Names the command line to the tests of it.
 const COMMAND_LINE: &str = "BLUEGREEN_CLI";
@@ -304,6 +309,7 @@ fn mesh(session: &Session<'_>, envoys: &[Envoy], report: &mut Report) {
     report.tests(&format!("mesh, {}", envoy.name()), || {
         etcd::obtain()?;
         packages::provide(&[("openssl", "openssl")], "an API server of Kubernetes")?;
+        session.wait_until_prepared(LONGEST_OF_MESH)?;
         let programs = kubernetes::obtain(session.checkout)?;
         let istiod = istiod::obtain(session.checkout)?;
         let envoy_gateway = envoy_gateway::obtain(session.checkout)?;
