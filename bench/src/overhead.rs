@@ -22,6 +22,7 @@ pub async fn run(lab: &Lab) -> Result<BenchReport> {
     let folder = TempDir::with_prefix("bluegreen-bench-")?;
     let plan = Plan {
         rounds: lab.pick(2, 7),
+        settles: false,
         warm_up: Duration::from_secs(1),
         loaded: Duration::from_secs(lab.pick(1, 2)),
         connections: 8,
@@ -49,8 +50,8 @@ fn report(plan: Plan, samples: &[Samples], unpinned: &[Samples]) -> Result<Bench
             variant.name.clone(),
             Spread::of(&variant.cpu()).show(1),
             Spread::of(&ratios(&variant.cpu(), &native)).show(3),
-            Spread::of(&variant.latencies(|sample| sample.p50_us)).show(0),
-            Spread::of(&variant.latencies(|sample| sample.p99_us)).show(0),
+            Spread::of(&variant.where_measured(|sample| sample.p50_us)).show(0),
+            Spread::of(&variant.where_measured(|sample| sample.p99_us)).show(0),
         ]);
     }
     let mut moved = Table::new(
@@ -124,7 +125,7 @@ fn report(plan: Plan, samples: &[Samples], unpinned: &[Samples]) -> Result<Bench
 
 /// How much later the median answer comes, round by round.
 fn added(with: &Samples, without: &Samples) -> Spread {
-    let medians = |samples: &Samples| samples.latencies(|sample| sample.p50_us);
+    let medians = |samples: &Samples| samples.where_measured(|sample| sample.p50_us);
     let added: Vec<f64> = medians(with).iter().zip(medians(without)).map(|(with, without)| with - without).collect();
     Spread::of(&added)
 }

@@ -4,7 +4,7 @@
 //! taken per round, and the order rotates, so that none is always first. Every measurement has a fresh Envoy: where its
 //! memory happens to lie is part of the spread, and not a constant in favour of one variant.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bluegreen_testbed::proc;
@@ -17,6 +17,14 @@ use crate::open_loop::OpenLoopLoad;
 use crate::statistics::quantile;
 use crate::wrk::Wrk;
 use bluegreen_programs::Progress;
+
+/// How long to look whether Envoy has something to do.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A smaller share of a processor is none: ticks go on for ever.
+const IDLE: f64 = 0.06;
+
+const LONGEST_SETTLING: Duration = Duration::from_secs(120);
 
 /// Something to measure.
 pub struct Variant {
@@ -32,6 +40,8 @@ pub struct Variant {
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Plan {
     pub rounds: usize,
+    /// Whether to wait first until Envoy has nothing to do any more, and to count what it does until then.
+    pub settles: bool,
     /// V8 optimises what has run for a while.
     pub warm_up: Duration,
     pub loaded: Duration,
@@ -52,6 +62,8 @@ pub struct Sample {
     pub loadgen_cpu_us: f64,
     pub p50_us: Option<f64>,
     pub p99_us: Option<f64>,
+    /// Processor time from when Envoy listened until it had nothing to do, in milliseconds.
+    pub settling_ms: Option<f64>,
     /// Bytes: what Envoy has allocated, what the process has resident, each wasm linear memory.
     pub allocated: u64,
     pub resident: u64,
@@ -119,8 +131,9 @@ impl Variant {
             bootstrap = bootstrap.with_cluster(ext_proc::CLUSTER, processor.address).with_http2(ext_proc::CLUSTER);
         }
         let envoy = if plan.pinned { lab.start_alone(bootstrap).await? } else { lab.start(bootstrap, 1).await? };
+        let settling_ms = if plan.settles { Some(settle(&envoy).await?) } else { None };
         self.load(&envoy, plan, plan.warm_up).await?;
-        let mut sample = self.count(&envoy, plan).await?;
+        let mut sample = Sample { settling_ms, ..self.count(&envoy, plan).await? };
         if let Some((rate, lasting)) = plan.open_loop {
             let latencies = self.latencies(&envoy, rate, lasting).await?;
             sample.p50_us = Some(quantile(&latencies, 0.5));
@@ -164,6 +177,21 @@ impl Variant {
     }
 }
 
+/// Waits until Envoy uses next to no processor time, twice in a row. How much it used until then, in milliseconds.
+async fn settle(envoy: &Envoy) -> Result<f64> {
+    let (began, start) = (Instant::now(), proc::cpu_time(envoy.id())?);
+    let (mut before, mut quiet) = (start, 0);
+    while quiet < 2 {
+        tokio::time::sleep(LOOK).await;
+        let now = proc::cpu_time(envoy.id())?;
+        quiet = if now.saturating_sub(before) <= LOOK.mul_f64(IDLE) { quiet + 1 } else { 0 };
+        before = now;
+        let waited = began.elapsed();
+        ensure!(waited < LONGEST_SETTLING, "Envoy has been busy for {} s without a request", waited.as_secs());
+    }
+    Ok(before.saturating_sub(start).as_secs_f64() * 1e3)
+}
+
 /// How many requests the traffic listener has answered with a 2xx.
 async fn answered(envoy: &Envoy) -> Result<u64> {
     envoy.stat("http.traffic.downstream_rq_2xx").await
@@ -180,7 +208,7 @@ impl Samples {
         self.rounds.iter().map(figure).collect()
     }
 
-    pub fn latencies(&self, figure: impl Fn(&Sample) -> Option<f64>) -> Vec<f64> {
+    pub fn where_measured(&self, figure: impl Fn(&Sample) -> Option<f64>) -> Vec<f64> {
         self.rounds.iter().filter_map(figure).collect()
     }
 }

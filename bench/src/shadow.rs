@@ -28,6 +28,7 @@ pub async fn run(lab: &Lab) -> Result<BenchReport> {
     wrk::obtain()?;
     let plan = Plan {
         rounds: lab.pick(2, 9),
+        settles: false,
         warm_up: Duration::from_secs(1),
         loaded: Duration::from_secs(1),
         connections: 8,
@@ -91,7 +92,7 @@ async fn compared(envoy: &Envoy) -> Result<u64> {
 
 fn report(plan: Plan, samples: &[Samples], memory: &[(u64, u64)]) -> Result<BenchReport> {
     let find = |name: &str| samples.iter().find(|samples| samples.name == name).with_context(|| name.to_owned());
-    let p99 = |samples: &Samples| samples.latencies(|sample| sample.p99_us);
+    let p99 = |samples: &Samples| samples.where_measured(|sample| sample.p99_us);
     let off = find(OFF)?;
     let mut table = Table::new(
         "Latency of the client at a fixed rate, and processor time under full load",
@@ -100,7 +101,7 @@ fn report(plan: Plan, samples: &[Samples], memory: &[(u64, u64)]) -> Result<Benc
     for variant in samples {
         table.row([
             variant.name.clone(),
-            Spread::of(&variant.latencies(|sample| sample.p50_us)).show(0),
+            Spread::of(&variant.where_measured(|sample| sample.p50_us)).show(0),
             Spread::of(&p99(variant)).show(0),
             Spread::of(&ratios(&p99(variant), &p99(off))).show(3),
             Spread::of(&variant.cpu()).show(1),
