@@ -18,6 +18,7 @@ use crate::model::percent::Percent;
 use crate::model::split::Revision;
 use crate::routing::rotation::{Rotation, Seed};
 use crate::routing::worker::WorkerState;
+use crate::shadow::answer::Answer;
 use crate::shadow::disagreements::Disagreements;
 use crate::shadow::dropped::Dropped;
 use crate::shadow::record::Compared;
@@ -178,6 +179,14 @@ impl Comparer {
     /// Whether the next comparison is one of those that measure the noise.
     pub fn measures_noise(&self, rules: &Compare) -> bool {
         chosen(&self.noise, rules.noise_percent)
+    }
+
+    /// Whether the active colour is asked again because of what the candidate answered, by what was found between these two
+    /// so far.
+    pub fn wants_again(&self, about: &About, (first, candidate): (&Answer, &Answer), rules: &Compare) -> bool {
+        let (notes, nothing) = (self.notes.borrow(), Compared::default());
+        let found = if notes.about.as_ref() == Some(about) { &notes.compared } else { &nothing };
+        found.wants_again(first, candidate, rules)
     }
 
     /// A place for one more copy.

@@ -72,11 +72,9 @@ impl Comparison<'_> {
         self.is_still_about()?;
         let first = Answer::read(answer.status, &answer.body, answer.json_length, rules)?;
         let (candidate, took) = self.ask(about.active.other()).await?;
-        let comparer = worker.comparer(index, deployment);
-        let measures_noise = comparer.is_some_and(|comparer| comparer.measures_noise(rules));
-        let differs =
-            worker.note_comparison(index, about, |notes| notes.compared.wants_again(&first, &candidate, rules));
-        let asks_again = measures_noise || differs;
+        let comparer = worker.comparer(index, deployment).ok_or(Dropped::VersionChanged)?;
+        let measures_noise = comparer.measures_noise(rules);
+        let asks_again = measures_noise || comparer.wants_again(about, (&first, &candidate), rules);
         // Only a change ends the comparison: that the active colour did not answer again is a finding.
         let again = if asks_again { Some(self.ask(about.active).await.map(|(again, _)| again)) } else { None };
         self.is_still_about()?;

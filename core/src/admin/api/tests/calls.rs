@@ -4,7 +4,6 @@
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
-use crate::json;
 use crate::shadow::answer::Answer;
 use crate::shadow::disagreements::Disagreement;
 use crate::shadow::record::{Again, Trial};
@@ -324,7 +323,7 @@ proptest::proptest! {
             let head = Head { method: method.clone(), path, if_match: if_match.clone(), ..head("", "", Some("op")) };
             let response = api.call(&head, &body);
             proptest::prop_assert!((200..600).contains(&response.status));
-            proptest::prop_assert!(json::from_slice::<serde_json::Value>(&response.body).is_ok());
+            proptest::prop_assert!(crate::json::from_slice::<serde_json::Value>(&response.body).is_ok());
         }
         proptest::prop_assert!(method != b"GET" || api.revision() == 0);
     }
