@@ -4,19 +4,35 @@
 //! for the rest: programs that take a port, and upstreams that must not be there.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use tokio::net::TcpSocket;
+
+/// Where [`free`] looks: below the ports that Linux itself gives to sockets, the next connection among them.
+const FIRST: u16 = 20_000;
+const COUNT: u16 = 12_000;
+
+/// How many were looked at by this process.
+static LOOKED_AT: AtomicU32 = AtomicU32::new(0);
 
 /// The loopback address with `port`; 0 lets the kernel choose.
 pub fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// A port that was free a moment ago. Prefer binding port 0: somebody else may take this one first.
+/// A port that was free a moment ago, and that this process has not named before. Prefer binding port 0: somebody else may
+/// take this one first.
 pub fn free() -> Result<u16> {
-    let listener = TcpListener::bind(loopback(0)).context("no free loopback port")?;
-    Ok(listener.local_addr()?.port())
+    // Each process begins elsewhere.
+    let begin = process::id().wrapping_mul(7_919);
+    let port = || {
+        let turn = begin.wrapping_add(LOOKED_AT.fetch_add(1, Ordering::Relaxed));
+        u16::try_from(turn % u32::from(COUNT)).map_or(FIRST, |place| FIRST + place)
+    };
+    let mut ports = (0..COUNT).map(|_| port());
+    ports.find(|port| TcpListener::bind(loopback(*port)).is_ok()).context("no free loopback port")
 }
 
 // === impl Refusing ===
@@ -48,6 +64,14 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+
+    #[test]
+    fn no_port_is_named_twice() -> Result<()> {
+        let mut ports = (0..200).map(|_| free()).collect::<Result<Vec<_>>>()?;
+        ports.sort_unstable();
+        assert!(ports.windows(2).all(|pair| pair[0] != pair[1]), "{ports:?}");
+        Ok(())
+    }
 
     #[test]
     fn a_refusing_address_refuses() -> Result<()> {

@@ -1,10 +1,11 @@
 //! A real Prometheus with the shipped rules.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use bluegreen_testbed::ports::{self, loopback};
 use bluegreen_testbed::process::ManagedProcess;
 use bluegreen_testbed::{repository, wait};
 use serde_json::{Value, json};
@@ -64,7 +65,7 @@ impl Prometheus {
             }],
         });
         fs::write(folder.path().join("prometheus.yml"), serde_json::to_vec(&configuration)?)?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = loopback(ports::free()?);
         let mut command = Command::new("prometheus");
         command
             .current_dir(folder.path())
