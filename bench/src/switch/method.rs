@@ -88,14 +88,7 @@ impl Method {
 
     /// The same with a wasm filter that only reads its cluster from the configuration: what Envoy itself needs for it.
     pub async fn lean_filter_file(lab: &Lab) -> Result<Self> {
-        Self::lean_file(lab, Watched::ecds_with(&lab.module)?).await
-    }
-
-    pub async fn lean_listener_file(lab: &Lab) -> Result<Self> {
-        Self::lean_file(lab, Watched::lds_with(&lab.module)?).await
-    }
-
-    async fn lean_file(lab: &Lab, mut watched: Watched) -> Result<Self> {
+        let mut watched = Watched::ecds_with(&lab.module)?;
         // In the watched folder, because Envoy reads it again with each push.
         let module = lean_filter::configured(watched.path().parent().context("a file has a folder")?)?;
         let lean = lean_filter::filter_with(&module, lean_filter::configured_with("blue"));
