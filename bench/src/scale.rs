@@ -41,7 +41,7 @@ struct Loading {
 pub async fn run(lab: &Lab) -> Result<BenchReport> {
     wrk::obtain()?;
     let plan = Plan {
-        rounds: lab.pick(1, 7),
+        rounds: lab.pick(1, 5),
         settles: true,
         warm_up: Duration::from_secs(1),
         loaded: Duration::from_secs(lab.pick(1, 2)),
@@ -59,7 +59,7 @@ pub async fn run(lab: &Lab) -> Result<BenchReport> {
     let bootstrap = without_tags.bootstrap.clone().edit(|tree| tree["stats_config"] = json!({}));
     variants.push(Variant { name: WITHOUT_TAGS.to_owned(), bootstrap, ..without_tags });
     let samples = rounds::run(lab, variants, plan).await?;
-    let loading = loading(lab, lab.pick(1, 9)).await?;
+    let loading = loading(lab, lab.pick(1, 7)).await?;
     report(plan, &samples, &loading)
 }
 

@@ -25,7 +25,7 @@ const CONNECTIONS: usize = 16;
 
 /// The requests a second beside pushes: few enough to leave processor time for what a push does, so that a request that takes
 /// longer was held up.
-const BESIDE_PUSHES: f64 = 1_000.0;
+const BESIDE_PUSHES: f64 = 400.0;
 
 /// One method's findings.
 #[derive(Serialize)]
