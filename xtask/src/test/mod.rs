@@ -58,11 +58,14 @@ pub fn run(checkout: &Checkout, options: &TestOptions) -> Result<ExitCode> {
     let mut session = Session::new(checkout, options.filter.clone(), chosen, options.fuzz_time());
     session.ends = options.within.map(|minutes| began + Duration::from_secs(60 * minutes));
     // Only where all suites run: one that was named obtains what it needs, and nothing else.
-    session.preparing = options.chooses_all().then(|| prepare::begin(checkout)).transpose()?;
+    if options.chooses_all() {
+        // The suites obtain by themselves what nobody has prepared.
+        session.preparing = prepare::begin(checkout).inspect_err(|error| eprintln!("not prepared: {error:#}")).ok();
+    }
     let mut built = false;
     for suite in suites() {
         if let Err(reason) = session.ensure_time_for(suite.longest) {
-            report.skip(suite.name, &format!("{reason:#}"));
+            report.tests(suite.name, || Err(reason));
             continue;
         }
         if !suite.tests.is_empty() && !built {

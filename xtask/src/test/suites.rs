@@ -33,7 +33,8 @@ pub struct Suite {
     pub name: &'static str,
     /// Whether it runs tests that have names.
     pub has_tests: bool,
-    /// Minutes that it may take where it has to build everything, on the slowest machine so far.
+    /// Minutes that it may take, for `--within`: an estimate from above, after a run on a slow machine that had built nothing
+    /// yet (2026-11-29).
     pub longest: u64,
     /// Those of its tests that this machine runs itself.
     pub tests: &'static [Tests],
